@@ -1,0 +1,107 @@
+//! Everything that comes out of [`Protocol::step`](crate::Protocol::step).
+
+use crate::error::PeerMisbehaved;
+use crate::message::Envelope;
+use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
+use alloc::vec::Vec;
+
+/// One output of the protocol. Law 2: each may be carried out at once, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Action {
+    /// Make this write durable, after all earlier ones, then step [`Event::Persisted`](crate::Event::Persisted).
+    /// Writes may be grouped under one sync; they must not be reordered.
+    Persist(Write),
+    /// Send a message. Loss, duplication and reordering are allowed.
+    Send(Envelope),
+    /// The proposal of this step was appended at these positions. Always the first action of its
+    /// step. The commands are not yet committed.
+    Proposed {
+        /// The id of the first command; the others follow at consecutive indexes in the same term.
+        first: EntryId,
+        /// How many commands; at least 1.
+        count: usize,
+    },
+    /// Entries up to and including this index are committed and durable in this node's log: apply
+    /// them in order. Only grows.
+    Apply {
+        /// The last index to apply.
+        through: Index,
+    },
+    /// Start the election timer anew, with a fresh random duration, and the minimum election
+    /// timeout with it.
+    ResetElectionTimer,
+    /// The node's role, term or known leader changed.
+    RoleChanged {
+        /// The role after this step.
+        role: RoleKind,
+        /// The term after this step.
+        term: Term,
+        /// The leader of that term, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// The log no longer holds the entries that this peer needs; appends to it have stopped until
+    /// its log is known to reach the leader's first entry again.
+    SnapshotNeeded {
+        /// The peer that fell behind.
+        peer: NodeId,
+    },
+    /// The log holds the entries for this message, but not in memory: read `[first, end)` off the
+    /// protocol's road, check that the last one read has exactly the id `last`, put them into the
+    /// request's `entries` and send it. If the check fails, the log has changed: drop it.
+    SendFromLog {
+        /// An [`AppendEntriesRequest`](crate::message::AppendEntriesRequest) without its entries.
+        envelope: Envelope,
+        /// The id of the last entry to send; the first follows the request's `prev`.
+        last: EntryId,
+    },
+    /// A peer broke the protocol; its message was dropped.
+    Misbehaved {
+        /// Who.
+        peer: NodeId,
+        /// How.
+        reason: PeerMisbehaved,
+    },
+}
+
+/// The output buffer of a step, owned and reused by the caller.
+pub type Actions = Vec<Action>;
+
+/// One ordered, atomic change of the durable state: all of it survives a crash, or none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Write {
+    /// The new hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Remove the entries from this index on, before appending.
+    pub truncate_from: Option<Index>,
+    /// Entries to append; the first stands right after the last that remains.
+    pub entries: Entries,
+}
+
+/// A server's role, without the data that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum RoleKind {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether an election could succeed (§9.6).
+    PreCandidate,
+    /// Runs for leader in its term.
+    Candidate,
+    /// Leads its term.
+    Leader,
+}
+
+impl RoleKind {
+    /// The role's name in lower case, as in status output: `follower`, `pre-candidate`, …
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre-candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The production loop: protocol, log and apply threads behind one handle.

@@ -1,0 +1,148 @@
+//! Errors, one enum per operation, sorted by who acted: the caller, a peer, the disk.
+
+use crate::types::{Index, NodeId, Term};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use thiserror::Error;
+
+/// Why [`Protocol::step`](crate::Protocol::step) refused an event. The state is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// The proposal was refused; nothing was appended.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// `Persisted` reported more writes than are in flight: a defect of the caller.
+    #[error("Persisted {{ writes: {reported} }} with {in_flight} writes in flight; report each Persist action once")]
+    NotInFlight {
+        /// What the event claimed.
+        reported: usize,
+        /// What the protocol is waiting for.
+        in_flight: usize,
+    },
+}
+
+/// Why a proposal was refused. In every case nothing was appended, so a retry is safe.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// This node does not lead; ask the leader, if one is named.
+    #[error("not the leader in term {term}; {}", leader_hint(*leader))]
+    NotLeader {
+        /// The leader that this node follows, if it knows one.
+        leader: Option<NodeId>,
+        /// This node's term.
+        term: Term,
+    },
+    /// Too much is proposed and not yet committed; try again once commits progress.
+    #[error(
+        "overloaded: {uncommitted_bytes} bytes are uncommitted and the proposal has {proposal_bytes}, over the limit of {limit_bytes}; retry after commits progress"
+    )]
+    Overloaded {
+        /// What the leader has proposed and not yet committed, in bytes.
+        uncommitted_bytes: usize,
+        /// The size of the refused proposal, in bytes.
+        proposal_bytes: usize,
+        /// `uncommitted_bytes_max` of the configuration.
+        limit_bytes: usize,
+    },
+    /// A single command exceeds `command_bytes_max`; it can never be accepted.
+    #[error("a command of {bytes} bytes exceeds command_bytes_max = {limit_bytes}; split it or raise the limit")]
+    TooLarge {
+        /// The command's size in bytes.
+        bytes: usize,
+        /// The configured limit in bytes.
+        limit_bytes: usize,
+    },
+    /// The batch had no command in it.
+    #[error("an empty batch of commands was proposed")]
+    Empty,
+}
+
+fn leader_hint(leader: Option<NodeId>) -> String {
+    match leader {
+        Some(id) => alloc::format!("node {id} leads"),
+        None => String::from("no leader is known"),
+    }
+}
+
+/// How a peer broke the protocol. The message was dropped and changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum PeerMisbehaved {
+    /// The message is for another server.
+    #[error("sent a message for node {to} to this node")]
+    WrongReceiver {
+        /// The receiver that it names.
+        to: NodeId,
+    },
+    /// The sender is not a member of this cluster, or claims this node's own id.
+    #[error("is not a member of this cluster")]
+    NotAMember,
+    /// A term or index beyond what any cluster reaches.
+    #[error("claims a term or index beyond 2^62")]
+    NumberOutOfRange,
+    /// The entries are not consecutive, or their terms decrease or exceed the message's.
+    #[error("sent entries that do not follow each other")]
+    EntriesNotConsecutive,
+    /// A second server claims to lead this term.
+    #[error("claims to lead term {term}, which node {leader} leads")]
+    SecondLeader {
+        /// The term in question.
+        term: Term,
+        /// The leader that this node has seen.
+        leader: NodeId,
+    },
+    /// An append would replace an entry that this node knows to be committed.
+    #[error("would replace the committed entry {index}")]
+    CommittedConflict {
+        /// The first index in conflict.
+        index: Index,
+    },
+    /// A response acknowledges entries that the leader never sent.
+    #[error("acknowledges index {index}, beyond the leader's last")]
+    AcknowledgedUnsent {
+        /// The index that it claims to hold.
+        index: Index,
+    },
+    /// A follower denies entries that it has acknowledged: its log lost durable data.
+    #[error("denies index {index}, which it had acknowledged: its log lost durable entries")]
+    LogRegressed {
+        /// The index that it denies.
+        index: Index,
+    },
+    /// The campaign term of a pre-vote is not the one after the sender's term.
+    #[error("asks for a pre-vote in a term that is not its next")]
+    CampaignTermMismatch,
+}
+
+/// Everything wrong with a configuration, at once.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct ConfigError {
+    /// Each broken rule.
+    pub problems: Vec<ConfigProblem>,
+}
+
+/// One broken rule of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The field's name.
+    pub field: &'static str,
+    /// The value seen.
+    pub value: String,
+    /// The rule that it breaks.
+    pub rule: &'static str,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("invalid configuration")?;
+        for (position, problem) in self.problems.iter().enumerate() {
+            let separator = if position == 0 { ": " } else { "; " };
+            write!(f, "{separator}{} = {}: {}", problem.field, problem.value, problem.rule)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Everything that goes into [`Protocol::step`](crate::Protocol::step).
+
+use crate::message::{Envelope, Message};
+use crate::transition::Transition;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// One input of the protocol. Time enters only as named timeouts; whoever drives the protocol
+/// decides when they fire (the ticker in [`RaftNode`](crate::RaftNode) and in the driver; a model
+/// whenever it likes). Each is ignored in roles that it does not concern, so a timer that fires
+/// late is harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Event {
+    /// The randomised election timeout passed since [`Action::ResetElectionTimer`](crate::Action).
+    ElectionTimeout,
+    /// The minimum election timeout passed since [`Action::ResetElectionTimer`](crate::Action).
+    MinimumElectionTimeout,
+    /// A heartbeat interval passed.
+    HeartbeatTimeout,
+    /// An election timeout passed since the last quorum check.
+    QuorumCheckTimeout,
+    /// A message arrived.
+    Receive(Envelope),
+    /// A client proposes one command.
+    Propose(Bytes),
+    /// Clients propose several commands, which are appended together or refused together.
+    ProposeBatch(Vec<Bytes>),
+    /// The oldest `writes` of the [`Action::Persist`](crate::Action::Persist) still in flight are
+    /// durable, in the order in which they came out, and the log passed to this step holds them.
+    Persisted {
+        /// How many; at least 1, at most the number in flight.
+        writes: usize,
+    },
+}
+
+impl Event {
+    /// The transition that consumes this event.
+    #[must_use]
+    pub fn transition(&self) -> Transition {
+        match self {
+            Self::ElectionTimeout => Transition::ElectionTimeout,
+            Self::MinimumElectionTimeout => Transition::MinimumElectionTimeout,
+            Self::HeartbeatTimeout => Transition::HeartbeatTimeout,
+            Self::QuorumCheckTimeout => Transition::QuorumCheckTimeout,
+            Self::Receive(envelope) => match envelope.message {
+                Message::PreVoteRequest(_) => Transition::HandlePreVoteRequest,
+                Message::PreVoteResponse(_) => Transition::HandlePreVoteResponse,
+                Message::RequestVoteRequest(_) => Transition::HandleRequestVoteRequest,
+                Message::RequestVoteResponse(_) => Transition::HandleRequestVoteResponse,
+                Message::AppendEntriesRequest(_) => Transition::HandleAppendEntriesRequest,
+                Message::AppendEntriesResponse(_) => Transition::HandleAppendEntriesResponse,
+            },
+            Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
+            Self::Persisted { .. } => Transition::Persisted,
+        }
+    }
+}

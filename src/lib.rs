@@ -1,0 +1,35 @@
+//! raft-io: a Raft consensus engine.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod action;
+pub mod config;
+#[cfg(feature = "std")]
+pub mod driver;
+pub mod error;
+pub mod event;
+pub mod log;
+pub mod membership;
+pub mod message;
+pub mod quorum;
+#[cfg(feature = "testkit")]
+pub mod testkit;
+pub mod transition;
+#[cfg(feature = "std")]
+pub mod transport;
+pub mod types;
+#[cfg(feature = "framing")]
+pub mod wire;
+
+pub use action::{Action, Actions, RoleKind, Write};
+pub use config::RaftConfig;
+pub use event::Event;
+pub use log::{LogView, MemoryLog, RaftLog};
+pub use membership::Membership;
+pub use message::{Envelope, Message};
+pub use transition::Transition;
+pub use types::{Entries, Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};

@@ -1,0 +1,182 @@
+//! A log in memory: for tests, models, caches and single-process clusters.
+
+use super::{LogView, RaftLog, Read};
+use crate::action::Write;
+use crate::types::{Entries, EntryId, HardState, Index, Term};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::hash::{Hash, Hasher};
+
+/// A log in memory. Its durability is that of the process: `sync` has nothing to do.
+///
+/// Entries stay in the shared runs in which they came, so an append takes the time of a batch, not
+/// of its entries, and reading back what was appended copies nothing.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLog {
+    hard_state: HardState,
+    base: EntryId,
+    last: EntryId,
+    /// Consecutive non-empty runs; the first begins right after `base`.
+    runs: VecDeque<Entries>,
+}
+
+impl MemoryLog {
+    /// An empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets the entries up to and including `through`, which must not lie beyond the last.
+    pub fn compact(&mut self, through: Index) {
+        let Some(term) = self.term(through) else { return };
+        while let Some(run) = self.runs.front_mut() {
+            let run_end = run[0].id.index.plus(run.len());
+            if run_end.0 <= through.0 + 1 {
+                self.runs.pop_front();
+            } else {
+                *run = run.range(through.next(), run_end);
+                break;
+            }
+        }
+        self.base = EntryId { index: through, term };
+    }
+
+    /// Every entry in order.
+    pub fn iter(&self) -> impl Iterator<Item = &crate::types::Entry> {
+        self.runs.iter().flat_map(|run| run.iter())
+    }
+
+    /// The position of the run that holds `index`, which lies in `(base, last]`.
+    fn run_of(&self, index: Index) -> usize {
+        // Reads near the end are by far the most frequent.
+        match self.runs.back() {
+            Some(run) if run[0].id.index <= index => self.runs.len() - 1,
+            _ => self.runs.partition_point(|run| run[0].id.index <= index) - 1,
+        }
+    }
+
+    fn truncate_from(&mut self, first: Index) {
+        while let Some(run) = self.runs.back_mut() {
+            if run[0].id.index >= first {
+                self.runs.pop_back();
+            } else {
+                let start = run[0].id.index;
+                *run = run.range(start, first);
+                break;
+            }
+        }
+        self.last = self.runs.back().and_then(Entries::last_id).unwrap_or(self.base);
+    }
+
+    fn write(&mut self, write: &Write) {
+        if let Some(hard_state) = write.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(first) = write.truncate_from {
+            assert!(first > self.base.index, "truncation from {first} reaches behind the base {}", self.base);
+            self.truncate_from(first);
+        }
+        if let Some(first) = write.entries.first() {
+            assert_eq!(first.id.index, self.last.index.next(), "entries must follow the last one");
+            self.last = write.entries.last_id().unwrap_or(self.last);
+            self.runs.push_back(write.entries.clone());
+        }
+    }
+}
+
+impl LogView for MemoryLog {
+    fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    fn base(&self) -> EntryId {
+        self.base
+    }
+
+    fn last(&self) -> EntryId {
+        self.last
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        if index == self.last.index {
+            Some(self.last.term)
+        } else if index == self.base.index {
+            Some(self.base.term)
+        } else if index < self.base.index || index > self.last.index {
+            None
+        } else {
+            let run = &self.runs[self.run_of(index)];
+            Some(run[(index.0 - run[0].id.index.0) as usize].id.term)
+        }
+    }
+
+    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
+        if first <= self.base.index {
+            return Read::Compacted;
+        }
+        let end = end.min(self.last.index.next());
+        if first >= end {
+            return Read::Entries(Entries::EMPTY);
+        }
+        let position = self.run_of(first);
+        let run = self.runs[position].range(first, end);
+        if run.len() as u64 == end.0 - first.0 {
+            return Read::Entries(run.prefix_within(bytes_max));
+        }
+        // Entries of several runs go into a run of their own: only a reader that lags asks for them.
+        let mut bytes = 0usize;
+        let mut gathered = Vec::new();
+        for entry in run.iter().chain(self.runs.range(position + 1..).flat_map(|run| run.iter())) {
+            bytes = bytes.saturating_add(entry.size_bytes());
+            if entry.id.index >= end || (bytes > bytes_max && !gathered.is_empty()) {
+                break;
+            }
+            gathered.push(entry.clone());
+        }
+        Read::Entries(gathered.into())
+    }
+}
+
+impl RaftLog for MemoryLog {
+    type Error = Infallible;
+
+    fn append(&mut self, writes: &[Write]) -> Result<(), Infallible> {
+        for write in writes {
+            self.write(write);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, Infallible> {
+        Ok(self.read(first, end, bytes_max))
+    }
+}
+
+/// Two logs are equal when they hold the same entries, however these are grouped into runs.
+impl PartialEq for MemoryLog {
+    fn eq(&self, other: &Self) -> bool {
+        self.hard_state == other.hard_state
+            && self.base == other.base
+            && self.last == other.last
+            && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for MemoryLog {}
+
+impl Hash for MemoryLog {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hard_state.hash(state);
+        self.base.hash(state);
+        self.last.hash(state);
+        for entry in self.iter() {
+            entry.hash(state);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The durable log: what the protocol reads, what an implementor writes, and the contract between.
+//!
+//! # The durability contract
+//!
+//! 1. **Order.** Writes take effect in the order given; each is atomic: after a crash all of a
+//!    [`Write`] is there or none of it, and never a later one without an earlier one.
+//! 2. **Durable after sync.** When [`RaftLog::sync`] returned `Ok`, every write before it survives
+//!    a loss of power. Before that, any suffix of the writes may be lost.
+//! 3. **Fail-stop.** After [`RaftLog::append`] or [`RaftLog::sync`] failed once, every later call
+//!    of either fails too. A sync is never retried: the kernel may have dropped the dirty pages.
+//! 4. **No silent loss.** Opening a log either recovers everything that was durable or fails.
+//! 5. **Reads see writes.** A read sees every write that `append` accepted, synced or not.
+//!
+//! `testkit::log_suite` checks an implementation against it.
+
+mod memory;
+#[cfg(feature = "std")]
+mod shared;
+#[cfg(feature = "persistence")]
+pub mod wal;
+
+pub use memory::MemoryLog;
+#[cfg(feature = "std")]
+pub use shared::{Locked, SharedLog};
+
+use crate::action::Write;
+use crate::types::{Entries, EntryId, HardState, Index, Term};
+
+/// The reading half of a log. All of it answers from memory: a protocol step never waits for a
+/// disk (law 3); what is not in memory is [`Read::Cold`].
+pub trait LogView {
+    /// The hard state of the last write that had one.
+    fn hard_state(&self) -> HardState;
+
+    /// The entry right before the first that the log holds: [`EntryId::ZERO`] until the log is
+    /// compacted.
+    fn base(&self) -> EntryId;
+
+    /// The last entry, or [`LogView::base`] if there is none.
+    fn last(&self) -> EntryId;
+
+    /// The term of the entry at `index`; also known for the base; `None` outside.
+    fn term(&self, index: Index) -> Option<Term>;
+
+    /// Entries from `first` on, up to but not including `end` (clamped to the end of the log), at
+    /// least one and otherwise at most `bytes_max` bytes. May return fewer than fit.
+    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read;
+}
+
+/// What a read from memory found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Consecutive entries from the index asked for; empty only if that lies at the log's end.
+    Entries(Entries),
+    /// The log holds them, but not in memory.
+    Cold,
+    /// The log no longer holds them.
+    Compacted,
+}
+
+/// A log: plain blocking storage. An implementor need not think of threads.
+pub trait RaftLog: LogView {
+    /// What can go wrong on the medium.
+    type Error: core::error::Error + Send + Sync + 'static;
+
+    /// Takes these writes, in order. They need not be durable yet.
+    ///
+    /// # Errors
+    /// The log accepts nothing from now on; what was not synced may be lost.
+    fn append(&mut self, writes: &[Write]) -> Result<(), Self::Error>;
+
+    /// Makes everything appended so far durable.
+    ///
+    /// # Errors
+    /// The log accepts nothing from now on; what was not synced may be lost.
+    fn sync(&mut self) -> Result<(), Self::Error>;
+
+    /// Reads entries wherever they are, as [`LogView::read`] does, and waits for the medium if it
+    /// must; never [`Read::Cold`].
+    ///
+    /// # Errors
+    /// The entries cannot be read back.
+    fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, Self::Error>;
+}

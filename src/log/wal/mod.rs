@@ -1,0 +1,1 @@
+//! WalLog: the durable log on wal-db (docs/FORMAT.md).

@@ -1,0 +1,143 @@
+//! What servers say to each other: one struct per message.
+//!
+//! The names are those of the spec: each `XRequest` and `XResponse` is consumed by the transition
+//! `HandleXRequest` or `HandleXResponse`. Dissertation Figures 3.1 and §9.6 (pre-vote).
+
+use crate::types::{Entries, EntryId, Index, NodeId, Term};
+
+/// A message with its sender and receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Envelope {
+    /// The server that sent it; the transport vouches for it.
+    pub from: NodeId,
+    /// The server that it is for.
+    pub to: NodeId,
+    /// What it says.
+    pub message: Message,
+}
+
+/// Everything that servers of one group say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Message {
+    /// Would you vote for me?
+    PreVoteRequest(PreVoteRequest),
+    /// I would, or would not.
+    PreVoteResponse(PreVoteResponse),
+    /// Vote for me.
+    RequestVoteRequest(RequestVoteRequest),
+    /// You have my vote, or not.
+    RequestVoteResponse(RequestVoteResponse),
+    /// Append these entries; without entries: a heartbeat or a probe.
+    AppendEntriesRequest(AppendEntriesRequest),
+    /// My log matches yours up to here, or it doesn't.
+    AppendEntriesResponse(AppendEntriesResponse),
+}
+
+impl Message {
+    /// The term under which the sender speaks. For the two pre-vote messages that is the *current*
+    /// term of the sender, not the term that the candidate would campaign in.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match self {
+            Self::PreVoteRequest(m) => m.term,
+            Self::PreVoteResponse(m) => m.term,
+            Self::RequestVoteRequest(m) => m.term,
+            Self::RequestVoteResponse(m) => m.term,
+            Self::AppendEntriesRequest(m) => m.term,
+            Self::AppendEntriesResponse(m) => m.term,
+        }
+    }
+}
+
+/// Asks whether an election in `campaign_term` could succeed, without disturbing anyone (§9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PreVoteRequest {
+    /// The sender's current term.
+    pub term: Term,
+    /// The term in which it would campaign: `term + 1`.
+    pub campaign_term: Term,
+    /// The sender's last entry.
+    pub last: EntryId,
+}
+
+/// Answers a [`PreVoteRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PreVoteResponse {
+    /// The responder's current term, so that a candidate that lags learns of it from a refusal.
+    pub term: Term,
+    /// The question's `campaign_term`, echoed: grants for another campaign do not count.
+    pub campaign_term: Term,
+    /// Whether the responder would vote for the sender of the question.
+    pub granted: bool,
+}
+
+/// `RequestVote` (Figure 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RequestVoteRequest {
+    /// The candidate's term.
+    pub term: Term,
+    /// The candidate's last entry.
+    pub last: EntryId,
+}
+
+/// Answers a [`RequestVoteRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RequestVoteResponse {
+    /// The responder's term.
+    pub term: Term,
+    /// Whether the candidate has the responder's vote in `term`.
+    pub granted: bool,
+}
+
+/// `AppendEntries` (Figure 3.1). The sender is the leader of `term`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AppendEntriesRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// The entry that immediately precedes `entries`; [`EntryId::ZERO`] at the start of the log.
+    pub prev: EntryId,
+    /// Consecutive entries from `prev.index + 1`; empty for a heartbeat or a probe.
+    pub entries: Entries,
+    /// The leader's commit index, which may lie beyond these entries.
+    pub commit: Index,
+}
+
+/// Answers an [`AppendEntriesRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AppendEntriesResponse {
+    /// The responder's term.
+    pub term: Term,
+    /// What became of the request.
+    pub result: AppendResult,
+}
+
+/// What became of an [`AppendEntriesRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum AppendResult {
+    /// The responder's durable log agrees with the leader's up to and including `match_index`.
+    Accepted {
+        /// `prev.index` of the request plus the number of its entries; never the responder's own
+        /// last index, which may hold entries the leader does not have.
+        match_index: Index,
+    },
+    /// The responder has no entry `prev`; nothing was appended.
+    Rejected {
+        /// `prev.index` of the refused request, so that a late refusal is recognised.
+        prev_index: Index,
+        /// The responder's last entry at or before `prev` whose term is at most `prev.term`: the
+        /// logs cannot agree beyond it (§3.5, the optimisation by terms).
+        hint: EntryId,
+    },
+    /// The request came from a leader of an older term; `term` of the response tells it.
+    StaleTerm,
+}

@@ -1,0 +1,115 @@
+//! The algebra of majorities: pure functions, no state.
+
+use crate::membership::Membership;
+use crate::types::{Index, NodeId};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+/// The proof that a quorum granted its votes. Only [`vote_result`] makes one, and only with one
+/// can a node become a leader or a candidate.
+#[derive(Debug)]
+#[must_use]
+pub struct VoteQuorum(());
+
+/// The state of a ballot.
+#[derive(Debug)]
+pub enum VoteResult {
+    /// A quorum granted.
+    Won(VoteQuorum),
+    /// So many refused that no quorum can grant any more.
+    Lost,
+    /// Not yet decided.
+    Pending,
+}
+
+/// How many of `voters` make a majority.
+#[must_use]
+pub const fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// The result of a ballot in which these voters granted and refused.
+pub fn vote_result(membership: &Membership, granted: &BTreeSet<NodeId>, refused: &BTreeSet<NodeId>) -> VoteResult {
+    let voters = membership.voters();
+    let count = |set: &BTreeSet<NodeId>| set.iter().filter(|id| membership.is_voter(**id)).count();
+    let needed = majority(voters.len());
+    if voters.is_empty() {
+        VoteResult::Lost
+    } else if count(granted) >= needed {
+        VoteResult::Won(VoteQuorum(()))
+    } else if voters.len() - count(refused) < needed {
+        VoteResult::Lost
+    } else {
+        VoteResult::Pending
+    }
+}
+
+/// The highest index that a majority of voters has reached, given the index of each; in O(voters)
+/// for clusters of the usual size.
+#[must_use]
+pub fn committed_index(matches: impl ExactSizeIterator<Item = Index>) -> Index {
+    const INLINE: usize = 9;
+    let count = matches.len();
+    if count == 0 {
+        return Index::ZERO;
+    }
+    if count <= INLINE {
+        let mut inline = [Index::ZERO; INLINE];
+        for (slot, index) in inline.iter_mut().zip(matches) {
+            *slot = index;
+        }
+        nth_highest(&mut inline[..count])
+    } else {
+        nth_highest(&mut matches.collect::<Vec<_>>())
+    }
+}
+
+/// With the indexes ascending, everything from the position `len - majority` on is at least the
+/// one there: a majority has reached it.
+fn nth_highest(matches: &mut [Index]) -> Index {
+    matches.sort_unstable();
+    matches[matches.len() - majority(matches.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn index_of(matches: &[u64]) -> u64 {
+        committed_index(matches.iter().map(|&m| Index(m))).0
+    }
+
+    #[test]
+    fn a_majority_decides_the_commit_index() {
+        assert_eq!(index_of(&[]), 0);
+        assert_eq!(index_of(&[7]), 7);
+        assert_eq!(index_of(&[7, 3]), 3);
+        assert_eq!(index_of(&[7, 3, 5]), 5);
+        assert_eq!(index_of(&[7, 3, 5, 1]), 3);
+        assert_eq!(index_of(&[7, 3, 5, 1, 9]), 5);
+        assert_eq!(index_of(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]), 6);
+    }
+
+    #[test]
+    fn a_ballot_is_won_lost_or_open() {
+        let membership = Membership::new([1, 2, 3]);
+        let set = |ids: &[u64]| ids.iter().map(|&id| NodeId(id)).collect::<BTreeSet<_>>();
+        let result = |granted: &[u64], refused: &[u64]| match vote_result(&membership, &set(granted), &set(refused)) {
+            VoteResult::Won(_) => "won",
+            VoteResult::Lost => "lost",
+            VoteResult::Pending => "pending",
+        };
+        let rows = vec![
+            (result(&[1], &[]), "pending"),
+            (result(&[1, 2], &[]), "won"),
+            (result(&[1], &[2]), "pending"),
+            (result(&[1], &[2, 3]), "lost"),
+            // A stranger's vote counts for nothing.
+            (result(&[1, 9], &[]), "pending"),
+        ];
+        for (found, expected) in rows {
+            assert_eq!(found, expected);
+        }
+    }
+}

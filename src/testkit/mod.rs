@@ -1,0 +1,1 @@
+//! A seeded simulator, fault injection, conformance suites and checkers for users' own tests.

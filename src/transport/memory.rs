@@ -1,0 +1,1 @@
+//! A network in memory: for tests and single-process clusters.

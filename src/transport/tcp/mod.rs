@@ -1,0 +1,1 @@
+//! RaftTransport over TCP (docs/FORMAT.md).

@@ -1,0 +1,1 @@
+//! Messages on the wire: pack-io framing (docs/FORMAT.md).
