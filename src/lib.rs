@@ -32,4 +32,4 @@ pub use log::{LogView, MemoryLog, RaftLog};
 pub use membership::Membership;
 pub use message::{Envelope, Message};
 pub use transition::Transition;
-pub use types::{Entries, Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
+pub use types::{ClusterId, Entries, Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};

@@ -54,6 +54,12 @@ number! {
 }
 
 number! {
+    /// The identity of a whole cluster, chosen by the operator: data directories and connections
+    /// of another cluster are refused.
+    ClusterId
+}
+
+number! {
     /// An election term, the logical clock of Raft (dissertation §3.3). Starts at 0; the first
     /// leader has term 1; only grows; never above [`Term::MAX`].
     Term
