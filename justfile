@@ -1,0 +1,21 @@
+# Everything here is a plain command as well; `just` is a convenience.
+
+# Every check, exactly as in continuous integration.
+check *names:
+    scripts/check {{ names }}
+
+# The README's test command.
+test:
+    cargo test --workspace --all-features
+
+# Three durable servers, a killed leader, a verified history.
+cluster:
+    cargo run --release --example cluster
+
+# Our own benchmarks.
+bench *args:
+    cargo bench --all-features {{ args }}
+
+# One table of ratios against other Raft crates; needs protoc (Debian: protobuf-compiler).
+peers *args:
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{ args }}
