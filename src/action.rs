@@ -46,14 +46,17 @@ pub enum Action {
         /// The peer that fell behind.
         peer: NodeId,
     },
-    /// The log holds the entries for this message, but not in memory: read `[first, end)` off the
-    /// protocol's road, check that the last one read has exactly the id `last`, put them into the
-    /// request's `entries` and send it. If the check fails, the log has changed: drop it.
+    /// The log holds the entries for this message, but not in memory: read from `prev.index + 1` up
+    /// to but not including `end`, off the protocol's road, put what fits into the request's
+    /// `entries`, and send it if this node still leads the request's term. (A leader never
+    /// truncates its log, so under that condition the entries are those of the request.)
     SendFromLog {
         /// An [`AppendEntriesRequest`](crate::message::AppendEntriesRequest) without its entries.
         envelope: Envelope,
-        /// The id of the last entry to send; the first follows the request's `prev`.
-        last: EntryId,
+        /// The position after the last entry to send.
+        end: Index,
+        /// The most that the message may carry, though always at least one entry.
+        bytes_max: usize,
     },
     /// A peer broke the protocol; its message was dropped.
     Misbehaved {

@@ -107,12 +107,6 @@ pub enum PeerMisbehaved {
         /// The index that it claims to hold.
         index: Index,
     },
-    /// A follower denies entries that it has acknowledged: its log lost durable data.
-    #[error("denies index {index}, which it had acknowledged: its log lost durable entries")]
-    LogRegressed {
-        /// The index that it denies.
-        index: Index,
-    },
     /// The campaign term of a pre-vote is not the one after the sender's term.
     #[error("asks for a pre-vote in a term that is not its next")]
     CampaignTermMismatch,

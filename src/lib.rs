@@ -15,9 +15,12 @@ pub mod event;
 pub mod log;
 pub mod membership;
 pub mod message;
+pub mod node;
+pub mod protocol;
 pub mod quorum;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+pub mod ticker;
 pub mod transition;
 #[cfg(feature = "std")]
 pub mod transport;
@@ -31,5 +34,7 @@ pub use event::Event;
 pub use log::{LogView, MemoryLog, RaftLog};
 pub use membership::Membership;
 pub use message::{Envelope, Message};
+pub use node::RaftNode;
+pub use protocol::Protocol;
 pub use transition::Transition;
 pub use types::{ClusterId, Entries, Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};

@@ -1,0 +1,300 @@
+//! The quick start: protocol, timers and log in one value, stepped and persisted synchronously.
+//!
+//! [`RaftNode`] needs no transport and no storage: feed it [`Event`]s, carry out the [`Action`]s.
+//! Every step ends with everything durable that it wrote. For clocks, threads and a network, use
+//! the driver ([`Raft`](crate::driver)).
+//!
+//! ```
+//! use raft_io::RaftConfig;
+//! use raft_io::node::{Action, Event, RaftNode};
+//!
+//! let mut node = RaftNode::new(RaftConfig::single(1))?;
+//! while !node.is_leader() {
+//!     node.step(Event::Tick)?;
+//! }
+//! for action in node.step(Event::Propose("set x = 1".into()))? {
+//!     if let Action::Apply { index, command, .. } = action {
+//!         assert_eq!((index.0, &command[..]), (2, &b"set x = 1"[..]));
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::action::{self, RoleKind, Write};
+use crate::config::RaftConfig;
+use crate::error::{ConfigError, PeerMisbehaved, StepError};
+use crate::event;
+use crate::log::{MemoryLog, RaftLog, Read};
+use crate::message::{Envelope, Message};
+use crate::protocol::Protocol;
+use crate::ticker::Ticker;
+use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use thiserror::Error;
+
+/// What goes into [`RaftNode::step`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A tick of the clock passed; the embedder decides how long one is.
+    Tick,
+    /// A message arrived.
+    Receive(Envelope),
+    /// A client proposes a command.
+    Propose(Bytes),
+    /// Clients propose several commands, which are appended together or refused together.
+    ProposeBatch(Vec<Bytes>),
+}
+
+/// What comes out of [`RaftNode::step`], in the order in which to carry it out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Apply a committed command to the state machine. Comes once per entry and life of the node,
+    /// in log order; after a restart again from the start of the log.
+    Apply {
+        /// The entry's index.
+        index: Index,
+        /// The entry's term.
+        term: Term,
+        /// The command.
+        command: Bytes,
+    },
+    /// Send a message to another node. Loss, duplication and reordering are allowed.
+    Send(Envelope),
+    /// The proposal was appended; it is not yet committed.
+    Proposed {
+        /// The id of the first command; the others follow at consecutive indexes.
+        first: EntryId,
+        /// How many commands.
+        count: usize,
+    },
+    /// Role, term or known leader changed.
+    RoleChanged {
+        /// The role after this step.
+        role: RoleKind,
+        /// The term after this step.
+        term: Term,
+        /// The leader of that term, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// The log no longer holds the entries that this peer needs.
+    SnapshotNeeded {
+        /// The peer that fell behind.
+        peer: NodeId,
+    },
+    /// A peer broke the protocol; its message was dropped.
+    Misbehaved {
+        /// Who.
+        peer: NodeId,
+        /// How.
+        reason: PeerMisbehaved,
+    },
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NodeError<E: core::error::Error> {
+    /// The event was refused; nothing happened.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The log failed. The node does nothing from now on (law 6).
+    #[error("the log failed, and this node has stopped: {0}")]
+    Log(#[source] E),
+    /// The log failed earlier.
+    #[error("this node has stopped, because its log failed earlier")]
+    Stopped,
+}
+
+/// One node of one group, with its timers and its log.
+#[derive(Clone, Debug)]
+pub struct RaftNode<L: RaftLog = MemoryLog> {
+    protocol: Protocol,
+    ticker: Ticker,
+    log: L,
+    applied: Index,
+    stopped: bool,
+    /// Reused between steps.
+    actions: action::Actions,
+    writes: Vec<Write>,
+}
+
+impl RaftNode<MemoryLog> {
+    /// A node with an empty log in memory.
+    ///
+    /// # Errors
+    /// Every broken rule of the configuration at once.
+    pub fn new(config: RaftConfig) -> Result<Self, ConfigError> {
+        Self::with_log(config, MemoryLog::new())
+    }
+}
+
+impl<L: RaftLog> RaftNode<L> {
+    /// A node that starts, or starts again, from what `log` holds.
+    ///
+    /// # Errors
+    /// Every broken rule of the configuration at once.
+    pub fn with_log(config: RaftConfig, log: L) -> Result<Self, ConfigError> {
+        Ok(Self {
+            protocol: Protocol::new(&config, &log)?,
+            ticker: Ticker::new(&config),
+            applied: log.base().index,
+            log,
+            stopped: false,
+            actions: Vec::new(),
+            writes: Vec::new(),
+        })
+    }
+
+    /// Consumes one event, makes durable what it wrote, and returns what to do.
+    ///
+    /// # Errors
+    /// A refused event changes nothing. After a failed log every later step fails.
+    pub fn step(&mut self, event: Event) -> Result<Vec<Action>, NodeError<L::Error>> {
+        if self.stopped {
+            return Err(NodeError::Stopped);
+        }
+        let mut out = Vec::new();
+        let stepped = match event {
+            Event::Tick => self.tick(&mut out),
+            Event::Receive(envelope) => self.run(event::Event::Receive(envelope), &mut out),
+            Event::Propose(command) => self.run(event::Event::Propose(command), &mut out),
+            Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
+        };
+        if let Err(NodeError::Log(_)) = stepped {
+            self.stopped = true;
+        }
+        stepped.map(|()| out)
+    }
+
+    fn tick(&mut self, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
+        let mut due = Vec::new();
+        self.ticker.tick(self.protocol.role(), &mut |event| due.push(event));
+        due.into_iter().try_for_each(|event| self.run(event, out))
+    }
+
+    /// Steps the protocol until nothing is left to persist.
+    fn run(&mut self, event: event::Event, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            self.protocol.step(&self.log, event, &mut self.actions)?;
+            let mut actions = core::mem::take(&mut self.actions);
+            for action in actions.drain(..) {
+                self.ticker.observe(&action);
+                self.carry_out(action, out)?;
+            }
+            self.actions = actions;
+            if !self.writes.is_empty() {
+                self.log.append(&self.writes).map_err(NodeError::Log)?;
+                self.log.sync().map_err(NodeError::Log)?;
+                next = Some(event::Event::Persisted { writes: self.writes.len() });
+                self.writes.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, action: action::Action, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
+        match action {
+            action::Action::Persist(write) => self.writes.push(write),
+            action::Action::Send(envelope) => out.push(Action::Send(envelope)),
+            action::Action::Proposed { first, count } => out.push(Action::Proposed { first, count }),
+            action::Action::Apply { through } => self.apply(through, out)?,
+            action::Action::ResetElectionTimer => {}
+            action::Action::RoleChanged { role, term, leader } => out.push(Action::RoleChanged { role, term, leader }),
+            action::Action::SnapshotNeeded { peer } => out.push(Action::SnapshotNeeded { peer }),
+            action::Action::Misbehaved { peer, reason } => out.push(Action::Misbehaved { peer, reason }),
+            action::Action::SendFromLog { mut envelope, end, bytes_max } => {
+                if let Message::AppendEntriesRequest(request) = &mut envelope.message {
+                    let first = request.prev.index.next();
+                    if let Read::Entries(entries) =
+                        self.log.read_blocking(first, end, bytes_max).map_err(NodeError::Log)?
+                    {
+                        request.entries = entries;
+                        out.push(Action::Send(envelope));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, through: Index, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
+        /// How much is read at once.
+        const READ_BYTES: usize = 1 << 20;
+        while self.applied < through {
+            let first = self.applied.next();
+            let read = self.log.read_blocking(first, through.next(), READ_BYTES).map_err(NodeError::Log)?;
+            let Read::Entries(entries) = read else {
+                panic!("AppliedIsCommitted: the log has lost entry {first}, which is not yet applied");
+            };
+            for entry in entries.iter() {
+                self.applied = entry.id.index;
+                if let Payload::Command(command) = &entry.payload {
+                    out.push(Action::Apply { index: entry.id.index, term: entry.id.term, command: command.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this node leads its term.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.protocol.role() == RoleKind::Leader
+    }
+
+    /// The protocol's state.
+    #[must_use]
+    pub fn protocol(&self) -> &Protocol {
+        &self.protocol
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &L {
+        &self.log
+    }
+
+    /// The last index that came out as applied, no-ops included.
+    #[must_use]
+    pub fn applied_index(&self) -> Index {
+        self.applied
+    }
+
+    /// Stops the node and gives its log back.
+    #[must_use]
+    pub fn into_log(self) -> L {
+        self.log
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read that ends without entries would never advance the loop in `apply`.
+    #[test]
+    fn a_restarted_node_applies_its_log_again() {
+        let mut node = RaftNode::new(RaftConfig::single(1)).expect("a valid configuration");
+        while !node.is_leader() {
+            node.step(Event::Tick).expect("a memory log does not fail");
+        }
+        for command in ["a", "b", "c"] {
+            let actions = node.step(Event::Propose(command.into())).expect("it leads");
+            assert!(actions.iter().any(|action| matches!(action, Action::Apply { .. })), "{actions:?}");
+        }
+        let mut node = RaftNode::with_log(RaftConfig::single(1), node.into_log()).expect("a valid configuration");
+        let mut applied = Vec::new();
+        while applied.len() < 3 {
+            for action in node.step(Event::Tick).expect("a memory log does not fail") {
+                if let Action::Apply { command, .. } = action {
+                    applied.push(command);
+                }
+            }
+        }
+        assert_eq!(applied, ["a", "b", "c"]);
+    }
+}

@@ -1,0 +1,199 @@
+//! Leader election: pre-vote, votes, and how a leader begins and ends.
+//!
+//! Dissertation §3.4 (election), §3.6.1 (the up-to-date check), §4.2.3 (leader stickiness), §6.2
+//! (check-quorum), §9.6 (pre-vote). Spec: `ElectionTimeout`, `MinimumElectionTimeout`,
+//! `QuorumCheckTimeout`, `HandlePreVoteRequest`, `HandlePreVoteResponse`,
+//! `HandleRequestVoteRequest`, `HandleRequestVoteResponse`.
+
+use super::Protocol;
+use super::progress::Progress;
+use super::role::{Ballot, Leader, Role, Uncommitted};
+use crate::action::{Action, Actions};
+use crate::log::LogView;
+use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
+use crate::quorum::{VoteQuorum, VoteResult, majority, vote_result};
+use crate::types::{Entry, EntryId, HardState, NodeId, Payload, Term};
+
+impl Protocol {
+    /// No leader was heard for a randomised timeout: campaign, or ask first whether to.
+    pub(super) fn election_timeout(&mut self, actions: &mut Actions) {
+        let is_leader = matches!(self.role, Role::Leader(_));
+        // At the end of the range of terms the server goes on serving, but never campaigns again.
+        if is_leader || !self.membership.is_voter(self.settings.id) || self.hard_state.term >= Term::MAX {
+            return;
+        }
+        if self.settings.pre_vote {
+            self.become_pre_candidate(actions);
+        } else {
+            self.become_candidate(actions);
+        }
+    }
+
+    /// The leader was not heard for the minimum election timeout: listen to candidates again.
+    pub(super) fn minimum_election_timeout(&mut self) {
+        self.leader_is_recent = false;
+    }
+
+    /// A leader that no quorum answered since the last check steps down, so that its clients turn
+    /// elsewhere (§6.2).
+    pub(super) fn quorum_check_timeout(&mut self, actions: &mut Actions) {
+        let needed = majority(self.membership.voters().len());
+        let Role::Leader(leader) = &mut self.role else { return };
+        if !self.settings.check_quorum {
+            return;
+        }
+        let answered = leader.peers.iter_mut().filter_map(|(_, peer)| core::mem::take(&mut peer.active).then_some(()));
+        // The leader itself is one of the quorum.
+        if answered.count() + 1 < needed {
+            self.become_follower(None, actions);
+        }
+    }
+
+    /// Whether candidates are ignored: this node leads, or heard its leader just now (§4.2.3).
+    pub(super) fn disregards_candidates(&self) -> bool {
+        self.settings.check_quorum && (self.leader_is_recent || matches!(self.role, Role::Leader(_)))
+    }
+
+    fn become_pre_candidate(&mut self, actions: &mut Actions) {
+        let mut ballot = Ballot::default();
+        // A pre-vote is no promise, so the own one needs no write.
+        ballot.record(self.settings.id, true);
+        let result = vote_result(&self.membership, &ballot.granted, &ballot.refused);
+        self.role = Role::PreCandidate(ballot);
+        self.leader = None;
+        self.leader_is_recent = false;
+        if let VoteResult::Won(_) = result {
+            return self.become_candidate(actions);
+        }
+        actions.push(Action::ResetElectionTimer);
+        let term = self.hard_state.term;
+        let request = PreVoteRequest { term, campaign_term: term.next(), last: self.tail.last() };
+        self.broadcast(Message::PreVoteRequest(request), actions);
+    }
+
+    /// Starts a campaign in a new term. The own vote counts, and the requests leave, once term
+    /// and vote are durable: else a crash could let this server vote twice in the term.
+    fn become_candidate(&mut self, actions: &mut Actions) {
+        self.hard_state = HardState { term: self.hard_state.term.next(), vote: Some(self.settings.id) };
+        self.hard_state_dirty = true;
+        self.role = Role::Candidate(Ballot::default());
+        self.leader = None;
+        self.leader_is_recent = false;
+        actions.push(Action::ResetElectionTimer);
+        self.persist_hard_state(actions);
+        let request = RequestVoteRequest { term: self.hard_state.term, last: self.tail.last() };
+        self.broadcast(Message::RequestVoteRequest(request), actions);
+    }
+
+    fn broadcast(&mut self, message: Message, actions: &mut Actions) {
+        let membership = self.membership.clone();
+        for peer in membership.peers_of(self.settings.id) {
+            self.send(peer, message.clone(), actions);
+        }
+    }
+
+    /// A write with this hard state became durable; it may be the own vote of this campaign.
+    pub(super) fn own_vote_durable(&mut self, log: &impl LogView, durable: HardState, actions: &mut Actions) {
+        if durable == self.hard_state && matches!(self.role, Role::Candidate(_)) {
+            self.record_vote(log, self.settings.id, true, actions);
+        }
+    }
+
+    /// Answers whether `from` would get this node's vote. Changes nothing here: neither term nor
+    /// vote nor timers (§9.6).
+    pub(super) fn handle_pre_vote_request(&mut self, from: NodeId, request: PreVoteRequest, actions: &mut Actions) {
+        if self.disregards_candidates() {
+            return;
+        }
+        let granted = request.campaign_term > self.hard_state.term && self.is_up_to_date(request.last);
+        let response = PreVoteResponse { term: self.hard_state.term, campaign_term: request.campaign_term, granted };
+        self.send(from, Message::PreVoteResponse(response), actions);
+    }
+
+    /// Counts an answer to the present question.
+    pub(super) fn handle_pre_vote_response(&mut self, from: NodeId, response: PreVoteResponse, actions: &mut Actions) {
+        let Role::PreCandidate(ballot) = &mut self.role else { return };
+        if response.campaign_term != self.hard_state.term.next() {
+            return;
+        }
+        ballot.record(from, response.granted);
+        match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
+            VoteResult::Won(_) => self.become_candidate(actions),
+            VoteResult::Lost => self.become_follower(None, actions),
+            VoteResult::Pending => {}
+        }
+    }
+
+    /// Grants this node's vote at most once per term, to a candidate whose log holds everything
+    /// that may be committed (§3.4, §3.6.1).
+    pub(super) fn handle_request_vote_request(
+        &mut self,
+        from: NodeId,
+        request: RequestVoteRequest,
+        actions: &mut Actions,
+    ) {
+        let current = request.term == self.hard_state.term;
+        let free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let granted = current && free && self.is_up_to_date(request.last);
+        if granted {
+            if self.hard_state.vote.is_none() {
+                self.hard_state.vote = Some(from);
+                self.hard_state_dirty = true;
+            }
+            if matches!(self.role, Role::PreCandidate(_)) {
+                // It supports another candidate now; answers to its own question no longer matter.
+                self.become_follower(None, actions);
+            }
+            actions.push(Action::ResetElectionTimer);
+        }
+        self.persist_hard_state(actions);
+        let response = RequestVoteResponse { term: self.hard_state.term, granted };
+        self.send(from, Message::RequestVoteResponse(response), actions);
+    }
+
+    /// Counts an answer of the present campaign.
+    pub(super) fn handle_request_vote_response(
+        &mut self,
+        log: &impl LogView,
+        from: NodeId,
+        response: RequestVoteResponse,
+        actions: &mut Actions,
+    ) {
+        if response.term == self.hard_state.term && matches!(self.role, Role::Candidate(_)) {
+            self.record_vote(log, from, response.granted, actions);
+        }
+    }
+
+    fn record_vote(&mut self, log: &impl LogView, voter: NodeId, granted: bool, actions: &mut Actions) {
+        let Role::Candidate(ballot) = &mut self.role else { return };
+        ballot.record(voter, granted);
+        match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
+            VoteResult::Won(quorum) => self.become_leader(quorum, log, actions),
+            VoteResult::Lost => self.become_follower(None, actions),
+            VoteResult::Pending => {}
+        }
+    }
+
+    /// Leads the term: appends a no-op, whose commit commits everything before it (§3.6.2, §6.4).
+    fn become_leader(&mut self, _proof: VoteQuorum, log: &impl LogView, actions: &mut Actions) {
+        assert_eq!(self.hard_state.vote, Some(self.settings.id), "ElectionSafety: a leader voted for itself");
+        assert_eq!(self.tail.writes(), 0, "PersistFirst: a leader's term and vote are durable");
+        let last = self.tail.last().index;
+        let progress = || Progress::new(last);
+        self.role = Role::Leader(Leader {
+            peers: self.membership.peers_of(self.settings.id).map(|peer| (peer, progress())).collect(),
+            term_start: last.next(),
+            uncommitted: Uncommitted::default(),
+        });
+        self.leader = Some(self.settings.id);
+        self.leader_is_recent = false;
+        let noop = Entry { id: EntryId { index: last.next(), term: self.hard_state.term }, payload: Payload::Noop };
+        self.append_as_leader(log, crate::types::Entries::one(noop), actions);
+    }
+
+    /// Whether a log that ends with `last` holds every entry that this server's log could have
+    /// helped to commit (§3.6.1): the later term wins, then the longer log.
+    fn is_up_to_date(&self, last: EntryId) -> bool {
+        last >= self.tail.last()
+    }
+}

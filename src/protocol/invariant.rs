@@ -1,0 +1,53 @@
+//! The laws that one server can check on its own, after every step of a debug build.
+//!
+//! Those whose breach would lose data at once are asserted where they would break, in release
+//! builds too. The laws of a whole cluster are checked by the simulator and the model.
+//! `docs/INVARIANTS.md` lists them all.
+
+use super::Protocol;
+use super::progress::ProgressState;
+use super::role::Role;
+use crate::log::LogView;
+use crate::types::{Index, Term};
+
+impl Protocol {
+    /// Panics if a law is broken.
+    pub(super) fn check(&self, log: &impl LogView) {
+        self.tail.check();
+        let last = self.tail.last().index;
+        assert!(self.tail.durable() <= last, "DurableWithinLog");
+        assert!(self.commit_index <= last, "CommitWithinLog: {} of {last}", self.commit_index);
+        assert!(self.applied_through <= self.commit_index, "AppliedIsCommitted");
+        assert!(self.tail.last().term <= self.hard_state.term, "TermsWithinCurrent");
+        assert!(log.base().index <= self.commit_index, "CompactedIsCommitted");
+        assert!((last == Index::ZERO) == (self.tail.last().term == Term::ZERO), "TermsStartAtOne");
+        self.check_role();
+    }
+
+    fn check_role(&self) {
+        let id = self.settings.id;
+        match &self.role {
+            Role::Follower => assert_ne!(self.leader, Some(id), "FollowerFollowsAnother"),
+            Role::PreCandidate(_) => assert_eq!(self.leader, None, "CandidateKnowsNoLeader"),
+            Role::Candidate(_) => {
+                assert_eq!(self.leader, None, "CandidateKnowsNoLeader");
+                assert_eq!(self.hard_state.vote, Some(id), "CandidateVotedForItself");
+            }
+            Role::Leader(leader) => {
+                assert_eq!(self.leader, Some(id), "LeaderKnowsItself");
+                assert_eq!(self.hard_state.vote, Some(id), "LeaderVotedForItself");
+                assert!(leader.term_start <= self.tail.last().index, "LeaderHasItsNoop");
+                assert!(leader.peers.windows(2).all(|pair| pair[0].0 < pair[1].0), "PeersAscend");
+                for (_, peer) in &leader.peers {
+                    assert!(peer.match_index < peer.next_index, "MatchBelowNext");
+                    assert!(peer.next_index <= self.tail.last().index.next(), "NextWithinLog");
+                    let idle = peer.state == ProgressState::Replicate || peer.inflight.len() == 0;
+                    assert!(idle, "WindowOnlyWhenReplicating");
+                }
+            }
+        }
+        let leads = matches!(self.role, Role::Leader(_));
+        assert!(!(self.leader_is_recent && (leads || self.leader.is_none())), "RecentLeaderIsKnown");
+        assert!(!self.leader_is_recent || self.settings.check_quorum, "RecentLeaderOnlyWithCheckQuorum");
+    }
+}

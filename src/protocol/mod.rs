@@ -1,0 +1,410 @@
+//! The protocol: a deterministic state machine without I/O.
+//!
+//! Lives here: [`Protocol`], what enters it and how terms spread. Each chapter of the dissertation
+//! has a room of its own: election (§3.4, §9.6), replication (§3.5, §3.6), and those of
+//! membership changes (§4), snapshots (§5), reads (§6.4) and leadership transfer (§3.10). Does not
+//! live here: clocks (`ticker`), storage (`log`), networks (`transport`).
+//!
+//! Spec: every function named in [`Transition`](crate::Transition) is one action of `Raft.tla`.
+
+mod election;
+mod invariant;
+mod membership_change;
+mod progress;
+mod read;
+mod replication;
+mod role;
+mod snapshot;
+mod tail;
+mod transfer;
+
+pub use progress::{Progress, ProgressState};
+
+use crate::action::{Action, Actions, RoleKind, Write};
+use crate::config::RaftConfig;
+use crate::error::{ConfigError, PeerMisbehaved, StepError};
+use crate::event::Event;
+use crate::log::LogView;
+use crate::membership::Membership;
+use crate::message::{Envelope, Message};
+use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
+use alloc::sync::Arc;
+use role::Role;
+use tail::Tail;
+
+/// One server's part of the Raft protocol for one group.
+///
+/// [`step`](Self::step) consumes one event and pushes actions. The same configuration, log and
+/// events give the same actions on every platform (law 1), and every action may be carried out at
+/// once, in the order given (law 2).
+///
+/// ```
+/// use raft_io::{Action, Event, MemoryLog, Protocol, RaftConfig, RaftLog, RoleKind};
+///
+/// let mut log = MemoryLog::new();
+/// let mut protocol = Protocol::new(&RaftConfig::single(1), &log)?;
+/// let mut actions = Vec::new();
+/// protocol.step(&log, Event::ElectionTimeout, &mut actions)?;
+/// // Not yet leader: its own vote counts once it is durable.
+/// assert_eq!(protocol.role(), RoleKind::Candidate);
+/// for action in actions.drain(..) {
+///     if let Action::Persist(write) = action {
+///         log.append(&[write])?;
+///     }
+/// }
+/// log.sync()?;
+/// protocol.step(&log, Event::Persisted { writes: 1 }, &mut actions)?;
+/// assert_eq!(protocol.role(), RoleKind::Leader);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Protocol {
+    settings: Settings,
+    membership: Arc<Membership>,
+    /// Term and vote as decided; durable once the writes in flight are.
+    hard_state: HardState,
+    /// Whether `hard_state` changed in this step and no write carries it yet. False between steps.
+    hard_state_dirty: bool,
+    role: Role,
+    /// The leader of this term, as far as known; this node itself when it leads.
+    leader: Option<NodeId>,
+    /// The leader was heard within the minimum election timeout: candidates are ignored (§4.2.3).
+    /// Always false without check-quorum.
+    leader_is_recent: bool,
+    tail: Tail,
+    /// Highest index known committed. Starts at the log's base; only grows; at most `last`.
+    commit_index: Index,
+    /// The last index handed out for applying. Only grows; at most `commit_index` and durable.
+    applied_through: Index,
+}
+
+/// What the protocol needs of a [`RaftConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Settings {
+    id: NodeId,
+    pre_vote: bool,
+    check_quorum: bool,
+    append_bytes_max: usize,
+    inflight_messages_max: usize,
+    inflight_bytes_max: usize,
+    uncommitted_bytes_max: usize,
+    command_bytes_max: usize,
+}
+
+impl Protocol {
+    /// A server that starts, or starts again, from what `log` holds.
+    ///
+    /// # Errors
+    /// Every broken rule of the configuration at once.
+    pub fn new(config: &RaftConfig, log: &impl LogView) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let base = log.base().index;
+        Ok(Self {
+            settings: Settings {
+                id: config.id,
+                pre_vote: config.pre_vote,
+                check_quorum: config.check_quorum,
+                append_bytes_max: config.append_bytes_max,
+                inflight_messages_max: config.inflight_messages_max,
+                inflight_bytes_max: config.inflight_bytes_max,
+                uncommitted_bytes_max: config.uncommitted_bytes_max,
+                command_bytes_max: config.command_bytes_max,
+            },
+            membership: Arc::new(config.membership.clone()),
+            hard_state: log.hard_state(),
+            hard_state_dirty: false,
+            role: Role::Follower,
+            leader: None,
+            leader_is_recent: false,
+            tail: Tail::new(log.last()),
+            commit_index: base,
+            applied_through: base,
+        })
+    }
+
+    /// Consumes one event and pushes what follows from it onto `actions`.
+    ///
+    /// `log` holds at least every write reported as persisted, this event included.
+    ///
+    /// # Errors
+    /// The event was refused and changed nothing: see [`StepError`].
+    ///
+    /// # Panics
+    /// If an invariant of this node itself is broken; continuing could lose data.
+    pub fn step(&mut self, log: &impl LogView, event: Event, actions: &mut Actions) -> Result<(), StepError> {
+        let before = self.public_role();
+        let result = match event {
+            Event::Receive(envelope) => {
+                self.receive(log, envelope, actions);
+                Ok(())
+            }
+            Event::Propose(command) => self.client_request(log, [command], actions).map_err(StepError::from),
+            Event::ProposeBatch(commands) => self.client_request(log, commands, actions).map_err(StepError::from),
+            Event::Persisted { writes } => self.persisted(log, writes, actions),
+            Event::ElectionTimeout => {
+                self.election_timeout(actions);
+                Ok(())
+            }
+            Event::MinimumElectionTimeout => {
+                self.minimum_election_timeout();
+                Ok(())
+            }
+            Event::HeartbeatTimeout => {
+                self.heartbeat_timeout(log, actions);
+                Ok(())
+            }
+            Event::QuorumCheckTimeout => {
+                self.quorum_check_timeout(actions);
+                Ok(())
+            }
+        };
+        let (role, term, leader) = self.public_role();
+        if (role, term, leader) != before {
+            actions.push(Action::RoleChanged { role, term, leader });
+        }
+        assert!(!self.hard_state_dirty, "PersistFirst: a step must write the hard state that it changed");
+        if cfg!(debug_assertions) {
+            self.check(log);
+        }
+        result
+    }
+
+    /// Gate, then let the term spread, then dispatch.
+    fn receive(&mut self, log: &impl LogView, envelope: Envelope, actions: &mut Actions) {
+        let from = envelope.from;
+        if let Err(reason) = self.check_message(&envelope) {
+            actions.push(Action::Misbehaved { peer: from, reason });
+            return;
+        }
+        let term = envelope.message.term();
+        match envelope.message {
+            // A question about a possible election changes nobody's term (§9.6).
+            Message::PreVoteRequest(request) => self.handle_pre_vote_request(from, request, actions),
+            // Nor does a candidate that this node has no reason to listen to (§4.2.3).
+            Message::RequestVoteRequest(_) if self.disregards_candidates() => {}
+            message => {
+                if term > self.hard_state.term {
+                    self.update_term(term, actions);
+                }
+                self.dispatch(log, from, message, actions);
+                self.persist_hard_state(actions);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, log: &impl LogView, from: NodeId, message: Message, actions: &mut Actions) {
+        match message {
+            Message::PreVoteRequest(request) => self.handle_pre_vote_request(from, request, actions),
+            Message::PreVoteResponse(response) => self.handle_pre_vote_response(from, response, actions),
+            Message::RequestVoteRequest(request) => self.handle_request_vote_request(from, request, actions),
+            Message::RequestVoteResponse(response) => {
+                self.handle_request_vote_response(log, from, response, actions);
+            }
+            Message::AppendEntriesRequest(request) => {
+                self.handle_append_entries_request(log, from, request, actions);
+            }
+            Message::AppendEntriesResponse(response) => {
+                self.handle_append_entries_response(log, from, response, actions);
+            }
+        }
+    }
+
+    /// What a well-behaved peer never sends. Nothing here may depend on this node's state, but for
+    /// its id and membership.
+    fn check_message(&self, envelope: &Envelope) -> Result<(), PeerMisbehaved> {
+        if envelope.to != self.settings.id {
+            return Err(PeerMisbehaved::WrongReceiver { to: envelope.to });
+        }
+        if envelope.from == self.settings.id || !self.membership.is_voter(envelope.from) {
+            return Err(PeerMisbehaved::NotAMember);
+        }
+        if envelope.message.term() > Term::MAX {
+            return Err(PeerMisbehaved::NumberOutOfRange);
+        }
+        let in_range = |id: EntryId| id.index <= Index::MAX && id.term <= Term::MAX;
+        match &envelope.message {
+            Message::PreVoteRequest(request) => {
+                if !in_range(request.last) || request.campaign_term > Term::MAX {
+                    return Err(PeerMisbehaved::NumberOutOfRange);
+                }
+                if request.campaign_term != request.term.next() {
+                    return Err(PeerMisbehaved::CampaignTermMismatch);
+                }
+            }
+            Message::RequestVoteRequest(request) if !in_range(request.last) => {
+                return Err(PeerMisbehaved::NumberOutOfRange);
+            }
+            Message::AppendEntriesRequest(request) => replication::check_entries(request)?,
+            Message::AppendEntriesResponse(response) => replication::check_result(response)?,
+            Message::PreVoteResponse(_) | Message::RequestVoteRequest(_) | Message::RequestVoteResponse(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A higher term was seen: this node follows in it (`UpdateTerm` of raft.tla). The new term is
+    /// written by the end of the step, before any answer in it leaves.
+    fn update_term(&mut self, term: Term, actions: &mut Actions) {
+        assert!(term > self.hard_state.term, "TermMonotonic: {term} after {}", self.hard_state.term);
+        self.hard_state = HardState { term, vote: None };
+        self.hard_state_dirty = true;
+        self.become_follower(None, actions);
+    }
+
+    /// Follows in the present term. The vote stays: it belongs to the term, not to the role.
+    fn become_follower(&mut self, leader: Option<NodeId>, actions: &mut Actions) {
+        if matches!(self.role, Role::Leader(_)) {
+            // A leader runs no election timer.
+            actions.push(Action::ResetElectionTimer);
+        }
+        self.role = Role::Follower;
+        self.leader = leader;
+        self.leader_is_recent = false;
+    }
+
+    /// What [`Action::RoleChanged`] tells.
+    fn public_role(&self) -> (RoleKind, Term, Option<NodeId>) {
+        (self.role.kind(), self.hard_state.term, self.leader)
+    }
+
+    /// The oldest `writes` in flight are durable.
+    fn persisted(&mut self, log: &impl LogView, writes: usize, actions: &mut Actions) -> Result<(), StepError> {
+        let in_flight = self.tail.writes();
+        if writes == 0 || writes > in_flight {
+            return Err(StepError::NotInFlight { reported: writes, in_flight });
+        }
+        for _ in 0..writes {
+            if let Some(durable) = self.tail.pop_write(actions) {
+                self.own_vote_durable(log, durable, actions);
+            }
+        }
+        self.advance_commit(actions);
+        self.advance_apply(actions);
+        Ok(())
+    }
+
+    /// Emits a write of the hard state alone, if it changed and no other write carried it.
+    fn persist_hard_state(&mut self, actions: &mut Actions) {
+        if self.hard_state_dirty {
+            self.persist(None, Entries::EMPTY, EntryId::ZERO, actions);
+        }
+    }
+
+    /// Emits one atomic write: the hard state if it changed, a truncation, entries. `before` is
+    /// the entry before the truncation; without one it is not looked at.
+    fn persist(&mut self, truncate_from: Option<Index>, entries: Entries, before: EntryId, actions: &mut Actions) {
+        let hard_state = self.hard_state_dirty.then_some(self.hard_state);
+        self.hard_state_dirty = false;
+        self.tail.write(Write { hard_state, truncate_from, entries }, before, actions);
+    }
+
+    /// Sends a message once everything decided so far is durable (law 2).
+    fn send(&mut self, to: NodeId, message: Message, actions: &mut Actions) {
+        assert!(!self.hard_state_dirty, "PersistFirst: a message must stand behind the write it depends on");
+        self.tail.send(Envelope { from: self.settings.id, to, message }, actions);
+    }
+
+    /// The term of the entry at `index`, durable or not; `None` if the log holds no such entry.
+    fn term_at(&self, log: &impl LogView, index: Index) -> Option<Term> {
+        self.tail.term_at(log, index)
+    }
+
+    /// This server's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.settings.id
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// Who has this server's vote in the current term.
+    #[must_use]
+    pub fn vote(&self) -> Option<NodeId> {
+        self.hard_state.vote
+    }
+
+    /// The role.
+    #[must_use]
+    pub fn role(&self) -> RoleKind {
+        self.role.kind()
+    }
+
+    /// The leader of the current term, as far as known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Whether candidates are ignored because the leader was heard within the minimum election
+    /// timeout.
+    #[must_use]
+    pub fn leader_is_recent(&self) -> bool {
+        self.leader_is_recent
+    }
+
+    /// The highest index known committed.
+    #[must_use]
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    /// The last index handed out for applying.
+    #[must_use]
+    pub fn applied_through(&self) -> Index {
+        self.applied_through
+    }
+
+    /// The last entry, durable or not.
+    #[must_use]
+    pub fn last(&self) -> EntryId {
+        self.tail.last()
+    }
+
+    /// The last index that is durable on this server.
+    #[must_use]
+    pub fn durable_index(&self) -> Index {
+        self.tail.durable()
+    }
+
+    /// How many writes were emitted and not yet reported persisted.
+    #[must_use]
+    pub fn writes_in_flight(&self) -> usize {
+        self.tail.writes()
+    }
+
+    /// The cluster configuration.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// What this leader proposed and has not yet committed, in bytes; 0 in other roles.
+    #[must_use]
+    pub fn uncommitted_bytes(&self) -> usize {
+        match &self.role {
+            Role::Leader(leader) => leader.uncommitted.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// What this leader knows of each peer, ascending by id; empty in other roles.
+    pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        let peers = match &self.role {
+            Role::Leader(leader) => leader.peers.as_slice(),
+            _ => &[],
+        };
+        peers.iter().map(|(id, progress)| (*id, progress))
+    }
+
+    /// The votes granted so far in this campaign, ascending; empty unless campaigning.
+    pub fn votes_granted(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let granted = match &self.role {
+            Role::PreCandidate(ballot) | Role::Candidate(ballot) => Some(&ballot.granted),
+            _ => None,
+        };
+        granted.into_iter().flatten().copied()
+    }
+}

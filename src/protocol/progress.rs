@@ -1,0 +1,174 @@
+//! What a leader knows of one follower, and how much it may send to it.
+//!
+//! The three states are etcd's: *probe* until the logs are known to agree somewhere, then
+//! *replicate* optimistically within a window; *snapshot* when the log no longer reaches back.
+//! Dissertation §3.5 and §10.2.1 (pipelining).
+
+use crate::types::Index;
+use alloc::collections::VecDeque;
+
+/// A leader's view of one follower.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Progress {
+    /// Highest index known durable on the follower and equal to the leader's. Starts at 0; only
+    /// grows; less than `next_index`.
+    pub match_index: Index,
+    /// The next index to send. Runs ahead of the acknowledgements while replicating; falls back,
+    /// but never to `match_index`, when the follower refuses.
+    pub next_index: Index,
+    /// How appends are sent at the moment.
+    pub state: ProgressState,
+    /// Whether the follower answered since the last quorum check.
+    pub active: bool,
+    pub(super) inflight: Inflight,
+}
+
+/// How appends are sent to a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum ProgressState {
+    /// It is not known where the logs agree: one append at a time, the next one after an answer
+    /// or with the next heartbeat.
+    Probe {
+        /// Whether the append is on its way.
+        sent: bool,
+    },
+    /// The logs agree up to `match_index`: appends follow each other without waiting, within the
+    /// window.
+    Replicate,
+    /// The leader's log no longer holds what the follower needs: no appends, only heartbeats.
+    Snapshot,
+}
+
+impl ProgressState {
+    /// The state's name in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Probe { .. } => "probe",
+            Self::Replicate => "replicate",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// The appends on their way to a follower that is being replicated to, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Inflight {
+    /// The last index and the bytes of each.
+    appends: VecDeque<(Index, usize)>,
+    bytes: usize,
+}
+
+impl Inflight {
+    pub(super) fn len(&self) -> usize {
+        self.appends.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn add(&mut self, last: Index, bytes: usize) {
+        self.appends.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    fn free_through(&mut self, match_index: Index) {
+        while let Some(&(last, bytes)) = self.appends.front() {
+            if last > match_index {
+                break;
+            }
+            self.bytes -= bytes;
+            self.appends.pop_front();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.appends.clear();
+        self.bytes = 0;
+    }
+}
+
+impl Progress {
+    /// A follower of a new leader whose last index is `last` (Figure 3.1: `nextIndex` starts right
+    /// after the leader's last entry, `matchIndex` at 0).
+    pub(super) fn new(last: Index) -> Self {
+        Self {
+            match_index: Index::ZERO,
+            next_index: last.next(),
+            state: ProgressState::Probe { sent: false },
+            active: false,
+            inflight: Inflight::default(),
+        }
+    }
+
+    /// How many appends are in flight to the follower.
+    #[must_use]
+    pub fn inflight_messages(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// How many entry bytes are in flight to the follower.
+    #[must_use]
+    pub fn inflight_bytes(&self) -> usize {
+        self.inflight.bytes()
+    }
+
+    /// An append up to `last` leaves while replicating.
+    pub(super) fn sent(&mut self, last: Index, bytes: usize) {
+        self.next_index = last.next();
+        self.inflight.add(last, bytes);
+    }
+
+    /// The follower's log agrees up to `match_index`.
+    pub(super) fn accepted(&mut self, match_index: Index) {
+        // A late answer to a probe, older than what is known, proves nothing about the present one.
+        if match_index < self.match_index {
+            return;
+        }
+        let grew = match_index > self.match_index;
+        self.match_index = match_index;
+        self.next_index = self.next_index.max(match_index.next());
+        self.inflight.free_through(match_index);
+        match self.state {
+            ProgressState::Replicate => {}
+            ProgressState::Probe { .. } => self.become_replicate(),
+            ProgressState::Snapshot if grew => self.become_replicate(),
+            ProgressState::Snapshot => {}
+        }
+    }
+
+    fn become_replicate(&mut self) {
+        self.state = ProgressState::Replicate;
+        self.next_index = self.match_index.next();
+    }
+
+    /// Whether a refusal of an append after `prev_index` concerns what was sent last, rather than
+    /// arriving late.
+    pub(super) fn refusal_is_current(&self, prev_index: Index) -> bool {
+        match self.state {
+            ProgressState::Replicate => prev_index > self.match_index && prev_index < self.next_index,
+            ProgressState::Probe { .. } => prev_index > self.match_index && prev_index.next() == self.next_index,
+            ProgressState::Snapshot => false,
+        }
+    }
+
+    /// The follower refused; the logs cannot agree beyond `agree_max`.
+    pub(super) fn refused(&mut self, agree_max: Index) {
+        self.inflight.clear();
+        self.state = ProgressState::Probe { sent: false };
+        self.next_index = agree_max.next().max(self.match_index.next()).min(self.next_index);
+    }
+
+    pub(super) fn become_snapshot(&mut self) {
+        self.inflight.clear();
+        self.state = ProgressState::Snapshot;
+    }
+
+    /// One append is sent and waits for its answer before the next.
+    pub(super) fn become_waiting_probe(&mut self) {
+        self.inflight.clear();
+        self.state = ProgressState::Probe { sent: true };
+    }
+}

@@ -1,0 +1,443 @@
+//! Log replication: how a leader's entries reach its followers and become committed.
+//!
+//! Dissertation §3.5 (replication, Log Matching, conflict hints), §3.6.2 (what a leader may
+//! commit), §10.2.1 (writing and sending in parallel, pipelining). Spec: `ClientRequest`,
+//! `HeartbeatTimeout`, `HandleAppendEntriesRequest`, `HandleAppendEntriesResponse`.
+
+use super::progress::{Progress, ProgressState};
+use super::role::Role;
+use super::tail::Tail;
+use super::{Protocol, Settings};
+use crate::action::{Action, Actions};
+use crate::error::{PeerMisbehaved, ProposeError};
+use crate::log::{LogView, Read};
+use crate::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, Message};
+use crate::quorum::committed_index;
+use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload, Term};
+use bytes::Bytes;
+
+impl Protocol {
+    /// Appends commands to the leader's log, all or none, and sends them on.
+    pub(super) fn client_request<C>(
+        &mut self,
+        log: &impl LogView,
+        commands: C,
+        actions: &mut Actions,
+    ) -> Result<(), ProposeError>
+    where
+        C: AsRef<[Bytes]> + IntoIterator<Item = Bytes>,
+        C::IntoIter: ExactSizeIterator,
+    {
+        let count = commands.as_ref().len();
+        self.check_proposal(commands.as_ref())?;
+        let first = EntryId { index: self.tail.last().index.next(), term: self.hard_state.term };
+        let entry = |(position, command)| Entry {
+            id: EntryId { index: first.index.plus(position), term: first.term },
+            payload: Payload::Command(command),
+        };
+        let entries: Entries = commands.into_iter().enumerate().map(entry).collect();
+        actions.push(Action::Proposed { first, count });
+        self.append_as_leader(log, entries, actions);
+        Ok(())
+    }
+
+    fn check_proposal(&self, commands: &[Bytes]) -> Result<(), ProposeError> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(ProposeError::NotLeader { leader: self.leader, term: self.hard_state.term });
+        };
+        if commands.is_empty() {
+            return Err(ProposeError::Empty);
+        }
+        let limit_bytes = self.settings.command_bytes_max;
+        if let Some(command) = commands.iter().find(|command| command.len() > limit_bytes) {
+            return Err(ProposeError::TooLarge { bytes: command.len(), limit_bytes });
+        }
+        let uncommitted_bytes = leader.uncommitted.bytes();
+        let proposal_bytes = commands.iter().map(|command| Entry::OVERHEAD_BYTES + command.len()).sum::<usize>();
+        let limit_bytes = self.settings.uncommitted_bytes_max;
+        if uncommitted_bytes > 0 && uncommitted_bytes.saturating_add(proposal_bytes) > limit_bytes {
+            return Err(ProposeError::Overloaded { uncommitted_bytes, proposal_bytes, limit_bytes });
+        }
+        Ok(())
+    }
+
+    /// Writes entries here and sends them to the followers in parallel (§10.2.1). The leader
+    /// counts itself only once its own write is durable.
+    pub(super) fn append_as_leader(&mut self, log: &impl LogView, entries: Entries, actions: &mut Actions) {
+        let prev = self.tail.last();
+        let batch = Batch { prev, bytes: entries.size_bytes(), entries };
+        self.persist(None, batch.entries.clone(), EntryId::ZERO, actions);
+        let sender = Sender {
+            settings: &self.settings,
+            tail: &self.tail,
+            log,
+            term: self.hard_state.term,
+            commit: self.commit_index,
+        };
+        let Role::Leader(leader) = &mut self.role else {
+            unreachable!("LeaderAppendOnly: only a leader appends as one");
+        };
+        leader.uncommitted.add(self.tail.last().index, batch.bytes);
+        for (peer, progress) in &mut leader.peers {
+            if !sender.send_batch(*peer, progress, &batch, actions) {
+                sender.replicate(*peer, progress, actions);
+            }
+        }
+    }
+
+    /// A leader assures every follower that it leads, and finds out what got lost: the heartbeat
+    /// is an empty append after the last entry sent.
+    pub(super) fn heartbeat_timeout(&mut self, log: &impl LogView, actions: &mut Actions) {
+        let sender = Sender {
+            settings: &self.settings,
+            tail: &self.tail,
+            log,
+            term: self.hard_state.term,
+            commit: self.commit_index,
+        };
+        let Role::Leader(leader) = &self.role else { return };
+        for (peer, progress) in &leader.peers {
+            sender.send_heartbeat(*peer, progress, actions);
+        }
+    }
+
+    /// Takes over a leader's entries, as far as the logs agree before them (§3.5).
+    pub(super) fn handle_append_entries_request(
+        &mut self,
+        log: &impl LogView,
+        from: NodeId,
+        request: AppendEntriesRequest,
+        actions: &mut Actions,
+    ) {
+        let term = self.hard_state.term;
+        if request.term < term {
+            let response = AppendEntriesResponse { term, result: AppendResult::StaleTerm };
+            return self.send(from, Message::AppendEntriesResponse(response), actions);
+        }
+        match self.decide_append(log, from, &request) {
+            Err(reason) => actions.push(Action::Misbehaved { peer: from, reason }),
+            Ok(decision) => {
+                self.follow(from, actions);
+                let result = match decision {
+                    Decision::Reject(hint) => {
+                        self.persist_hard_state(actions);
+                        AppendResult::Rejected { prev_index: request.prev.index, hint }
+                    }
+                    Decision::Accept { known, truncate_from } => {
+                        self.accept_entries(&request, known, truncate_from, actions)
+                    }
+                };
+                let response = AppendEntriesResponse { term, result };
+                self.send(from, Message::AppendEntriesResponse(response), actions);
+            }
+        }
+    }
+
+    /// Decides what to do with an append of the present term; changes nothing.
+    fn decide_append(
+        &self,
+        log: &impl LogView,
+        from: NodeId,
+        request: &AppendEntriesRequest,
+    ) -> Result<Decision, PeerMisbehaved> {
+        if let Some(leader) = self.leader.filter(|leader| *leader != from) {
+            return Err(PeerMisbehaved::SecondLeader { term: request.term, leader });
+        }
+        let prev = request.prev;
+        let own_term = self.term_at(log, prev.index);
+        if prev.index <= self.commit_index {
+            // What is committed agrees with every later leader's log (Leader Completeness); what
+            // is compacted was committed.
+            if own_term.is_some_and(|term| term != prev.term) {
+                return Err(PeerMisbehaved::CommittedConflict { index: prev.index });
+            }
+        } else if own_term != Some(prev.term) {
+            let bound = prev.index.min(self.tail.last().index);
+            return Ok(Decision::Reject(self.tail.agree_max(log, bound, prev.term)));
+        }
+        for (known, entry) in request.entries.iter().enumerate() {
+            let index = entry.id.index;
+            if index > self.tail.last().index {
+                return Ok(Decision::Accept { known, truncate_from: None });
+            }
+            let differs = self.term_at(log, index).is_some_and(|term| term != entry.id.term);
+            if differs && index <= self.commit_index {
+                return Err(PeerMisbehaved::CommittedConflict { index });
+            }
+            if differs {
+                return Ok(Decision::Accept { known, truncate_from: Some(index) });
+            }
+        }
+        Ok(Decision::Accept { known: request.entries.len(), truncate_from: None })
+    }
+
+    /// `from` leads this term.
+    fn follow(&mut self, from: NodeId, actions: &mut Actions) {
+        if self.leader != Some(from) || !matches!(self.role, Role::Follower) {
+            self.become_follower(Some(from), actions);
+        }
+        self.leader_is_recent = self.settings.check_quorum;
+        actions.push(Action::ResetElectionTimer);
+    }
+
+    /// Appends what is new. Entries that are already there stay: a delayed message must not undo a
+    /// later one (only a real conflict truncates, Figure 3.1).
+    fn accept_entries(
+        &mut self,
+        request: &AppendEntriesRequest,
+        known: usize,
+        truncate_from: Option<Index>,
+        actions: &mut Actions,
+    ) -> AppendResult {
+        let entries = &request.entries;
+        if known < entries.len() {
+            let before = if known == 0 { request.prev } else { entries[known - 1].id };
+            let new = if known == 0 { entries.clone() } else { entries.slice(known, entries.len()) };
+            self.persist(truncate_from, new, before, actions);
+        } else {
+            self.persist_hard_state(actions);
+        }
+        // Only up to the last entry that this request vouches for: what follows in this log may
+        // differ from the leader's (§3.5).
+        let match_index = request.prev.index.plus(entries.len());
+        self.commit_index = self.commit_index.max(request.commit.min(match_index));
+        self.advance_apply(actions);
+        AppendResult::Accepted { match_index }
+    }
+
+    /// Learns what a follower holds, commits what a majority holds, and sends what comes next.
+    pub(super) fn handle_append_entries_response(
+        &mut self,
+        log: &impl LogView,
+        from: NodeId,
+        response: AppendEntriesResponse,
+        actions: &mut Actions,
+    ) {
+        // An answer to an earlier term's append says nothing about this term's.
+        if response.term != self.hard_state.term {
+            return;
+        }
+        let last = self.tail.last().index;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.progress_mut(from) else { return };
+        progress.active = true;
+        match response.result {
+            AppendResult::Accepted { match_index } if match_index > last => {
+                let reason = PeerMisbehaved::AcknowledgedUnsent { index: match_index };
+                return actions.push(Action::Misbehaved { peer: from, reason });
+            }
+            AppendResult::Accepted { match_index } => progress.accepted(match_index),
+            AppendResult::Rejected { prev_index, hint } => {
+                if !progress.refusal_is_current(prev_index) {
+                    return;
+                }
+                let bound = hint.index.min(prev_index.previous());
+                progress.refused(self.tail.agree_max(log, bound, hint.term).index);
+            }
+            AppendResult::StaleTerm => return,
+        }
+        self.advance_commit(actions);
+        self.replicate_to(log, from, actions);
+    }
+
+    fn replicate_to(&mut self, log: &impl LogView, peer: NodeId, actions: &mut Actions) {
+        let sender = Sender {
+            settings: &self.settings,
+            tail: &self.tail,
+            log,
+            term: self.hard_state.term,
+            commit: self.commit_index,
+        };
+        let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(progress) = leader.progress_mut(peer) {
+            sender.replicate(peer, progress, actions);
+        }
+    }
+
+    /// A leader commits what a majority holds durably, itself among them once its own write is
+    /// durable, but only from its own term on: older entries commit with the first of its own
+    /// (§3.6.2, Figure 3.7).
+    pub(super) fn advance_commit(&mut self, actions: &mut Actions) {
+        let durable = self.tail.durable();
+        let Role::Leader(leader) = &mut self.role else { return };
+        let candidate = committed_index(Matches { own: Some(durable), peers: leader.peers.iter() });
+        if candidate > self.commit_index && candidate >= leader.term_start {
+            leader.uncommitted.release(candidate);
+            self.commit_index = candidate;
+            self.advance_apply(actions);
+        }
+    }
+
+    /// Hands out what is committed and durable here. Waiting for the own disk keeps a state machine
+    /// that is durable itself from getting ahead of the log that it would be replayed from.
+    pub(super) fn advance_apply(&mut self, actions: &mut Actions) {
+        let through = self.commit_index.min(self.tail.durable());
+        if through > self.applied_through {
+            self.applied_through = through;
+            actions.push(Action::Apply { through });
+        }
+    }
+}
+
+/// What to do with an append.
+enum Decision {
+    /// No entry `prev` here; the logs agree at most up to this one.
+    Reject(EntryId),
+    /// The first `known` entries are here already; remove what conflicts; append the rest.
+    Accept { known: usize, truncate_from: Option<Index> },
+}
+
+/// The match indexes of all voters: the leader's own durable index and its peers'.
+struct Matches<'a> {
+    own: Option<Index>,
+    peers: core::slice::Iter<'a, (NodeId, Progress)>,
+}
+
+impl Iterator for Matches<'_> {
+    type Item = Index;
+
+    fn next(&mut self) -> Option<Index> {
+        self.own.take().or_else(|| self.peers.next().map(|(_, progress)| progress.match_index))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let count = self.peers.len() + usize::from(self.own.is_some());
+        (count, Some(count))
+    }
+}
+
+impl ExactSizeIterator for Matches<'_> {}
+
+/// Entries just appended, with what every follower's message needs to know of them.
+struct Batch {
+    prev: EntryId,
+    bytes: usize,
+    entries: Entries,
+}
+
+/// What a leader's messages are made of.
+struct Sender<'a, L> {
+    settings: &'a Settings,
+    tail: &'a Tail,
+    log: &'a L,
+    term: Term,
+    commit: Index,
+}
+
+impl<L: LogView> Sender<'_, L> {
+    fn envelope(&self, to: NodeId, prev: EntryId, entries: Entries) -> Envelope {
+        let request = AppendEntriesRequest { term: self.term, prev, entries, commit: self.commit };
+        Envelope { from: self.settings.id, to, message: Message::AppendEntriesRequest(request) }
+    }
+
+    fn window_open(&self, progress: &Progress) -> bool {
+        progress.inflight.len() < self.settings.inflight_messages_max
+            && progress.inflight.bytes() < self.settings.inflight_bytes_max
+    }
+
+    /// The road of almost every message: the follower has all that came before, so the batch goes
+    /// out as it is, shared. Returns whether it did.
+    fn send_batch(&self, to: NodeId, progress: &mut Progress, batch: &Batch, actions: &mut Actions) -> bool {
+        let direct = progress.state == ProgressState::Replicate
+            && progress.next_index == batch.prev.index.next()
+            && batch.bytes <= self.settings.append_bytes_max
+            && self.window_open(progress);
+        if direct {
+            progress.sent(self.tail.last().index, batch.bytes);
+            actions.push(Action::Send(self.envelope(to, batch.prev, batch.entries.clone())));
+        }
+        direct
+    }
+
+    /// Sends what the follower's state and window allow.
+    fn replicate(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
+        loop {
+            let probing = match progress.state {
+                ProgressState::Probe { sent: true } | ProgressState::Snapshot => return,
+                ProgressState::Probe { sent: false } => true,
+                ProgressState::Replicate => false,
+            };
+            let has_more = progress.next_index <= self.tail.last().index;
+            let allowed = probing || (has_more && self.window_open(progress));
+            if !allowed {
+                return;
+            }
+            self.send_next(to, progress, actions);
+        }
+    }
+
+    /// Sends one append from `next_index` on. Always makes progress: the window fills, a probe is
+    /// on its way, or the state is `Snapshot`.
+    fn send_next(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
+        let first = progress.next_index;
+        let bytes_max = self.settings.append_bytes_max;
+        let prev_term = self.tail.term_at(self.log, first.previous());
+        let (Some(term), read) = (prev_term, self.tail.read(self.log, first, bytes_max)) else {
+            return self.fall_back_to_snapshot(to, progress, actions);
+        };
+        let prev = EntryId { index: first.previous(), term };
+        match read {
+            Read::Entries(entries) => {
+                match (progress.state, entries.last_id()) {
+                    (ProgressState::Replicate, Some(last)) => progress.sent(last.index, entries.size_bytes()),
+                    _ => progress.become_waiting_probe(),
+                }
+                actions.push(Action::Send(self.envelope(to, prev, entries)));
+            }
+            Read::Cold => {
+                // One message at a time until the follower is back in reach of the memory.
+                progress.become_waiting_probe();
+                let envelope = self.envelope(to, prev, Entries::EMPTY);
+                let end = self.tail.durable().next();
+                actions.push(Action::SendFromLog { envelope, end, bytes_max });
+            }
+            Read::Compacted => self.fall_back_to_snapshot(to, progress, actions),
+        }
+    }
+
+    fn fall_back_to_snapshot(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
+        progress.become_snapshot();
+        actions.push(Action::SnapshotNeeded { peer: to });
+    }
+
+    /// An empty append after what was sent last. A probe is repeated by its heartbeat, without the
+    /// entries: those follow once the logs agree.
+    fn send_heartbeat(&self, to: NodeId, progress: &Progress, actions: &mut Actions) {
+        let index = progress.next_index.previous();
+        let prev = match self.tail.term_at(self.log, index) {
+            Some(term) => EntryId { index, term },
+            None => self.log.base(),
+        };
+        actions.push(Action::Send(self.envelope(to, prev, Entries::EMPTY)));
+    }
+}
+
+/// Checks that the entries of a request follow each other and `prev`, with numbers in range.
+pub(super) fn check_entries(request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
+    let prev = request.prev;
+    if prev.index > Index::MAX || prev.index.plus(request.entries.len()) > Index::MAX || request.commit > Index::MAX {
+        return Err(PeerMisbehaved::NumberOutOfRange);
+    }
+    let mut last = prev;
+    let mut consecutive = (prev.index == Index::ZERO) == (prev.term == Term::ZERO) && prev.term <= request.term;
+    for entry in request.entries.iter() {
+        consecutive &= entry.id.index == last.index.next()
+            && entry.id.term >= last.term
+            && entry.id.term <= request.term
+            && entry.id.term > Term::ZERO;
+        last = entry.id;
+    }
+    if consecutive { Ok(()) } else { Err(PeerMisbehaved::EntriesNotConsecutive) }
+}
+
+/// Checks that the numbers of a response are in range.
+pub(super) fn check_result(response: &AppendEntriesResponse) -> Result<(), PeerMisbehaved> {
+    let in_range = match response.result {
+        AppendResult::Accepted { match_index } => match_index <= Index::MAX,
+        AppendResult::Rejected { prev_index, hint } => {
+            prev_index <= Index::MAX && hint.index <= prev_index && hint.term <= Term::MAX
+        }
+        AppendResult::StaleTerm => true,
+    };
+    if in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
+}

@@ -1,0 +1,151 @@
+//! Turns ticks into the protocol's named timeouts.
+//!
+//! Counters and randomness live here and not in the protocol, so that a model can fire a timeout
+//! whenever it likes and no counter enters a protocol state. Dissertation §3.4: election timeouts
+//! are drawn anew each time, which is what breaks split votes.
+
+use crate::action::{Action, RoleKind};
+use crate::config::RaftConfig;
+use crate::event::Event;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng};
+
+/// The timers of one server of one group.
+#[derive(Clone, Debug)]
+pub struct Ticker {
+    heartbeat_ticks: u32,
+    /// The minimum election timeout, and the interval of quorum checks.
+    election_ticks: u32,
+    /// Ticks since the election timer was started.
+    election_elapsed: u32,
+    /// The present election timeout, in `[election_ticks, 2 * election_ticks)`.
+    election_timeout: u32,
+    heartbeat_elapsed: u32,
+    quorum_elapsed: u32,
+    /// A generator whose algorithm is named, so that a seed means the same everywhere and for ever.
+    random: Xoshiro256PlusPlus,
+}
+
+impl Ticker {
+    /// Timers for this node. Nodes with different ids draw different timeouts from the same seed.
+    #[must_use]
+    pub fn new(config: &RaftConfig) -> Self {
+        // An odd multiplier maps different ids to different seeds, and neighbours far apart.
+        let seed = config.seed.wrapping_add(config.id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut ticker = Self {
+            heartbeat_ticks: config.heartbeat_ticks,
+            election_ticks: config.election_ticks,
+            election_elapsed: 0,
+            election_timeout: 0,
+            heartbeat_elapsed: 0,
+            quorum_elapsed: 0,
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+        };
+        ticker.reset_election_timer();
+        ticker
+    }
+
+    /// One tick passed: passes each timeout that is due to `fire`, for a server in this role.
+    pub fn tick(&mut self, role: RoleKind, fire: &mut impl FnMut(Event)) {
+        if role == RoleKind::Leader {
+            self.heartbeat_elapsed += 1;
+            if self.heartbeat_elapsed >= self.heartbeat_ticks {
+                self.heartbeat_elapsed = 0;
+                fire(Event::HeartbeatTimeout);
+            }
+            self.quorum_elapsed += 1;
+            if self.quorum_elapsed >= self.election_ticks {
+                self.quorum_elapsed = 0;
+                fire(Event::QuorumCheckTimeout);
+            }
+        } else {
+            self.election_elapsed += 1;
+            if self.election_elapsed == self.election_ticks {
+                fire(Event::MinimumElectionTimeout);
+            }
+            if self.election_elapsed >= self.election_timeout {
+                self.reset_election_timer();
+                fire(Event::ElectionTimeout);
+            }
+        }
+    }
+
+    /// Learns what a step asks of the timers.
+    pub fn observe(&mut self, action: &Action) {
+        match action {
+            Action::ResetElectionTimer => self.reset_election_timer(),
+            Action::RoleChanged { role: RoleKind::Leader, .. } => {
+                self.heartbeat_elapsed = 0;
+                self.quorum_elapsed = 0;
+            }
+            _ => {}
+        }
+    }
+
+    fn reset_election_timer(&mut self) {
+        self.election_elapsed = 0;
+        self.election_timeout = self.election_ticks + self.below(self.election_ticks);
+    }
+
+    /// A number in `[0, bound)`: the high half of a widening product, the same on every platform.
+    /// Its bias, at most `bound / 2^64`, is far below anything that timeouts could notice.
+    fn below(&mut self, bound: u32) -> u32 {
+        ((u128::from(self.random.next_u64()) * u128::from(bound)) >> 64) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn timeouts(id: u64, seed: u64, count: usize) -> Vec<u32> {
+        let mut config = RaftConfig::new(id, [1, 2, 3]);
+        config.seed = seed;
+        let mut ticker = Ticker::new(&config);
+        let mut found = Vec::new();
+        let mut ticks = 0;
+        while found.len() < count {
+            ticks += 1;
+            ticker.tick(RoleKind::Follower, &mut |event| {
+                if event == Event::ElectionTimeout {
+                    found.push(ticks);
+                    ticks = 0;
+                }
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn election_timeouts_fill_their_range() {
+        let drawn = timeouts(1, 7, 1000);
+        assert!(drawn.iter().all(|ticks| (10..20).contains(ticks)));
+        assert!((10..20).all(|ticks| drawn.contains(&ticks)));
+    }
+
+    /// Unseeded generators gave every node the same timeouts, and elections that never ended
+    /// (canonical/raft PR 197).
+    #[test]
+    fn nodes_draw_different_timeouts_from_one_seed() {
+        assert_ne!(timeouts(1, 0, 20), timeouts(2, 0, 20));
+        assert_ne!(timeouts(1, 0, 20), timeouts(1, 1, 20));
+    }
+
+    /// Law 1: these numbers must never change, on any platform.
+    #[test]
+    fn a_seed_means_the_same_everywhere() {
+        assert_eq!(timeouts(1, 0, 10), [13, 13, 13, 11, 19, 14, 17, 16, 14, 19]);
+    }
+
+    #[test]
+    fn a_leader_gets_heartbeats_and_quorum_checks() {
+        let mut ticker = Ticker::new(&RaftConfig::new(1, [1, 2, 3]));
+        let mut fired = Vec::new();
+        for _ in 0..10 {
+            ticker.tick(RoleKind::Leader, &mut |event| fired.push(event));
+        }
+        assert_eq!(fired.iter().filter(|event| **event == Event::HeartbeatTimeout).count(), 10);
+        assert_eq!(fired.iter().filter(|event| **event == Event::QuorumCheckTimeout).count(), 1);
+    }
+}
