@@ -223,6 +223,7 @@ impl Entries {
     pub const EMPTY: Self = Self { shared: None, start: 0, end: 0 };
 
     /// A run of one.
+    #[inline]
     #[must_use]
     pub fn one(entry: Entry) -> Self {
         Self { shared: Some(Arc::from([entry])), start: 0, end: 1 }
@@ -232,6 +233,7 @@ impl Entries {
     ///
     /// # Panics
     /// If the range does not lie within the run.
+    #[inline]
     #[must_use]
     pub fn slice(&self, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= self.len(), "slice [{start}, {end}) of {} entries", self.len());
@@ -243,33 +245,46 @@ impl Entries {
     }
 
     /// The part with an index in `[first, end)`; empty when there is none.
+    #[inline]
     #[must_use]
     pub fn range(&self, first: Index, end: Index) -> Self {
+        self.range_within(first, end, usize::MAX)
+    }
+
+    /// The part with an index in `[first, end)`, cut to the longest prefix within `bytes_max`
+    /// bytes, but to no less than one entry.
+    #[must_use]
+    pub fn range_within(&self, first: Index, end: Index, bytes_max: usize) -> Self {
         let Some(own_first) = self.first().map(|entry| entry.id.index) else { return Self::EMPTY };
         let position = |index: Index| (index.0.saturating_sub(own_first.0) as usize).min(self.len());
         let (start, stop) = (position(first), position(end));
-        if start < stop { self.slice(start, stop) } else { Self::EMPTY }
-    }
-
-    /// The longest prefix within `bytes_max` bytes, but at least one entry if there is one.
-    #[must_use]
-    pub fn prefix_within(&self, bytes_max: usize) -> Self {
-        let mut bytes = 0usize;
-        let fits = self.iter().take_while(|entry| {
-            bytes = bytes.saturating_add(entry.size_bytes());
-            bytes <= bytes_max
-        });
-        let count = fits.count().max(1).min(self.len());
-        if count == self.len() { self.clone() } else { self.slice(0, count) }
+        if start >= stop {
+            return Self::EMPTY;
+        }
+        let mut fits = stop;
+        if bytes_max != usize::MAX {
+            let mut bytes = self[start].size_bytes();
+            fits = start + 1;
+            while fits < stop {
+                bytes = bytes.saturating_add(self[fits].size_bytes());
+                if bytes > bytes_max {
+                    break;
+                }
+                fits += 1;
+            }
+        }
+        self.slice(start, fits)
     }
 
     /// The id of the last entry.
+    #[inline]
     #[must_use]
     pub fn last_id(&self) -> Option<EntryId> {
         self.last().map(|entry| entry.id)
     }
 
     /// The sum of [`Entry::size_bytes`].
+    #[inline]
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.iter().map(Entry::size_bytes).sum()
@@ -279,6 +294,7 @@ impl Entries {
 impl Deref for Entries {
     type Target = [Entry];
 
+    #[inline]
     fn deref(&self) -> &[Entry] {
         match &self.shared {
             Some(shared) => &shared[self.start as usize..self.end as usize],

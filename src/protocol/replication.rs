@@ -124,7 +124,7 @@ impl Protocol {
                         AppendResult::Rejected { prev_index: request.prev.index, hint }
                     }
                     Decision::Accept { known, truncate_from } => {
-                        self.accept_entries(&request, known, truncate_from, actions)
+                        self.accept_entries(request, known, truncate_from, actions)
                     }
                 };
                 let response = AppendEntriesResponse { term, result };
@@ -184,22 +184,23 @@ impl Protocol {
     /// later one (only a real conflict truncates, Figure 3.1).
     fn accept_entries(
         &mut self,
-        request: &AppendEntriesRequest,
+        request: AppendEntriesRequest,
         known: usize,
         truncate_from: Option<Index>,
         actions: &mut Actions,
     ) -> AppendResult {
-        let entries = &request.entries;
-        if known < entries.len() {
-            let before = if known == 0 { request.prev } else { entries[known - 1].id };
-            let new = if known == 0 { entries.clone() } else { entries.slice(known, entries.len()) };
-            self.persist(truncate_from, new, before, actions);
-        } else {
-            self.persist_hard_state(actions);
-        }
+        let entries = request.entries;
         // Only up to the last entry that this request vouches for: what follows in this log may
         // differ from the leader's (§3.5).
         let match_index = request.prev.index.plus(entries.len());
+        if known == entries.len() {
+            self.persist_hard_state(actions);
+        } else if known == 0 {
+            self.persist(truncate_from, entries, request.prev, actions);
+        } else {
+            let before = entries[known - 1].id;
+            self.persist(truncate_from, entries.slice(known, entries.len()), before, actions);
+        }
         self.commit_index = self.commit_index.max(request.commit.min(match_index));
         self.advance_apply(actions);
         AppendResult::Accepted { match_index }
@@ -236,7 +237,10 @@ impl Protocol {
             }
             AppendResult::StaleTerm => return,
         }
-        self.advance_commit(actions);
+        let may_commit = progress.match_index > self.commit_index;
+        if may_commit {
+            self.advance_commit(actions);
+        }
         self.replicate_to(log, from, actions);
     }
 

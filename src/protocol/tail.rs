@@ -141,7 +141,7 @@ impl Tail {
         if first > self.last.index {
             Read::Entries(Entries::EMPTY)
         } else if first > self.durable {
-            Read::Entries(self.run_with(first).range(first, self.last.index.next()).prefix_within(bytes_max))
+            Read::Entries(self.run_with(first).range_within(first, self.last.index.next(), bytes_max))
         } else {
             log.read(first, self.durable.next(), bytes_max)
         }
