@@ -2,7 +2,7 @@
 //!
 //! [`RaftNode`] needs no transport and no storage: feed it [`Event`]s, carry out the [`Action`]s.
 //! Every step ends with everything durable that it wrote. For clocks, threads and a network, use
-//! the driver ([`Raft`](crate::driver)).
+//! the driver (`Raft::start`).
 //!
 //! ```
 //! use raft_io::RaftConfig;
