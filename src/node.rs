@@ -187,10 +187,10 @@ impl<L: RaftLog> RaftNode<L> {
             }
             self.actions = actions;
             if !self.writes.is_empty() {
-                self.log.append(&self.writes).map_err(NodeError::Log)?;
+                let writes = self.writes.len();
+                self.log.append(&mut self.writes).map_err(NodeError::Log)?;
                 self.log.sync().map_err(NodeError::Log)?;
-                next = Some(event::Event::Persisted { writes: self.writes.len() });
-                self.writes.clear();
+                next = Some(event::Event::Persisted { writes });
             }
         }
         Ok(())

@@ -70,7 +70,7 @@ impl MemoryLog {
         self.last = self.runs.back().and_then(Entries::last_id).unwrap_or(self.base);
     }
 
-    fn write(&mut self, write: &Write) {
+    fn write(&mut self, write: Write) {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
@@ -81,7 +81,7 @@ impl MemoryLog {
         if let Some(first) = write.entries.first() {
             assert_eq!(first.id.index, self.last.index.next(), "entries must follow the last one");
             self.last = write.entries.last_id().unwrap_or(self.last);
-            self.runs.push_back(write.entries.clone());
+            self.runs.push_back(write.entries);
         }
     }
 }
@@ -143,8 +143,8 @@ impl LogView for MemoryLog {
 impl RaftLog for MemoryLog {
     type Error = Infallible;
 
-    fn append(&mut self, writes: &[Write]) -> Result<(), Infallible> {
-        for write in writes {
+    fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), Infallible> {
+        for write in writes.drain(..) {
             self.write(write);
         }
         Ok(())

@@ -25,6 +25,7 @@ pub use shared::{Locked, SharedLog};
 
 use crate::action::Write;
 use crate::types::{Entries, EntryId, HardState, Index, Term};
+use alloc::vec::Vec;
 
 /// The reading half of a log. All of it answers from memory: a protocol step never waits for a
 /// disk (law 3); what is not in memory is [`Read::Cold`].
@@ -63,11 +64,12 @@ pub trait RaftLog: LogView {
     /// What can go wrong on the medium.
     type Error: core::error::Error + Send + Sync + 'static;
 
-    /// Takes these writes, in order. They need not be durable yet.
+    /// Takes these writes, in order, and leaves the vector empty, so that the entries move on
+    /// without being counted again and its capacity can be reused. They need not be durable yet.
     ///
     /// # Errors
     /// The log accepts nothing from now on; what was not synced may be lost.
-    fn append(&mut self, writes: &[Write]) -> Result<(), Self::Error>;
+    fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), Self::Error>;
 
     /// Makes everything appended so far durable.
     ///

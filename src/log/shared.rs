@@ -4,6 +4,7 @@ use super::{LogView, RaftLog, Read};
 use crate::action::Write;
 use crate::types::{EntryId, HardState, Index, Term};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::vec::Vec;
 
 /// A log that hands out readers for other threads. The driver takes one of these.
 pub trait SharedLog: RaftLog + Send + 'static {
@@ -75,7 +76,7 @@ impl<L: LogView> LogView for Locked<L> {
 impl<L: RaftLog> RaftLog for Locked<L> {
     type Error = L::Error;
 
-    fn append(&mut self, writes: &[Write]) -> Result<(), L::Error> {
+    fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), L::Error> {
         self.writing().append(writes)
     }
 

@@ -49,7 +49,7 @@ use tail::Tail;
 /// assert_eq!(protocol.role(), RoleKind::Candidate);
 /// for action in actions.drain(..) {
 ///     if let Action::Persist(write) = action {
-///         log.append(&[write])?;
+///         log.append(&mut vec![write])?;
 ///     }
 /// }
 /// log.sync()?;
