@@ -1,1 +1,239 @@
-//! A network in memory: for tests and single-process clusters.
+//! A network in memory: for tests, examples and clusters within one process.
+//!
+//! Messages are handed over as they are, without frames. Each node has one thread that delivers to
+//! it, in the order in which its messages were sent, and one bounded queue; a full queue loses the
+//! newest message, as a network would.
+
+use super::queue::{BoundedQueue, Popped};
+use super::{RaftTransport, Receiver, message_cost};
+use crate::message::Envelope;
+use crate::types::{GroupId, NodeId};
+use std::boxed::Box;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+
+/// The most messages that wait for one node.
+const INBOX_MESSAGES_MAX: usize = 65_536;
+/// The most bytes that wait for one node.
+const INBOX_BYTES_MAX: usize = 256 << 20;
+
+type Filter = Box<dyn Fn(GroupId, &Envelope) -> bool + Send + Sync>;
+
+/// A network that connects every [`MemoryTransport`] made from it, and can be broken on purpose.
+///
+/// Clones are handles to the same network.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    links: RwLock<Links>,
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Links {
+    inboxes: BTreeMap<NodeId, Arc<Inbox>>,
+    /// One-way links that carry nothing.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    /// One side of a partition; everyone else is on the other.
+    side: Option<BTreeSet<NodeId>>,
+    filter: Option<Filter>,
+}
+
+type Inbox = BoundedQueue<(GroupId, Envelope)>;
+
+impl Links {
+    fn carries(&self, group: GroupId, envelope: &Envelope) -> bool {
+        let apart = self.side.as_ref().is_some_and(|side| side.contains(&envelope.from) != side.contains(&envelope.to));
+        !apart
+            && !self.cut.contains(&(envelope.from, envelope.to))
+            && !self.filter.as_ref().is_some_and(|drops| drops(group, envelope))
+    }
+}
+
+impl MemoryNetwork {
+    /// A network without nodes and without faults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The transport of one node. A second one for the same node takes over from the first, as
+    /// after a restart: the first receives nothing any more.
+    pub fn transport(&self, id: impl Into<NodeId>) -> MemoryTransport {
+        let id = id.into();
+        let inbox = Arc::new(BoundedQueue::new(INBOX_MESSAGES_MAX, INBOX_BYTES_MAX));
+        let before = self.write_links(|links| links.inboxes.insert(id, Arc::clone(&inbox)));
+        if let Some(before) = before {
+            self.count_dropped(before.close());
+        }
+        MemoryTransport { node: Arc::new(Node { id, network: self.clone(), inbox, delivery: Mutex::new(None) }) }
+    }
+
+    /// Cuts every link, in both directions, between the nodes named and all others. A further call
+    /// replaces the partition before it.
+    pub fn partition<I>(&self, side: I)
+    where
+        I: IntoIterator,
+        I::Item: Into<NodeId>,
+    {
+        let side = side.into_iter().map(Into::into).collect();
+        self.write_links(|links| links.side = Some(side));
+    }
+
+    /// Cuts the link from one node to another, in this direction only.
+    pub fn cut(&self, from: impl Into<NodeId>, to: impl Into<NodeId>) {
+        let link = (from.into(), to.into());
+        self.write_links(|links| links.cut.insert(link));
+    }
+
+    /// Drops every message for which `filter` returns true, in place of the filter before. It is
+    /// asked when a message is sent and again when it is delivered, under a lock: it must not call
+    /// the network.
+    pub fn drop_if(&self, filter: impl Fn(GroupId, &Envelope) -> bool + Send + Sync + 'static) {
+        self.write_links(|links| links.filter = Some(Box::new(filter)));
+    }
+
+    /// Mends everything: no partition, no cut, no filter.
+    pub fn heal(&self) {
+        self.write_links(|links| {
+            links.cut.clear();
+            links.side = None;
+            links.filter = None;
+        });
+    }
+
+    /// How many messages reached a receiver.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.shared.delivered.load(Ordering::Relaxed)
+    }
+
+    /// How many messages were lost, to faults, to full queues or to nodes that are not there.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    fn write_links<R>(&self, change: impl FnOnce(&mut Links) -> R) -> R {
+        change(&mut self.shared.links.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn carries(&self, group: GroupId, envelope: &Envelope) -> bool {
+        self.shared.links.read().unwrap_or_else(PoisonError::into_inner).carries(group, envelope)
+    }
+
+    fn post(&self, group: GroupId, envelope: Envelope) {
+        let links = self.shared.links.read().unwrap_or_else(PoisonError::into_inner);
+        let inbox = links.inboxes.get(&envelope.to).filter(|_| links.carries(group, &envelope)).cloned();
+        drop(links);
+        let cost = message_cost(&envelope.message);
+        if inbox.is_none_or(|inbox| inbox.push((group, envelope), cost).is_err()) {
+            self.count_dropped(1);
+        }
+    }
+
+    fn count_dropped(&self, messages: usize) {
+        self.shared.dropped.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for MemoryNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let links = self.shared.links.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_struct("MemoryNetwork")
+            .field("nodes", &links.inboxes.keys())
+            .field("cut", &links.cut)
+            .field("side", &links.side)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One node's access to a [`MemoryNetwork`]. Clones are handles to the same node.
+#[derive(Clone)]
+pub struct MemoryTransport {
+    node: Arc<Node>,
+}
+
+struct Node {
+    id: NodeId,
+    network: MemoryNetwork,
+    inbox: Arc<Inbox>,
+    delivery: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A transport that nobody holds any more delivers nothing any more.
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.network.count_dropped(self.inbox.close());
+    }
+}
+
+impl MemoryTransport {
+    /// The node whose transport this is.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.node.id
+    }
+
+    fn delivery(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.node.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RaftTransport for MemoryTransport {
+    fn start(&self, receiver: Arc<dyn Receiver>) {
+        let (network, inbox) = (self.node.network.clone(), Arc::clone(&self.node.inbox));
+        let mut delivery = self.delivery();
+        assert!(delivery.is_none(), "start is called once");
+        let builder = thread::Builder::new().name(std::format!("raft-memory-{}", self.node.id));
+        let handle = builder.spawn(move || deliver(&network, &inbox, &*receiver));
+        *delivery = Some(handle.expect("the system can start a thread"));
+    }
+
+    fn send(&self, group: GroupId, envelope: Envelope) {
+        if envelope.from == self.node.id && !self.node.inbox.is_closed() {
+            self.node.network.post(group, envelope);
+        } else {
+            self.node.network.count_dropped(1);
+        }
+    }
+
+    fn shutdown(&self) {
+        self.node.network.count_dropped(self.node.inbox.close());
+        let handle = self.delivery().take();
+        // A receiver that shuts its own transport down would wait for itself.
+        if let Some(handle) = handle.filter(|handle| handle.thread().id() != thread::current().id()) {
+            // A receiver that panicked has said so on its own thread; there is nobody left to tell.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl fmt::Debug for MemoryTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryTransport").field("id", &self.node.id).finish_non_exhaustive()
+    }
+}
+
+fn deliver(network: &MemoryNetwork, inbox: &Inbox, receiver: &dyn Receiver) {
+    let mut batch = VecDeque::new();
+    while inbox.pop_all(&mut batch, None) != Popped::Closed {
+        for (group, envelope) in batch.drain(..) {
+            // A message in flight when a link breaks is lost with it.
+            if !inbox.is_closed() && network.carries(group, &envelope) {
+                receiver.receive(group, envelope);
+                network.shared.delivered.fetch_add(1, Ordering::Relaxed);
+            } else {
+                network.count_dropped(1);
+            }
+        }
+    }
+}

@@ -1,13 +1,26 @@
 //! How messages travel between servers.
+//!
+//! Lives here: the contract, a network in memory, and TCP on threads (feature `tcp`). Does not live
+//! here: what messages say.
 
 mod memory;
+mod queue;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 
-use crate::message::Envelope;
+pub use memory::{MemoryNetwork, MemoryTransport};
+#[cfg(feature = "tcp")]
+pub use tcp::{TcpConfig, TcpTransport, TransportError, TransportEvent, TransportStats};
+
+use crate::message::{Envelope, Message};
 use crate::types::{GroupId, NodeId};
 use std::string::String;
 use std::sync::Arc;
+
+/// What `queue` synchronises with; a test puts loom in its place.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
 
 /// What a transport delivers to. The driver implements it.
 pub trait Receiver: Send + Sync + 'static {
@@ -34,4 +47,13 @@ pub trait RaftTransport: Send + Sync + 'static {
 
     /// Stops delivering and joins the transport's threads. Later sends are dropped.
     fn shutdown(&self);
+}
+
+/// What a queued message counts towards a bound in bytes: its entries and a flat part.
+fn message_cost(message: &Message) -> usize {
+    const FLAT_BYTES: usize = 64;
+    match message {
+        Message::AppendEntriesRequest(append) => FLAT_BYTES.saturating_add(append.entries.size_bytes()),
+        _ => FLAT_BYTES,
+    }
 }

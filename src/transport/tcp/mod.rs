@@ -1,1 +1,244 @@
-//! RaftTransport over TCP (docs/FORMAT.md).
+//! Messages over TCP, on threads of the standard library: a cluster has a handful of peers.
+//!
+//! Each server opens one connection to every peer and sends on it; what it receives comes on the
+//! connections that its peers opened. Two connections per pair, one for each direction, need no
+//! rule for simultaneous opens, each side alone decides when to try again, and a line that is dead
+//! one way is dead one way here too. On either connection only the side that opened it sends
+//! messages; the other answers probes.
+//!
+//! Threads: one per peer that connects and writes, one per open connection that reads (pongs there,
+//! messages here), one that accepts. A peer that stalls stalls its own threads only.
+//!
+//! What waits for a peer is bounded by messages and by bytes. A full queue loses the *newest*
+//! message, so that the appends before it stay an unbroken run; while there is no connection,
+//! messages are lost at once, because an old message is worth less than the retry that follows.
+//!
+//! Nothing here is authenticated: whoever reaches the port and knows the cluster's number and the
+//! servers' ids can pass for a peer. Keep the port on a network that only the cluster shares.
+
+mod config;
+mod events;
+mod inbound;
+mod outbound;
+mod peer;
+mod stream;
+mod threads;
+
+pub use config::{TcpConfig, TransportError};
+pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
+
+use super::queue::Refused;
+use super::{RaftTransport, Receiver, message_cost};
+use crate::message::Envelope;
+use crate::types::{GroupId, NodeId};
+use events::Monitor;
+use inbound::Lobby;
+use peer::Peer;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::string::String;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use threads::Threads;
+
+/// The longest that shutdown waits for the transport's threads. All of them are told to end and
+/// none of them waits for anything but the receiver.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// A [`RaftTransport`] over TCP. Clones are handles to the same transport, which shuts down with
+/// the last of them.
+#[derive(Clone)]
+pub struct TcpTransport {
+    handle: Arc<Handle>,
+}
+
+/// Ends the threads, which share everything else, when nobody uses the transport any more.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: TcpConfig,
+    local_address: SocketAddr,
+    monitor: Monitor,
+    threads: Arc<Threads>,
+    lobby: Lobby,
+    closed: AtomicBool,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    start: Mutex<Start>,
+}
+
+enum Start {
+    /// Bound; connections wait in the system's queue.
+    Bound(TcpListener),
+    Running,
+    Shutdown,
+}
+
+impl TcpTransport {
+    /// Binds the port. Peers can connect from now on, but are answered only after `start`.
+    ///
+    /// # Errors
+    /// The configuration breaks a rule, or the address cannot be bound.
+    pub fn bind(config: TcpConfig) -> Result<Self, TransportError> {
+        config.validate()?;
+        let failed = |source| TransportError::Bind { address: config.listen.clone(), source };
+        let listener = TcpListener::bind(&config.listen).map_err(failed)?;
+        let local_address = listener.local_addr().map_err(failed)?;
+        let peers = config.peers.iter().filter(|(id, _)| **id != config.id);
+        let peers = peers.map(|(id, address)| (*id, Arc::new(Self::peer(&config, *id, address.clone())))).collect();
+        let shared = Arc::new(Shared {
+            monitor: Monitor::new(config.event_handler()),
+            config,
+            local_address,
+            threads: Arc::default(),
+            lobby: Lobby::default(),
+            closed: AtomicBool::new(false),
+            peers: RwLock::new(peers),
+            start: Mutex::new(Start::Bound(listener)),
+        });
+        Ok(Self { handle: Arc::new(Handle { shared }) })
+    }
+
+    fn peer(config: &TcpConfig, id: NodeId, address: String) -> Peer {
+        Peer::new(id, address, config.queue_messages_max, config.queue_bytes_max)
+    }
+
+    /// Where this server listens; tells the port that was picked for port 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle.shared.local_address
+    }
+
+    /// Changes where a peer is to be found, `HOST:PORT`, or adds a peer. A connection to the
+    /// address before is closed and what waits for it dropped. This server's own id is ignored.
+    pub fn set_address(&self, id: impl Into<NodeId>, address: impl Into<String>) {
+        let (shared, id, address) = (&self.handle.shared, id.into(), address.into());
+        if id == shared.config.id {
+            return;
+        }
+        // Start and this must not both start the thread of a new peer, nor neither.
+        let start = shared.start.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = shared.peer(id) {
+            return peer.set_address(address);
+        }
+        let peer = Arc::new(Self::peer(&shared.config, id, address));
+        shared.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&peer));
+        if matches!(*start, Start::Running) {
+            shared.spawn_peer(&peer);
+        }
+    }
+
+    /// Counters and the state of the connections, as they are now.
+    #[must_use]
+    pub fn stats(&self) -> TransportStats {
+        let shared = &self.handle.shared;
+        let peers = shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let peers = peers.iter().map(|(id, peer)| (*id, peer.stats())).collect();
+        TransportStats { peers, ..shared.monitor.counters.snapshot() }
+    }
+}
+
+impl RaftTransport for TcpTransport {
+    /// # Panics
+    /// If called twice, or if the system cannot start a thread.
+    fn start(&self, receiver: Arc<dyn Receiver>) {
+        let shared = &self.handle.shared;
+        let mut start = shared.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = match std::mem::replace(&mut *start, Start::Running) {
+            Start::Bound(listener) => listener,
+            Start::Running => panic!("start is called once"),
+            Start::Shutdown => {
+                *start = Start::Shutdown;
+                return;
+            }
+        };
+        let own = Arc::clone(shared);
+        let name = std::format!("raft-accept-{}", shared.config.id);
+        let acceptor = shared.threads.spawn(name, move || inbound::accept(&own, &listener, &receiver));
+        acceptor.expect("the system can start a thread");
+        let peers = shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().for_each(|peer| shared.spawn_peer(peer));
+    }
+
+    fn send(&self, group: GroupId, envelope: Envelope) {
+        let shared = &self.handle.shared;
+        let counters = &shared.monitor.counters;
+        let peers = shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(peer) = peers.get(&envelope.to).filter(|_| envelope.from == shared.config.id) else {
+            return counters.dropped_misaddressed.add(1);
+        };
+        let cost = message_cost(&envelope.message);
+        match peer.queue.push((group, envelope.message), cost) {
+            Ok(()) => {}
+            Err(Refused::Full) => counters.dropped_full.add(1),
+            Err(Refused::Closed) => counters.dropped_disconnected.add(1),
+        }
+    }
+
+    fn client_address(&self, peer: NodeId) -> Option<String> {
+        self.handle.shared.peer(peer)?.client_address()
+    }
+
+    fn shutdown(&self) {
+        self.handle.shared.shutdown();
+    }
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn peer(&self, id: NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn count_disconnected(&self, messages: usize) {
+        self.monitor.counters.dropped_disconnected.add(messages as u64);
+    }
+
+    fn spawn_peer(self: &Arc<Self>, peer: &Arc<Peer>) {
+        let (shared, own) = (Arc::clone(self), Arc::clone(peer));
+        let name = std::format!("raft-send-{}", peer.id);
+        let spawned = self.threads.spawn(name, move || outbound::run(&shared, &own));
+        spawned.expect("the system can start a thread");
+    }
+
+    fn shutdown(&self) {
+        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *start, Start::Shutdown);
+        drop(start);
+        // Whoever notes a connection from here on sees the flag; what was noted before is closed
+        // below.
+        self.closed.store(true, Ordering::SeqCst);
+        self.threads.close();
+        self.lobby.close_all();
+        for peer in self.peers.read().unwrap_or_else(PoisonError::into_inner).values() {
+            self.count_disconnected(peer.shutdown());
+        }
+        if matches!(before, Start::Running) {
+            inbound::wake_acceptor(self.local_address);
+        }
+        // A receiver that takes longer than this holds a thread of ours; it is told nothing more.
+        self.threads.wait(SHUTDOWN_MAX);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.shutdown();
+    }
+}
+
+impl fmt::Debug for TcpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shared = &self.handle.shared;
+        f.debug_struct("TcpTransport")
+            .field("id", &shared.config.id)
+            .field("local_address", &shared.local_address)
+            .finish_non_exhaustive()
+    }
+}

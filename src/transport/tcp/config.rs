@@ -1,0 +1,184 @@
+//! What a TCP transport needs to know before it binds.
+
+use super::events::{EventHandler, TransportEvent};
+use crate::types::{ClusterId, NodeId};
+use crate::wire::{CLIENT_ADDRESS_BYTES_MAX, CONTROL_FRAME_BYTES_MAX};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::string::String;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// The configuration of a [`TcpTransport`](super::TcpTransport). [`TcpConfig::new`] sets defaults
+/// that suit a cluster in one data centre.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct TcpConfig {
+    /// The cluster that this server belongs to; others are refused.
+    pub cluster: ClusterId,
+    /// This server.
+    pub id: NodeId,
+    /// Where to listen for peers, `HOST:PORT`; port 0 picks a free one.
+    pub listen: String,
+    /// The other servers' addresses, `HOST:PORT`, resolved anew at every connect. This server's
+    /// own id may be among them and is ignored.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Where clients reach this server, told to every peer. At most 256 bytes.
+    pub client_address: Option<String>,
+    /// Identifies the life of this server's data directory. Default 0.
+    pub incarnation: u64,
+    /// The largest frame to accept, in bytes; frames beyond what a *peer* accepts are not sent to
+    /// it. At least `command_bytes_max` plus 1 KiB and four times `append_bytes_max` of the
+    /// protocol's configuration, the same on every server. Default 16 MiB.
+    pub frame_bytes_max: usize,
+    /// The most messages that wait for one peer. Default 4096.
+    pub queue_messages_max: usize,
+    /// The most bytes that wait for one peer, though one message of any size. Default 64 MiB.
+    pub queue_bytes_max: usize,
+    /// How long a connection attempt to one address may take. Default 1 s.
+    pub connect_timeout: Duration,
+    /// How long a handshake may take as a whole, on either side. Default 2 s.
+    pub handshake_timeout: Duration,
+    /// How often a connection is probed, busy or not. Default 1 s.
+    pub ping_interval: Duration,
+    /// A connection on which nothing came back for this long is dead. At least twice
+    /// `ping_interval`. Default 4 s.
+    pub silence_max: Duration,
+    /// The first pause after a failed connection attempt; each further one is twice as long, and
+    /// each is drawn from the upper half of its length. Default 50 ms.
+    pub backoff_first: Duration,
+    /// The longest pause between attempts. Default 2 s.
+    pub backoff_last: Duration,
+    /// The most inbound connections that are in their handshake at a time. One more displaces the
+    /// oldest. Default 64.
+    pub handshakes_max: usize,
+    on_event: Option<EventHandler>,
+}
+
+impl TcpConfig {
+    /// A server with its address and no peers yet.
+    pub fn new(cluster: impl Into<ClusterId>, id: impl Into<NodeId>, listen: impl Into<String>) -> Self {
+        Self {
+            cluster: cluster.into(),
+            id: id.into(),
+            listen: listen.into(),
+            peers: BTreeMap::new(),
+            client_address: None,
+            incarnation: 0,
+            frame_bytes_max: 16 << 20,
+            queue_messages_max: 4096,
+            queue_bytes_max: 64 << 20,
+            connect_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(2),
+            ping_interval: Duration::from_secs(1),
+            silence_max: Duration::from_secs(4),
+            backoff_first: Duration::from_millis(50),
+            backoff_last: Duration::from_secs(2),
+            handshakes_max: 64,
+            on_event: None,
+        }
+    }
+
+    /// Adds a peer, or changes its address.
+    #[must_use]
+    pub fn peer(mut self, id: impl Into<NodeId>, address: impl Into<String>) -> Self {
+        self.peers.insert(id.into(), address.into());
+        self
+    }
+
+    /// Sets [`TcpConfig::client_address`].
+    #[must_use]
+    pub fn client_address(mut self, address: impl Into<String>) -> Self {
+        self.client_address = Some(address.into());
+        self
+    }
+
+    /// Sets [`TcpConfig::incarnation`].
+    #[must_use]
+    pub fn incarnation(mut self, incarnation: u64) -> Self {
+        self.incarnation = incarnation;
+        self
+    }
+
+    /// Calls `handler` on what an operator may want to see: connections made, lost, refused. It
+    /// runs on the transport's threads and must return quickly; what strangers can cause is
+    /// reported at most a few times per second.
+    #[must_use]
+    pub fn on_event(mut self, handler: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(handler));
+        self
+    }
+
+    pub(super) fn event_handler(&self) -> Option<EventHandler> {
+        self.on_event.clone()
+    }
+
+    pub(super) fn validate(&self) -> Result<(), TransportError> {
+        let invalid = |field, rule| Err(TransportError::Config { field, rule });
+        if !is_advertisable(self.client_address.as_deref()) {
+            return invalid("client_address", "must have at most 256 bytes and no control characters");
+        }
+        if self.frame_bytes_max < CONTROL_FRAME_BYTES_MAX || u32::try_from(self.frame_bytes_max).is_err() {
+            return invalid("frame_bytes_max", "must be at least 1024 and below 4 GiB");
+        }
+        if self.queue_messages_max == 0 || self.handshakes_max == 0 {
+            return invalid("queue_messages_max, handshakes_max", "must be at least 1");
+        }
+        let durations = [
+            self.connect_timeout,
+            self.handshake_timeout,
+            self.ping_interval,
+            self.silence_max,
+            self.backoff_first,
+            self.backoff_last,
+        ];
+        if durations.iter().any(|duration| *duration < Duration::from_millis(1)) {
+            return invalid("timeouts and intervals", "must be at least 1 ms each");
+        }
+        if self.silence_max < self.ping_interval.saturating_mul(2) {
+            return invalid("silence_max", "must be at least twice ping_interval");
+        }
+        Ok(())
+    }
+}
+
+fn is_advertisable(address: Option<&str>) -> bool {
+    address.is_none_or(|text| text.len() <= CLIENT_ADDRESS_BYTES_MAX && !text.chars().any(char::is_control))
+}
+
+impl fmt::Debug for TcpConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpConfig")
+            .field("cluster", &self.cluster)
+            .field("id", &self.id)
+            .field("listen", &self.listen)
+            .field("peers", &self.peers)
+            .field("client_address", &self.client_address)
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a transport could not be set up. Nothing was bound.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The address to listen on cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address as configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A field of the configuration breaks its rule.
+    #[error("invalid transport configuration: {field} {rule}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+}

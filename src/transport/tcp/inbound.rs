@@ -1,0 +1,286 @@
+//! The ways in: accept, find out who it is, read messages.
+
+use super::Shared;
+use super::events::{CloseReason, TransportEvent};
+use super::peer::{Peer, close};
+use super::stream::{Deadlined, FrameReader, close_reason};
+use crate::message::Envelope;
+use crate::transport::Receiver;
+use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Refusal, Welcome};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+
+/// What a reader takes from the system at a time.
+const READ_BYTES: usize = 64 << 10;
+/// The pause after a failed accept: descriptors may be exhausted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Inbound connections that have not said who they are, oldest first. Bounded: one more displaces
+/// the oldest, so that sockets which stay silent cannot keep a peer out, who speaks at once.
+#[derive(Default)]
+pub(super) struct Lobby {
+    waiting: Mutex<VecDeque<(u64, Arc<TcpStream>)>>,
+}
+
+impl Lobby {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<TcpStream>)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, serial: u64, stream: Arc<TcpStream>, places: usize) {
+        let mut waiting = self.waiting();
+        while waiting.len() >= places {
+            close(waiting.pop_front().as_ref().map(|(_, stream)| &**stream));
+        }
+        waiting.push_back((serial, stream));
+    }
+
+    /// Whether the connection was still there.
+    fn leave(&self, serial: u64) -> bool {
+        let mut waiting = self.waiting();
+        let position = waiting.iter().position(|(other, _)| *other == serial);
+        position.and_then(|position| waiting.remove(position)).is_some()
+    }
+
+    pub(super) fn close_all(&self) {
+        for (_, stream) in self.waiting().iter() {
+            close(Some(stream));
+        }
+    }
+}
+
+/// Accepts until shutdown.
+pub(super) fn accept(shared: &Arc<Shared>, listener: &TcpListener, receiver: &Arc<dyn Receiver>) {
+    let mut serial = 0;
+    while !shared.is_closed() {
+        let accepted = listener.accept();
+        // The connection that shutdown makes to end the wait must not be treated as one.
+        if shared.is_closed() {
+            return;
+        }
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (Arc::new(stream), address),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                shared.monitor.accept_failed(error);
+                shared.threads.rest(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        serial += 1;
+        shared.lobby.enter(serial, Arc::clone(&stream), shared.config.handshakes_max);
+        let (own, receiver) = (Arc::clone(shared), Arc::clone(receiver));
+        let spawned = shared.threads.spawn(std::format!("raft-read-{serial}"), move || {
+            serve(&own, &stream, address, serial, &*receiver);
+            close(Some(&stream));
+        });
+        if let Err(error) = spawned {
+            shared.lobby.leave(serial);
+            shared.monitor.accept_failed(error);
+            shared.threads.rest(ACCEPT_PAUSE);
+        }
+    }
+}
+
+/// Ends a wait in `accept`, which nothing else can interrupt.
+pub(super) fn wake_acceptor(mut address: SocketAddr) {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    // If it fails, the acceptor is not waiting: its socket is gone or its queue full.
+    let _ = TcpStream::connect_timeout(&address, Duration::from_secs(1));
+}
+
+/// One inbound connection, from its first byte to its end.
+fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, serial: u64, receiver: &dyn Receiver) {
+    let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
+    let hello = match read_hello(shared, stream, &mut reader) {
+        Ok(hello) => hello,
+        Err(reason) => {
+            let displaced = !shared.lobby.leave(serial) && !shared.is_closed();
+            return shared.monitor.stranger(address, if displaced { CloseReason::Displaced } else { reason });
+        }
+    };
+    let peer = match examine(shared, &hello) {
+        Ok(peer) => peer,
+        Err(refusal) => {
+            shared.lobby.leave(serial);
+            shared.monitor.refused(address, hello.from, refusal);
+            return refuse(stream, refusal);
+        }
+    };
+    // Noted as the peer's connection before it leaves the lobby: shutdown finds it in one of them.
+    if peer.begin_inbound(serial, Arc::clone(stream)) {
+        shared.monitor.counters.replaced_connections.add(1);
+    }
+    shared.lobby.leave(serial);
+    let _ending = Ending { peer: &peer, serial };
+    if shared.is_closed() {
+        return;
+    }
+    if let Some(event) = peer.learn(hello.incarnation, hello.client_address) {
+        shared.monitor.report(&event);
+    }
+    shared.monitor.report(&TransportEvent::Accepted { peer: peer.id, address });
+    // It is there, so the way back is worth a try now.
+    peer.queue.nudge();
+    let mut reason = match welcome(shared, stream) {
+        Ok(()) => read_messages(shared, stream, &peer, &mut reader, receiver),
+        Err(error) => close_reason(error),
+    };
+    if shared.is_closed() {
+        reason = CloseReason::Shutdown;
+    } else if !peer.end_inbound(serial) {
+        reason = CloseReason::Displaced;
+    }
+    shared.monitor.count_close(&reason);
+    shared.monitor.report(&TransportEvent::Closed { peer: peer.id, reason });
+}
+
+/// Forgets a connection on every way out, a panic of the receiver included.
+struct Ending<'a> {
+    peer: &'a Peer,
+    serial: u64,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.peer.end_inbound(self.serial);
+    }
+}
+
+fn read_hello(shared: &Shared, stream: &TcpStream, reader: &mut FrameReader) -> Result<Hello, CloseReason> {
+    let timeout = shared.config.handshake_timeout;
+    let deadline = Instant::now() + timeout;
+    stream.set_nodelay(true).map_err(close_reason)?;
+    // For everything that is written on this connection: the answer to the hello, and pongs.
+    stream.set_write_timeout(Some(timeout)).map_err(close_reason)?;
+    match reader.next(&mut Deadlined { stream, deadline })? {
+        (Frame::Hello(hello), _) => Ok(hello),
+        _ => Err(CloseReason::Unexpected { what: "the first frame is not a hello" }),
+    }
+}
+
+/// Who may come in.
+fn examine(shared: &Shared, hello: &Hello) -> Result<Arc<Peer>, Refusal> {
+    let config = &shared.config;
+    if shared.is_closed() {
+        return Err(Refusal::ShuttingDown);
+    }
+    if hello.cluster != config.cluster {
+        return Err(Refusal::ForeignCluster { cluster: config.cluster });
+    }
+    if hello.from == config.id {
+        return Err(Refusal::OwnId);
+    }
+    if hello.to != config.id {
+        return Err(Refusal::WrongReceiver { id: config.id });
+    }
+    let peer = shared.peer(hello.from).ok_or(Refusal::UnknownSender)?;
+    if !(hello.version_first..=hello.version_last).contains(&PROTOCOL) {
+        return Err(Refusal::Version { first: PROTOCOL, last: PROTOCOL });
+    }
+    if (hello.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
+        return Err(Refusal::Unacceptable);
+    }
+    Ok(peer)
+}
+
+fn refuse(stream: &TcpStream, refusal: Refusal) {
+    let mut frame = Vec::new();
+    wire::encode_control(&Frame::Refusal(refusal), &mut frame).expect("a refusal has only numbers");
+    let mut sink = stream;
+    // Whether it arrives or not, the connection is over.
+    let _ = sink.write_all(&frame).and_then(|()| stream.shutdown(Shutdown::Write));
+}
+
+fn welcome(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
+    let config = &shared.config;
+    let welcome = Welcome {
+        from: config.id,
+        incarnation: config.incarnation,
+        version: PROTOCOL,
+        frame_bytes_max: u32::try_from(config.frame_bytes_max).unwrap_or(u32::MAX),
+        client_address: config.client_address.clone(),
+    };
+    let mut frame = Vec::new();
+    wire::encode_control(&Frame::Welcome(welcome), &mut frame).expect("the configuration was validated");
+    let mut sink = stream;
+    sink.write_all(&frame)?;
+    stream.set_read_timeout(Some(config.silence_max))
+}
+
+fn read_messages(
+    shared: &Shared,
+    stream: &TcpStream,
+    peer: &Peer,
+    reader: &mut FrameReader,
+    receiver: &dyn Receiver,
+) -> CloseReason {
+    reader.grow(READ_BYTES, shared.config.frame_bytes_max);
+    let counters = &shared.monitor.counters;
+    let mut source = Answering::new(stream, shared.config.ping_interval);
+    loop {
+        let (frame, bytes) = match reader.next(&mut source) {
+            Ok(read) => read,
+            Err(reason) => return reason,
+        };
+        counters.received_bytes.add(bytes as u64);
+        match frame {
+            Frame::Message { group, message } => {
+                if shared.is_closed() {
+                    return CloseReason::Shutdown;
+                }
+                counters.received_messages.add(1);
+                // Frames name no sender: it is who the handshake established, always.
+                receiver.receive(group, Envelope { from: peer.id, to: shared.config.id, message });
+            }
+            Frame::Ping => {
+                if let Err(error) = source.pong() {
+                    return close_reason(error);
+                }
+            }
+            Frame::Unknown { .. } => counters.frames_unknown.add(1),
+            _ => return CloseReason::Unexpected { what: "connection control after the handshake" },
+        }
+    }
+}
+
+/// A socket that says now and then that bytes arrive: a probe stuck behind a large frame on a slow
+/// line would come too late to prove it.
+struct Answering<'a> {
+    stream: &'a TcpStream,
+    pong: Vec<u8>,
+    interval: Duration,
+    last_pong: Instant,
+}
+
+impl<'a> Answering<'a> {
+    fn new(stream: &'a TcpStream, interval: Duration) -> Self {
+        let mut pong = Vec::new();
+        wire::encode_control(&Frame::Pong, &mut pong).expect("a pong has no fields");
+        Self { stream, pong, interval, last_pong: Instant::now() }
+    }
+
+    fn pong(&mut self) -> io::Result<()> {
+        self.last_pong = Instant::now();
+        self.stream.write_all(&self.pong)
+    }
+}
+
+impl Read for Answering<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        if read > 0 && self.last_pong.elapsed() >= self.interval {
+            self.pong()?;
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,363 @@
+//! The way to one peer: connect, introduce, write what is queued, watch that the peer is there.
+
+use super::Shared;
+use super::events::{CloseReason, TransportEvent};
+use super::peer::{Peer, close};
+use super::stream::{Deadlined, FrameReader, close_reason};
+use crate::message::Message;
+use crate::transport::queue::Popped;
+use crate::types::GroupId;
+use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Frame, Hello, Limits, PROTOCOL, Refusal, Welcome};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+
+/// Queued frames are coalesced into writes of about this size.
+const WRITE_BYTES: usize = 128 << 10;
+/// What the write buffer keeps after a frame that was larger.
+const WRITE_BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+/// Why there is no connection.
+enum ConnectError {
+    Io(io::Error),
+    Refused(Refusal),
+    Closed(CloseReason),
+    Shutdown,
+}
+
+/// The life of a peer's thread: until shutdown.
+pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    let mut backoff = Backoff::new(shared.config.backoff_first, shared.config.backoff_last);
+    let mut series = Series::default();
+    while !shared.is_closed() {
+        match connect(shared, peer) {
+            Ok(connection) => {
+                series = Series::default();
+                let began = Instant::now();
+                let reason = converse(shared, peer, connection);
+                // A peer that welcomes and then closes must not be dialled in a tight loop.
+                if began.elapsed() >= shared.config.backoff_last {
+                    backoff.reset();
+                }
+                let again = matches!(reason, CloseReason::AddressChanged);
+                shared.monitor.count_close(&reason);
+                shared.monitor.report(&TransportEvent::Disconnected { peer: peer.id, reason });
+                if again {
+                    continue;
+                }
+            }
+            Err(ConnectError::Shutdown) => return,
+            Err(error) => series.report(shared, peer, error),
+        }
+        match peer.queue.rest(backoff.next_pause()) {
+            Popped::Closed => return,
+            // The peer showed up, or its address changed.
+            Popped::Nudged => backoff.reset(),
+            _ => {}
+        }
+    }
+}
+
+/// A series of failures, of which only the first of each sort is an event.
+#[derive(Default)]
+struct Series {
+    failed: bool,
+    refused: Option<Refusal>,
+}
+
+impl Series {
+    fn report(&mut self, shared: &Shared, peer: &Peer, error: ConnectError) {
+        let (address, _) = peer.address();
+        let event = match error {
+            ConnectError::Refused(reason) => {
+                shared.monitor.counters.refused_by_peers.add(1);
+                if self.refused.replace(reason) == Some(reason) {
+                    return;
+                }
+                TransportEvent::RefusedBy { peer: peer.id, address, reason }
+            }
+            ConnectError::Io(error) => {
+                shared.monitor.counters.connect_failures.add(1);
+                if std::mem::replace(&mut self.failed, true) {
+                    return;
+                }
+                TransportEvent::ConnectFailed { peer: peer.id, address, error }
+            }
+            ConnectError::Closed(reason) => {
+                shared.monitor.counters.connect_failures.add(1);
+                shared.monitor.count_close(&reason);
+                if std::mem::replace(&mut self.failed, true) {
+                    return;
+                }
+                TransportEvent::Disconnected { peer: peer.id, reason }
+            }
+            ConnectError::Shutdown => return,
+        };
+        shared.monitor.report(&event);
+    }
+}
+
+/// A connection after its handshake.
+struct Connection {
+    stream: Arc<TcpStream>,
+    address: SocketAddr,
+    address_version: u64,
+    /// Keeps what it read beyond the welcome.
+    reader: FrameReader,
+    /// What the peer accepts.
+    limits: Limits,
+}
+
+fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
+    let (configured, address_version) = peer.address();
+    let timeout = shared.config.connect_timeout;
+    let dialled = shared.threads.uncounted(|| dial(&configured, timeout));
+    let (stream, address) = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
+    let stream = Arc::new(stream);
+    if !peer.begin_outbound(&stream, address_version) {
+        return Err(ConnectError::Closed(CloseReason::AddressChanged));
+    }
+    // Shutdown raises its flag before it closes what is noted: one of the two sees the other.
+    if shared.is_closed() {
+        return Err(ConnectError::Shutdown);
+    }
+    let introduced = introduce(shared, peer, &stream);
+    match introduced {
+        Ok((welcome, reader)) => {
+            if let Some(event) = peer.learn(welcome.incarnation, welcome.client_address) {
+                shared.monitor.report(&event);
+            }
+            let limits = Limits { frame_bytes_max: welcome.frame_bytes_max as usize };
+            Ok(Connection { stream, address, address_version, reader, limits })
+        }
+        Err(error) => {
+            shared.count_disconnected(peer.end_outbound());
+            Err(error)
+        }
+    }
+}
+
+/// Tries each address of a name in turn.
+fn dial(configured: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in configured.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => return Ok((stream, address)),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// The handshake, from the side that opened the connection.
+fn introduce(shared: &Shared, peer: &Peer, stream: &TcpStream) -> Result<(Welcome, FrameReader), ConnectError> {
+    let config = &shared.config;
+    let deadline = Instant::now() + config.handshake_timeout;
+    let hello = Hello {
+        cluster: config.cluster,
+        from: config.id,
+        to: peer.id,
+        incarnation: config.incarnation,
+        version_first: PROTOCOL,
+        version_last: PROTOCOL,
+        frame_bytes_max: u32::try_from(config.frame_bytes_max).unwrap_or(u32::MAX),
+        client_address: config.client_address.clone(),
+    };
+    let mut frame = Vec::new();
+    wire::encode_control(&Frame::Hello(hello), &mut frame).expect("the configuration was validated");
+    stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    stream.set_write_timeout(Some(config.handshake_timeout)).map_err(ConnectError::Io)?;
+    let mut sink = stream;
+    sink.write_all(&frame).map_err(ConnectError::Io)?;
+    let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
+    match reader.next(&mut Deadlined { stream, deadline }) {
+        Ok((Frame::Welcome(welcome), _)) => {
+            let unexpected = |what| Err(ConnectError::Closed(CloseReason::Unexpected { what }));
+            if welcome.from != peer.id {
+                return unexpected("another node answers at the peer's address");
+            }
+            if welcome.version != PROTOCOL || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
+                return unexpected("the peer's welcome is not acceptable");
+            }
+            Ok((welcome, reader))
+        }
+        Ok((Frame::Refusal(reason), _)) => Err(ConnectError::Refused(reason)),
+        Ok(_) => Err(ConnectError::Closed(CloseReason::Unexpected { what: "neither a welcome nor a refusal" })),
+        Err(reason) => Err(ConnectError::Closed(reason)),
+    }
+}
+
+/// Carries messages until the connection ends, and says why it did.
+fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> CloseReason {
+    let Connection { stream, address, address_version, reader, limits } = connection;
+    let ended = Arc::new(AtomicBool::new(false));
+    let watcher = match watch(shared, peer, &stream, reader, &ended) {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            shared.count_disconnected(peer.end_outbound());
+            return CloseReason::Io(error);
+        }
+    };
+    peer.set_connected();
+    shared.monitor.counters.connects.add(1);
+    shared.monitor.report(&TransportEvent::Connected { peer: peer.id, address });
+    let mut writer = Writer {
+        stream: &stream,
+        buffer: Vec::new(),
+        messages: 0,
+        limits,
+        ping_interval: shared.config.ping_interval,
+        // The first probe goes out at once: its answer proves both directions.
+        next_ping: Instant::now(),
+    };
+    let mut batch = VecDeque::new();
+    let done = || ended.load(Ordering::Acquire) || peer.address_version() != address_version;
+    let failed = write_until(shared, peer, &mut writer, &mut batch, done).err();
+    shared.count_disconnected(batch.len() + writer.messages + peer.end_outbound());
+    // The watcher never panics; if it did, its reason is lost and the connection closed all the same.
+    let watched = watcher.join().unwrap_or(CloseReason::Ended);
+    // The watcher's nudge has served; left behind, it would pass for one of the peer's.
+    peer.queue.take_nudge();
+    if shared.is_closed() {
+        CloseReason::Shutdown
+    } else if peer.address_version() != address_version {
+        CloseReason::AddressChanged
+    } else {
+        match (watched, failed) {
+            (CloseReason::Ended | CloseReason::Io(_), Some(error)) => close_reason(error),
+            (watched, _) => watched,
+        }
+    }
+}
+
+fn write_until(
+    shared: &Shared,
+    peer: &Peer,
+    writer: &mut Writer<'_>,
+    batch: &mut VecDeque<(GroupId, Message)>,
+    done: impl Fn() -> bool,
+) -> io::Result<()> {
+    // The pong side closes a connection that stalls, so that writes need no limit of their own.
+    writer.stream.set_write_timeout(None)?;
+    writer.flush(shared)?;
+    loop {
+        let timeout = writer.next_ping.saturating_duration_since(Instant::now());
+        match peer.queue.pop_all(batch, Some(timeout)) {
+            Popped::Closed => return Ok(()),
+            Popped::Nudged if done() => return Ok(()),
+            _ => {}
+        }
+        while let Some((group, message)) = batch.pop_front() {
+            if let Err(error) = writer.push(group, &message) {
+                shared.monitor.oversized(peer.id, error);
+            }
+            if writer.buffer.len() >= WRITE_BYTES {
+                writer.flush(shared)?;
+            }
+        }
+        writer.flush(shared)?;
+    }
+}
+
+struct Writer<'a> {
+    stream: &'a TcpStream,
+    /// Encoded and not yet written; kept between writes.
+    buffer: Vec<u8>,
+    /// How many messages are in `buffer`.
+    messages: usize,
+    limits: Limits,
+    ping_interval: Duration,
+    next_ping: Instant,
+}
+
+impl Writer<'_> {
+    fn push(&mut self, group: GroupId, message: &Message) -> Result<(), wire::EncodeError> {
+        wire::encode_message(group, message, &self.limits, &mut self.buffer)?;
+        self.messages += 1;
+        Ok(())
+    }
+
+    /// Writes everything, with a probe if one is due.
+    fn flush(&mut self, shared: &Shared) -> io::Result<()> {
+        let now = Instant::now();
+        if now >= self.next_ping {
+            self.next_ping = now + self.ping_interval;
+            wire::encode_control(&Frame::Ping, &mut self.buffer).expect("a ping has no fields");
+        }
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.stream.write_all(&self.buffer)?;
+        shared.monitor.counters.sent_bytes.add(self.buffer.len() as u64);
+        shared.monitor.counters.sent_messages.add(self.messages as u64);
+        self.messages = 0;
+        self.buffer.clear();
+        self.buffer.shrink_to(WRITE_BUFFER_BYTES_KEPT);
+        Ok(())
+    }
+}
+
+/// Reads the peer's pongs on a thread of its own. Silence, or anything else than a pong, ends the
+/// connection, also under a writer that is stuck.
+fn watch(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    stream: &Arc<TcpStream>,
+    mut reader: FrameReader,
+    ended: &Arc<AtomicBool>,
+) -> io::Result<JoinHandle<CloseReason>> {
+    stream.set_read_timeout(Some(shared.config.silence_max))?;
+    let (peer, stream, ended) = (Arc::clone(peer), Arc::clone(stream), Arc::clone(ended));
+    shared.threads.spawn(std::format!("raft-pong-{}", peer.id), move || {
+        let reason = loop {
+            match reader.next(&mut &*stream) {
+                Ok((Frame::Pong | Frame::Unknown { .. }, _)) => {}
+                Ok((Frame::Refusal(_), _)) => break CloseReason::Unexpected { what: "a refusal after the welcome" },
+                Ok(_) => break CloseReason::Unexpected { what: "something else than a pong" },
+                Err(reason) => break reason,
+            }
+        };
+        ended.store(true, Ordering::Release);
+        close(Some(&stream));
+        peer.queue.nudge();
+        reason
+    })
+}
+
+/// Pauses that double, with jitter, so that servers that failed together do not come back together.
+struct Backoff {
+    first: Duration,
+    last: Duration,
+    next: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    fn new(first: Duration, last: Duration) -> Self {
+        // The standard library's per-process random keys, the only randomness that it offers.
+        let random = RandomState::new().build_hasher().finish();
+        Self { first, last, next: first, random }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    /// Between half of the current length and all of it.
+    fn next_pause(&mut self) -> Duration {
+        let whole = self.next.min(self.last);
+        self.next = whole.saturating_mul(2);
+        // An xorshift step; quality hardly matters here.
+        self.random |= 1;
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        whole / 2 + whole / 2 * ((self.random >> 40) as u32) / (1 << 24)
+    }
+}

@@ -1,0 +1,155 @@
+//! What a transport knows of one peer.
+
+use super::events::{PeerStats, TransportEvent};
+use crate::message::Message;
+use crate::transport::queue::BoundedQueue;
+use crate::types::{GroupId, NodeId};
+use std::net::{Shutdown, TcpStream};
+use std::string::String;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    /// What is to be sent to it; open only while connected.
+    pub(super) queue: BoundedQueue<(GroupId, Message)>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    address: String,
+    /// How often `address` changed.
+    address_version: u64,
+    /// The connection that this server opened, from before its handshake on.
+    outbound: Option<Arc<TcpStream>>,
+    connected: bool,
+    /// The connection that the peer opened, with its serial number.
+    inbound: Option<(u64, Arc<TcpStream>)>,
+    incarnation: Option<u64>,
+    incarnation_changes: u64,
+    client_address: Option<String>,
+}
+
+impl Peer {
+    pub(super) fn new(id: NodeId, address: String, messages_max: usize, bytes_max: usize) -> Self {
+        let queue = BoundedQueue::new(messages_max, bytes_max);
+        queue.set_open(false);
+        Self { id, queue, state: Mutex::new(State { address, ..State::default() }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The address as configured, and its version.
+    pub(super) fn address(&self) -> (String, u64) {
+        let state = self.state();
+        (state.address.clone(), state.address_version)
+    }
+
+    pub(super) fn address_version(&self) -> u64 {
+        self.state().address_version
+    }
+
+    /// Changes the address and gives up a connection to the one before.
+    pub(super) fn set_address(&self, address: String) {
+        let mut state = self.state();
+        if state.address != address {
+            state.address = address;
+            state.address_version += 1;
+            close(state.outbound.as_deref());
+        }
+        drop(state);
+        self.queue.nudge();
+    }
+
+    /// Takes note of a connection to the address of this version, so that others can end it; false
+    /// if the address changed meanwhile.
+    pub(super) fn begin_outbound(&self, stream: &Arc<TcpStream>, version: u64) -> bool {
+        let mut state = self.state();
+        if state.address_version == version {
+            state.outbound = Some(Arc::clone(stream));
+        }
+        state.address_version == version
+    }
+
+    pub(super) fn set_connected(&self) {
+        self.state().connected = true;
+        self.queue.set_open(true);
+    }
+
+    /// Forgets the outbound connection and returns how many messages were lost with it.
+    pub(super) fn end_outbound(&self) -> usize {
+        let mut state = self.state();
+        close(state.outbound.take().as_deref());
+        state.connected = false;
+        drop(state);
+        self.queue.set_open(false)
+    }
+
+    /// Makes `stream` the peer's way in, and closes the one before; whether there was one.
+    pub(super) fn begin_inbound(&self, serial: u64, stream: Arc<TcpStream>) -> bool {
+        let before = self.state().inbound.replace((serial, stream));
+        close(before.as_ref().map(|(_, stream)| &**stream));
+        before.is_some()
+    }
+
+    /// Forgets an inbound connection; false if another took its place already.
+    pub(super) fn end_inbound(&self, serial: u64) -> bool {
+        let mut state = self.state();
+        let current = state.inbound.as_ref().is_some_and(|(current, _)| *current == serial);
+        if current {
+            close(state.inbound.take().as_ref().map(|(_, stream)| &**stream));
+        }
+        current
+    }
+
+    /// Closes everything for good and returns how many messages were lost.
+    pub(super) fn shutdown(&self) -> usize {
+        let state = self.state();
+        close(state.outbound.as_deref());
+        close(state.inbound.as_ref().map(|(_, stream)| &**stream));
+        drop(state);
+        self.queue.close()
+    }
+
+    /// Records what a handshake said; an event if the peer's incarnation is not the one it had.
+    pub(super) fn learn(&self, incarnation: u64, client_address: Option<String>) -> Option<TransportEvent> {
+        let mut state = self.state();
+        state.client_address = client_address;
+        match state.incarnation.replace(incarnation) {
+            Some(before) if before != incarnation => {
+                state.incarnation_changes += 1;
+                Some(TransportEvent::IncarnationChanged { peer: self.id, before, after: incarnation })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn client_address(&self) -> Option<String> {
+        self.state().client_address.clone()
+    }
+
+    pub(super) fn stats(&self) -> PeerStats {
+        let (queued_messages, queued_bytes) = self.queue.load();
+        let state = self.state();
+        PeerStats {
+            address: state.address.clone(),
+            connected: state.connected,
+            accepted: state.inbound.is_some(),
+            incarnation: state.incarnation,
+            incarnation_changes: state.incarnation_changes,
+            client_address: state.client_address.clone(),
+            queued_messages,
+            queued_bytes,
+        }
+    }
+}
+
+/// Ends a connection under the hands of the threads that use it.
+pub(super) fn close(stream: Option<&TcpStream>) {
+    if let Some(stream) = stream {
+        // An error means that it is closed already.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,1 +1,0 @@
-//! Messages on the wire: pack-io framing (docs/FORMAT.md).

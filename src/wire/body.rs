@@ -1,0 +1,344 @@
+//! The bodies of message frames: one versioned pack-io struct per message.
+//!
+//! A field may only ever be appended, with `since = N` and the struct's version raised to N: older
+//! servers skip what they do not know, newer ones fill in what is missing. The entries of an
+//! append are one length-prefixed block, so that fields can follow it:
+//!
+//! ```text
+//! block = count varint · entry × count
+//! entry = term varint · kind u8 · (kind 1: length varint · command)
+//! ```
+//!
+//! An entry's index is not written: the first follows `prev`, each other the one before it.
+
+use super::{EncodeError, FrameError, Limits, kind, write};
+use crate::message::{
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, Message, PreVoteRequest, PreVoteResponse,
+    RequestVoteRequest, RequestVoteResponse,
+};
+use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
+use bytes::Bytes;
+use pack_io::{Config, Decode, Decoder, DeserializeView, Encode, Encoder, SerialError, Serialize, varint_len};
+
+const ENTRY_NOOP: u8 = 0;
+const ENTRY_COMMAND: u8 = 1;
+
+const RESULT_ACCEPTED: u8 = 0;
+const RESULT_REJECTED: u8 = 1;
+const RESULT_STALE_TERM: u8 = 2;
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct PreVoteRequestBody {
+    term: u64,
+    campaign_term: u64,
+    last_index: u64,
+    last_term: u64,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct PreVoteResponseBody {
+    term: u64,
+    campaign_term: u64,
+    granted: bool,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct RequestVoteRequestBody {
+    term: u64,
+    last_index: u64,
+    last_term: u64,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct RequestVoteResponseBody {
+    term: u64,
+    granted: bool,
+}
+
+#[derive(Serialize)]
+#[pack_io(version = 1)]
+struct AppendEntriesRequestBody<'a> {
+    term: u64,
+    prev_index: u64,
+    prev_term: u64,
+    commit: u64,
+    entries: EntryBlock<'a>,
+}
+
+/// The same body as it is read: the block still in bytes.
+#[derive(DeserializeView)]
+#[pack_io(version = 1)]
+struct AppendEntriesRequestView<'a> {
+    term: u64,
+    prev_index: u64,
+    prev_term: u64,
+    commit: u64,
+    entries: &'a [u8],
+}
+
+/// A flat union: `index` is `match_index` or `prev_index`, the hint is zero unless rejected.
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct AppendEntriesResponseBody {
+    term: u64,
+    result: u8,
+    index: u64,
+    hint_index: u64,
+    hint_term: u64,
+}
+
+/// Entries as they are written, with the size of their block computed once.
+struct EntryBlock<'a> {
+    entries: &'a [Entry],
+    block_bytes: usize,
+}
+
+impl<'a> EntryBlock<'a> {
+    fn new(entries: &'a [Entry]) -> Self {
+        let sizes = entries.iter().map(|entry| match &entry.payload {
+            Payload::Noop => varint_len(entry.id.term.0) + 1,
+            Payload::Command(command) => {
+                varint_len(entry.id.term.0) + 1 + varint_len(command.len() as u64) + command.len()
+            }
+        });
+        Self { entries, block_bytes: varint_len(entries.len() as u64) + sizes.sum::<usize>() }
+    }
+}
+
+impl Serialize for EntryBlock<'_> {
+    fn serialize<E: Encode + ?Sized>(&self, encoder: &mut E) -> pack_io::Result<()> {
+        encoder.reserve(self.block_bytes + varint_len(self.block_bytes as u64));
+        encoder.write_varint_u64(self.block_bytes as u64)?;
+        encoder.write_varint_u64(self.entries.len() as u64)?;
+        for entry in self.entries {
+            encoder.write_varint_u64(entry.id.term.0)?;
+            match &entry.payload {
+                Payload::Noop => encoder.write_byte(ENTRY_NOOP)?,
+                Payload::Command(command) => {
+                    encoder.write_byte(ENTRY_COMMAND)?;
+                    encoder.write_varint_u64(command.len() as u64)?;
+                    encoder.write_bytes(command)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> pack_io::Result<usize> {
+        Ok(varint_len(self.block_bytes as u64) + self.block_bytes)
+    }
+}
+
+pub(super) fn kind_of(message: &Message) -> u16 {
+    match message {
+        Message::PreVoteRequest(_) => kind::PRE_VOTE_REQUEST,
+        Message::PreVoteResponse(_) => kind::PRE_VOTE_RESPONSE,
+        Message::RequestVoteRequest(_) => kind::REQUEST_VOTE_REQUEST,
+        Message::RequestVoteResponse(_) => kind::REQUEST_VOTE_RESPONSE,
+        Message::AppendEntriesRequest(_) => kind::APPEND_ENTRIES_REQUEST,
+        Message::AppendEntriesResponse(_) => kind::APPEND_ENTRIES_RESPONSE,
+    }
+}
+
+pub(super) fn is_message(kind: u16) -> bool {
+    (kind::PRE_VOTE_REQUEST..=kind::APPEND_ENTRIES_RESPONSE).contains(&kind)
+}
+
+pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    match message {
+        Message::PreVoteRequest(m) => write(
+            encoder,
+            &PreVoteRequestBody {
+                term: m.term.0,
+                campaign_term: m.campaign_term.0,
+                last_index: m.last.index.0,
+                last_term: m.last.term.0,
+            },
+        ),
+        Message::PreVoteResponse(m) => write(
+            encoder,
+            &PreVoteResponseBody { term: m.term.0, campaign_term: m.campaign_term.0, granted: m.granted },
+        ),
+        Message::RequestVoteRequest(m) => write(
+            encoder,
+            &RequestVoteRequestBody { term: m.term.0, last_index: m.last.index.0, last_term: m.last.term.0 },
+        ),
+        Message::RequestVoteResponse(m) => {
+            write(encoder, &RequestVoteResponseBody { term: m.term.0, granted: m.granted })
+        }
+        Message::AppendEntriesRequest(m) => encode_append(m, limits, encoder),
+        Message::AppendEntriesResponse(m) => write(encoder, &append_response_body(m)),
+    }
+}
+
+fn encode_append(m: &AppendEntriesRequest, limits: &Limits, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    if m.entries.len() > limits.entries_max() {
+        return Err(EncodeError::TooManyEntries { entries: m.entries.len(), limit: limits.entries_max() });
+    }
+    let mut indexes = m.entries.iter().zip(1u64..);
+    if !indexes.all(|(entry, distance)| entry.id.index.0 == m.prev.index.0.saturating_add(distance)) {
+        return Err(EncodeError::NotConsecutive { prev: m.prev.index });
+    }
+    let entries = EntryBlock::new(&m.entries);
+    // Before the payload is copied: an append over the limit must not grow the buffer for good.
+    if entries.block_bytes > limits.frame_bytes_max {
+        return Err(EncodeError::TooLarge { bytes: entries.block_bytes, limit: limits.frame_bytes_max });
+    }
+    write(
+        encoder,
+        &AppendEntriesRequestBody {
+            term: m.term.0,
+            prev_index: m.prev.index.0,
+            prev_term: m.prev.term.0,
+            commit: m.commit.0,
+            entries,
+        },
+    )
+}
+
+fn append_response_body(m: &AppendEntriesResponse) -> AppendEntriesResponseBody {
+    let (result, index, hint) = match m.result {
+        AppendResult::Accepted { match_index } => (RESULT_ACCEPTED, match_index, EntryId::ZERO),
+        AppendResult::Rejected { prev_index, hint } => (RESULT_REJECTED, prev_index, hint),
+        AppendResult::StaleTerm => (RESULT_STALE_TERM, Index::ZERO, EntryId::ZERO),
+    };
+    AppendEntriesResponseBody {
+        term: m.term.0,
+        result,
+        index: index.0,
+        hint_index: hint.index.0,
+        hint_term: hint.term.0,
+    }
+}
+
+pub(super) fn decode(
+    kind: u16,
+    body: &[u8],
+    limits: &Limits,
+    share: impl Fn(&[u8]) -> Bytes,
+) -> Result<Message, FrameError> {
+    match kind {
+        kind::PRE_VOTE_REQUEST => view(kind, body).map(|b: PreVoteRequestBody| {
+            Message::PreVoteRequest(PreVoteRequest {
+                term: Term(b.term),
+                campaign_term: Term(b.campaign_term),
+                last: EntryId::new(b.last_index, b.last_term),
+            })
+        }),
+        kind::PRE_VOTE_RESPONSE => view(kind, body).map(|b: PreVoteResponseBody| {
+            Message::PreVoteResponse(PreVoteResponse {
+                term: Term(b.term),
+                campaign_term: Term(b.campaign_term),
+                granted: b.granted,
+            })
+        }),
+        kind::REQUEST_VOTE_REQUEST => view(kind, body).map(|b: RequestVoteRequestBody| {
+            Message::RequestVoteRequest(RequestVoteRequest {
+                term: Term(b.term),
+                last: EntryId::new(b.last_index, b.last_term),
+            })
+        }),
+        kind::REQUEST_VOTE_RESPONSE => view(kind, body).map(|b: RequestVoteResponseBody| {
+            Message::RequestVoteResponse(RequestVoteResponse { term: Term(b.term), granted: b.granted })
+        }),
+        kind::APPEND_ENTRIES_REQUEST => decode_append(body, limits, share),
+        kind::APPEND_ENTRIES_RESPONSE => {
+            let b: AppendEntriesResponseBody = view(kind, body)?;
+            let result = match b.result {
+                RESULT_ACCEPTED => AppendResult::Accepted { match_index: Index(b.index) },
+                RESULT_REJECTED => {
+                    AppendResult::Rejected { prev_index: Index(b.index), hint: EntryId::new(b.hint_index, b.hint_term) }
+                }
+                RESULT_STALE_TERM => AppendResult::StaleTerm,
+                _ => return Err(FrameError::Body { kind, what: "unknown result" }),
+            };
+            Ok(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(b.term), result }))
+        }
+        _ => Err(FrameError::Body { kind, what: "not a message" }),
+    }
+}
+
+fn decode_append(body: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) -> Result<Message, FrameError> {
+    let b: AppendEntriesRequestView<'_> = view(kind::APPEND_ENTRIES_REQUEST, body)?;
+    Ok(Message::AppendEntriesRequest(AppendEntriesRequest {
+        term: Term(b.term),
+        prev: EntryId::new(b.prev_index, b.prev_term),
+        entries: decode_entries(b.entries, Index(b.prev_index), limits, share)?,
+        commit: Index(b.commit),
+    }))
+}
+
+/// Two passes over the block: the first finds every fault and allocates nothing, the second knows
+/// the count and fills one allocation.
+fn decode_entries(
+    block: &[u8],
+    prev: Index,
+    limits: &Limits,
+    share: impl Fn(&[u8]) -> Bytes,
+) -> Result<Entries, FrameError> {
+    let broken = |error| malformed(kind::APPEND_ENTRIES_REQUEST, &error);
+    let mut check = Decoder::new(block);
+    let claimed = check.read_varint_u64().map_err(broken)?;
+    let limit = limits.entries_max();
+    let count = usize::try_from(claimed)
+        .ok()
+        .filter(|&count| count <= limit)
+        .ok_or(FrameError::TooManyEntries { claimed, limit })?;
+    let start = check.position();
+    for _ in 0..count {
+        read_entry(&mut check).map_err(broken)??;
+    }
+    if !check.is_empty() {
+        return Err(FrameError::Body { kind: kind::APPEND_ENTRIES_REQUEST, what: "trailing bytes after the entries" });
+    }
+    let mut entries = Decoder::new(&block[start..]);
+    Ok((0..count)
+        .map(|position| {
+            // The first pass read the same bytes without a fault.
+            let (term, command) = match read_entry(&mut entries) {
+                Ok(Ok(entry)) => entry,
+                _ => unreachable!("an entry changed between two passes over the same bytes"),
+            };
+            // Saturates only when `prev` itself is far out of range; the protocol refuses that.
+            let index = Index(prev.0.saturating_add(1).saturating_add(position as u64));
+            let payload = command.map_or(Payload::Noop, |command| Payload::Command(share(command)));
+            Entry { id: EntryId { index, term }, payload }
+        })
+        .collect())
+}
+
+/// The term and the command of the next entry, `None` for a no-op.
+#[allow(clippy::type_complexity)]
+fn read_entry<'a>(decoder: &mut Decoder<'a>) -> Result<Result<(Term, Option<&'a [u8]>), FrameError>, SerialError> {
+    let term = Term(decoder.read_varint_u64()?);
+    Ok(match decoder.read_byte()? {
+        ENTRY_NOOP => Ok((term, None)),
+        ENTRY_COMMAND => Ok((term, Some(decoder.read_length_prefixed_borrowed()?))),
+        kind => Err(FrameError::UnknownEntryKind { kind }),
+    })
+}
+
+/// Reads a whole body.
+pub(super) fn view<'a, T: DeserializeView<'a>>(kind: u16, body: &'a [u8]) -> Result<T, FrameError> {
+    // No length within the body can exceed the body, which the frame limit bounds.
+    let config = Config::new().with_max_alloc(body.len().max(1));
+    pack_io::decode_view_with_config(body, config).map_err(|error| malformed(kind, &error))
+}
+
+fn malformed(kind: u16, error: &SerialError) -> FrameError {
+    let what = match error {
+        SerialError::UnexpectedEof { .. } => "ends too early",
+        SerialError::InvalidLength { .. } => "a length exceeds the body",
+        SerialError::VarintOverflow | SerialError::IntegerOutOfRange => "a number is out of range",
+        SerialError::InvalidBool { .. } => "not a boolean",
+        SerialError::InvalidUtf8 => "text is not UTF-8",
+        SerialError::TrailingBytes { .. } => "trailing bytes",
+        SerialError::InvalidVersion { .. } => "version 0",
+        _ => "not the prescribed fields",
+    };
+    FrameError::Body { kind, what }
+}

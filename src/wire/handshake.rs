@@ -1,0 +1,248 @@
+//! What two servers tell each other before any message: who they are, and why not.
+
+use super::body::view;
+use super::{EncodeError, FrameError, kind, write};
+use crate::types::{ClusterId, NodeId};
+use pack_io::{DeserializeView, Encoder, Serialize};
+use std::string::{String, ToString};
+use thiserror::Error;
+
+/// The longest address that a server advertises to clients, in bytes.
+pub const CLIENT_ADDRESS_BYTES_MAX: usize = 256;
+
+/// Begins the body of a hello, so that a stray client of another protocol is told apart.
+const MAGIC: [u8; 8] = *b"raft-io\0";
+
+/// The first frame of a connection, from the server that opened it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hello {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Who it is.
+    pub from: NodeId,
+    /// Whom it wants to speak to.
+    pub to: NodeId,
+    /// Drawn at random when its data directory was created: another number for the same id means
+    /// that the server lost its state.
+    pub incarnation: u64,
+    /// The lowest protocol version that it speaks.
+    pub version_first: u8,
+    /// The highest protocol version that it speaks.
+    pub version_last: u8,
+    /// The largest frame that it accepts, in bytes.
+    pub frame_bytes_max: u32,
+    /// Where clients reach it, if it says so; at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes.
+    pub client_address: Option<String>,
+}
+
+/// The answer that lets messages flow.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Welcome {
+    /// Who answers.
+    pub from: NodeId,
+    /// Its incarnation, as in [`Hello::incarnation`].
+    pub incarnation: u64,
+    /// The protocol version of the messages on this connection.
+    pub version: u8,
+    /// The largest frame that it accepts, in bytes.
+    pub frame_bytes_max: u32,
+    /// Where clients reach it, if it says so; at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes.
+    pub client_address: Option<String>,
+}
+
+/// Why a server refuses a connection; it closes it after saying so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The hello names another cluster.
+    #[error("this server belongs to cluster {cluster}")]
+    ForeignCluster {
+        /// The cluster of the server that refuses.
+        cluster: ClusterId,
+    },
+    /// The hello is for another server: an address list is wrong.
+    #[error("this server is node {id}")]
+    WrongReceiver {
+        /// The id of the server that refuses.
+        id: NodeId,
+    },
+    /// The sender is none of the peers of the server that refuses.
+    #[error("the sender is not a member of the cluster")]
+    UnknownSender,
+    /// The sender claims the id of the server that refuses: two servers were given one id.
+    #[error("the sender claims this server's own id")]
+    OwnId,
+    /// No protocol version in common.
+    #[error("this server speaks the protocol versions {first} to {last}")]
+    Version {
+        /// The lowest that the server that refuses speaks.
+        first: u8,
+        /// The highest.
+        last: u8,
+    },
+    /// A field of the hello is not acceptable, such as a frame limit below the handshake's own.
+    #[error("a field of the handshake is not acceptable")]
+    Unacceptable,
+    /// The server is shutting down.
+    #[error("this server is shutting down")]
+    ShuttingDown,
+    /// A reason that a newer version gives.
+    #[error("reason {code}, which this version does not know")]
+    Other {
+        /// Its code.
+        code: u16,
+    },
+}
+
+impl Refusal {
+    /// A short name, for counters.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ForeignCluster { .. } => "foreign_cluster",
+            Self::WrongReceiver { .. } => "wrong_receiver",
+            Self::UnknownSender => "unknown_sender",
+            Self::OwnId => "own_id",
+            Self::Version { .. } => "version",
+            Self::Unacceptable => "unacceptable",
+            Self::ShuttingDown => "shutting_down",
+            Self::Other { .. } => "other",
+        }
+    }
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct HelloBody<'a> {
+    magic: [u8; 8],
+    cluster: u64,
+    from: u64,
+    to: u64,
+    incarnation: u64,
+    version_first: u8,
+    version_last: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct WelcomeBody<'a> {
+    from: u64,
+    incarnation: u64,
+    version: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+}
+
+/// `detail` is the cluster, the id, or `first | last << 8`, by code.
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct RefusalBody {
+    code: u16,
+    detail: u64,
+}
+
+pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    let body = HelloBody {
+        magic: MAGIC,
+        cluster: hello.cluster.0,
+        from: hello.from.0,
+        to: hello.to.0,
+        incarnation: hello.incarnation,
+        version_first: hello.version_first,
+        version_last: hello.version_last,
+        frame_bytes_max: hello.frame_bytes_max,
+        client_address: short(hello.client_address.as_deref())?,
+    };
+    write(encoder, &body)
+}
+
+pub(super) fn encode_welcome(welcome: &Welcome, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    let body = WelcomeBody {
+        from: welcome.from.0,
+        incarnation: welcome.incarnation,
+        version: welcome.version,
+        frame_bytes_max: welcome.frame_bytes_max,
+        client_address: short(welcome.client_address.as_deref())?,
+    };
+    write(encoder, &body)
+}
+
+pub(super) fn encode_refusal(refusal: &Refusal, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    let (code, detail) = match *refusal {
+        Refusal::ForeignCluster { cluster } => (1, cluster.0),
+        Refusal::WrongReceiver { id } => (2, id.0),
+        Refusal::UnknownSender => (3, 0),
+        Refusal::OwnId => (4, 0),
+        Refusal::Version { first, last } => (5, u64::from(first) | u64::from(last) << 8),
+        Refusal::Unacceptable => (6, 0),
+        Refusal::ShuttingDown => (7, 0),
+        Refusal::Other { code } => (code, 0),
+    };
+    write(encoder, &RefusalBody { code, detail })
+}
+
+pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
+    let hello: HelloBody<'_> = view(kind::HELLO, body)?;
+    if hello.magic != MAGIC {
+        return Err(FrameError::Body { kind: kind::HELLO, what: "not the magic of raft-io" });
+    }
+    Ok(Hello {
+        cluster: ClusterId(hello.cluster),
+        from: NodeId(hello.from),
+        to: NodeId(hello.to),
+        incarnation: hello.incarnation,
+        version_first: hello.version_first,
+        version_last: hello.version_last,
+        frame_bytes_max: hello.frame_bytes_max,
+        client_address: address(kind::HELLO, hello.client_address)?,
+    })
+}
+
+pub(super) fn decode_welcome(body: &[u8]) -> Result<Welcome, FrameError> {
+    let welcome: WelcomeBody<'_> = view(kind::WELCOME, body)?;
+    Ok(Welcome {
+        from: NodeId(welcome.from),
+        incarnation: welcome.incarnation,
+        version: welcome.version,
+        frame_bytes_max: welcome.frame_bytes_max,
+        client_address: address(kind::WELCOME, welcome.client_address)?,
+    })
+}
+
+pub(super) fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
+    let RefusalBody { code, detail } = view(kind::REFUSAL, body)?;
+    Ok(match code {
+        1 => Refusal::ForeignCluster { cluster: ClusterId(detail) },
+        2 => Refusal::WrongReceiver { id: NodeId(detail) },
+        3 => Refusal::UnknownSender,
+        4 => Refusal::OwnId,
+        5 => {
+            let [first, last, ..] = detail.to_le_bytes();
+            Refusal::Version { first, last }
+        }
+        6 => Refusal::Unacceptable,
+        7 => Refusal::ShuttingDown,
+        code => Refusal::Other { code },
+    })
+}
+
+fn short(address: Option<&str>) -> Result<Option<&str>, EncodeError> {
+    match address {
+        Some(address) if address.len() > CLIENT_ADDRESS_BYTES_MAX => {
+            Err(EncodeError::Field { field: "client_address" })
+        }
+        address => Ok(address),
+    }
+}
+
+/// An address ends up in logs and in replies to clients: no control characters.
+fn address(kind: u16, address: Option<&str>) -> Result<Option<String>, FrameError> {
+    match address {
+        Some(address) if address.len() > CLIENT_ADDRESS_BYTES_MAX || address.chars().any(char::is_control) => {
+            Err(FrameError::Body { kind, what: "client_address is too long or not printable" })
+        }
+        address => Ok(address.map(ToString::to_string)),
+    }
+}
