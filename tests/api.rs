@@ -246,7 +246,7 @@ fn pretty(item: Item) -> String {
     let text =
         prettyplease::unparse(&syn::File { shebang: None, frontmatter: None, attrs: Vec::new(), items: vec![item] });
     // Bodies were emptied: a signature ends with a semicolon, as in a trait.
-    text.replace("\n    {}\n", ";\n").replace(",\n;", ";").replace(" {}\n", ";\n")
+    text.replace("\n    {}\n", ";\n").replace(",;", ";").replace(" {}\n", ";\n")
 }
 
 fn doc_lines(attrs: &[Attribute]) -> Vec<String> {
