@@ -22,6 +22,8 @@ pub mod wal;
 pub use memory::MemoryLog;
 #[cfg(feature = "std")]
 pub use shared::{Locked, SharedLog};
+#[cfg(feature = "persistence")]
+pub use wal::{WalError, WalLog, WalOptions};
 
 use crate::action::Write;
 use crate::types::{Entries, EntryId, HardState, Index, Term};

@@ -1,1 +1,363 @@
-//! WalLog: the durable log on wal-db (docs/FORMAT.md).
+//! [`WalLog`]: the durable log, on wal-db (feature `persistence`).
+//!
+//! One directory holds one log: `LOCK`, `MANIFEST`, `WATERMARK` and segment files. wal-db frames,
+//! checksums and orders the records and coordinates the syncs; the bytes lie in a store of our own
+//! ([`store`]), because its stock stores lose or resurrect records in some crashes. One batch of
+//! writes is one record, with a header that ties it to its log, its place and the record before
+//! it ([`record`]). Conflicting entries are removed logically, in the same record that replaces
+//! them; positions are never used twice. `docs/FORMAT.md` has the bytes and what is assumed of
+//! the media.
+//!
+//! What a failed write or sync means is the contract of [`crate::log`]: the log stops for good.
+
+mod directory;
+mod error;
+mod manifest;
+mod options;
+mod reader;
+mod record;
+mod recovery;
+mod store;
+mod view;
+mod watermark;
+
+pub use directory::{Directory, LockGuard, OsDirectory, RawFile};
+pub use error::WalError;
+pub use options::WalOptions;
+pub use reader::WalReader;
+
+use super::{LogView, RaftLog, Read, SharedLog};
+use crate::action::Write;
+use crate::types::{EntryId, GroupId, HardState, Index, Term};
+use reader::Shared;
+use record::{Encoder, FRAME_BYTES, Header};
+use recovery::Recovered;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::vec::Vec;
+use store::{SegmentStore, StoreHandle};
+use view::{Place, View};
+use wal_db::{OpenPolicy, Wal, WalConfig};
+use watermark::{Mark, Watermark};
+
+/// Held while the log is open.
+const LOCK: &str = "LOCK";
+/// A record is closed when it has this many bytes and another write waits.
+const RECORD_BYTES: usize = 1 << 20;
+/// No record, and so no single write, is larger than this many bytes.
+const RECORD_BYTES_MAX: usize = 256 << 20;
+
+/// A durable log in a directory of its own.
+///
+/// Appending encodes a batch once and hands it to the operating system; [`RaftLog::sync`] makes it
+/// durable. Memory is bounded: the newest entries within [`WalOptions::cache_bytes`], and a few
+/// bytes per term and per 64 KiB of log.
+pub struct WalLog {
+    shared: Arc<Shared>,
+    wal: Wal<StoreHandle>,
+    encoder: Encoder,
+    watermark: Watermark,
+    opening: u64,
+    /// Everything before this position is durable. ≤ the end of the last record.
+    durable: u64,
+    group: GroupId,
+    cache_bytes: usize,
+    directory: PathBuf,
+    /// Released last, when nothing of this log can write any more.
+    _lock: LockGuard,
+}
+
+impl WalLog {
+    /// Opens the log in `directory`, or makes a new one if the directory is missing or empty.
+    ///
+    /// Reads the whole log once, and leaves the newest entries in memory. Everything found is
+    /// durable when this returns.
+    ///
+    /// # Errors
+    /// [`WalError::Locked`] if it is open already; [`WalError::WrongCluster`],
+    /// [`WalError::WrongNode`] or [`WalError::WrongGroup`] if it is someone else's;
+    /// [`WalError::Corrupt`] if something that was durable is damaged or missing.
+    pub fn open(directory: impl AsRef<Path>, options: WalOptions) -> Result<Self, WalError> {
+        let path = directory.as_ref();
+        let opened = OsDirectory::new(path);
+        let opened =
+            opened.map_err(|source| WalError::Io { operation: "creating", file: path.to_path_buf(), source })?;
+        Self::open_in(Arc::new(opened), options)
+    }
+
+    /// As [`WalLog::open`], on any [`Directory`].
+    ///
+    /// # Errors
+    /// As [`WalLog::open`].
+    pub fn open_in(directory: Arc<dyn Directory>, options: WalOptions) -> Result<Self, WalError> {
+        let path = directory.path().to_path_buf();
+        let locked = directory.try_lock(LOCK);
+        let locked = locked.map_err(|source| WalError::Io { operation: "locking", file: path.join(LOCK), source })?;
+        let lock = locked.ok_or_else(|| WalError::Locked { directory: path.clone() })?;
+
+        let Recovered { manifest, watermark, view, end, chain } = recovery::recover(&*directory, &options)?;
+        let (incarnation, opening) = (manifest.incarnation, manifest.opening);
+        let segment_bytes = options.segment_bytes.max(WalOptions::SEGMENT_BYTES_MIN);
+        let store = Arc::new(SegmentStore::open(directory, manifest, segment_bytes, end, chain)?);
+        let config =
+            WalConfig::new().with_open_policy(OpenPolicy::Strict).with_max_record_size(RECORD_BYTES_MAX as u32);
+        let wal = Wal::with_store_and_config(StoreHandle(Arc::clone(&store)), config);
+        let wal = wal.map_err(|error| WalError::from_wal_db(error, path.clone()))?;
+        let log = Self {
+            shared: Arc::new(Shared::new(view, store, incarnation)),
+            wal,
+            encoder: Encoder::default(),
+            watermark,
+            opening,
+            durable: end,
+            group: options.group,
+            cache_bytes: options.cache_bytes,
+            directory: path,
+            _lock: lock,
+        };
+        log.warm_cache()?;
+        Ok(log)
+    }
+
+    /// The random identity of this directory, chosen when it was created. A node that comes back
+    /// with another one has lost its log.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.shared.incarnation
+    }
+
+    /// Where the log is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Forgets the entries up to and including `through` and removes the files that nothing else
+    /// needs. Does nothing if the log does not hold that entry. Durable when it returns; so is
+    /// everything appended before.
+    ///
+    /// # Errors
+    /// As [`RaftLog::sync`].
+    pub fn compact(&mut self, through: Index) -> Result<(), WalError> {
+        self.shared.store.check()?;
+        let checkpoint = {
+            let view = self.shared.view();
+            match view.term(through).filter(|_| through > view.base.index) {
+                Some(term) => view.checkpoint(EntryId { index: through, term }),
+                None => return Ok(()),
+            }
+        };
+        self.encoder.begin(self.group);
+        self.encoder.checkpoint(&checkpoint);
+        let place = self.write_record()?;
+        self.sync()?;
+        let floor = {
+            let mut view = self.shared.view_mut();
+            view.compact(checkpoint.base);
+            view.oldest_lsn().map_or(place.lsn, |oldest| oldest.min(place.lsn))
+        };
+        self.shared.store.purge(floor)
+    }
+
+    /// Syncs what was appended and notes where the log ends. Dropping the log notes the end too,
+    /// but cannot report a failure, and syncs nothing.
+    ///
+    /// # Errors
+    /// As [`RaftLog::sync`].
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.sync()?;
+        self.note_end()
+    }
+
+    fn note_end(&mut self) -> Result<(), WalError> {
+        let mark = self.mark();
+        self.watermark.write_both(&mark).map_err(|error| self.shared.store.stop(error))
+    }
+
+    /// The mark for a log whose last record is durable.
+    fn mark(&self) -> Mark {
+        Mark { durable: self.durable, chain: self.shared.store.chain(), last: self.shared.view().last }
+    }
+
+    /// Reads the newest blocks back into the cache.
+    fn warm_cache(&self) -> Result<(), WalError> {
+        loop {
+            let (location, first, end) = {
+                let view = self.shared.view();
+                let end = view.cached_from();
+                if end <= view.base.index.next() {
+                    return Ok(());
+                }
+                let location = view.locate(end.previous());
+                (location, location.block.first.max(view.base.index.next()), end)
+            };
+            let entries = self.shared.read_block(location)?.range(first, end);
+            if entries.is_empty() || !self.shared.view_mut().cache_older(entries, self.cache_bytes) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes as many records as the writes need: usually one.
+    fn append_records(&mut self, writes: &mut Vec<Write>) -> Result<(), WalError> {
+        self.shared.store.check()?;
+        let (base, mut next) = {
+            let view = self.shared.view();
+            (view.base.index, view.last.index.next())
+        };
+        while !writes.is_empty() {
+            self.encoder.begin(self.group);
+            let empty = self.encoder.len();
+            let mut count = 0;
+            while count < writes.len() && (count == 0 || self.encoder.len() < RECORD_BYTES) {
+                next = check_follows(&writes[count], base, next);
+                self.encoder.write(&writes[count]);
+                count += 1;
+            }
+            if self.encoder.len() > empty {
+                let place = self.write_record()?;
+                note_writes(&mut self.shared.view_mut(), writes.drain(..count), place, self.cache_bytes);
+            } else {
+                writes.drain(..count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the record in the encoder; starts a new segment first if it needs one.
+    fn write_record(&mut self) -> Result<Place, WalError> {
+        let store = Arc::clone(&self.shared.store);
+        let payload_bytes = self.encoder.len();
+        if payload_bytes > RECORD_BYTES_MAX {
+            let (bytes, bytes_max) = (payload_bytes as u64, RECORD_BYTES_MAX as u64);
+            return Err(store.stop(WalError::TooLarge { bytes, bytes_max }));
+        }
+        let frame_bytes = (FRAME_BYTES + payload_bytes) as u64;
+        if !store.has_room(frame_bytes) {
+            self.sync()?;
+            store.roll(frame_bytes)?;
+            self.shared.view_mut().close_block();
+        }
+        let lsn = store.end();
+        let header = Header {
+            chain: store.chain(),
+            incarnation: self.shared.incarnation,
+            opening: self.opening,
+            lsn,
+            durable: self.durable,
+        };
+        let appended = self.wal.append(self.encoder.finish(&header));
+        let appended = appended.map_err(|error| store.stop(WalError::from_wal_db(error, self.directory.clone())))?;
+        assert_eq!(appended.get(), lsn, "a record lands where its header says");
+        Ok(Place { lsn, end: lsn + frame_bytes })
+    }
+}
+
+/// Adds the writes of a record at `place` to the state in memory.
+fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Place, cache_bytes: usize) {
+    for write in writes {
+        if let Some(hard_state) = write.hard_state {
+            view.hard_state = hard_state;
+        }
+        if let Some(first) = write.truncate_from {
+            view.truncate_from(first);
+        }
+        for run in write.entries.chunk_by(|a, b| a.id.term == b.id.term) {
+            view.append(run[0].id, run.len() as u64, place);
+        }
+        view.cache_newest(write.entries, cache_bytes);
+    }
+}
+
+/// Checks that a write fits the log and returns the index after it. Only a broken caller fails.
+fn check_follows(write: &Write, base: Index, mut next: Index) -> Index {
+    if let Some(first) = write.truncate_from {
+        assert!(first > base, "truncation from {first} reaches behind the base {base}");
+        next = next.min(first);
+    }
+    if let Some(first) = write.entries.first() {
+        assert_eq!(first.id.index, next, "entries must follow the last one");
+    }
+    next.plus(write.entries.len())
+}
+
+impl RaftLog for WalLog {
+    type Error = WalError;
+
+    fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), WalError> {
+        let appended = self.append_records(writes);
+        writes.clear();
+        appended
+    }
+
+    fn sync(&mut self) -> Result<(), WalError> {
+        let store = Arc::clone(&self.shared.store);
+        store.check()?;
+        if self.durable == store.end() {
+            return Ok(());
+        }
+        self.wal.sync().map_err(|error| store.stop(WalError::from_wal_db(error, self.directory.clone())))?;
+        self.durable = store.end();
+        let mark = self.mark();
+        self.watermark.write(&mark).map_err(|error| store.stop(error))
+    }
+
+    fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, WalError> {
+        self.shared.read_blocking(first, end, bytes_max)
+    }
+}
+
+impl SharedLog for WalLog {
+    type Reader = WalReader;
+
+    fn reader(&self) -> WalReader {
+        WalReader { shared: Arc::clone(&self.shared) }
+    }
+
+    fn read_cold(reader: &WalReader, first: Index, end: Index, bytes_max: usize) -> Result<Read, WalError> {
+        reader.shared.read_blocking(first, end, bytes_max)
+    }
+}
+
+impl LogView for WalLog {
+    fn hard_state(&self) -> HardState {
+        self.shared.view().hard_state()
+    }
+
+    fn base(&self) -> EntryId {
+        self.shared.view().base()
+    }
+
+    fn last(&self) -> EntryId {
+        self.shared.view().last()
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        self.shared.view().term(index)
+    }
+
+    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
+        self.shared.view().read(first, end, bytes_max)
+    }
+}
+
+impl Drop for WalLog {
+    fn drop(&mut self) {
+        // Only a mark that is true: what was appended but not synced may be lost.
+        if self.shared.store.check().is_ok() && self.durable == self.shared.store.end() {
+            let _ = self.note_end();
+        }
+    }
+}
+
+impl std::fmt::Debug for WalLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let view = self.shared.view();
+        f.debug_struct("WalLog")
+            .field("directory", &self.directory)
+            .field("base", &view.base)
+            .field("last", &view.last)
+            .field("durable", &self.durable)
+            .finish_non_exhaustive()
+    }
+}

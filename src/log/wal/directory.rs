@@ -1,0 +1,234 @@
+//! The little of a file system that the log needs: one flat directory of files with positioned
+//! reads and writes. A trait, so that tests can put a disk beneath the log that fails on demand
+//! and loses what was never synced.
+
+use std::any::Any;
+use std::boxed::Box;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::string::String;
+use std::sync::Arc;
+use std::vec::Vec;
+
+/// Holds a lock until it is dropped.
+pub type LockGuard = Box<dyn Any + Send + Sync>;
+
+/// One directory of files.
+pub trait Directory: Send + Sync {
+    /// Where it is, for messages.
+    fn path(&self) -> &Path;
+
+    /// The names of the files in it, in any order.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    fn names(&self) -> io::Result<Vec<String>>;
+
+    /// Creates a file, or empties the one that is there. Its name is durable after
+    /// [`Directory::sync`].
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>>;
+
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if there is none.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>>;
+
+    /// Renames a file, replacing the target at once. Durable after [`Directory::sync`].
+    ///
+    /// # Errors
+    /// The file cannot be renamed.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file. Durable after [`Directory::sync`].
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes every create, rename and remove so far durable.
+    ///
+    /// # Errors
+    /// Any of them may be lost.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Takes the exclusive lock on a file, creating it if needed; `None` if someone else has it.
+    ///
+    /// # Errors
+    /// The file cannot be created or locked.
+    fn try_lock(&self, name: &str) -> io::Result<Option<LockGuard>>;
+}
+
+/// One open file. All methods take `&self` and an offset, so that readers and the writer share it.
+pub trait RawFile: Send + Sync {
+    /// Writes all of `bytes` at `offset`, growing the file if needed.
+    ///
+    /// # Errors
+    /// Any part may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Reads at `offset`; fewer bytes than asked for are not yet the end, 0 bytes are.
+    ///
+    /// # Errors
+    /// Nothing was read.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Makes every write so far durable, and the file's length with it.
+    ///
+    /// # Errors
+    /// Any write since the last sync may be lost, whatever a later sync says.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// The length is not known.
+    fn size(&self) -> io::Result<u64>;
+}
+
+/// Fills `buffer` from `offset` as far as the file reaches; returns how far that is.
+pub(super) fn read_full(file: &dyn RawFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(offset + filled as u64, &mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct OsDirectory {
+    path: PathBuf,
+}
+
+impl OsDirectory {
+    /// The directory at `path`, created if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        if !path.is_dir() {
+            fs::create_dir_all(&path)?;
+            // A new directory's own name is durable only when its parent is.
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                sync_directory(parent)?;
+            }
+        }
+        Ok(Self { path })
+    }
+
+    fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<fs::File> {
+        options.open(self.path.join(name))
+    }
+}
+
+impl Directory for OsDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        // A name that is not Unicode is none of ours.
+        let names = fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        let mut options = fs::OpenOptions::new();
+        let file = self.open_with(name, options.read(true).write(true).create(true).truncate(true))?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        Ok(Arc::new(OsFile(self.open_with(name, fs::OpenOptions::new().read(true).write(true))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        sync_directory(&self.path)
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<LockGuard>> {
+        let mut options = fs::OpenOptions::new();
+        let file = self.open_with(name, options.read(true).write(true).create(true).truncate(false))?;
+        // Not `file.try_lock()`: newer standard libraries have a method of that name.
+        match fs4::FileExt::try_lock(&file) {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(fs4::TryLockError::WouldBlock) => Ok(None),
+            Err(fs4::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened for syncing; NTFS journals its metadata itself.
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[derive(Debug)]
+struct OsFile(fs::File);
+
+impl RawFile for OsFile {
+    #[cfg(unix)]
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+    }
+
+    #[cfg(windows)]
+    fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match std::os::windows::fs::FileExt::seek_write(&self.0, bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.0, buffer, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        std::os::windows::fs::FileExt::seek_read(&self.0, buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // fdatasync: it also writes a changed length, and skips only the times.
+        self.0.sync_data()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}

@@ -1,0 +1,119 @@
+//! What can go wrong with the log on a disk.
+
+use crate::types::{ClusterId, GroupId, Index, NodeId};
+use std::io;
+use std::path::PathBuf;
+use std::string::String;
+
+/// Why the log was not opened, written or read. After a failed write or sync the log accepts
+/// nothing until it is opened again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalError {
+    /// Another open log holds the lock. Nothing was touched; stop the other process first.
+    #[error("the log in {} is open already, in this or another process", directory.display())]
+    Locked {
+        /// The log's directory.
+        directory: PathBuf,
+    },
+    /// The directory belongs to another cluster. Nothing was touched.
+    #[error("the log belongs to cluster {found}, not to cluster {expected}")]
+    WrongCluster {
+        /// The cluster that the directory was created for.
+        found: ClusterId,
+        /// The cluster asked for.
+        expected: ClusterId,
+    },
+    /// The directory belongs to another node. Nothing was touched.
+    #[error("the log belongs to node {found}, not to node {expected}")]
+    WrongNode {
+        /// The node that the directory was created for.
+        found: NodeId,
+        /// The node asked for.
+        expected: NodeId,
+    },
+    /// The log holds records of another group. Nothing was touched.
+    #[error("the log holds group {found}, not group {expected}")]
+    WrongGroup {
+        /// The group found in a record.
+        found: GroupId,
+        /// The group asked for.
+        expected: GroupId,
+    },
+    /// Bytes that were durable are damaged or missing. The log was not opened, or these entries
+    /// were not read; nothing was changed. The hard state may be damaged too: rejoin with a new
+    /// node id, or restore the files.
+    #[error(
+        "{} is damaged at byte {offset}: {reason}; entries from {first} on are affected",
+        file.display()
+    )]
+    Corrupt {
+        /// The damaged or missing file.
+        file: PathBuf,
+        /// Where in the file the damage begins, in bytes.
+        offset: u64,
+        /// The first entry that may be lost.
+        first: Index,
+        /// The last entry known to have been acknowledged; `None` if that is not known.
+        last: Option<Index>,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Intact bytes that this version does not understand, written by a newer one. Nothing was
+    /// touched.
+    #[error("{} holds something newer than this version at byte {offset}: {what}", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is not understood.
+        what: &'static str,
+    },
+    /// One write is larger than a record can be. Nothing of it was written; the log accepts
+    /// nothing more.
+    #[error("a write of {bytes} bytes exceeds the {bytes_max} bytes of a record")]
+    TooLarge {
+        /// The encoded size in bytes.
+        bytes: u64,
+        /// The largest size in bytes.
+        bytes_max: u64,
+    },
+    /// An earlier write or sync failed. Nothing was written; open the log again to learn what is
+    /// durable.
+    #[error("the log stopped after an earlier failure: {reason}")]
+    Poisoned {
+        /// The first failure.
+        reason: String,
+    },
+    /// The file system reported an error. If it was a write or a sync, the log accepts nothing
+    /// more; what was not synced may be lost.
+    #[error("{operation} {} failed: {source}", file.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or directory.
+        file: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl WalError {
+    /// Carries this error through wal-db, whose own error can only hold an [`io::Error`].
+    pub(super) fn into_wal_db(self) -> wal_db::WalError {
+        wal_db::WalError::from(io::Error::other(self))
+    }
+
+    /// The way back.
+    pub(super) fn from_wal_db(error: wal_db::WalError, file: PathBuf) -> Self {
+        let source = match error {
+            wal_db::WalError::Io { source, .. } => source,
+            other => io::Error::other(std::string::ToString::to_string(&other)),
+        };
+        match source.downcast::<Self>() {
+            Ok(own) => own,
+            Err(source) => Self::Io { operation: "writing", file, source },
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The bytes of one record: a batch of writes behind a header that says which log, which opening
+//! and which position it was written for, and what stands before it. `docs/FORMAT.md` has the boxes.
+//!
+//! wal-db frames a record as `crc32c(length ‖ payload) u32 | length u32 | payload`; this module
+//! writes and reads the payload, and reads whole frames for recovery and for cold reads.
+
+use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
+use crate::{action::Write, log::wal::view::TermRun};
+use bytes::Bytes;
+use std::vec::Vec;
+
+/// wal-db's frame before each payload, in bytes.
+pub(super) const FRAME_BYTES: usize = 8;
+/// Our header at the start of each payload, in bytes.
+pub(super) const HEADER_BYTES: usize = 40;
+/// The version of everything in a record.
+const FORMAT: u8 = 1;
+
+const OP_GROUP: u8 = 1;
+const OP_HARD_STATE: u8 = 2;
+const OP_TRUNCATE_FROM: u8 = 3;
+const OP_ENTRIES: u8 = 4;
+const OP_CHECKPOINT: u8 = 5;
+
+const KIND_NOOP: u8 = 0;
+const KIND_COMMAND: u8 = 1;
+
+/// Why intact bytes could not be understood.
+pub(super) type Malformed = &'static str;
+
+/// What makes a record self-identifying: a stale or foreign one never verifies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// The checksum of the record before this one; ties the log into one chain.
+    pub(super) chain: u32,
+    /// The log's random identity.
+    pub(super) incarnation: u64,
+    /// Which opening of the log wrote it; only grows.
+    pub(super) opening: u64,
+    /// Its own position.
+    pub(super) lsn: u64,
+    /// Everything before this position was durable when it was written; ≤ `lsn`.
+    pub(super) durable: u64,
+}
+
+impl Header {
+    pub(super) fn encode(&self, out: &mut [u8]) {
+        out[0] = FORMAT;
+        out[1..4].fill(0);
+        out[4..8].copy_from_slice(&self.chain.to_le_bytes());
+        out[8..16].copy_from_slice(&self.incarnation.to_le_bytes());
+        out[16..24].copy_from_slice(&self.opening.to_le_bytes());
+        out[24..32].copy_from_slice(&self.lsn.to_le_bytes());
+        out[32..40].copy_from_slice(&self.durable.to_le_bytes());
+    }
+
+    /// Reads the fixed fields; whether the format is ours is [`Header::is_supported`].
+    fn decode(bytes: &[u8]) -> Self {
+        Self {
+            chain: u32_at(bytes, 4),
+            incarnation: u64_at(bytes, 8),
+            opening: u64_at(bytes, 16),
+            lsn: u64_at(bytes, 24),
+            durable: u64_at(bytes, 32),
+        }
+    }
+
+    /// Whether the header before `payload` has the version written here.
+    pub(super) fn is_supported(payload: &[u8]) -> bool {
+        payload[..4] == [FORMAT, 0, 0, 0]
+    }
+
+    /// Cheap test whether a frame at `lsn` could begin with these bytes.
+    pub(super) fn could_start(bytes: &[u8], incarnation: u64, lsn: u64) -> bool {
+        let payload = &bytes[FRAME_BYTES..];
+        u64_at(payload, 24) == lsn && u64_at(payload, 8) == incarnation
+    }
+}
+
+/// The length that a frame's first bytes claim for its payload; `None` if it cannot be a record.
+pub(super) fn payload_len(frame: &[u8]) -> Option<usize> {
+    let len = u32_at(frame, 4) as usize;
+    (len >= HEADER_BYTES).then_some(len)
+}
+
+/// A record whose checksum holds.
+#[derive(Clone, Copy)]
+pub(super) struct Frame<'a> {
+    pub(super) crc: u32,
+    pub(super) header: Header,
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the frame that fills `bytes` exactly; `None` if the checksum does not hold.
+    pub(super) fn verify(bytes: &'a [u8]) -> Option<Self> {
+        let crc = u32_at(bytes, 0);
+        if crc != crc32c::crc32c(&bytes[4..]) {
+            return None;
+        }
+        let payload = &bytes[FRAME_BYTES..];
+        Some(Self { crc, header: Header::decode(payload), payload })
+    }
+
+    /// The operations, in order.
+    pub(super) fn ops(&self) -> Ops<'a> {
+        Ops { payload: self.payload, at: HEADER_BYTES, group: None }
+    }
+}
+
+/// The state of a group at one position of the log, so that everything before may be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Checkpoint {
+    pub(super) hard_state: HardState,
+    pub(super) base: EntryId,
+    pub(super) last: EntryId,
+    /// The terms of the entries in `(base, last]`.
+    pub(super) terms: Vec<TermRun>,
+}
+
+/// Encodes records into one reused buffer.
+#[derive(Debug, Default)]
+pub(super) struct Encoder {
+    buffer: Vec<u8>,
+}
+
+impl Encoder {
+    /// A buffer that one large record grew is given back.
+    const BUFFER_BYTES_KEPT: usize = 4 << 20;
+
+    pub(super) fn begin(&mut self, group: GroupId) {
+        if self.buffer.capacity() > Self::BUFFER_BYTES_KEPT {
+            self.buffer = Vec::new();
+        }
+        self.buffer.clear();
+        self.buffer.resize(HEADER_BYTES, 0);
+        self.u8(OP_GROUP);
+        self.u64(group.0);
+    }
+
+    /// The payload's size so far, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Puts the header in front and hands out the payload.
+    pub(super) fn finish(&mut self, header: &Header) -> &[u8] {
+        header.encode(&mut self.buffer[..HEADER_BYTES]);
+        &self.buffer
+    }
+
+    pub(super) fn write(&mut self, write: &Write) {
+        if let Some(hard_state) = write.hard_state {
+            self.u8(OP_HARD_STATE);
+            self.hard_state(hard_state);
+        }
+        if let Some(first) = write.truncate_from {
+            self.u8(OP_TRUNCATE_FROM);
+            self.u64(first.0);
+        }
+        // One operation per run of equal terms, so that recovery reads no entry's own head.
+        for run in write.entries.chunk_by(|a, b| a.id.term == b.id.term) {
+            self.entries(run);
+        }
+    }
+
+    fn entries(&mut self, run: &[Entry]) {
+        let payload_bytes: usize = run.iter().map(|entry| 5 + entry.payload.len()).sum();
+        self.buffer.reserve(payload_bytes + 25);
+        self.u8(OP_ENTRIES);
+        self.id(run[0].id);
+        self.u32(run.len() as u32);
+        let length_at = self.buffer.len();
+        self.u32(0);
+        for entry in run {
+            match &entry.payload {
+                Payload::Noop => {
+                    self.u8(KIND_NOOP);
+                    self.u32(0);
+                }
+                Payload::Command(command) => {
+                    self.u8(KIND_COMMAND);
+                    self.u32(command.len() as u32);
+                    self.buffer.extend_from_slice(command);
+                }
+            }
+        }
+        // Larger ones are refused as a whole, by size, before anything is written.
+        let length = (self.buffer.len() - length_at - 4) as u32;
+        self.buffer[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+    }
+
+    pub(super) fn checkpoint(&mut self, checkpoint: &Checkpoint) {
+        self.u8(OP_CHECKPOINT);
+        self.hard_state(checkpoint.hard_state);
+        self.id(checkpoint.base);
+        self.id(checkpoint.last);
+        self.u32(checkpoint.terms.len() as u32);
+        for run in &checkpoint.terms {
+            self.id(EntryId { index: run.first, term: run.term });
+        }
+    }
+
+    fn hard_state(&mut self, hard_state: HardState) {
+        self.u64(hard_state.term.0);
+        self.u8(u8::from(hard_state.vote.is_some()));
+        self.u64(hard_state.vote.unwrap_or_default().0);
+    }
+
+    fn id(&mut self, id: EntryId) {
+        self.u64(id.index.0);
+        self.u64(id.term.0);
+    }
+
+    fn u8(&mut self, value: u8) {
+        self.buffer.push(value);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.buffer.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.buffer.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// One operation of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Op<'a> {
+    HardState(HardState),
+    TruncateFrom(Index),
+    Entries(EntriesOp<'a>),
+    Checkpoint(Checkpoint),
+}
+
+/// A run of entries of one term, not yet taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntriesOp<'a> {
+    pub(super) first: EntryId,
+    pub(super) count: u32,
+    bytes: &'a [u8],
+}
+
+impl EntriesOp<'_> {
+    /// Appends the entries to `out`; their commands are slices of `source`, which these bytes are
+    /// part of.
+    pub(super) fn decode_into(&self, source: &Bytes, out: &mut Vec<Entry>) -> Result<(), Malformed> {
+        out.reserve((self.count as usize).min(self.bytes.len()));
+        let mut cursor = Cursor { bytes: self.bytes, at: 0 };
+        for position in 0..self.count as usize {
+            let kind = cursor.u8()?;
+            let len = cursor.u32()? as usize;
+            let command = cursor.take(len)?;
+            let payload = match kind {
+                KIND_NOOP if len == 0 => Payload::Noop,
+                KIND_COMMAND => Payload::Command(source.slice_ref(command)),
+                _ => return Err("an unknown kind of entry"),
+            };
+            let id = EntryId { index: self.first.index.plus(position), term: self.first.term };
+            out.push(Entry { id, payload });
+        }
+        if cursor.at == self.bytes.len() { Ok(()) } else { Err("bytes behind the last entry of a run") }
+    }
+}
+
+/// The operations of a record and the group of each.
+#[derive(Clone)]
+pub(super) struct Ops<'a> {
+    payload: &'a [u8],
+    at: usize,
+    group: Option<GroupId>,
+}
+
+impl<'a> Ops<'a> {
+    fn op(&mut self) -> Result<Option<(GroupId, Op<'a>)>, Malformed> {
+        let mut cursor = Cursor { bytes: self.payload, at: self.at };
+        let mut code = cursor.u8()?;
+        while code == OP_GROUP {
+            self.group = Some(GroupId(cursor.u64()?));
+            self.at = cursor.at;
+            if cursor.at == self.payload.len() {
+                return Ok(None);
+            }
+            code = cursor.u8()?;
+        }
+        let group = self.group.ok_or("an operation of no group")?;
+        let op = match code {
+            OP_HARD_STATE => Op::HardState(cursor.hard_state()?),
+            OP_TRUNCATE_FROM => Op::TruncateFrom(cursor.id_index()?),
+            OP_ENTRIES => {
+                let first = cursor.id()?;
+                let count = cursor.u32()?;
+                let len = cursor.u32()? as usize;
+                Op::Entries(EntriesOp { first, count, bytes: cursor.take(len)? })
+            }
+            OP_CHECKPOINT => {
+                let (hard_state, base, last) = (cursor.hard_state()?, cursor.id()?, cursor.id()?);
+                let count = cursor.u32()?;
+                let run = |cursor: &mut Cursor<'_>| cursor.id().map(|id| TermRun { first: id.index, term: id.term });
+                let terms = (0..count).map(|_| run(&mut cursor)).collect::<Result<_, _>>()?;
+                Op::Checkpoint(Checkpoint { hard_state, base, last, terms })
+            }
+            _ => return Err("an unknown operation"),
+        };
+        self.at = cursor.at;
+        Ok(Some((group, op)))
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Result<(GroupId, Op<'a>), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.payload.len() {
+            return None;
+        }
+        let result = self.op();
+        if result.is_err() {
+            self.at = self.payload.len();
+        }
+        result.transpose()
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or("an operation that ends early")?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, Malformed> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        Ok(u32_at(self.take(4)?, 0))
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        Ok(u64_at(self.take(8)?, 0))
+    }
+
+    fn id_index(&mut self) -> Result<Index, Malformed> {
+        let index = Index(self.u64()?);
+        if index <= Index::MAX { Ok(index) } else { Err("an index out of range") }
+    }
+
+    fn id(&mut self) -> Result<EntryId, Malformed> {
+        let (index, term) = (self.id_index()?, Term(self.u64()?));
+        if term <= Term::MAX { Ok(EntryId { index, term }) } else { Err("a term out of range") }
+    }
+
+    fn hard_state(&mut self) -> Result<HardState, Malformed> {
+        let (term, has_vote, vote) = (Term(self.u64()?), self.u8()?, NodeId(self.u64()?));
+        if term > Term::MAX || has_vote > 1 {
+            return Err("a hard state out of range");
+        }
+        Ok(HardState { term, vote: (has_vote == 1).then_some(vote) })
+    }
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

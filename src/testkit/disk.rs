@@ -1,0 +1,317 @@
+//! A disk that fails on demand and forgets what was never synced, to put beneath a log.
+//!
+//! It keeps two states apart: what reads see (the page cache), and what a loss of power leaves
+//! (the medium). Between them stand the pending operations in their order: writes, cut at sector
+//! borders, and creations, renames and removals of names. A sync of a file makes its writes
+//! durable, a sync of the directory the operations on names. [`FaultyDisk::crash_images`]
+//! enumerates what a loss of power may leave.
+
+use super::log_suite::Random;
+use crate::log::wal::{Directory, LockGuard, RawFile};
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::string::{String, ToString};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+/// Writes within one sector reach the medium as a whole or not at all. In bytes.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// The files of a disk after a loss of power, by name.
+pub type Image = BTreeMap<String, Vec<u8>>;
+
+/// A directory on a disk in memory. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct FaultyDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Debug)]
+enum Pending {
+    Write { file: u64, offset: u64, bytes: Vec<u8> },
+    Create { name: String, file: u64 },
+    Rename { from: String, to: String },
+    Remove { name: String },
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// What is on the medium.
+    durable: Files,
+    /// What reads see.
+    live: Files,
+    pending: Vec<Pending>,
+    files_created: u64,
+    locked: bool,
+    faults: Faults,
+    syncs: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Files {
+    names: BTreeMap<String, u64>,
+    contents: BTreeMap<u64, Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    /// Syncs until one fails.
+    sync: Option<u64>,
+    /// Bytes until the disk is full.
+    space: Option<u64>,
+    /// Bytes until a read stops short.
+    short_reads: Option<usize>,
+}
+
+impl Files {
+    fn apply(&mut self, pending: &Pending) {
+        match pending {
+            Pending::Write { file, offset, bytes } => {
+                let contents = self.contents.entry(*file).or_default();
+                let end = *offset as usize + bytes.len();
+                if contents.len() < end {
+                    contents.resize(end, 0);
+                }
+                contents[*offset as usize..end].copy_from_slice(bytes);
+            }
+            Pending::Create { name, file } => {
+                self.names.insert(name.clone(), *file);
+                self.contents.entry(*file).or_default();
+            }
+            Pending::Rename { from, to } => {
+                if let Some(file) = self.names.remove(from) {
+                    self.names.insert(to.clone(), file);
+                }
+            }
+            Pending::Remove { name } => {
+                self.names.remove(name);
+            }
+        }
+    }
+
+    fn image(&self) -> Image {
+        let file = |(name, file): (&String, &u64)| (name.clone(), self.contents.get(file).cloned().unwrap_or_default());
+        self.names.iter().map(file).collect()
+    }
+}
+
+impl FaultyDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A disk that holds these files, durably.
+    #[must_use]
+    pub fn from_image(image: &Image) -> Self {
+        let mut files = Files::default();
+        for (number, (name, bytes)) in image.iter().enumerate() {
+            files.names.insert(name.clone(), number as u64);
+            files.contents.insert(number as u64, bytes.clone());
+        }
+        let files_created = image.len() as u64;
+        let state = State { durable: files.clone(), live: files, files_created, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What reads see now.
+    #[must_use]
+    pub fn live_image(&self) -> Image {
+        self.state().live.image()
+    }
+
+    /// What a loss of power leaves if nothing that is pending was written.
+    #[must_use]
+    pub fn durable_image(&self) -> Image {
+        self.state().durable.image()
+    }
+
+    /// How many syncs there were, of files and of the directory.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    /// What a loss of power may leave now: every subset of the pending operations if there are few,
+    /// otherwise every prefix, every single omission and `samples` seeded random subsets.
+    #[must_use]
+    pub fn crash_images(&self, random: &mut Random, samples: usize) -> Vec<Image> {
+        let state = self.state();
+        let count = state.pending.len();
+        let mut images = Vec::new();
+        let mut push = |keep: &mut dyn FnMut(usize) -> bool| {
+            let mut files = state.durable.clone();
+            for (position, pending) in state.pending.iter().enumerate() {
+                if keep(position) {
+                    files.apply(pending);
+                }
+            }
+            images.push(files.image());
+        };
+        if count <= 5 {
+            (0..1u32 << count).for_each(|subset| push(&mut |position| subset >> position & 1 == 1));
+            return images;
+        }
+        // Very long queues are zeros of new files; every prefix of those says little.
+        let step = count.div_ceil(48);
+        (0..=count).step_by(step).for_each(|length| push(&mut |position| position < length));
+        (0..count).step_by(step).for_each(|dropped| push(&mut |position| position != dropped));
+        push(&mut |_| true);
+        (0..samples).for_each(|_| push(&mut |_| random.draw() & 1 == 0));
+        images
+    }
+
+    /// Makes the sync after `count` more fail with an I/O error, once. What was pending for it is
+    /// never written, while reads go on to see it: what Linux does.
+    pub fn fail_sync_after(&self, count: u64) {
+        self.state().faults.sync = Some(count);
+    }
+
+    /// Makes writes fail once `bytes` more bytes are written; what fits of the last one is written.
+    pub fn fill_after(&self, bytes: u64) {
+        self.state().faults.space = Some(bytes);
+    }
+
+    /// Makes every read return at most `bytes` bytes.
+    pub fn shorten_reads(&self, bytes: usize) {
+        self.state().faults.short_reads = Some(bytes);
+    }
+
+    /// Ends the faults; what they did stays.
+    pub fn repair(&self) {
+        self.state().faults = Faults::default();
+    }
+}
+
+impl State {
+    /// Syncs the pending operations that `concerns` picks.
+    fn sync(&mut self, concerns: impl Fn(&Pending) -> bool) -> io::Result<()> {
+        self.syncs += 1;
+        let failed = self.faults.sync == Some(0);
+        self.faults.sync = self.faults.sync.and_then(|left| left.checked_sub(1));
+        for pending in std::mem::take(&mut self.pending) {
+            if !concerns(&pending) {
+                self.pending.push(pending);
+            } else if !failed {
+                self.durable.apply(&pending);
+            }
+        }
+        if failed { Err(io::Error::other("injected failure of a sync")) } else { Ok(()) }
+    }
+
+    fn change(&mut self, pending: Pending) {
+        self.live.apply(&pending);
+        self.pending.push(pending);
+    }
+}
+
+impl Directory for FaultyDisk {
+    fn path(&self) -> &Path {
+        Path::new("faulty-disk")
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().live.names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        let mut state = self.state();
+        // A new file even if the name exists: emptying one in place and replacing it by another
+        // look alike, and the latter loses more.
+        state.files_created += 1;
+        let file = state.files_created + 1_000;
+        state.change(Pending::Create { name: name.to_string(), file });
+        Ok(Arc::new(FaultyFile { disk: self.clone(), file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        let file = self.state().live.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(FaultyFile { disk: self.clone(), file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.state().change(Pending::Rename { from: from.to_string(), to: to.to_string() });
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.state().change(Pending::Remove { name: name.to_string() });
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.state().sync(|pending| !matches!(pending, Pending::Write { .. }))
+    }
+
+    fn try_lock(&self, _name: &str) -> io::Result<Option<LockGuard>> {
+        let mut state = self.state();
+        if state.locked {
+            return Ok(None);
+        }
+        state.locked = true;
+        Ok(Some(Box::new(Unlock(self.clone()))))
+    }
+}
+
+struct Unlock(FaultyDisk);
+
+impl Drop for Unlock {
+    fn drop(&mut self) {
+        self.0.state().locked = false;
+    }
+}
+
+struct FaultyFile {
+    disk: FaultyDisk,
+    file: u64,
+}
+
+impl RawFile for FaultyFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let fitting = state.faults.space.map_or(bytes.len(), |space| bytes.len().min(space as usize));
+        state.faults.space = state.faults.space.map(|space| space - fitting as u64);
+        let mut at = 0;
+        while at < fitting {
+            let position = offset + at as u64;
+            let sector_left = (SECTOR_BYTES - position % SECTOR_BYTES) as usize;
+            let count = sector_left.min(fitting - at);
+            let bytes = bytes[at..at + count].to_vec();
+            state.change(Pending::Write { file: self.file, offset: position, bytes });
+            at += count;
+        }
+        if fitting == bytes.len() { Ok(()) } else { Err(io::Error::other("injected lack of space")) }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let state = self.disk.state();
+        let contents = state.live.contents.get(&self.file).ok_or(io::ErrorKind::NotFound)?;
+        let rest = contents.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len()).min(state.faults.short_reads.unwrap_or(usize::MAX));
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let file = self.file;
+        self.disk.state().sync(|pending| matches!(pending, Pending::Write { file: own, .. } if *own == file))
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.state().live.contents.get(&self.file).map_or(0, |contents| contents.len() as u64))
+    }
+}
+
+/// The names and sizes of an image, for messages.
+#[must_use]
+pub fn describe(image: &Image) -> Vec<String> {
+    let line = |(name, bytes): (&String, &Vec<u8>)| std::format!("{name} {}", bytes.len());
+    image.iter().map(line).collect()
+}

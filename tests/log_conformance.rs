@@ -1,0 +1,189 @@
+//! Every log of this crate keeps the durability contract, by the suite that users can run on
+//! theirs.
+
+#![cfg(feature = "persistence")]
+
+use proptest::prelude::*;
+use raft_io::log::{Locked, WalLog, WalOptions, wal::OsDirectory};
+use raft_io::testkit::disk::FaultyDisk;
+use raft_io::testkit::log_suite::{self, Fixture, Op, Shape};
+use raft_io::{ClusterId, Index, MemoryLog, NodeId};
+use std::sync::Arc;
+
+struct Memory;
+
+impl Fixture for Memory {
+    type Log = MemoryLog;
+
+    fn create(&mut self) -> MemoryLog {
+        MemoryLog::new()
+    }
+
+    fn reopen(&mut self, log: MemoryLog) -> MemoryLog {
+        log
+    }
+
+    fn compact(&mut self, log: &mut MemoryLog, through: Index) -> bool {
+        log.compact(through);
+        true
+    }
+}
+
+struct LockedMemory;
+
+impl Fixture for LockedMemory {
+    type Log = Locked<MemoryLog>;
+
+    fn create(&mut self) -> Locked<MemoryLog> {
+        Locked::new(MemoryLog::new())
+    }
+
+    fn reopen(&mut self, log: Locked<MemoryLog>) -> Locked<MemoryLog> {
+        log
+    }
+}
+
+/// Small segments and a small cache, so that short sequences roll, purge and read cold.
+fn small() -> WalOptions {
+    WalOptions::new(ClusterId(7), NodeId(1)).segment_bytes(4096).cache_bytes(300)
+}
+
+#[derive(Default)]
+struct WalOnFaultyDisk {
+    disk: FaultyDisk,
+}
+
+impl Fixture for WalOnFaultyDisk {
+    type Log = WalLog;
+
+    fn create(&mut self) -> WalLog {
+        self.disk = FaultyDisk::new();
+        self.disk.shorten_reads(700);
+        WalLog::open_in(Arc::new(self.disk.clone()), small()).expect("a new log opens")
+    }
+
+    fn reopen(&mut self, log: WalLog) -> WalLog {
+        drop(log);
+        WalLog::open_in(Arc::new(self.disk.clone()), small()).expect("a closed log opens")
+    }
+
+    fn compact(&mut self, log: &mut WalLog, through: Index) -> bool {
+        log.compact(through).expect("a compaction succeeds");
+        true
+    }
+
+    fn break_medium(&mut self, _log: &mut WalLog) -> bool {
+        self.disk.fail_sync_after(0);
+        true
+    }
+}
+
+/// The same with a disk that is full instead of failing to sync.
+#[derive(Default)]
+struct WalOnFullDisk(WalOnFaultyDisk);
+
+impl Fixture for WalOnFullDisk {
+    type Log = WalLog;
+
+    fn create(&mut self) -> WalLog {
+        self.0.create()
+    }
+
+    fn reopen(&mut self, log: WalLog) -> WalLog {
+        self.0.disk.repair();
+        self.0.reopen(log)
+    }
+
+    fn break_medium(&mut self, _log: &mut WalLog) -> bool {
+        self.0.disk.fill_after(20);
+        true
+    }
+}
+
+struct WalOnRealDisk {
+    place: tempfile::TempDir,
+    created: u32,
+}
+
+impl WalOnRealDisk {
+    fn open(&self) -> WalLog {
+        let directory = OsDirectory::new(self.place.path().join(self.created.to_string())).expect("a directory");
+        WalLog::open_in(Arc::new(directory), small()).expect("a log opens")
+    }
+}
+
+impl Fixture for WalOnRealDisk {
+    type Log = WalLog;
+
+    fn create(&mut self) -> WalLog {
+        self.created += 1;
+        self.open()
+    }
+
+    fn reopen(&mut self, log: WalLog) -> WalLog {
+        log.close().expect("a log closes");
+        self.open()
+    }
+
+    fn compact(&mut self, log: &mut WalLog, through: Index) -> bool {
+        log.compact(through).expect("a compaction succeeds");
+        true
+    }
+}
+
+#[test]
+fn memory_log_keeps_the_contract() {
+    log_suite::run(&mut Memory);
+}
+
+#[test]
+fn locked_memory_log_keeps_the_contract() {
+    log_suite::run(&mut LockedMemory);
+}
+
+#[test]
+fn wal_log_keeps_the_contract_on_a_failing_disk() {
+    log_suite::run(&mut WalOnFaultyDisk::default());
+    log_suite::run(&mut WalOnFullDisk::default());
+}
+
+#[test]
+fn wal_log_keeps_the_contract_on_a_real_disk() {
+    let mut fixture = WalOnRealDisk { place: tempfile::tempdir().expect("a place for the log"), created: 0 };
+    for seed in 0..3 {
+        let mut random = log_suite::Random(seed);
+        let ops: Vec<Op> = (0..40).map(|_| Op::random(|| random.draw())).collect();
+        log_suite::check_sequence(&mut fixture, &ops);
+    }
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let sizes = prop_oneof![8 => 0u16..200, 1 => 3000u16..6000];
+    (any::<bool>(), prop_oneof![3 => Just(0u8), 1 => any::<u8>()], 0u8..8, sizes, prop::bool::weighted(0.2)).prop_map(
+        |(hard_state, truncate, entries, bytes, new_term)| Shape { hard_state, truncate, entries, bytes, new_term },
+    )
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => prop::collection::vec(shapes(), 0..4).prop_map(Op::Append),
+        3 => Just(Op::Sync),
+        1 => Just(Op::Reopen),
+        1 => any::<u8>().prop_map(Op::Compact),
+    ];
+    prop::collection::vec(op, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn wal_log_equals_the_model_for_any_sequence(ops in ops()) {
+        log_suite::check_sequence(&mut WalOnFaultyDisk::default(), &ops);
+    }
+
+    #[test]
+    fn memory_log_equals_the_model_for_any_sequence(ops in ops()) {
+        log_suite::check_sequence(&mut Memory, &ops);
+    }
+}
