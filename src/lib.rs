@@ -93,6 +93,8 @@ pub mod wire;
 
 pub use action::{Action, Actions, RoleKind, Write};
 pub use config::RaftConfig;
+#[cfg(feature = "std")]
+pub use driver::{Raft, StateMachine, Status};
 pub use event::Event;
 pub use log::{LogView, MemoryLog, RaftLog};
 pub use membership::Membership;

@@ -1,1 +1,46 @@
-//! The production loop: protocol, log and apply threads behind one handle.
+//! The driver: threads and clocks around the protocol, and the handle that a program holds.
+//!
+//! [`Raft::start`] runs one node. Its protocol has no thread of its own: whoever brings an event
+//! steps it to completion under one short lock, a client in [`Raft::propose`], the transport's
+//! thread with a message, the log thread with a finished write, the ticker thread with a timeout.
+//! What must wait does so elsewhere (law 3):
+//!
+//! | Thread | Waits for |
+//! |---|---|
+//! | `raft-log` | the disk: takes every write that is queued, appends them as one, syncs once |
+//! | `raft-apply` | the state machine: reads committed entries from the log, applies, answers |
+//! | `raft-read` | cold reads of the log for lagging followers |
+//! | `raft-tick` | the clock |
+//!
+//! While the log is writing, proposals gather and go into the log, and to each follower, as one
+//! batch when it is done: the busier the node, the larger the batch, and an idle one adds no delay.
+//! Messages leave in the order of the steps, without the lock, by whoever stepped first.
+//!
+//! After a failed write, a failed read of committed entries or a panic of the state machine the
+//! node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
+//! process lives.
+//!
+//! The pieces that threads meet in are small and checked with loom: `slot` (one answer), `mailbox`
+//! (work for a thread), `feed` (role changes), `signal` (look again). No user code ever runs under
+//! a lock of the driver.
+
+mod apply;
+mod error;
+mod feed;
+mod lifecycle;
+mod mailbox;
+mod node;
+mod options;
+mod proposals;
+mod raft;
+mod signal;
+mod slot;
+mod status;
+mod sync;
+mod threads;
+mod trace;
+
+pub use error::{LeaderHint, Limit, NotLeaderReason, RequestError, StartError, UnknownReason};
+pub use options::DriverOptions;
+pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
+pub use status::{Counters, PeerStatus, Status};

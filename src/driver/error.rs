@@ -1,0 +1,177 @@
+//! What the driver answers when it does not answer with a result.
+
+use crate::error::ConfigError;
+use crate::types::{EntryId, NodeId, Term};
+use std::fmt;
+use std::io;
+use std::string::String;
+use thiserror::Error;
+
+/// A leader, and where clients find it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LeaderHint {
+    /// Its id.
+    pub id: NodeId,
+    /// What it advertises to clients; `None` while this node has no connection to it.
+    pub client_address: Option<String>,
+}
+
+impl fmt::Display for LeaderHint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.id)?;
+        match &self.client_address {
+            Some(address) => write!(f, " at {address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a request was not answered with a result (law 5: each request ends exactly once).
+///
+/// Retry safety: after `NotLeader`, `Overloaded`, `TooLarge`, `Shutdown`, `Fatal` and
+/// `DeadlineExceeded { proposed: None }` the command is in no log and never will be through this
+/// request, so a retry cannot apply it twice. After `OutcomeUnknown` and
+/// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
+/// what is idempotent, or within a client session.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// This node does not lead; nothing was appended. Ask the leader, if one is named.
+    #[error("not the leader in term {term}: {reason}{}", hint(leader.as_ref()))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<LeaderHint>,
+        /// This node's term.
+        term: Term,
+        /// Why it cannot take the request.
+        reason: NotLeaderReason,
+    },
+    /// The command was appended to this node's log and its fate is open.
+    #[error("the outcome of the command at {id} is unknown: {reason}; it may still be applied")]
+    OutcomeUnknown {
+        /// Where it was appended. It is applied exactly if an entry with this index *and* term is
+        /// ever committed.
+        id: EntryId,
+        /// Why this node cannot tell.
+        reason: UnknownReason,
+    },
+    /// Too much is in progress; nothing was appended. Retry later, or shed load.
+    #[error("overloaded: {limit}; nothing was appended, retry after a pause")]
+    Overloaded {
+        /// The limit that was hit.
+        limit: Limit,
+    },
+    /// The command can never be accepted.
+    #[error("a command of {bytes} bytes exceeds command_bytes_max = {limit_bytes}; split it or raise the limit")]
+    TooLarge {
+        /// The command's size in bytes.
+        bytes: usize,
+        /// `command_bytes_max` of the configuration.
+        limit_bytes: usize,
+    },
+    /// The caller's deadline passed first.
+    #[error("the deadline passed{}", proposed_hint(*proposed))]
+    DeadlineExceeded {
+        /// Where the command was appended; `None` if it was not, and then it never will be.
+        proposed: Option<EntryId>,
+    },
+    /// The node is shut down, or shutting down; nothing was appended.
+    #[error("the node is shut down; nothing was appended")]
+    Shutdown,
+    /// The node stopped for good; nothing was appended. Ask another node, and look at the log or
+    /// the disk of this one.
+    #[error("the node has stopped for good: {reason}; nothing was appended")]
+    Fatal {
+        /// What happened.
+        reason: String,
+    },
+}
+
+fn hint(leader: Option<&LeaderHint>) -> String {
+    leader.map_or_else(String::new, |leader| std::format!("; ask {leader}"))
+}
+
+fn proposed_hint(proposed: Option<EntryId>) -> String {
+    match proposed {
+        Some(id) => std::format!("; the command is appended at {id} and may still be applied"),
+        None => String::from(" before the command was proposed; it never will be"),
+    }
+}
+
+/// Why a node cannot take a proposal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum NotLeaderReason {
+    /// It follows another leader.
+    #[error("it follows another node")]
+    Follower,
+    /// It knows of no leader in its term: an election is under way, or no quorum can be reached.
+    #[error("no leader is known")]
+    NoLeader,
+}
+
+/// Why the outcome of an appended command is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum UnknownReason {
+    /// The node lost its leadership before the command committed; the next leader decides.
+    #[error("this node lost its leadership")]
+    LeadershipLost,
+    /// The node was shut down before the command was applied.
+    #[error("this node was shut down")]
+    Shutdown,
+    /// The node stopped for good before the command was applied.
+    #[error("this node stopped for good")]
+    Fatal,
+}
+
+/// A limit that a request ran into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Too many proposals without an answer yet: `proposals_max` of the driver's options.
+    #[error("{open} proposals are open, proposals_max = {max}")]
+    Proposals {
+        /// How many were open.
+        open: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Too many bytes proposed and not yet committed: `uncommitted_bytes_max` of the configuration.
+    #[error("{uncommitted_bytes} bytes are uncommitted, the proposal has {proposal_bytes}, the limit is {max_bytes}")]
+    UncommittedBytes {
+        /// What is uncommitted, in bytes.
+        uncommitted_bytes: usize,
+        /// The refused proposal, in bytes.
+        proposal_bytes: usize,
+        /// The limit, in bytes.
+        max_bytes: usize,
+    },
+}
+
+/// Why a node did not start. Nothing runs.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration or the options break rules: all of them, each with field, value and rule.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log begins after the first entry, and what it no longer holds cannot be given to the
+    /// state machine.
+    #[error("the log begins after {base}: the state machine would miss everything up to it")]
+    LogIsCompacted {
+        /// The entry before the first that the log holds.
+        base: EntryId,
+    },
+    /// The system gave no thread.
+    #[error("cannot start the {thread} thread")]
+    Thread {
+        /// Which.
+        thread: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}

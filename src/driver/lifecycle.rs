@@ -1,0 +1,216 @@
+//! How a node ends, and the calls of the handle.
+
+use super::error::{RequestError, UnknownReason};
+use super::feed::Reader;
+use super::node::{Handle, Node, Query, Waiting, life};
+use super::raft::{RoleChange, StateMachine, WaitError};
+use super::status::Status;
+use super::sync::atomic::Ordering;
+use super::sync::{Condvar, Mutex, lock, wait};
+use crate::log::SharedLog;
+use crate::transport::RaftTransport;
+use crate::types::NodeId;
+use bytes::Bytes;
+use std::boxed::Box;
+use std::cell::Cell;
+use std::mem;
+use std::string::{String, ToString};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+use std::vec::Vec;
+
+std::thread_local! {
+    /// How deep this thread is inside a driver: it must not wait for a driver's threads to end.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// This thread works for a driver while it lives.
+pub(super) struct Inside(());
+
+impl Inside {
+    pub(super) fn enter() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+/// The node's threads and how far its end has come.
+pub(super) struct Lifecycle {
+    stage: Mutex<Stage>,
+    ended: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Closing,
+    Closed,
+}
+
+impl Lifecycle {
+    pub(super) fn new() -> Self {
+        Self { stage: Mutex::new(Stage::Open), ended: Condvar::new(), threads: Mutex::new(Vec::new()) }
+    }
+
+    pub(super) fn add_thread(&self, thread: JoinHandle<()>) {
+        lock(&self.threads).push(thread);
+    }
+
+    /// Whether the caller is the first, and so the one that closes.
+    fn begin(&self) -> bool {
+        let mut stage = lock(&self.stage);
+        let first = *stage == Stage::Open;
+        if first {
+            *stage = Stage::Closing;
+        }
+        first
+    }
+
+    fn end(&self) {
+        *lock(&self.stage) = Stage::Closed;
+        self.ended.notify_all();
+    }
+
+    fn wait_for_end(&self) {
+        let mut stage = lock(&self.stage);
+        while *stage != Stage::Closed {
+            stage = wait(&self.ended, stage);
+        }
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Refuses, drains, stops, joins. Runs once.
+    fn close(&self) {
+        lock(&self.state).draining = true;
+        self.changed.notify();
+        let deadline = Instant::now().checked_add(self.options.drain_timeout);
+        self.changed.wait_until(deadline, || {
+            let drained = self.open.load(Ordering::SeqCst) == 0;
+            (drained || !self.is_running()).then_some(())
+        });
+        self.stop();
+        self.transport.shutdown();
+        let threads = mem::take(&mut *lock(&self.lifecycle.threads));
+        for thread in threads {
+            // A thread catches its own panics; there is nothing left to learn from its end.
+            let _ = thread.join();
+        }
+        // A message may have been on its way through a step while the node stopped.
+        self.release(lock(&self.state));
+        self.changed.notify();
+        self.lifecycle.end();
+    }
+
+    /// What is queued for the log still gets there; every proposal gets its answer now.
+    fn stop(&self) {
+        let mut state = lock(&self.state);
+        if self.is_running() {
+            self.life.store(life::STOPPED, Ordering::SeqCst);
+            state.answer_held(&RequestError::Shutdown);
+            state.answer_appended(UnknownReason::Shutdown);
+            self.halt(&mut state);
+        }
+        self.release(state);
+    }
+
+    fn fatal_reason(&self) -> Option<String> {
+        lock(&self.state).fatal.clone()
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T> {
+    fn id(&self) -> NodeId {
+        self.id
+    }
+
+    fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError> {
+        self.propose_one(command)
+    }
+
+    fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError> {
+        self.propose_many(commands)
+    }
+
+    fn query(&self, query: Query<M>) -> Result<(), RequestError> {
+        if lock(&self.state).draining {
+            return Err(self.why_closed());
+        }
+        match self.applies.post(|work| work.queries.push(query)) {
+            Some(true) => self.applies.wake(),
+            Some(false) => {}
+            None => return Err(self.why_closed()),
+        }
+        Ok(())
+    }
+
+    fn why_closed(&self) -> RequestError {
+        self.fatal_reason().map_or(RequestError::Shutdown, |reason| RequestError::Fatal { reason })
+    }
+
+    fn status(&self) -> Status {
+        self.status_now()
+    }
+
+    fn watch(&self) -> Reader<RoleChange> {
+        self.roles.subscribe()
+    }
+
+    fn wait_for(
+        &self,
+        deadline: Option<Instant>,
+        predicate: &mut dyn FnMut(&Status) -> bool,
+    ) -> Result<Status, WaitError> {
+        let mut last = None;
+        let found = self.changed.wait_until(deadline, || {
+            let status = self.status_now();
+            if predicate(&status) {
+                return Some(Ok(status));
+            }
+            let over = match &status.fatal {
+                Some(reason) => Some(WaitError::Fatal { reason: reason.clone() }),
+                None if self.life.load(Ordering::SeqCst) != life::RUNNING => Some(WaitError::Shutdown),
+                None => None,
+            };
+            last = Some(status);
+            over.map(Err)
+        });
+        match (found, last) {
+            (Some(result), _) => result,
+            (None, last) => {
+                let last = Box::new(last.unwrap_or_else(|| self.status_now()));
+                Err(WaitError::Timeout { last })
+            }
+        }
+    }
+
+    fn shutdown(self: Arc<Self>) {
+        let inside = DEPTH.get() > 0;
+        if !self.lifecycle.begin() {
+            if !inside {
+                self.lifecycle.wait_for_end();
+            }
+            return;
+        }
+        if !inside {
+            return self.close();
+        }
+        // A thread cannot wait for its own end: another one does.
+        let node = Arc::clone(&self);
+        let spawned = thread::Builder::new().name("raft-shutdown".to_string()).spawn(move || node.close());
+        if spawned.is_err() {
+            // Without a thread to wait for them, the others still stop.
+            lock(&self.state).draining = true;
+            self.stop();
+            self.lifecycle.end();
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The node: the protocol behind one lock, and the way of a step's actions.
+
+use super::apply::ApplyWork;
+use super::error::{RequestError, StartError, UnknownReason};
+use super::feed::{Feed, Reader};
+use super::lifecycle::Lifecycle;
+use super::mailbox::Mailbox;
+use super::options::DriverOptions;
+use super::proposals::{Appended, Held};
+use super::raft::{Applied, RoleChange, StateMachine, WaitError};
+use super::signal::Signal;
+use super::slot::{self, Completion};
+use super::status::{Counters, Status};
+use super::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
+use super::threads::{self, ColdRead, Inbound};
+use super::trace::trace_event;
+use crate::action::{Action, Actions, RoleKind, Write};
+use crate::config::RaftConfig;
+use crate::error::{ConfigError, ProposeError, StepError};
+use crate::event::Event;
+use crate::log::SharedLog;
+use crate::message::Envelope;
+use crate::protocol::Protocol;
+use crate::ticker::Ticker;
+use crate::transport::RaftTransport;
+use crate::types::{EntryId, NodeId, Term};
+use bytes::Bytes;
+use std::any::Any;
+use std::boxed::Box;
+use std::collections::VecDeque;
+use std::format;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::string::{String, ToString};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+
+/// How many role changes a watch may lag behind.
+const ROLE_CHANGES_MAX: usize = 1024;
+/// How many rounds of messages a thread sends for others before it hands that over to the ticker.
+const SEND_ROUNDS_MAX: usize = 8;
+
+/// What a proposal ends with.
+pub(super) type Answer<R> = Result<Applied<R>, RequestError>;
+pub(super) type Completer<R> = slot::Completer<EntryId, Answer<R>>;
+/// A proposer and what it is told.
+pub(super) type Settled<R> = (Completer<R>, Answer<R>);
+/// The proposer's side of an open proposal.
+pub(super) type Waiting<R> = Completion<EntryId, Answer<R>>;
+pub(super) type Query<M> = Box<dyn FnOnce(&M) + Send>;
+
+/// A node as its handle sees it, whatever its log and transport are.
+pub(super) trait Handle<M: StateMachine>: Send + Sync {
+    fn id(&self) -> NodeId;
+    fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError>;
+    fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError>;
+    fn query(&self, query: Query<M>) -> Result<(), RequestError>;
+    fn why_closed(&self) -> RequestError;
+    fn status(&self) -> Status;
+    fn watch(&self) -> Reader<RoleChange>;
+    fn wait_for(
+        &self,
+        deadline: Option<Instant>,
+        predicate: &mut dyn FnMut(&Status) -> bool,
+    ) -> Result<Status, WaitError>;
+    fn shutdown(self: Arc<Self>);
+}
+
+/// Whether the node works. Only grows.
+pub(super) mod life {
+    /// It works.
+    pub(in super::super) const RUNNING: u8 = 0;
+    /// It is shut down: queued writes still reach the log, nothing else happens.
+    pub(in super::super) const STOPPED: u8 = 1;
+    /// It stopped for good: nothing happens.
+    pub(in super::super) const FATAL: u8 = 2;
+}
+
+/// One running node.
+pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
+    pub(super) id: NodeId,
+    pub(super) tick: Duration,
+    pub(super) command_bytes_max: usize,
+    pub(super) uncommitted_bytes_max: usize,
+    pub(super) options: DriverOptions,
+    pub(super) state: Mutex<State<M::Response>>,
+    /// Of `state`: wakes the ticker thread before its time.
+    pub(super) tick_wake: Condvar,
+    pub(super) view: L::Reader,
+    pub(super) transport: T,
+    pub(super) writes: Mailbox<Vec<Write>>,
+    pub(super) applies: Mailbox<ApplyWork<M>>,
+    pub(super) cold_reads: Mailbox<Vec<ColdRead>>,
+    pub(super) roles: FeedArc<Feed<RoleChange>>,
+    /// Something in the status changed.
+    pub(super) changed: Signal,
+    /// One of [`life`]; written under the lock of `state`.
+    pub(super) life: AtomicU8,
+    pub(super) lifecycle: Lifecycle,
+    /// How many proposals have no answer yet.
+    pub(super) open: AtomicUsize,
+    /// The highest index that the state machine has applied.
+    pub(super) applied_index: AtomicU64,
+    pub(super) commands_applied: AtomicU64,
+    pub(super) log_syncs: AtomicU64,
+    pub(super) cold_reads_done: AtomicU64,
+    pub(super) cold_reads_dropped: AtomicU64,
+}
+
+/// What the one lock guards.
+pub(super) struct State<R> {
+    /// No new proposals: the node drains.
+    pub(super) draining: bool,
+    pub(super) fatal: Option<String>,
+    pub(super) protocol: Protocol,
+    pub(super) ticker: Ticker,
+    actions: Actions,
+    /// The term that this node leads, if it does.
+    pub(super) leading: Option<Term>,
+    /// Proposals that wait for the log to become idle, in order.
+    pub(super) held: VecDeque<Held<R>>,
+    /// Their commands, in bytes.
+    pub(super) held_bytes: usize,
+    /// Proposals appended in the term that this node leads and not yet committed, in order.
+    pub(super) appended: VecDeque<Appended<R>>,
+    /// Answers that go out as soon as the lock is released: waking runs the user's code.
+    pub(super) answers: Vec<Settled<R>>,
+    /// Messages that go out as soon as the lock is released.
+    pub(super) outbox: Vec<Envelope>,
+    /// An empty buffer that takes turns with `outbox`.
+    spare: Vec<Envelope>,
+    /// A thread is sending: it takes along what the outbox receives meanwhile.
+    sending: bool,
+    /// The ticker thread is to send.
+    pub(super) handover: bool,
+    wake_log: bool,
+    wake_apply: bool,
+    wake_reader: bool,
+    changed: bool,
+    pub(super) counters: Counters,
+}
+
+/// Builds the node, lets the transport deliver, starts the threads.
+pub(super) fn start<M, L, T>(
+    config: &RaftConfig,
+    options: DriverOptions,
+    log: L,
+    transport: T,
+    machine: M,
+) -> Result<Arc<dyn Handle<M>>, StartError>
+where
+    M: StateMachine,
+    L: SharedLog,
+    T: RaftTransport,
+{
+    let mut problems = config.validate().err().map_or_else(Vec::new, |error| error.problems);
+    problems.extend(options.problems());
+    if !problems.is_empty() {
+        return Err(ConfigError { problems }.into());
+    }
+    if log.base() != EntryId::ZERO {
+        return Err(StartError::LogIsCompacted { base: log.base() });
+    }
+    let view = log.reader();
+    let protocol = Protocol::new(config, &view)?;
+    let node: Arc<Node<M, L, T>> = Arc::new(Node {
+        id: config.id,
+        tick: config.tick,
+        command_bytes_max: config.command_bytes_max,
+        uncommitted_bytes_max: config.uncommitted_bytes_max,
+        options,
+        state: Mutex::new(State::new(protocol, Ticker::new(config))),
+        tick_wake: Condvar::new(),
+        view,
+        transport,
+        writes: Mailbox::new(),
+        applies: Mailbox::new(),
+        cold_reads: Mailbox::new(),
+        roles: FeedArc::new(Feed::new(ROLE_CHANGES_MAX)),
+        changed: Signal::new(),
+        life: AtomicU8::new(life::RUNNING),
+        lifecycle: Lifecycle::new(),
+        open: AtomicUsize::new(0),
+        applied_index: AtomicU64::new(0),
+        commands_applied: AtomicU64::new(0),
+        log_syncs: AtomicU64::new(0),
+        cold_reads_done: AtomicU64::new(0),
+        cold_reads_dropped: AtomicU64::new(0),
+    });
+    let first = lock(&node.state).protocol_role();
+    node.roles.publish(first);
+    node.transport.start(Arc::new(Inbound::new(&node)));
+    if let Err(error) = threads::spawn(&node, log, machine) {
+        Arc::clone(&node).shutdown();
+        return Err(error);
+    }
+    Ok(node)
+}
+
+impl<R> State<R> {
+    fn new(protocol: Protocol, ticker: Ticker) -> Self {
+        Self {
+            draining: false,
+            fatal: None,
+            protocol,
+            ticker,
+            actions: Actions::new(),
+            leading: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            appended: VecDeque::new(),
+            answers: Vec::new(),
+            outbox: Vec::new(),
+            spare: Vec::new(),
+            sending: false,
+            handover: false,
+            wake_log: false,
+            wake_apply: false,
+            wake_reader: false,
+            changed: false,
+            counters: Counters::default(),
+        }
+    }
+
+    fn protocol_role(&self) -> RoleChange {
+        RoleChange { role: self.protocol.role(), term: self.protocol.term(), leader: self.protocol.leader() }
+    }
+
+    /// Every proposal in this node's log that is not committed: its fate is open.
+    pub(super) fn answer_appended(&mut self, reason: UnknownReason) {
+        for Appended { id, completer } in self.appended.drain(..) {
+            self.answers.push((completer, Err(RequestError::OutcomeUnknown { id, reason })));
+        }
+    }
+
+    /// Every proposal that is in no log.
+    pub(super) fn answer_held(&mut self, error: &RequestError) {
+        self.held_bytes = 0;
+        for held in self.held.drain(..) {
+            self.counters.commands_refused += held.len() as u64;
+            self.answers.extend(held.into_completers().map(|completer| (completer, Err(error.clone()))));
+        }
+    }
+}
+
+pub(super) type Guard<'a, M> = MutexGuard<'a, State<<M as StateMachine>::Response>>;
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    pub(super) fn is_running(&self) -> bool {
+        self.life.load(Ordering::Acquire) == life::RUNNING
+    }
+
+    pub(super) fn is_fatal(&self) -> bool {
+        self.life.load(Ordering::Acquire) == life::FATAL
+    }
+
+    /// Steps the protocol on this thread and carries its actions out.
+    pub(super) fn step_event(&self, event: Event) {
+        let mut state = lock(&self.state);
+        // Only proposals are refused, and those have a road of their own.
+        let _ = self.step(&mut state, event);
+        self.release(state);
+    }
+
+    /// Steps the protocol. Gives the id of the first command if this appended any.
+    pub(super) fn step(&self, state: &mut State<M::Response>, event: Event) -> Result<Option<EntryId>, ProposeError> {
+        if !self.is_running() {
+            return Ok(None);
+        }
+        let persisted = matches!(event, Event::Persisted { .. });
+        let State { protocol, actions, .. } = state;
+        match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
+            Ok(Ok(())) => {}
+            Ok(Err(StepError::Propose(error))) => return Err(error),
+            Ok(Err(error)) => {
+                self.fail(state, format!("the driver broke the protocol's contract: {error}"));
+                return Ok(None);
+            }
+            Err(panic) => {
+                self.fail(state, format!("an invariant of the protocol is broken: {}", panic_message(&*panic)));
+                return Ok(None);
+            }
+        }
+        let first = self.carry_out(state);
+        if persisted || state.leading.is_none() {
+            self.append_held(state);
+        }
+        Ok(first)
+    }
+
+    /// Queues each action where it belongs, in order.
+    fn carry_out(&self, state: &mut State<M::Response>) -> Option<EntryId> {
+        let mut first = None;
+        let mut actions = mem::take(&mut state.actions);
+        for action in actions.drain(..) {
+            state.ticker.observe(&action);
+            match action {
+                Action::Persist(write) => {
+                    state.counters.log_writes += 1;
+                    state.wake_log |= self.writes.post(|writes| writes.push(write)) == Some(true);
+                }
+                Action::Send(envelope) => state.outbox.push(envelope),
+                Action::Proposed { first: id, .. } => first = Some(id),
+                Action::Apply { through } => {
+                    state.changed = true;
+                    let State { appended, .. } = state;
+                    let committed = appended.partition_point(|proposal| proposal.id.index <= through);
+                    let post = self.applies.post(|work| {
+                        work.through = through;
+                        work.proposals.extend(appended.drain(..committed));
+                    });
+                    state.wake_apply |= post == Some(true);
+                }
+                Action::RoleChanged { role, term, leader } => self.change_role(state, role, term, leader),
+                Action::SendFromLog { envelope, end, bytes_max } => {
+                    self.queue_cold_read(state, ColdRead { envelope, end, bytes_max });
+                }
+                Action::Misbehaved { peer, reason } => {
+                    state.counters.messages_misbehaved += 1;
+                    trace_event!(warn, node = self.id.0, peer = peer.0, "peer {reason}");
+                    let _ = (peer, reason);
+                }
+                Action::SnapshotNeeded { peer } => {
+                    trace_event!(warn, node = self.id.0, peer = peer.0, "the log no longer reaches back to this peer");
+                    let _ = peer;
+                }
+                Action::ResetElectionTimer => {}
+            }
+        }
+        state.actions = actions;
+        first
+    }
+
+    fn change_role(&self, state: &mut State<M::Response>, role: RoleKind, term: Term, leader: Option<NodeId>) {
+        trace_event!(info, node = self.id.0, role = role.name(), term = term.0, leader = leader.map(|id| id.0), "role");
+        state.changed = true;
+        state.counters.role_changes += 1;
+        let leading = (role == RoleKind::Leader).then_some(term);
+        if state.leading != leading {
+            state.answer_appended(UnknownReason::LeadershipLost);
+            state.leading = leading;
+        }
+        self.roles.publish(RoleChange { role, term, leader });
+    }
+
+    /// A cold read is a message: when too many wait, this one is lost.
+    fn queue_cold_read(&self, state: &mut State<M::Response>, read: ColdRead) {
+        let mut taken = false;
+        let post = self.cold_reads.post(|reads| {
+            taken = reads.len() < self.options.cold_reads_max;
+            if taken {
+                reads.push(read);
+            }
+        });
+        state.wake_reader |= post == Some(true);
+        if !taken {
+            self.cold_reads_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The node stops for good. Nothing is acknowledged, sent or written from here on.
+    pub(super) fn fail(&self, state: &mut State<M::Response>, reason: String) {
+        if !self.is_running() {
+            return;
+        }
+        trace_event!(error, node = self.id.0, "stopped for good: {reason}");
+        self.life.store(life::FATAL, Ordering::SeqCst);
+        state.answer_held(&RequestError::Fatal { reason: reason.clone() });
+        state.answer_appended(UnknownReason::Fatal);
+        state.fatal = Some(reason);
+        self.halt(state);
+    }
+
+    /// [`fail`](Self::fail) for threads that do not hold the lock.
+    pub(super) fn fail_now(&self, reason: String) {
+        let mut state = lock(&self.state);
+        self.fail(&mut state, reason);
+        self.release(state);
+    }
+
+    /// Nothing happens any more: closes what threads wait for.
+    pub(super) fn halt(&self, state: &mut State<M::Response>) {
+        state.actions.clear();
+        state.outbox.clear();
+        state.changed = true;
+        self.writes.close();
+        self.applies.close();
+        self.cold_reads.close();
+        self.roles.close();
+        self.tick_wake.notify_all();
+    }
+
+    /// Releases the lock and does what must not happen under it: wakes threads, gives answers,
+    /// sends. One thread sends at a time, so messages leave in the order of the steps.
+    pub(super) fn release(&self, state: Guard<'_, M>) {
+        let mut state = state;
+        let mut rounds = 0;
+        loop {
+            let wake_log = mem::take(&mut state.wake_log);
+            let wake_apply = mem::take(&mut state.wake_apply);
+            let wake_reader = mem::take(&mut state.wake_reader);
+            let changed = mem::take(&mut state.changed);
+            let answers = mem::take(&mut state.answers);
+            let mut batch = Vec::new();
+            let sends = !state.sending && !state.outbox.is_empty() && rounds < SEND_ROUNDS_MAX;
+            if sends {
+                rounds += 1;
+                state.sending = true;
+                state.counters.messages_sent += state.outbox.len() as u64;
+                let spare = mem::take(&mut state.spare);
+                batch = mem::replace(&mut state.outbox, spare);
+            }
+            drop(state);
+            // The disk takes longest: it starts first.
+            if wake_log {
+                self.writes.wake();
+            }
+            if wake_apply {
+                self.applies.wake();
+            }
+            if wake_reader {
+                self.cold_reads.wake();
+            }
+            self.send_all(&mut batch);
+            self.answer(answers);
+            if changed {
+                self.changed.notify();
+            }
+            if !sends {
+                return;
+            }
+            state = lock(&self.state);
+            state.sending = false;
+            state.spare = batch;
+            if state.outbox.is_empty() && state.answers.is_empty() {
+                return;
+            }
+            if rounds == SEND_ROUNDS_MAX && !state.outbox.is_empty() {
+                // Others step faster than this thread sends: it has its own work to return to.
+                state.handover = true;
+                self.tick_wake.notify_all();
+            }
+        }
+    }
+
+    fn send_all(&self, batch: &mut Vec<Envelope>) {
+        let sent = catch_unwind(AssertUnwindSafe(|| {
+            for envelope in batch.drain(..) {
+                if self.is_running() {
+                    self.transport.send(self.options.group, envelope);
+                }
+            }
+        }));
+        if let Err(panic) = sent {
+            let mut state = lock(&self.state);
+            self.fail(&mut state, format!("the transport panicked: {}", panic_message(&*panic)));
+        }
+    }
+
+    /// Gives answers: first all of them, then the wake-ups.
+    pub(super) fn answer(&self, answers: Vec<Settled<M::Response>>) {
+        if answers.is_empty() {
+            return;
+        }
+        self.open.fetch_sub(answers.len(), Ordering::SeqCst);
+        let mut wakes = Vec::new();
+        for (completer, mut answer) in answers {
+            if let Err(RequestError::NotLeader { leader: Some(leader), .. }) = &mut answer {
+                leader.client_address = self.transport.client_address(leader.id);
+            }
+            wakes.extend(completer.complete(answer));
+        }
+        for wake in wakes {
+            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
+            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_string())
+}

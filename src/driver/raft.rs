@@ -1,0 +1,310 @@
+//! The handle that a program holds, and what its calls give back.
+
+use super::error::{RequestError, StartError, UnknownReason};
+use super::feed;
+use super::node::{self, Answer, Handle, Query, Waiting};
+use super::options::DriverOptions;
+use super::slot::{self, Outcome};
+use super::status::Status;
+use crate::action::RoleKind;
+use crate::config::RaftConfig;
+use crate::log::SharedLog;
+use crate::transport::RaftTransport;
+use crate::types::{EntryId, NodeId, Term};
+use bytes::Bytes;
+use std::boxed::Box;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::string::String;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+use thiserror::Error;
+
+/// What a cluster replicates: a deterministic machine that turns commands into state and responses.
+///
+/// It starts empty with each [`Raft::start`] and is given the log from its first entry on.
+pub trait StateMachine: Send + 'static {
+    /// What a proposal resolves to.
+    type Response: Send + 'static;
+
+    /// Applies one command. Called on the apply thread, in log order, exactly once per entry and
+    /// life of the machine; must depend on nothing but the machine and its arguments. A command
+    /// that makes no sense is a response, not an error: there is no way to refuse what is committed.
+    /// A panic stops this node for good.
+    fn apply(&mut self, id: EntryId, command: &Bytes) -> Self::Response;
+}
+
+/// A running node. Clones are handles to the same node; when the last one is dropped, the node
+/// shuts down as by [`Raft::shutdown`].
+pub struct Raft<M: StateMachine> {
+    owner: Arc<Owner<M>>,
+}
+
+/// Shared by the handles, and by nothing else: its end is the end of the last handle.
+struct Owner<M: StateMachine> {
+    node: Arc<dyn Handle<M>>,
+}
+
+impl<M: StateMachine> Drop for Owner<M> {
+    fn drop(&mut self) {
+        Arc::clone(&self.node).shutdown();
+    }
+}
+
+impl<M: StateMachine> Clone for Raft<M> {
+    fn clone(&self) -> Self {
+        Self { owner: Arc::clone(&self.owner) }
+    }
+}
+
+impl<M: StateMachine> fmt::Debug for Raft<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raft").field("id", &self.owner.node.id()).finish_non_exhaustive()
+    }
+}
+
+impl<M: StateMachine> Raft<M> {
+    /// Starts a node with the default [`DriverOptions`]. A first start and a restart are the same:
+    /// the log tells.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub fn start<L, T>(config: RaftConfig, log: L, transport: T, machine: M) -> Result<Self, StartError>
+    where
+        L: SharedLog,
+        T: RaftTransport,
+    {
+        Self::start_with(config, DriverOptions::default(), log, transport, machine)
+    }
+
+    /// Starts a node.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub fn start_with<L, T>(
+        config: RaftConfig,
+        options: DriverOptions,
+        log: L,
+        transport: T,
+        machine: M,
+    ) -> Result<Self, StartError>
+    where
+        L: SharedLog,
+        T: RaftTransport,
+    {
+        let node = node::start(&config, options, log, transport, machine)?;
+        Ok(Self { owner: Arc::new(Owner { node }) })
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.owner.node.id()
+    }
+
+    /// Proposes a command. The proposal resolves once this node has applied it.
+    pub fn propose(&self, command: impl Into<Bytes>) -> Proposal<M::Response> {
+        Proposal::new(self.owner.node.propose(command.into()))
+    }
+
+    /// Proposes commands that are appended next to each other in this order, or refused together.
+    /// Each has an outcome of its own. To wait for all, wait for the last first: the others are
+    /// then there already.
+    pub fn propose_batch(&self, commands: Vec<Bytes>) -> Vec<Proposal<M::Response>> {
+        let count = commands.len();
+        match self.owner.node.propose_batch(commands) {
+            Ok(completions) => completions.into_iter().map(|completion| Proposal::new(Ok(completion))).collect(),
+            Err(error) => (0..count).map(|_| Proposal::new(Err(error.clone()))).collect(),
+        }
+    }
+
+    /// Looks at the state machine as far as this node has applied: local, possibly stale. Runs
+    /// between two applies, on the apply thread, so it must be quick; never call it from within
+    /// the state machine. A panic in `look` comes back to the caller.
+    ///
+    /// # Errors
+    /// [`RequestError::Shutdown`] or [`RequestError::Fatal`].
+    pub fn query<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Result<R, RequestError> {
+        let (completer, completion) = slot::slot::<(), _>();
+        let query: Query<M> = Box::new(move |machine: &M| {
+            let answer = catch_unwind(AssertUnwindSafe(|| look(machine)));
+            if let Some(wake) = completer.complete(answer) {
+                wake.wake();
+            }
+        });
+        self.owner.node.query(query)?;
+        match completion.wait(None) {
+            Outcome::Done(Ok(found)) => Ok(found),
+            Outcome::Done(Err(panic)) => resume_unwind(panic),
+            Outcome::Expired(_) | Outcome::Abandoned(_) => Err(self.owner.node.why_closed()),
+        }
+    }
+
+    /// The node's state now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.owner.node.status()
+    }
+
+    /// The changes of role, term and leader, in order; the first one is the present state.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch { reader: self.owner.node.watch() }
+    }
+
+    /// Waits until `predicate` holds for the status. No lock is held while it runs.
+    ///
+    /// # Errors
+    /// [`WaitError`], if it did not hold within `timeout` or never will.
+    pub fn wait_for(&self, timeout: Duration, mut predicate: impl FnMut(&Status) -> bool) -> Result<Status, WaitError> {
+        self.owner.node.wait_for(deadline(timeout), &mut predicate)
+    }
+
+    /// Shuts down: refuses new proposals, lets open ones finish for at most
+    /// [`DriverOptions::drain_timeout`], answers the rest `OutcomeUnknown`, writes what is queued
+    /// for the log, stops the transport and joins all threads. Waits for a write or an apply in
+    /// progress. Any thread may call it, any number of times; every later call on the node answers
+    /// [`RequestError::Shutdown`]. Called from the node's own threads (a state machine, a waker) it
+    /// returns at once and the rest happens behind it.
+    pub fn shutdown(&self) {
+        Arc::clone(&self.owner.node).shutdown();
+    }
+}
+
+/// A deadline; `None` when it is too far away to be one.
+fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// A command that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied<R> {
+    /// Its place in the log.
+    pub id: EntryId,
+    /// What the state machine answered.
+    pub response: R,
+}
+
+/// A proposal under way. Await it, or [`wait`](Self::wait) for it; a dropped one goes its way
+/// without a witness.
+#[must_use = "the outcome is known only here"]
+pub struct Proposal<R> {
+    state: State<R>,
+}
+
+enum State<R> {
+    Refused(Option<RequestError>),
+    Open(Waiting<R>),
+}
+
+impl<R> Proposal<R> {
+    fn new(result: Result<Waiting<R>, RequestError>) -> Self {
+        let state = match result {
+            Ok(completion) => State::Open(completion),
+            Err(error) => State::Refused(Some(error)),
+        };
+        Self { state }
+    }
+
+    /// Waits for the outcome for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of them [`RequestError::DeadlineExceeded`] when the time is over. Then the
+    /// command was not appended and never will be, or it was, and the error says where.
+    pub fn wait(self, timeout: Duration) -> Result<Applied<R>, RequestError> {
+        match self.state {
+            State::Refused(error) => Err(error.unwrap_or(RequestError::Shutdown)),
+            State::Open(completion) => settle(completion.wait(deadline(timeout))),
+        }
+    }
+}
+
+impl<R> Future for Proposal<R> {
+    type Output = Result<Applied<R>, RequestError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.state {
+            State::Refused(error) => Poll::Ready(Err(error.take().unwrap_or(RequestError::Shutdown))),
+            State::Open(completion) => completion.poll(context).map(settle),
+        }
+    }
+}
+
+fn settle<R>(outcome: Outcome<EntryId, Answer<R>>) -> Answer<R> {
+    match outcome {
+        Outcome::Done(answer) => answer,
+        Outcome::Expired(proposed) => Err(RequestError::DeadlineExceeded { proposed }),
+        Outcome::Abandoned(Some(id)) => Err(RequestError::OutcomeUnknown { id, reason: UnknownReason::Shutdown }),
+        Outcome::Abandoned(None) => Err(RequestError::Shutdown),
+    }
+}
+
+impl<R> fmt::Debug for Proposal<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proposal").finish_non_exhaustive()
+    }
+}
+
+/// One change of a node's role, term or known leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct RoleChange {
+    /// The role from now on.
+    pub role: RoleKind,
+    /// The term: a fencing token, since it only grows and has at most one leader.
+    pub term: Term,
+    /// The leader of that term, as far as known.
+    pub leader: Option<NodeId>,
+}
+
+/// Role changes in order. Clones read on from the same position, independently.
+#[derive(Clone)]
+pub struct Watch {
+    reader: feed::Reader<RoleChange>,
+}
+
+impl Watch {
+    /// The next change; `None` if none comes within `timeout`, or the node has stopped and all were
+    /// read. The first call gives the state at the time of [`Raft::watch`].
+    pub fn next(&mut self, timeout: Duration) -> Option<RoleChange> {
+        self.reader.next(deadline(timeout))
+    }
+
+    /// How many changes this watch never saw because it was read too rarely: the node remembers the
+    /// last 1,024.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.reader.missed()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("missed", &self.missed()).finish_non_exhaustive()
+    }
+}
+
+/// Why [`Raft::wait_for`] gave up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The predicate did not hold in time.
+    #[error("the condition did not hold in time; the node is {} in term {}", last.role.name(), last.term)]
+    Timeout {
+        /// The last status that was looked at.
+        last: Box<Status>,
+    },
+    /// The node was shut down.
+    #[error("the node is shut down")]
+    Shutdown,
+    /// The node stopped for good.
+    #[error("the node has stopped for good: {reason}")]
+    Fatal {
+        /// What happened.
+        reason: String,
+    },
+}

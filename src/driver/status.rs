@@ -1,0 +1,250 @@
+//! What a node says about itself: an owned value, never a guard.
+
+use super::error::LeaderHint;
+use super::node::Node;
+use super::raft::StateMachine;
+use super::sync::atomic::Ordering;
+use super::sync::lock;
+use crate::action::RoleKind;
+use crate::log::{LogView, SharedLog};
+use crate::protocol::ProgressState;
+use crate::transport::RaftTransport;
+use crate::types::{Index, NodeId, Term};
+use std::fmt::{self, Display, Write};
+use std::string::String;
+use std::vec::Vec;
+
+/// A node's state at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Status {
+    /// This node.
+    pub id: NodeId,
+    /// Its current term.
+    pub term: Term,
+    /// Its role in that term.
+    pub role: RoleKind,
+    /// The leader of that term, as far as known; this node itself when it leads.
+    pub leader: Option<LeaderHint>,
+    /// The first index that the log holds, or would hold if it is empty.
+    pub first_index: Index,
+    /// The last index, durable or not.
+    pub last_index: Index,
+    /// The last index that is durable on this node.
+    pub durable_index: Index,
+    /// The highest index known committed.
+    pub commit_index: Index,
+    /// The highest index that the state machine has applied.
+    pub applied_index: Index,
+    /// On a leader: each other member, ascending by id. Empty in other roles.
+    pub peers: Vec<PeerStatus>,
+    /// On a leader: what it proposed and has not yet committed, in bytes.
+    pub uncommitted_bytes: usize,
+    /// How many proposals have no answer yet.
+    pub open_proposals: usize,
+    /// Why the node stopped for good; `None` while it works.
+    pub fatal: Option<String>,
+    /// The node is shut down, or shutting down.
+    pub shutdown: bool,
+    /// What happened since the start.
+    pub counters: Counters,
+}
+
+/// What a leader knows of another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The member.
+    pub id: NodeId,
+    /// Highest index known durable on it.
+    pub match_index: Index,
+    /// The next index to send to it.
+    pub next_index: Index,
+    /// How appends are sent to it.
+    pub state: ProgressState,
+    /// It answered since the last quorum check.
+    pub active: bool,
+    /// Appends on their way to it.
+    pub inflight_messages: usize,
+    /// Their entries, in bytes.
+    pub inflight_bytes: usize,
+}
+
+/// Counts since the start; each only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Counters {
+    /// Commands appended by this node as leader.
+    pub commands_proposed: u64,
+    /// Commands refused: not the leader, overloaded, too large.
+    pub commands_refused: u64,
+    /// Entries given to the state machine.
+    pub commands_applied: u64,
+    /// Messages handed to the transport.
+    pub messages_sent: u64,
+    /// Messages taken from the transport.
+    pub messages_received: u64,
+    /// Messages of peers that broke the protocol, dropped.
+    pub messages_misbehaved: u64,
+    /// Changes of role, term or known leader.
+    pub role_changes: u64,
+    /// Writes made durable.
+    pub log_writes: u64,
+    /// Syncs that made them durable.
+    pub log_syncs: u64,
+    /// Appends whose entries were read from the log for a lagging follower.
+    pub cold_reads: u64,
+    /// Such reads dropped because too many waited or the log had changed meanwhile.
+    pub cold_reads_dropped: u64,
+}
+
+const ROLES: [RoleKind; 4] = [RoleKind::Follower, RoleKind::PreCandidate, RoleKind::Candidate, RoleKind::Leader];
+
+impl Status {
+    /// The status in the Prometheus text exposition format, version 0.0.4. Every sample is labelled
+    /// with this node's id.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let mut page = Page { node: self.id, text: String::with_capacity(4096) };
+        page.family("raft_role", "gauge", "1 for the present role, 0 for the others.");
+        for role in ROLES {
+            page.sample("raft_role", &[("role", &role.name())], u64::from(role == self.role));
+        }
+        let leader = self.leader.as_ref().map_or(0, |leader| leader.id.0);
+        let gauges = [
+            ("raft_term", "The current term.", self.term.0),
+            ("raft_has_leader", "1 if a leader is known.", u64::from(self.leader.is_some())),
+            ("raft_leader_id", "The leader's id; 0 while none is known.", leader),
+            ("raft_first_index", "The first index that the log holds.", self.first_index.0),
+            ("raft_last_index", "The last index of the log, durable or not.", self.last_index.0),
+            ("raft_durable_index", "The last index that is durable on this node.", self.durable_index.0),
+            ("raft_commit_index", "The highest index known committed.", self.commit_index.0),
+            ("raft_applied_index", "The highest index applied.", self.applied_index.0),
+            ("raft_uncommitted_bytes", "Bytes proposed and not yet committed.", self.uncommitted_bytes as u64),
+            ("raft_open_proposals", "Proposals without an answer yet.", self.open_proposals as u64),
+            ("raft_fatal", "1 if the node has stopped for good.", u64::from(self.fatal.is_some())),
+        ];
+        for (name, help, value) in gauges {
+            page.family(name, "gauge", help);
+            page.sample(name, &[], value);
+        }
+        self.counters(&mut page);
+        self.peers(&mut page);
+        page.text
+    }
+
+    fn counters(&self, page: &mut Page) {
+        let counters = &self.counters;
+        let families = [
+            ("raft_commands_proposed_total", "Commands appended as leader.", counters.commands_proposed),
+            ("raft_commands_refused_total", "Commands refused.", counters.commands_refused),
+            ("raft_commands_applied_total", "Commands applied.", counters.commands_applied),
+            ("raft_messages_sent_total", "Messages handed to the transport.", counters.messages_sent),
+            ("raft_messages_received_total", "Messages taken from the transport.", counters.messages_received),
+            ("raft_messages_misbehaved_total", "Messages that broke the protocol.", counters.messages_misbehaved),
+            ("raft_role_changes_total", "Changes of role, term or leader.", counters.role_changes),
+            ("raft_log_writes_total", "Writes made durable.", counters.log_writes),
+            ("raft_log_syncs_total", "Syncs of the log.", counters.log_syncs),
+            ("raft_cold_reads_total", "Appends read from the log for laggards.", counters.cold_reads),
+            ("raft_cold_reads_dropped_total", "Such reads that were dropped.", counters.cold_reads_dropped),
+        ];
+        for (name, help, value) in families {
+            page.family(name, "counter", help);
+            page.sample(name, &[], value);
+        }
+    }
+
+    /// A family without a sample would be legal too, but it says nothing.
+    fn peers(&self, page: &mut Page) {
+        if self.peers.is_empty() {
+            return;
+        }
+        type Field = fn(&PeerStatus) -> u64;
+        let families: [(&str, &str, Field); 4] = [
+            ("raft_peer_match_index", "Highest index known durable on the peer.", |peer| peer.match_index.0),
+            ("raft_peer_next_index", "The next index to send to the peer.", |peer| peer.next_index.0),
+            ("raft_peer_active", "1 if the peer answered since the last quorum check.", |peer| u64::from(peer.active)),
+            ("raft_peer_inflight_bytes", "Entry bytes on their way to the peer.", |peer| peer.inflight_bytes as u64),
+        ];
+        for (name, help, field) in families {
+            page.family(name, "gauge", help);
+            for peer in &self.peers {
+                page.sample(name, &[("peer", &peer.id)], field(peer));
+            }
+        }
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Where this node believes the leader to be.
+    pub(super) fn leader_hint(&self, leader: Option<NodeId>) -> Option<LeaderHint> {
+        leader.map(|id| LeaderHint { id, client_address: self.transport.client_address(id) })
+    }
+
+    pub(super) fn status_now(&self) -> Status {
+        let state = lock(&self.state);
+        let protocol = &state.protocol;
+        let peers = protocol.progress().map(|(id, progress)| PeerStatus {
+            id,
+            match_index: progress.match_index,
+            next_index: progress.next_index,
+            state: progress.state,
+            active: progress.active,
+            inflight_messages: progress.inflight_messages(),
+            inflight_bytes: progress.inflight_bytes(),
+        });
+        let leader = protocol.leader();
+        let mut status = Status {
+            id: self.id,
+            term: protocol.term(),
+            role: protocol.role(),
+            leader: None,
+            first_index: self.view.base().index.next(),
+            last_index: protocol.last().index,
+            durable_index: protocol.durable_index(),
+            commit_index: protocol.commit_index(),
+            applied_index: self.applied_index.load(Ordering::SeqCst).into(),
+            peers: peers.collect(),
+            uncommitted_bytes: protocol.uncommitted_bytes(),
+            open_proposals: self.open.load(Ordering::SeqCst),
+            fatal: state.fatal.clone(),
+            shutdown: state.draining,
+            counters: state.counters,
+        };
+        drop(state);
+        status.leader = self.leader_hint(leader);
+        status.counters.commands_applied = self.commands_applied.load(Ordering::Relaxed);
+        status.counters.log_syncs = self.log_syncs.load(Ordering::Relaxed);
+        status.counters.cold_reads = self.cold_reads_done.load(Ordering::Relaxed);
+        status.counters.cold_reads_dropped = self.cold_reads_dropped.load(Ordering::Relaxed);
+        status
+    }
+}
+
+struct Page {
+    node: NodeId,
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: u64) {
+        let node = self.node;
+        self.line(format_args!("{name}{{node=\"{node}\""));
+        for (label, value) in labels {
+            self.line(format_args!(",{label}=\"{value}\""));
+        }
+        self.line(format_args!("}} {value}\n"));
+    }
+
+    fn line(&mut self, text: fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = self.text.write_fmt(text);
+    }
+}

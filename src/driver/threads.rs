@@ -1,0 +1,184 @@
+//! The threads that wait: for the disk, for cold reads, for the clock, for peers.
+
+use super::apply::apply_loop;
+use super::error::StartError;
+use super::lifecycle::Inside;
+use super::mailbox::Mail;
+use super::node::{Node, panic_message};
+use super::raft::StateMachine;
+use super::sync::atomic::Ordering;
+use super::sync::{lock, wait_until};
+use crate::event::Event;
+use crate::log::{Read, SharedLog};
+use crate::message::{Envelope, Message};
+use crate::transport::{RaftTransport, Receiver};
+use crate::types::{GroupId, Index};
+use std::format;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::string::ToString;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Instant;
+use std::vec::Vec;
+
+/// An append whose entries are read off the protocol's road.
+pub(super) struct ColdRead {
+    /// Without its entries.
+    pub(super) envelope: Envelope,
+    /// The position after the last entry to send.
+    pub(super) end: Index,
+    /// The most to send, though always at least one entry.
+    pub(super) bytes_max: usize,
+}
+
+/// Starts the node's threads.
+pub(super) fn spawn<M, L, T>(node: &Arc<Node<M, L, T>>, log: L, machine: M) -> Result<(), StartError>
+where
+    M: StateMachine,
+    L: SharedLog,
+    T: RaftTransport,
+{
+    spawn_one(node, "raft-apply", move |node| apply_loop(node, machine))?;
+    spawn_one(node, "raft-log", move |node| log_loop(node, log))?;
+    spawn_one(node, "raft-read", read_loop)?;
+    spawn_one(node, "raft-tick", tick_loop)
+}
+
+fn spawn_one<M, L, T>(
+    node: &Arc<Node<M, L, T>>,
+    name: &'static str,
+    work: impl FnOnce(&Node<M, L, T>) + Send + 'static,
+) -> Result<(), StartError>
+where
+    M: StateMachine,
+    L: SharedLog,
+    T: RaftTransport,
+{
+    let shared = Arc::clone(node);
+    let run = move || {
+        let _inside = Inside::enter();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&shared))) {
+            shared.fail_now(format!("the {name} thread panicked: {}", panic_message(&*panic)));
+        }
+    };
+    let spawned = thread::Builder::new().name(name.to_string()).spawn(run);
+    let handle = spawned.map_err(|source| StartError::Thread { thread: name, source })?;
+    node.lifecycle.add_thread(handle);
+    Ok(())
+}
+
+/// Everything that is queued becomes one append and one sync. After a failure nothing is tried
+/// again (law 6): what the kernel did with the dirty pages is unknown.
+fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>, mut log: L) {
+    while let Mail::Content(mut batch) = node.writes.take() {
+        if node.is_fatal() {
+            return;
+        }
+        let writes = batch.len();
+        if let Err(error) = log.append(&mut batch) {
+            return node.fail_now(format!("the log failed to append: {error}"));
+        }
+        if let Err(error) = log.sync() {
+            return node.fail_now(format!("the log failed to sync: {error}"));
+        }
+        node.log_syncs.fetch_add(1, Ordering::Relaxed);
+        node.step_event(Event::Persisted { writes });
+    }
+}
+
+fn read_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>) {
+    while let Mail::Content(reads) = node.cold_reads.take() {
+        for read in reads {
+            if !node.is_running() {
+                return;
+            }
+            match fill::<L>(&node.view, read) {
+                Ok(filled) => send_filled(node, filled),
+                // Durable entries that cannot be read are lost: another node must lead.
+                Err(error) => return node.fail_now(format!("entries for a peer cannot be read from the log: {error}")),
+            }
+        }
+    }
+}
+
+/// Reads the entries into the request; `None` if the log does not hold them any more.
+fn fill<L: SharedLog>(view: &L::Reader, read: ColdRead) -> Result<Option<Envelope>, L::Error> {
+    let ColdRead { mut envelope, end, bytes_max } = read;
+    let Message::AppendEntriesRequest(request) = &mut envelope.message else { return Ok(None) };
+    let first = request.prev.index.next();
+    let Read::Entries(entries) = L::read_cold(view, first, end, bytes_max)? else { return Ok(None) };
+    let follows = entries.first().is_some_and(|entry| entry.id.index == first);
+    request.entries = entries;
+    Ok(follows.then_some(envelope))
+}
+
+/// Only the leader of the request's term may send it: whoever leads has not truncated its log, so
+/// these are the entries that it meant.
+fn send_filled<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>, filled: Option<Envelope>) {
+    let mut state = lock(&node.state);
+    match filled {
+        Some(envelope) if node.is_running() && state.leading == Some(envelope.message.term()) => {
+            node.cold_reads_done.fetch_add(1, Ordering::Relaxed);
+            state.outbox.push(envelope);
+        }
+        _ => {
+            node.cold_reads_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    node.release(state);
+}
+
+/// Ticks, and sends when the other threads have better things to do.
+fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>) {
+    let mut next_tick = Instant::now() + node.tick;
+    let mut due = Vec::new();
+    let mut state = lock(&node.state);
+    while node.is_running() {
+        if Instant::now() >= next_tick {
+            // After a pause of the process the missed ticks are gone: a burst of them would be an
+            // election timeout that nobody waited for.
+            next_tick = (next_tick + node.tick).max(Instant::now());
+            let role = state.protocol.role();
+            state.ticker.tick(role, &mut |event| due.push(event));
+            for event in due.drain(..) {
+                // Timeouts are never refused.
+                let _ = node.step(&mut state, event);
+            }
+            state.handover = false;
+            node.release(state);
+            state = lock(&node.state);
+        } else if state.handover {
+            state.handover = false;
+            node.release(state);
+            state = lock(&node.state);
+        } else {
+            (state, _) = wait_until(&node.tick_wake, state, Some(next_tick));
+        }
+    }
+}
+
+/// What the transport delivers to. It does not keep the node alive.
+pub(super) struct Inbound<M: StateMachine, L: SharedLog, T: RaftTransport> {
+    node: Weak<Node<M, L, T>>,
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Inbound<M, L, T> {
+    pub(super) fn new(node: &Arc<Node<M, L, T>>) -> Self {
+        Self { node: Arc::downgrade(node) }
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L, T> {
+    fn receive(&self, group: GroupId, envelope: Envelope) {
+        let Some(node) = self.node.upgrade() else { return };
+        if group != node.options.group || !node.is_running() {
+            return;
+        }
+        let _inside = Inside::enter();
+        let mut state = lock(&node.state);
+        state.counters.messages_received += 1;
+        // Messages are never refused.
+        let _ = node.step(&mut state, Event::Receive(envelope));
+        node.release(state);
+    }
+}

@@ -1,0 +1,356 @@
+//! What the driver's tests share: a state machine, a network, logs that fail on purpose.
+
+#![allow(dead_code)] // Each test file uses its part.
+
+use bytes::Bytes;
+use raft_io::driver::{Applied, DriverOptions, Raft, RequestError};
+use raft_io::log::{Locked, RaftLog, Read, SharedLog};
+use raft_io::transport::{RaftTransport, Receiver};
+use raft_io::{
+    EntryId, Envelope, GroupId, HardState, Index, LogView, MemoryLog, NodeId, RaftConfig, RoleKind, StateMachine, Term,
+    Write,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Far beyond what anything here takes, so that only a hang reaches it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Remembers what it applied and answers with how many that were.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    pub(crate) applied: Vec<(EntryId, Bytes)>,
+    pub(crate) gate: Option<Arc<Gate>>,
+}
+
+impl StateMachine for Recorder {
+    type Response = usize;
+
+    fn apply(&mut self, id: EntryId, command: &Bytes) -> usize {
+        if command.as_ref() == b"panic" {
+            panic!("a command that the machine does not survive");
+        }
+        if let Some(gate) = &self.gate {
+            gate.pass();
+        }
+        self.applied.push((id, command.clone()));
+        self.applied.len()
+    }
+}
+
+/// A gate that threads pass, or wait at while it is shut.
+#[derive(Default)]
+pub(crate) struct Gate {
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        self.changed.notify_all();
+        while state.0 {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.1 -= 1;
+    }
+
+    pub(crate) fn shut(&self) {
+        self.state.lock().unwrap().0 = true;
+    }
+
+    pub(crate) fn open(&self) {
+        self.state.lock().unwrap().0 = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a thread stands at the shut gate.
+    pub(crate) fn wait_for_visitor(&self) {
+        let mut state = self.state.lock().unwrap();
+        while !(state.0 && state.1 > 0) {
+            let (guard, timeout) = self.changed.wait_timeout(state, PATIENCE).unwrap();
+            assert!(!timeout.timed_out(), "nobody came to the gate");
+            state = guard;
+        }
+    }
+}
+
+/// A network in this process that can be partitioned.
+#[derive(Clone, Default)]
+pub(crate) struct Network {
+    shared: Arc<Mutex<Shared>>,
+    sent: Arc<Condvar>,
+}
+
+#[derive(Default)]
+struct Shared {
+    inboxes: BTreeMap<NodeId, Sender<(GroupId, Envelope)>>,
+    alone: Vec<NodeId>,
+    /// Messages sent by each node since the start, delivered or not.
+    sent: BTreeMap<NodeId, usize>,
+}
+
+impl Network {
+    pub(crate) fn transport(&self, id: impl Into<NodeId>) -> Link {
+        Link { id: id.into(), network: self.clone(), thread: Arc::default() }
+    }
+
+    /// Cuts these nodes off from everyone, each other included.
+    pub(crate) fn isolate(&self, nodes: &[NodeId]) {
+        self.shared.lock().unwrap().alone = nodes.to_vec();
+    }
+
+    pub(crate) fn heal(&self) {
+        self.isolate(&[]);
+    }
+
+    pub(crate) fn sent_by(&self, id: NodeId) -> usize {
+        self.shared.lock().unwrap().sent.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Waits until the node has sent `more` messages from now on.
+    pub(crate) fn wait_sent(&self, id: NodeId, more: usize) {
+        let enough = self.sent_by(id) + more;
+        let mut shared = self.shared.lock().unwrap();
+        while shared.sent.get(&id).is_none_or(|&sent| sent < enough) {
+            let (guard, timeout) = self.sent.wait_timeout(shared, PATIENCE).unwrap();
+            assert!(!timeout.timed_out(), "node {id} is silent");
+            shared = guard;
+        }
+    }
+}
+
+pub(crate) struct Link {
+    id: NodeId,
+    network: Network,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl RaftTransport for Link {
+    fn start(&self, receiver: Arc<dyn Receiver>) {
+        let (sender, inbox) = mpsc::channel();
+        self.network.shared.lock().unwrap().inboxes.insert(self.id, sender);
+        let network = self.network.clone();
+        let deliver = move || {
+            for (group, envelope) in inbox {
+                let alone = network.shared.lock().unwrap().alone.clone();
+                if !alone.contains(&envelope.from) && !alone.contains(&envelope.to) {
+                    receiver.receive(group, envelope);
+                }
+            }
+        };
+        *self.thread.lock().unwrap() = Some(thread::spawn(deliver));
+    }
+
+    fn send(&self, group: GroupId, envelope: Envelope) {
+        let mut shared = self.network.shared.lock().unwrap();
+        *shared.sent.entry(self.id).or_default() += 1;
+        self.network.sent.notify_all();
+        if let Some(inbox) = shared.inboxes.get(&envelope.to) {
+            // A node that is gone receives nothing.
+            let _ = inbox.send((group, envelope));
+        }
+    }
+
+    fn client_address(&self, peer: NodeId) -> Option<String> {
+        Some(format!("client-of-{peer}"))
+    }
+
+    fn shutdown(&self) {
+        self.network.shared.lock().unwrap().inboxes.remove(&self.id);
+        if let Some(thread) = self.thread.lock().unwrap().take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// A log in memory whose writer can be held up or fail; reads never wait for it.
+pub(crate) struct FaultyLog {
+    log: Locked<MemoryLog>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// Syncs wait here while it is shut.
+    pub(crate) sync_gate: Gate,
+    /// The next sync fails, once.
+    pub(crate) fail_sync: AtomicBool,
+    /// Every read for applying fails.
+    pub(crate) fail_reads: AtomicBool,
+    /// Nothing is answered from memory.
+    pub(crate) cold: AtomicBool,
+    pub(crate) syncs: AtomicUsize,
+    pub(crate) appends: AtomicUsize,
+}
+
+impl FaultyLog {
+    pub(crate) fn new() -> (Self, Arc<Faults>) {
+        let faults = Arc::<Faults>::default();
+        (Self { log: Locked::default(), faults: faults.clone() }, faults)
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct FaultyReader {
+    log: Locked<MemoryLog>,
+    faults: Arc<Faults>,
+}
+
+macro_rules! log_view {
+    ($name:ident) => {
+        impl LogView for $name {
+            fn hard_state(&self) -> HardState {
+                self.log.hard_state()
+            }
+
+            fn base(&self) -> EntryId {
+                self.log.base()
+            }
+
+            fn last(&self) -> EntryId {
+                self.log.last()
+            }
+
+            fn term(&self, index: Index) -> Option<Term> {
+                self.log.term(index)
+            }
+
+            fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
+                match self.log.read(first, end, bytes_max) {
+                    Read::Entries(entries) if !entries.is_empty() && self.faults.cold.load(Ordering::SeqCst) => {
+                        Read::Cold
+                    }
+                    read => read,
+                }
+            }
+        }
+    };
+}
+
+log_view!(FaultyLog);
+log_view!(FaultyReader);
+
+impl RaftLog for FaultyLog {
+    type Error = io::Error;
+
+    fn append(&mut self, writes: &mut Vec<Write>) -> io::Result<()> {
+        self.faults.appends.fetch_add(1, Ordering::SeqCst);
+        self.log.append(writes).map_err(io::Error::other)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.faults.sync_gate.pass();
+        self.faults.syncs.fetch_add(1, Ordering::SeqCst);
+        if self.faults.fail_sync.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("injected: the disk is gone"));
+        }
+        Ok(())
+    }
+
+    fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> io::Result<Read> {
+        FaultyLog::read_cold(&self.reader(), first, end, bytes_max)
+    }
+}
+
+impl SharedLog for FaultyLog {
+    type Reader = FaultyReader;
+
+    fn reader(&self) -> FaultyReader {
+        FaultyReader { log: self.log.clone(), faults: self.faults.clone() }
+    }
+
+    fn read_cold(reader: &FaultyReader, first: Index, end: Index, bytes_max: usize) -> io::Result<Read> {
+        if reader.faults.fail_reads.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected: the sector is unreadable"));
+        }
+        Ok(reader.log.read(first, end, bytes_max))
+    }
+}
+
+/// A configuration with timeouts that a busy machine keeps.
+pub(crate) fn config(id: u64, voters: &[u64]) -> RaftConfig {
+    let mut config = RaftConfig::new(id, voters.iter().copied());
+    config.tick = Duration::from_millis(10);
+    config.election_ticks = 30;
+    config
+}
+
+pub(crate) struct Cluster {
+    pub(crate) network: Network,
+    pub(crate) nodes: BTreeMap<NodeId, Raft<Recorder>>,
+    pub(crate) faults: BTreeMap<NodeId, Arc<Faults>>,
+    pub(crate) gates: BTreeMap<NodeId, Arc<Gate>>,
+}
+
+impl Cluster {
+    pub(crate) fn start(size: u64) -> Self {
+        Self::start_with(size, DriverOptions::default())
+    }
+
+    pub(crate) fn start_with(size: u64, options: DriverOptions) -> Self {
+        let ids: Vec<u64> = (1..=size).collect();
+        let mut cluster = Self {
+            network: Network::default(),
+            nodes: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            gates: BTreeMap::new(),
+        };
+        for &id in &ids {
+            let (log, faults) = FaultyLog::new();
+            let gate = Arc::<Gate>::default();
+            let machine = Recorder { gate: Some(gate.clone()), ..Recorder::default() };
+            let transport = cluster.network.transport(id);
+            let raft = Raft::start_with(config(id, &ids), options.clone(), log, transport, machine).unwrap();
+            cluster.nodes.insert(id.into(), raft);
+            cluster.faults.insert(id.into(), faults);
+            cluster.gates.insert(id.into(), gate);
+        }
+        cluster
+    }
+
+    /// Waits for a leader among these nodes that has committed an entry of its term.
+    pub(crate) fn leader_among(&self, ids: impl IntoIterator<Item = NodeId>) -> NodeId {
+        let ids: Vec<NodeId> = ids.into_iter().collect();
+        let first = &self.nodes[&ids[0]];
+        let found = first.wait_for(PATIENCE, |status| {
+            let Some(leader) = &status.leader else { return false };
+            ids.contains(&leader.id) && {
+                let its = self.nodes[&leader.id].status();
+                its.role == RoleKind::Leader && its.term == status.term && status.commit_index > Index::ZERO
+            }
+        });
+        found.unwrap().leader.unwrap().id
+    }
+
+    pub(crate) fn leader(&self) -> NodeId {
+        self.leader_among(self.nodes.keys().copied())
+    }
+
+    pub(crate) fn followers(&self, leader: NodeId) -> Vec<NodeId> {
+        self.nodes.keys().copied().filter(|&id| id != leader).collect()
+    }
+
+    pub(crate) fn wait_applied(&self, id: NodeId, index: Index) {
+        self.nodes[&id].wait_for(PATIENCE, |status| status.applied_index >= index).unwrap();
+    }
+}
+
+/// A node of its own with a log that can fail.
+pub(crate) fn single(options: DriverOptions) -> (Raft<Recorder>, Arc<Faults>, Network) {
+    let (log, faults) = FaultyLog::new();
+    let network = Network::default();
+    let raft = Raft::start_with(config(1, &[1]), options, log, network.transport(1), Recorder::default()).unwrap();
+    raft.wait_for(PATIENCE, |status| status.role == RoleKind::Leader && status.applied_index >= Index(1)).unwrap();
+    (raft, faults, network)
+}
+
+pub(crate) fn propose(raft: &Raft<Recorder>, command: &'static str) -> Result<Applied<usize>, RequestError> {
+    raft.propose(command).wait(PATIENCE)
+}
