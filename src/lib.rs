@@ -103,3 +103,8 @@ pub use node::RaftNode;
 pub use protocol::Protocol;
 pub use transition::Transition;
 pub use types::{ClusterId, Entries, Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
+
+/// The README's programs compile and run.
+#[cfg(all(doctest, feature = "persistence", feature = "tcp"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
