@@ -2,4 +2,5 @@
 
 #[cfg(feature = "persistence")]
 pub mod disk;
+pub mod linearizability;
 pub mod log_suite;
