@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::string::{String, ToString};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
 /// Writes within one sector reach the medium as a whole or not at all. In bytes.
@@ -47,6 +47,48 @@ struct State {
     locked: bool,
     faults: Faults,
     syncs: u64,
+    watch: Option<Watch>,
+    gate: Option<Gate>,
+}
+
+/// Holds syncs back; see [`FaultyDisk::hold_syncs`].
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    /// Whether it is open, and how many syncs wait.
+    state: Arc<(Mutex<(bool, usize)>, Condvar)>,
+}
+
+impl Gate {
+    fn wait(&self, mut arrive: impl FnMut(&mut (bool, usize)), done: impl Fn(&(bool, usize)) -> bool) {
+        let (mutex, changed) = &*self.state;
+        let mut state = mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        arrive(&mut state);
+        changed.notify_all();
+        while !done(&state) {
+            state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn pass(&self) {
+        self.wait(|state| state.1 += 1, |state| state.0);
+    }
+
+    /// Waits until a sync stands at the gate.
+    pub fn wait_until_one_waits(&self) {
+        self.wait(|_| {}, |state| state.1 > 0);
+    }
+
+    /// Lets every sync pass, those that wait and all later ones.
+    pub fn release(&self) {
+        self.wait(|state| state.0 = true, |_| true);
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Watch {
+    random: Random,
+    samples: usize,
+    images: Vec<Image>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -140,32 +182,22 @@ impl FaultyDisk {
     }
 
     /// What a loss of power may leave now: every subset of the pending operations if there are few,
-    /// otherwise every prefix, every single omission and `samples` seeded random subsets.
+    /// otherwise prefixes, single omissions and `samples` seeded random subsets.
     #[must_use]
     pub fn crash_images(&self, random: &mut Random, samples: usize) -> Vec<Image> {
-        let state = self.state();
-        let count = state.pending.len();
-        let mut images = Vec::new();
-        let mut push = |keep: &mut dyn FnMut(usize) -> bool| {
-            let mut files = state.durable.clone();
-            for (position, pending) in state.pending.iter().enumerate() {
-                if keep(position) {
-                    files.apply(pending);
-                }
-            }
-            images.push(files.image());
-        };
-        if count <= 5 {
-            (0..1u32 << count).for_each(|subset| push(&mut |position| subset >> position & 1 == 1));
-            return images;
-        }
-        // Very long queues are zeros of new files; every prefix of those says little.
-        let step = count.div_ceil(48);
-        (0..=count).step_by(step).for_each(|length| push(&mut |position| position < length));
-        (0..count).step_by(step).for_each(|dropped| push(&mut |position| position != dropped));
-        push(&mut |_| true);
-        (0..samples).for_each(|_| push(&mut |_| random.draw() & 1 == 0));
-        images
+        self.state().crash_images(random, samples)
+    }
+
+    /// From now on notes what a loss of power may leave right before each sync, the moments when
+    /// most is at stake, with `samples` random subsets each.
+    pub fn watch(&self, random: Random, samples: usize) {
+        self.state().watch = Some(Watch { random, samples, images: Vec::new() });
+    }
+
+    /// The images noted since the last call.
+    #[must_use]
+    pub fn take_watched(&self) -> Vec<Image> {
+        self.state().watch.as_mut().map(|watch| std::mem::take(&mut watch.images)).unwrap_or_default()
     }
 
     /// Makes the sync after `count` more fail with an I/O error, once. What was pending for it is
@@ -179,9 +211,36 @@ impl FaultyDisk {
         self.state().faults.space = Some(bytes);
     }
 
+    /// Whether writes have used up the space of [`FaultyDisk::fill_after`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.state().faults.space == Some(0)
+    }
+
     /// Makes every read return at most `bytes` bytes.
     pub fn shorten_reads(&self, bytes: usize) {
         self.state().faults.short_reads = Some(bytes);
+    }
+
+    /// Flips the lowest bit of a byte, on the medium and in the page cache.
+    ///
+    /// # Panics
+    /// If there is no such byte.
+    pub fn flip(&self, name: &str, offset: usize) {
+        let mut state = self.state();
+        let file = state.live.names[name];
+        let state = &mut *state;
+        for files in [&mut state.live, &mut state.durable] {
+            files.contents.get_mut(&file).expect("the file has bytes")[offset] ^= 1;
+        }
+    }
+
+    /// Makes every sync of a file wait until the gate is released.
+    #[must_use]
+    pub fn hold_syncs(&self) -> Gate {
+        let gate = Gate::default();
+        self.state().gate = Some(gate.clone());
+        gate
     }
 
     /// Ends the faults; what they did stays.
@@ -191,8 +250,42 @@ impl FaultyDisk {
 }
 
 impl State {
+    fn crash_images(&self, random: &mut Random, samples: usize) -> Vec<Image> {
+        let count = self.pending.len();
+        let mut images = Vec::new();
+        let mut push = |keep: &mut dyn FnMut(usize) -> bool| {
+            let mut files = self.durable.clone();
+            for (position, pending) in self.pending.iter().enumerate() {
+                if keep(position) {
+                    files.apply(pending);
+                }
+            }
+            images.push(files.image());
+        };
+        if count <= 4 {
+            (0..1u32 << count).for_each(|subset| push(&mut |position| subset >> position & 1 == 1));
+            return images;
+        }
+        // Long queues are the zeros of a new file; every prefix of those says little.
+        let step = count.div_ceil(12);
+        (0..count).step_by(step).for_each(|length| push(&mut |position| position < length));
+        (0..count).step_by(step).for_each(|dropped| push(&mut |position| position != dropped));
+        push(&mut |_| true);
+        (0..samples).for_each(|_| push(&mut |_| random.draw() & 1 == 0));
+        images
+    }
+
+    fn note_watched(&mut self) {
+        if let Some(mut watch) = self.watch.take() {
+            let images = self.crash_images(&mut watch.random, watch.samples);
+            watch.images.extend(images);
+            self.watch = Some(watch);
+        }
+    }
+
     /// Syncs the pending operations that `concerns` picks.
     fn sync(&mut self, concerns: impl Fn(&Pending) -> bool) -> io::Result<()> {
+        self.note_watched();
         self.syncs += 1;
         let failed = self.faults.sync == Some(0);
         self.faults.sync = self.faults.sync.and_then(|left| left.checked_sub(1));
@@ -300,6 +393,10 @@ impl RawFile for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let gate = self.disk.state().gate.clone();
+        if let Some(gate) = gate {
+            gate.pass();
+        }
         let file = self.file;
         self.disk.state().sync(|pending| matches!(pending, Pending::Write { file: own, .. } if *own == file))
     }
@@ -307,11 +404,4 @@ impl RawFile for FaultyFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.disk.state().live.contents.get(&self.file).map_or(0, |contents| contents.len() as u64))
     }
-}
-
-/// The names and sizes of an image, for messages.
-#[must_use]
-pub fn describe(image: &Image) -> Vec<String> {
-    let line = |(name, bytes): (&String, &Vec<u8>)| std::format!("{name} {}", bytes.len());
-    image.iter().map(line).collect()
 }

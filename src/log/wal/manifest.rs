@@ -11,7 +11,7 @@ use std::vec;
 use std::vec::Vec;
 
 pub(super) const MANIFEST: &str = "MANIFEST";
-const MANIFEST_NEW: &str = "MANIFEST.tmp";
+pub(super) const MANIFEST_NEW: &str = "MANIFEST.tmp";
 const MAGIC: &[u8; 8] = b"RAFTWAL\0";
 const FORMAT: u32 = 1;
 const HEAD_BYTES: usize = 56;

@@ -8,7 +8,7 @@
 
 use super::directory::{Directory, RawFile, read_full};
 use super::error::WalError;
-use super::manifest::{MANIFEST, Manifest, Segment, is_segment_name};
+use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, Segment, is_segment_name};
 use super::options::WalOptions;
 use super::record::{Checkpoint, FRAME_BYTES, Frame, HEADER_BYTES, Header, Malformed, Op, payload_len};
 use super::store::zero;
@@ -18,6 +18,7 @@ use crate::types::{EntryId, Index, Term};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
+use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -35,6 +36,7 @@ pub(super) struct Recovered {
 /// Opens what is in the directory, or makes a new log in an empty one. Everything that it returns
 /// is durable.
 pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result<Recovered, WalError> {
+    remove_files(directory, |name| name == MANIFEST_NEW)?;
     let (mut manifest, mut watermark, mark) = load_or_create(directory, options)?;
     sync_everything(directory, &manifest)?;
     let mut replay = Replay::new(directory, &manifest, options, mark);
@@ -45,7 +47,9 @@ pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result
     view.close_block();
     manifest.opening += 1;
     manifest.store(directory)?;
-    remove_orphans(directory, &manifest)?;
+    // Segments that are not listed were prepared or purged when the process died.
+    let listed = |name: &str| manifest.segments.iter().any(|segment| segment.name() == name);
+    remove_files(directory, |name| is_segment_name(name) && !listed(name))?;
     watermark.write_both(&Mark { durable: end, chain, last: view.last })?;
     Ok(Recovered { manifest, watermark, view, end, chain })
 }
@@ -76,9 +80,7 @@ fn load_or_create(directory: &dyn Directory, options: &WalOptions) -> Result<(Ma
 /// Makes the manifest of a new log. It lists no segment yet: segments come into being only when
 /// the manifest is durable, so that segments without a manifest are never a crashed creation.
 fn create(directory: &dyn Directory, options: &WalOptions) -> Result<Manifest, WalError> {
-    let path = directory.path().to_path_buf();
-    let names = directory.names().map_err(|source| WalError::Io { operation: "reading", file: path, source })?;
-    if names.iter().any(|name| is_segment_name(name) || name == WATERMARK) {
+    if names(directory)?.iter().any(|name| is_segment_name(name) || name == WATERMARK) {
         let reason = "the manifest is missing";
         let file = directory.path().join(MANIFEST);
         return Err(WalError::Corrupt { file, offset: 0, first: Index(1), last: None, reason });
@@ -128,16 +130,21 @@ fn sync_everything(directory: &dyn Directory, manifest: &Manifest) -> Result<(),
     Ok(())
 }
 
-/// Segments that the manifest does not list were prepared or purged when the process died.
-fn remove_orphans(directory: &dyn Directory, manifest: &Manifest) -> Result<(), WalError> {
-    let path = directory.path().to_path_buf();
-    let names = directory.names().map_err(|source| WalError::Io { operation: "reading", file: path, source })?;
-    let listed = |name: &str| manifest.segments.iter().any(|segment| segment.name() == name);
-    for name in names.iter().filter(|name| is_segment_name(name) && !listed(name)) {
+/// Removes files that a process left behind when it died. They are gone for good before new ones
+/// take their names.
+fn remove_files(directory: &dyn Directory, is_garbage: impl Fn(&str) -> bool) -> Result<(), WalError> {
+    let names = names(directory)?;
+    let garbage: Vec<_> = names.iter().filter(|name| is_garbage(name)).collect();
+    for name in &garbage {
         let file = directory.path().join(name);
         directory.remove(name).map_err(|source| WalError::Io { operation: "removing", file, source })?;
     }
-    sync_directory(directory)
+    if garbage.is_empty() { Ok(()) } else { sync_directory(directory) }
+}
+
+fn names(directory: &dyn Directory) -> Result<Vec<String>, WalError> {
+    let file = directory.path().to_path_buf();
+    directory.names().map_err(|source| WalError::Io { operation: "reading", file, source })
 }
 
 /// Goes through the records in order and rebuilds the state in memory.
