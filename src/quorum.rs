@@ -44,8 +44,8 @@ pub fn vote_result(membership: &Membership, granted: &BTreeSet<NodeId>, refused:
     }
 }
 
-/// The highest index that a majority of voters has reached, given the index of each; in O(voters)
-/// for clusters of the usual size.
+/// The highest index that a majority of voters has reached, given the index of each; O(voters) for
+/// clusters of the usual size.
 #[must_use]
 pub fn committed_index(matches: impl ExactSizeIterator<Item = Index>) -> Index {
     const INLINE: usize = 9;
@@ -53,22 +53,24 @@ pub fn committed_index(matches: impl ExactSizeIterator<Item = Index>) -> Index {
     if count == 0 {
         return Index::ZERO;
     }
-    if count <= INLINE {
-        let mut inline = [Index::ZERO; INLINE];
-        for (slot, index) in inline.iter_mut().zip(matches) {
-            *slot = index;
-        }
-        nth_highest(&mut inline[..count])
-    } else {
-        nth_highest(&mut matches.collect::<Vec<_>>())
+    // With the indexes descending, everything before the position of the majority is at least the
+    // one there: a majority has reached it.
+    let position = majority(count) - 1;
+    if count > INLINE {
+        let mut all: Vec<Index> = matches.collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        return all[position];
     }
-}
-
-/// With the indexes ascending, everything from the position `len - majority` on is at least the
-/// one there: a majority has reached it.
-fn nth_highest(matches: &mut [Index]) -> Index {
-    matches.sort_unstable();
-    matches[matches.len() - majority(matches.len())]
+    let mut descending = [Index::ZERO; INLINE];
+    for (placed, index) in matches.enumerate() {
+        let mut slot = placed;
+        while slot > 0 && descending[slot - 1] < index {
+            descending[slot] = descending[slot - 1];
+            slot -= 1;
+        }
+        descending[slot] = index;
+    }
+    descending[position]
 }
 
 #[cfg(test)]

@@ -52,9 +52,14 @@ impl MemoryLog {
     fn run_of(&self, index: Index) -> usize {
         // Reads near the end are by far the most frequent: look there before halving the whole.
         const NEAR: usize = 8;
-        let begins_by = |run: &Entries| run[0].id.index <= index;
-        let near = self.runs.iter().rev().take(NEAR).position(begins_by);
-        near.map_or_else(|| self.runs.partition_point(begins_by) - 1, |back| self.runs.len() - 1 - back)
+        let mut position = self.runs.len();
+        while position > 0 && position + NEAR > self.runs.len() {
+            position -= 1;
+            if self.runs[position][0].id.index <= index {
+                return position;
+            }
+        }
+        self.runs.partition_point(|run| run[0].id.index <= index) - 1
     }
 
     fn truncate_from(&mut self, first: Index) {

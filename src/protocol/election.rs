@@ -60,6 +60,7 @@ impl Protocol {
         ballot.record(self.settings.id, true);
         let result = vote_result(&self.membership, &ballot.granted, &ballot.refused);
         self.role = Role::PreCandidate(ballot);
+        self.role_changed = true;
         self.leader = None;
         self.leader_is_recent = false;
         if let VoteResult::Won(_) = result {
@@ -77,6 +78,7 @@ impl Protocol {
         self.hard_state = HardState { term: self.hard_state.term.next(), vote: Some(self.settings.id) };
         self.hard_state_dirty = true;
         self.role = Role::Candidate(Ballot::default());
+        self.role_changed = true;
         self.leader = None;
         self.leader_is_recent = false;
         actions.push(Action::ResetElectionTimer);
@@ -185,6 +187,7 @@ impl Protocol {
             term_start: last.next(),
             uncommitted: Uncommitted::default(),
         });
+        self.role_changed = true;
         self.leader = Some(self.settings.id);
         self.leader_is_recent = false;
         let noop = Entry { id: EntryId { index: last.next(), term: self.hard_state.term }, payload: Payload::Noop };

@@ -66,6 +66,8 @@ pub struct Protocol {
     /// Whether `hard_state` changed in this step and no write carries it yet. False between steps.
     hard_state_dirty: bool,
     role: Role,
+    /// Whether role, term or leader changed in this step. False between steps.
+    role_changed: bool,
     /// The leader of this term, as far as known; this node itself when it leads.
     leader: Option<NodeId>,
     /// The leader was heard within the minimum election timeout: candidates are ignored (§4.2.3).
@@ -114,6 +116,7 @@ impl Protocol {
             hard_state: log.hard_state(),
             hard_state_dirty: false,
             role: Role::Follower,
+            role_changed: false,
             leader: None,
             leader_is_recent: false,
             tail: Tail::new(log.last()),
@@ -132,7 +135,6 @@ impl Protocol {
     /// # Panics
     /// If an invariant of this node itself is broken; continuing could lose data.
     pub fn step(&mut self, log: &impl LogView, event: Event, actions: &mut Actions) -> Result<(), StepError> {
-        let before = self.public_role();
         let result = match event {
             Event::Receive(envelope) => {
                 self.receive(log, envelope, actions);
@@ -158,9 +160,13 @@ impl Protocol {
                 Ok(())
             }
         };
-        let (role, term, leader) = self.public_role();
-        if (role, term, leader) != before {
-            actions.push(Action::RoleChanged { role, term, leader });
+        if self.role_changed {
+            self.role_changed = false;
+            actions.push(Action::RoleChanged {
+                role: self.role.kind(),
+                term: self.hard_state.term,
+                leader: self.leader,
+            });
         }
         assert!(!self.hard_state_dirty, "PersistFirst: a step must write the hard state that it changed");
         if cfg!(debug_assertions) {
@@ -257,13 +263,9 @@ impl Protocol {
             actions.push(Action::ResetElectionTimer);
         }
         self.role = Role::Follower;
+        self.role_changed = true;
         self.leader = leader;
         self.leader_is_recent = false;
-    }
-
-    /// What [`Action::RoleChanged`] tells.
-    fn public_role(&self) -> (RoleKind, Term, Option<NodeId>) {
-        (self.role.kind(), self.hard_state.term, self.leader)
     }
 
     /// The oldest `writes` in flight are durable.
