@@ -1,7 +1,5 @@
 //! Three nodes of the driver: what clients are told, whatever happens to the leader.
 
-#![cfg(feature = "std")]
-
 mod driver_support;
 
 use bytes::Bytes;

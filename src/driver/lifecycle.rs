@@ -1,7 +1,7 @@
 //! How a node ends, and the calls of the handle.
 
 use super::error::{RequestError, UnknownReason};
-use super::feed::{Feed, Reader};
+use super::feed::Reader;
 use super::node::{Handle, Node, Query, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
 use super::status::Status;
@@ -161,7 +161,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
     }
 
     fn watch(&self) -> Reader<RoleChange> {
-        Feed::subscribe(&self.roles)
+        self.roles.subscribe()
     }
 
     fn wait_for(
