@@ -22,7 +22,7 @@ const SIZE_MAX: u64 = 64 << 20;
 /// One segment file: the positions `[base, base of the next)`, or `[base, base + bytes)` for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// Names the file; never reused.
+    /// Names the file. A purged file may come back at another position.
     pub(super) number: u64,
     /// The position of the file's first byte. Everything before it was durable when this was listed.
     pub(super) base: u64,

@@ -25,6 +25,14 @@ struct Active {
     file: Arc<dyn RawFile>,
 }
 
+/// What only the writer touches.
+struct Writing {
+    manifest: Manifest,
+    /// Purged segments, no longer listed, to be used again instead of writing zeros. What they hold
+    /// is of other positions and never verifies.
+    spares: Vec<Segment>,
+}
+
 pub(super) struct SegmentStore {
     directory: Arc<dyn Directory>,
     segment_bytes: u64,
@@ -32,7 +40,7 @@ pub(super) struct SegmentStore {
     /// The manifest's list, for readers.
     segments: RwLock<Vec<Segment>>,
     /// Only the writer locks it.
-    manifest: Mutex<Manifest>,
+    writing: Mutex<Writing>,
     /// Where the log ended when it was opened, verified.
     opened_at: u64,
     /// The end of the last record written.
@@ -44,6 +52,9 @@ pub(super) struct SegmentStore {
 }
 
 impl SegmentStore {
+    /// How many purged segments are kept.
+    const SPARES_MAX: usize = 4;
+
     /// A store that goes on at `end`, in the manifest's last segment. Creates the first segment if
     /// there is none.
     pub(super) fn open(
@@ -70,7 +81,7 @@ impl SegmentStore {
             segment_bytes,
             active: RwLock::new(active),
             segments: RwLock::new(manifest.segments.clone()),
-            manifest: Mutex::new(manifest),
+            writing: Mutex::new(Writing { manifest, spares: Vec::new() }),
             opened_at: end,
             end: AtomicU64::new(end),
             chain: AtomicU32::new(chain),
@@ -134,23 +145,35 @@ impl SegmentStore {
     }
 
     fn try_roll(&self, bytes_min: u64) -> Result<(), WalError> {
-        let mut manifest = self.manifest();
+        let Writing { manifest, spares } = &mut *self.writing();
+        let (base, chain) = (self.end(), self.chain());
         let bytes = self.segment_bytes.max(bytes_min);
-        let segment = Segment { number: manifest.next_number, base: self.end(), bytes, chain: self.chain() };
-        let active = add_segment(&*self.directory, &mut manifest, segment)?;
+        let active = match spares.last().is_some_and(|spare| spare.bytes >= bytes).then(|| spares.pop()).flatten() {
+            Some(spare) => {
+                let opened = self.directory.open(&spare.name());
+                let file = || self.path_of(&spare);
+                let opened = opened.map_err(|source| WalError::Io { operation: "opening", file: file(), source })?;
+                list_segment(&*self.directory, manifest, Segment { base, chain, ..spare }, opened)?
+            }
+            None => {
+                let segment = Segment { number: manifest.next_number, base, bytes, chain };
+                add_segment(&*self.directory, manifest, segment)?
+            }
+        };
         *self.segments.write().unwrap_or_else(PoisonError::into_inner) = manifest.segments.clone();
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
         Ok(())
     }
 
-    /// Removes the segments that lie wholly before `floor`: from the manifest first.
+    /// Removes the segments that lie wholly before `floor`: from the manifest first. A few stay to be
+    /// used again.
     pub(super) fn purge(&self, floor: u64) -> Result<(), WalError> {
         self.check()?;
         self.try_purge(floor).map_err(|error| self.stop(error))
     }
 
     fn try_purge(&self, floor: u64) -> Result<(), WalError> {
-        let mut manifest = self.manifest();
+        let Writing { manifest, spares } = &mut *self.writing();
         let segments = &manifest.segments;
         let dead = segments.windows(2).take_while(|pair| pair[1].base <= floor).count();
         if dead == 0 {
@@ -160,6 +183,10 @@ impl SegmentStore {
         manifest.store(&*self.directory)?;
         *self.segments.write().unwrap_or_else(PoisonError::into_inner) = manifest.segments.clone();
         for segment in removed {
+            if spares.len() < Self::SPARES_MAX && segment.bytes == self.segment_bytes {
+                spares.push(segment);
+                continue;
+            }
             let removing = self.directory.remove(&segment.name());
             let file = || self.path_of(&segment);
             removing.map_err(|source| WalError::Io { operation: "removing", file: file(), source })?;
@@ -172,8 +199,8 @@ impl SegmentStore {
         self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn manifest(&self) -> MutexGuard<'_, Manifest> {
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn try_write(&self, offset: u64, bytes: &[u8]) -> Result<(), WalError> {
@@ -246,9 +273,18 @@ fn add_segment(directory: &dyn Directory, manifest: &mut Manifest, segment: Segm
     let file = || directory.path().join(&name);
     let filled = fill().map_err(|source| WalError::Io { operation: "preparing", file: file(), source })?;
     manifest.next_number = segment.number + 1;
+    list_segment(directory, manifest, segment, filled)
+}
+
+fn list_segment(
+    directory: &dyn Directory,
+    manifest: &mut Manifest,
+    segment: Segment,
+    file: Arc<dyn RawFile>,
+) -> Result<Active, WalError> {
     manifest.segments.push(segment);
     manifest.store(directory)?;
-    Ok(Active { segment, file: filled })
+    Ok(Active { segment, file })
 }
 
 /// Writes zeros over `[start, end)` of a file.
