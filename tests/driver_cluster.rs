@@ -1,5 +1,7 @@
 //! Three nodes of the driver: what clients are told, whatever happens to the leader.
 
+#![cfg(feature = "std")]
+
 mod driver_support;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use raft_io::driver::{
     DriverOptions, LeaderHint, Limit, NotLeaderReason, Raft, RequestError, StartError, UnknownReason, WaitError,
 };
 use raft_io::log::Locked;
+use raft_io::transport::MemoryNetwork;
 use raft_io::{Index, MemoryLog, NodeId, RoleKind, Term};
 use std::future::Future;
 use std::pin::pin;
@@ -269,4 +272,44 @@ fn proposals_beyond_the_limit_are_overloaded_and_later_ones_are_not() {
     let outcome = raft.propose(too_large).wait(PATIENCE);
     assert_eq!(outcome, Err(RequestError::TooLarge { bytes: (8 << 20) + 1, limit_bytes: 8 << 20 }));
     assert!(raft.status().last_index > Index::ZERO);
+}
+
+#[test]
+fn three_nodes_over_the_memory_network_survive_their_leader() {
+    let network = MemoryNetwork::new();
+    let start = |id: u64| {
+        let log = Locked::new(MemoryLog::new());
+        Raft::start(config(id, &[1, 2, 3]), log, network.transport(id), Recorder::default()).unwrap()
+    };
+    let nodes: Vec<Raft<Recorder>> = (1..=3).map(start).collect();
+    let node = |id: NodeId| &nodes[id.0 as usize - 1];
+    let led = |status: &raft_io::Status| status.leader.is_some() && status.commit_index > Index::ZERO;
+    let old = node(NodeId(1)).wait_for(PATIENCE, led).unwrap().leader.unwrap().id;
+    node(old).wait_for(PATIENCE, |status| status.role == RoleKind::Leader).unwrap();
+    let first = propose(node(old), "first").unwrap();
+    network.partition([old]);
+    let lost = propose(node(old), "lost");
+    assert!(matches!(lost, Err(RequestError::OutcomeUnknown { .. })), "{lost:?}");
+
+    let survivor = nodes.iter().find(|raft| raft.id() != old).unwrap();
+    let new = survivor
+        .wait_for(PATIENCE, |status| status.term > first.id.term && status.leader.is_some())
+        .unwrap()
+        .leader
+        .unwrap()
+        .id;
+    assert_ne!(new, old);
+    node(new).wait_for(PATIENCE, |status| status.role == RoleKind::Leader).unwrap();
+    let second = propose(node(new), "second").unwrap();
+    assert_eq!(second.response, 2);
+    network.heal();
+    for raft in &nodes {
+        raft.wait_for(PATIENCE, |status| status.applied_index >= second.id.index).unwrap();
+        let commands: Vec<Bytes> =
+            raft.query(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect()).unwrap();
+        assert_eq!(commands, ["first", "second"], "node {}", raft.id());
+    }
+    for raft in nodes {
+        raft.shutdown();
+    }
 }

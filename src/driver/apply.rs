@@ -70,8 +70,11 @@ where
         entries: Entries::EMPTY,
         answers: Vec::new(),
     };
-    if let Err(reason) = applier.run() {
-        node.fail_now(reason);
+    let ran = catch_unwind(AssertUnwindSafe(|| applier.run()));
+    match ran {
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => node.fail_now(reason),
+        Err(panic) => node.fail_now(format!("the apply thread panicked: {}", panic_message(&*panic))),
     }
     applier.abandon();
 }
@@ -108,6 +111,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         }
         let entries = mem::take(&mut self.entries);
         let mut done = 0;
+        let mut commands = 0;
         let mut result = Ok(());
         for entry in entries.iter().take(ENTRIES_MAX) {
             result = self.apply(entry);
@@ -115,13 +119,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
                 break;
             }
             done += 1;
+            commands += u64::from(matches!(entry.payload, Payload::Command(_)));
             if started.elapsed() >= TURN_MAX {
                 break;
             }
         }
         self.entries = entries.slice(done, entries.len());
         let node = self.node;
-        node.commands_applied.fetch_add(self.answers.len() as u64, Ordering::Relaxed);
+        node.commands_applied.fetch_add(commands, Ordering::Relaxed);
         node.applied_index.store(self.applied.0, Ordering::SeqCst);
         node.answer(mem::take(&mut self.answers));
         node.changed.notify();
@@ -172,6 +177,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
 
     /// The node stops: the rest is committed, but its responses will not be known here.
     fn abandon(mut self) {
+        // From here on a query is refused; one that came before is in what follows.
+        self.node.applies.close();
         while let Mail::Content(work) = self.node.applies.poll() {
             // Dropped queries tell their callers by themselves.
             self.proposals.extend(work.proposals);

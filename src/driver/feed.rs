@@ -51,11 +51,11 @@ impl<T: Clone> Feed<T> {
     }
 
     /// A reader whose first change is the latest one published.
-    pub(crate) fn subscribe(self: &Arc<Self>) -> Reader<T> {
-        let ring = lock(&self.ring);
+    pub(crate) fn subscribe(feed: &Arc<Self>) -> Reader<T> {
+        let ring = lock(&feed.ring);
         let next = ring.first + ring.changes.len().saturating_sub(1) as u64;
         drop(ring);
-        Reader { feed: Arc::clone(self), next, missed: 0 }
+        Reader { feed: Arc::clone(feed), next, missed: 0 }
     }
 }
 

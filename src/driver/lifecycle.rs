@@ -1,12 +1,15 @@
 //! How a node ends, and the calls of the handle.
 
 use super::error::{RequestError, UnknownReason};
-use super::feed::Reader;
+use super::feed::{Feed, Reader};
+#[cfg(feature = "tracing")]
+use super::node::panic_message;
 use super::node::{Handle, Node, Query, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
 use super::status::Status;
 use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
+use super::trace::trace_event;
 use crate::log::SharedLog;
 use crate::transport::RaftTransport;
 use crate::types::NodeId;
@@ -14,6 +17,7 @@ use bytes::Bytes;
 use std::boxed::Box;
 use std::cell::Cell;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -98,7 +102,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             (drained || !self.is_running()).then_some(())
         });
         self.stop();
-        self.transport.shutdown();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.transport.shutdown())) {
+            // The node ends anyway; its threads depend on nothing of the transport's.
+            trace_event!(error, node = self.id.0, "the transport panicked: {}", panic_message(&*panic));
+            drop(panic);
+        }
         let threads = mem::take(&mut *lock(&self.lifecycle.threads));
         for thread in threads {
             // A thread catches its own panics; there is nothing left to learn from its end.
@@ -161,7 +169,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
     }
 
     fn watch(&self) -> Reader<RoleChange> {
-        self.roles.subscribe()
+        Feed::subscribe(&self.roles)
     }
 
     fn wait_for(

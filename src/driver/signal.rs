@@ -1,11 +1,11 @@
 //! A signal: something changed, look again.
 //!
-//! Who changes the state calls [`Signal::notify`] after it, which costs one load while nobody
-//! waits. Who waits registers, *then* looks at the state, then sleeps: either it saw the change, or
-//! the change saw it. Both accesses to `listeners` are sequentially consistent, and the state itself
-//! is behind a lock of its own, which is what makes that argument hold.
+//! Who changes the state calls [`Signal::notify`] after it, which costs a fence and a load while
+//! nobody waits. Who waits registers, *then* looks at the state, then sleeps. The two fences are what
+//! makes that right: either the waiter saw the change, or the change saw the waiter, whatever the
+//! state itself is kept in.
 
-use super::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::atomic::{AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex, lock, wait_until};
 use std::time::Instant;
 
@@ -24,7 +24,8 @@ impl Signal {
 
     /// The state changed. Call it after the change.
     pub(crate) fn notify(&self) {
-        if self.listeners.load(Ordering::SeqCst) > 0 {
+        fence(Ordering::SeqCst);
+        if self.listeners.load(Ordering::Relaxed) > 0 {
             *lock(&self.version) += 1;
             self.notified.notify_all();
         }
@@ -56,13 +57,14 @@ struct Registered<'a>(&'a Signal);
 
 impl<'a> Registered<'a> {
     fn new(signal: &'a Signal) -> Self {
-        signal.listeners.fetch_add(1, Ordering::SeqCst);
+        signal.listeners.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         Self(signal)
     }
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.0.listeners.fetch_sub(1, Ordering::SeqCst);
+        self.0.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }
