@@ -224,27 +224,21 @@ impl Protocol {
         if envelope.from == self.settings.id || !self.membership.is_voter(envelope.from) {
             return Err(PeerMisbehaved::NotAMember);
         }
-        if envelope.message.term() > Term::MAX {
-            return Err(PeerMisbehaved::NumberOutOfRange);
-        }
         let in_range = |id: EntryId| id.index <= Index::MAX && id.term <= Term::MAX;
-        match &envelope.message {
+        let numbers_in_range = match &envelope.message {
             Message::PreVoteRequest(request) => {
-                if !in_range(request.last) || request.campaign_term > Term::MAX {
-                    return Err(PeerMisbehaved::NumberOutOfRange);
-                }
-                if request.campaign_term != request.term.next() {
+                if request.campaign_term.0 != request.term.0.wrapping_add(1) {
                     return Err(PeerMisbehaved::CampaignTermMismatch);
                 }
+                request.campaign_term <= Term::MAX && in_range(request.last)
             }
-            Message::RequestVoteRequest(request) if !in_range(request.last) => {
-                return Err(PeerMisbehaved::NumberOutOfRange);
-            }
-            Message::AppendEntriesRequest(request) => replication::check_entries(request)?,
-            Message::AppendEntriesResponse(response) => replication::check_result(response)?,
-            Message::PreVoteResponse(_) | Message::RequestVoteRequest(_) | Message::RequestVoteResponse(_) => {}
-        }
-        Ok(())
+            Message::RequestVoteRequest(request) => request.term <= Term::MAX && in_range(request.last),
+            Message::AppendEntriesRequest(request) => return replication::check_entries(request),
+            Message::AppendEntriesResponse(response) => replication::is_in_range(response),
+            Message::PreVoteResponse(response) => response.term <= Term::MAX,
+            Message::RequestVoteResponse(response) => response.term <= Term::MAX,
+        };
+        if numbers_in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
     }
 
     /// A higher term was seen: this node follows in it (`UpdateTerm` of raft.tla). The new term is

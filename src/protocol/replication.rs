@@ -419,7 +419,8 @@ impl<L: LogView> Sender<'_, L> {
 /// Checks that the entries of a request follow each other and `prev`, with numbers in range.
 pub(super) fn check_entries(request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
     let prev = request.prev;
-    if prev.index > Index::MAX || prev.index.plus(request.entries.len()) > Index::MAX || request.commit > Index::MAX {
+    let end_in_range = prev.index <= Index::MAX && prev.index.plus(request.entries.len()) <= Index::MAX;
+    if !(end_in_range && request.commit <= Index::MAX && request.term <= Term::MAX) {
         return Err(PeerMisbehaved::NumberOutOfRange);
     }
     let mut last = prev;
@@ -434,14 +435,14 @@ pub(super) fn check_entries(request: &AppendEntriesRequest) -> Result<(), PeerMi
     if consecutive { Ok(()) } else { Err(PeerMisbehaved::EntriesNotConsecutive) }
 }
 
-/// Checks that the numbers of a response are in range.
-pub(super) fn check_result(response: &AppendEntriesResponse) -> Result<(), PeerMisbehaved> {
-    let in_range = match response.result {
+/// Whether the numbers of a response are in range.
+pub(super) fn is_in_range(response: &AppendEntriesResponse) -> bool {
+    let result = match response.result {
         AppendResult::Accepted { match_index } => match_index <= Index::MAX,
         AppendResult::Rejected { prev_index, hint } => {
             prev_index <= Index::MAX && hint.index <= prev_index && hint.term <= Term::MAX
         }
         AppendResult::StaleTerm => true,
     };
-    if in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
+    result && response.term <= Term::MAX
 }

@@ -21,14 +21,10 @@ pub(super) struct Tail {
     /// Entries up to here are durable and not replaced by a write in flight. The entries of the
     /// writes in flight follow right after it.
     durable: Index,
-    queue: VecDeque<Pending>,
-    writes: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Pending {
-    Write(PendingWrite),
-    Message(Envelope),
+    /// The writes in flight, oldest first.
+    writes: VecDeque<PendingWrite>,
+    /// The messages that wait, in the order in which they were decided.
+    messages: VecDeque<Envelope>,
 }
 
 /// A write in flight.
@@ -37,11 +33,13 @@ struct PendingWrite {
     hard_state: Option<HardState>,
     /// The entries of the write, less those that a later write replaces.
     entries: Entries,
+    /// How many of the messages stand right behind this write: they wait for it, not for the next.
+    messages: usize,
 }
 
 impl Tail {
     pub(super) fn new(last: EntryId) -> Self {
-        Self { last, durable: last.index, queue: VecDeque::new(), writes: 0 }
+        Self { last, durable: last.index, writes: VecDeque::new(), messages: VecDeque::new() }
     }
 
     pub(super) fn last(&self) -> EntryId {
@@ -53,7 +51,7 @@ impl Tail {
     }
 
     pub(super) fn writes(&self) -> usize {
-        self.writes
+        self.writes.len()
     }
 
     /// Emits a write. `truncate_from` comes with the id of the entry before it.
@@ -62,43 +60,36 @@ impl Tail {
             self.forget_from(first);
             self.last = before;
         }
-        if let Some(last) = write.entries.last_id() {
-            assert_eq!(
-                write.entries[0].id.index,
-                self.last.index.next(),
-                "LogContiguous: entries must follow the last one"
-            );
-            self.last = last;
+        if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
+            assert!(first.id.index == self.last.index.next(), "LogContiguous: entries must follow the last one");
+            self.last = last.id;
         }
-        self.queue
-            .push_back(Pending::Write(PendingWrite { hard_state: write.hard_state, entries: write.entries.clone() }));
-        self.writes += 1;
+        let (hard_state, entries) = (write.hard_state, write.entries.clone());
+        self.writes.push_back(PendingWrite { hard_state, entries, messages: 0 });
         actions.push(Action::Persist(write));
     }
 
     /// The entries from `first` on are replaced: those in flight no longer count.
     fn forget_from(&mut self, first: Index) {
         self.durable = self.durable.min(first.previous());
-        for pending in &mut self.queue {
-            if let Pending::Write(write) = pending {
-                if write.entries.last_id().is_some_and(|last| last.index >= first) {
-                    write.entries = write.entries.range(Index::ZERO, first);
-                }
+        for write in &mut self.writes {
+            if write.entries.last_id().is_some_and(|last| last.index >= first) {
+                write.entries = write.entries.range(Index::ZERO, first);
             }
         }
     }
 
     /// Sends a message once all that is in flight is durable; at once if nothing is.
+    #[inline]
     pub(super) fn send(&mut self, envelope: Envelope, actions: &mut Actions) {
-        if self.writes == 0 {
-            actions.push(Action::Send(envelope));
-            return;
-        }
-        let pending = Pending::Message(envelope);
+        let Some(write) = self.writes.back_mut() else {
+            return actions.push(Action::Send(envelope));
+        };
         // A duplicate right behind its like adds nothing; without this a stalled disk would let
         // the answers to heartbeats pile up.
-        if self.queue.back() != Some(&pending) {
-            self.queue.push_back(pending);
+        if write.messages == 0 || self.messages.back() != Some(&envelope) {
+            write.messages += 1;
+            self.messages.push_back(envelope);
         }
     }
 
@@ -106,17 +97,13 @@ impl Tail {
     ///
     /// The caller has checked that a write is in flight.
     pub(super) fn pop_write(&mut self, actions: &mut Actions) -> Option<HardState> {
-        let Some(Pending::Write(write)) = self.queue.pop_front() else {
-            unreachable!("MessagesWaitBehindWrites: the front of the queue is a write");
-        };
-        self.writes -= 1;
-        if let Some(last) = write.entries.last_id() {
-            self.durable = last.index;
+        let write = self.writes.pop_front().expect("a write is in flight");
+        if let Some(last) = write.entries.last() {
+            self.durable = last.id.index;
         }
-        while let Some(Pending::Message(_)) = self.queue.front() {
-            if let Some(Pending::Message(envelope)) = self.queue.pop_front() {
-                actions.push(Action::Send(envelope));
-            }
+        for _ in 0..write.messages {
+            let envelope = self.messages.pop_front().expect("MessagesWaitBehindWrites");
+            actions.push(Action::Send(envelope));
         }
         write.hard_state
     }
@@ -166,31 +153,20 @@ impl Tail {
     }
 
     fn run_with(&self, index: Index) -> &Entries {
-        let writes = self.queue.iter().rev().filter_map(|pending| match pending {
-            Pending::Write(write) => Some(&write.entries),
-            Pending::Message(_) => None,
-        });
-        let mut with_entries = writes.filter(|entries| !entries.is_empty());
-        with_entries
-            .find(|entries| entries[0].id.index <= index)
+        let mut runs = self.writes.iter().rev().map(|write| &write.entries).filter(|entries| !entries.is_empty());
+        runs.find(|entries| entries[0].id.index <= index)
             .expect("TailContiguous: the writes in flight hold every entry that is not durable")
     }
 
     /// The laws of the queue; see `invariant.rs`.
     pub(super) fn check(&self) {
         let mut next = self.durable.next();
-        let mut writes = 0;
-        for pending in &self.queue {
-            if let Pending::Write(write) = pending {
-                writes += 1;
-                for entry in write.entries.iter() {
-                    assert_eq!(entry.id.index, next, "TailContiguous");
-                    next = next.next();
-                }
-            }
+        for entry in self.writes.iter().flat_map(|write| write.entries.iter()) {
+            assert_eq!(entry.id.index, next, "TailContiguous");
+            next = next.next();
         }
-        assert_eq!(writes, self.writes, "TailContiguous: the count of writes");
         assert_eq!(next, self.last.index.next(), "TailContiguous: the end");
-        assert!(!matches!(self.queue.front(), Some(Pending::Message(_))), "MessagesWaitBehindWrites");
+        let waiting: usize = self.writes.iter().map(|write| write.messages).sum();
+        assert_eq!(waiting, self.messages.len(), "MessagesWaitBehindWrites");
     }
 }

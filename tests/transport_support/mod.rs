@@ -1,6 +1,8 @@
 //! What the transport tests share: a receiver that collects, waits with a deadline, messages.
 #![allow(dead_code)]
 
+pub(crate) mod proxy;
+
 use bytes::Bytes;
 use raft_io::message::{AppendEntriesRequest, RequestVoteRequest};
 use raft_io::transport::Receiver;
@@ -111,3 +113,16 @@ pub(crate) fn append_bytes(term: u64, commands: impl IntoIterator<Item = Bytes>)
         commit: Index::ZERO,
     })
 }
+
+/// Test configurations are impatient: what takes seconds in production takes a tenth of it here.
+#[cfg(feature = "tcp")]
+pub(crate) fn config(id: u64) -> raft_io::transport::TcpConfig {
+    let mut config = raft_io::transport::TcpConfig::new(CLUSTER, id, "127.0.0.1:0");
+    config.ping_interval = Duration::from_millis(100);
+    config.silence_max = Duration::from_secs(1);
+    config.backoff_first = Duration::from_millis(10);
+    config.backoff_last = Duration::from_millis(100);
+    config
+}
+
+pub(crate) const CLUSTER: u64 = 42;

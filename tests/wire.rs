@@ -1,0 +1,496 @@
+//! The wire format: golden bytes, round trips, totality on arbitrary bytes, limits, sharing.
+#![cfg(feature = "framing")]
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use raft_io::message::{
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, PreVoteRequest, PreVoteResponse, RequestVoteRequest,
+    RequestVoteResponse,
+};
+use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Refusal, Welcome};
+use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Message, NodeId, Payload, Term};
+use std::path::PathBuf;
+
+const LIMITS: Limits = Limits { frame_bytes_max: 1 << 20 };
+
+fn encode(frame: &Frame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match frame {
+        Frame::Message { group, message } => wire::encode_message(*group, message, &LIMITS, &mut bytes).unwrap(),
+        control => wire::encode_control(control, &mut bytes).unwrap(),
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
+    let shared = wire::decode(&Bytes::copy_from_slice(bytes), &LIMITS);
+    assert_eq!(shared, wire::decode_borrowed(bytes, &LIMITS), "both decoders agree");
+    shared
+}
+
+/// A frame with a right length and checksum around anything.
+fn seal(protocol: u8, kind: u16, flags: u8, group: u64, body: &[u8]) -> Vec<u8> {
+    let mut counted = vec![protocol];
+    counted.extend(kind.to_le_bytes());
+    counted.push(flags);
+    counted.extend(group.to_le_bytes());
+    counted.extend(body);
+    let mut frame = (counted.len() as u32).to_le_bytes().to_vec();
+    frame.extend(crc32c::crc32c(&counted).to_le_bytes());
+    frame.extend(counted);
+    frame
+}
+
+fn entry(index: u64, term: u64, command: &[u8]) -> Entry {
+    Entry { id: EntryId::new(index, term), payload: Payload::Command(Bytes::copy_from_slice(command)) }
+}
+
+fn noop(index: u64, term: u64) -> Entry {
+    Entry { id: EntryId::new(index, term), payload: Payload::Noop }
+}
+
+fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntriesRequest {
+    AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit: Index(300) }
+}
+
+/// One frame of every kind, and of every shape that a kind has.
+fn golden_frames() -> Vec<(&'static str, Frame)> {
+    let message = |message| Frame::Message { group: GroupId(0x0102_0304_0506_0708), message };
+    let last = EntryId::new(300, 8);
+    let hello = Hello {
+        cluster: ClusterId(0xfeed),
+        from: NodeId(1),
+        to: NodeId(2),
+        incarnation: 0x1234_5678_9abc_def0,
+        version_first: 1,
+        version_last: 1,
+        frame_bytes_max: 16 << 20,
+        client_address: Some("10.0.0.1:6379".into()),
+    };
+    let welcome =
+        Welcome { from: NodeId(2), incarnation: 7, version: 1, frame_bytes_max: 16 << 20, client_address: None };
+    let response = |result| message(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(9), result }));
+    let entries = vec![noop(301, 8), entry(302, 9, b"set x = 1"), entry(303, 9, b"")];
+    vec![
+        ("hello", Frame::Hello(hello)),
+        ("welcome", Frame::Welcome(welcome)),
+        ("refusal_foreign_cluster", Frame::Refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
+        ("refusal_wrong_receiver", Frame::Refusal(Refusal::WrongReceiver { id: NodeId(3) })),
+        ("refusal_unknown_sender", Frame::Refusal(Refusal::UnknownSender)),
+        ("refusal_own_id", Frame::Refusal(Refusal::OwnId)),
+        ("refusal_version", Frame::Refusal(Refusal::Version { first: 1, last: 3 })),
+        ("refusal_unacceptable", Frame::Refusal(Refusal::Unacceptable)),
+        ("refusal_shutting_down", Frame::Refusal(Refusal::ShuttingDown)),
+        ("refusal_other", Frame::Refusal(Refusal::Other { code: 500 })),
+        ("ping", Frame::Ping),
+        ("pong", Frame::Pong),
+        (
+            "pre_vote_request",
+            message(Message::PreVoteRequest(PreVoteRequest { term: Term(8), campaign_term: Term(9), last })),
+        ),
+        (
+            "pre_vote_response",
+            message(Message::PreVoteResponse(PreVoteResponse { term: Term(8), campaign_term: Term(9), granted: true })),
+        ),
+        ("request_vote_request", message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last }))),
+        (
+            "request_vote_response",
+            message(Message::RequestVoteResponse(RequestVoteResponse { term: Term(9), granted: false })),
+        ),
+        ("append_entries_request", message(Message::AppendEntriesRequest(append(last, entries)))),
+        ("append_entries_request_heartbeat", message(Message::AppendEntriesRequest(append(last, Vec::new())))),
+        ("append_entries_response_accepted", response(AppendResult::Accepted { match_index: Index(303) })),
+        (
+            "append_entries_response_rejected",
+            response(AppendResult::Rejected { prev_index: Index(300), hint: EntryId::new(299, 7) }),
+        ),
+        ("append_entries_response_stale_term", response(AppendResult::StaleTerm)),
+        (
+            "request_vote_request_beyond_every_range",
+            message(Message::RequestVoteRequest(RequestVoteRequest {
+                term: Term(u64::MAX),
+                last: EntryId::new(u64::MAX, u64::MAX),
+            })),
+        ),
+    ]
+}
+
+fn golden_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/wire_golden").join(format!("{name}.hex"))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let lines =
+        bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "));
+    lines.map(|line| line + "\n").collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+/// The files are the format. A difference means that servers of two versions no longer understand
+/// each other; `RAFT_IO_BLESS=1` writes files for *new* frames.
+#[test]
+fn every_frame_has_its_golden_bytes() {
+    for (name, frame) in golden_frames() {
+        let (path, encoded) = (golden_path(name), encode(&frame));
+        if std::env::var_os("RAFT_IO_BLESS").is_some() && !path.exists() {
+            std::fs::write(&path, to_hex(&encoded)).unwrap();
+        }
+        let golden = from_hex(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}")));
+        assert_eq!(to_hex(&encoded), to_hex(&golden), "{name} encodes to its golden bytes");
+        assert_eq!(decode(&golden).unwrap(), frame, "{name} decodes from its golden bytes");
+    }
+}
+
+#[test]
+fn golden_files_and_golden_frames_are_the_same_set() {
+    let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path().file_stem().unwrap().to_owned()).collect();
+    files.sort();
+    let mut names: Vec<_> = golden_frames().into_iter().map(|(name, _)| std::ffi::OsString::from(name)).collect();
+    names.sort();
+    assert_eq!(files, names);
+}
+
+/// The layout of docs/FORMAT.md, spelt out without the encoder.
+#[test]
+fn a_frame_is_laid_out_as_documented() {
+    let message = Message::RequestVoteResponse(RequestVoteResponse { term: Term(300), granted: true });
+    let frame = encode(&Frame::Message { group: GroupId(5), message });
+    // Version 1, three bytes: 300 as a varint, true.
+    assert_eq!(frame, seal(1, 19, 0, 5, &[1, 3, 0xac, 0x02, 1]));
+    let request = append(EntryId::new(1, 1), vec![noop(2, 9), entry(3, 9, b"ab")]);
+    let frame = encode(&Frame::Message { group: GroupId(0), message: Message::AppendEntriesRequest(request) });
+    // Term, prev index, prev term, commit 300; a block of 8 bytes: 2 entries, each term, kind and,
+    // for a command, length and bytes.
+    let fields = [9, 1, 1, 0xac, 0x02];
+    let block = [8, 2, 9, 0, 9, 1, 2, b'a', b'b'];
+    let body = [&[1, 14][..], &fields, &block].concat();
+    assert_eq!(frame, seal(1, 20, 0, 0, &body));
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    for (name, frame) in golden_frames() {
+        let good = encode(&frame);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let error = decode(&bad).expect_err(name);
+            let in_length = bit < 32;
+            assert!(
+                if in_length {
+                    matches!(error, FrameError::Length { .. } | FrameError::Incomplete { .. })
+                } else {
+                    matches!(error, FrameError::Checksum { .. })
+                },
+                "{name}, bit {bit}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_truncation_is_noticed() {
+    for (name, frame) in golden_frames() {
+        let good = encode(&frame);
+        for length in 0..good.len() {
+            assert!(matches!(decode(&good[..length]), Err(FrameError::Incomplete { .. })), "{name} cut to {length}");
+        }
+        let longer = [&good[..], &[0]].concat();
+        assert!(matches!(decode(&longer), Err(FrameError::Incomplete { .. })), "{name} and a byte more");
+    }
+}
+
+#[test]
+fn a_claimed_length_is_checked_before_anything_is_read() {
+    for claimed in [u32::MAX, 1 << 31, LIMITS.frame_bytes_max as u32 - 7, 11, 0] {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&claimed.to_le_bytes());
+        let error = wire::Header::parse(&header, LIMITS.frame_bytes_max).unwrap_err();
+        let claimed = u64::from(claimed) + 8;
+        assert_eq!(error, FrameError::Length { claimed, limit: LIMITS.frame_bytes_max });
+    }
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&(LIMITS.frame_bytes_max as u32 - 8).to_le_bytes());
+    assert_eq!(wire::Header::parse(&header, LIMITS.frame_bytes_max).unwrap().frame_bytes, LIMITS.frame_bytes_max);
+}
+
+/// An append body around a block of entries.
+fn append_frame(block: &[u8]) -> Vec<u8> {
+    let mut fields = vec![1, 0, 0, 0];
+    varint(block.len() as u64, &mut fields);
+    fields.extend(block);
+    let mut body = vec![1];
+    varint(fields.len() as u64, &mut body);
+    body.extend(fields);
+    seal(1, wire::kind::APPEND_ENTRIES_REQUEST, 0, 0, &body)
+}
+
+fn varint(mut value: u64, output: &mut Vec<u8>) {
+    while value >= 0x80 {
+        output.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    output.push(value as u8);
+}
+
+#[test]
+fn a_claimed_number_of_entries_is_checked_before_they_are_read() {
+    let limit = LIMITS.entries_max();
+    for claimed in [u64::MAX, 1 << 60, limit as u64 + 1] {
+        let mut block = Vec::new();
+        varint(claimed, &mut block);
+        assert_eq!(decode(&append_frame(&block)), Err(FrameError::TooManyEntries { claimed, limit }));
+    }
+    // Within the limit, but the entries are not there.
+    let mut block = Vec::new();
+    varint(limit as u64, &mut block);
+    let error = decode(&append_frame(&block)).unwrap_err();
+    assert_eq!(error, FrameError::Body { kind: wire::kind::APPEND_ENTRIES_REQUEST, what: "ends too early" });
+}
+
+#[test]
+fn a_command_longer_than_its_frame_is_refused() {
+    let mut block = vec![1, 1, 1];
+    varint(u64::MAX, &mut block);
+    let error = decode(&append_frame(&block)).unwrap_err();
+    assert_eq!(error, FrameError::Body { kind: wire::kind::APPEND_ENTRIES_REQUEST, what: "a length exceeds the body" });
+}
+
+#[test]
+fn unknown_kinds_of_frames_are_skipped_and_of_entries_are_not() {
+    assert_eq!(decode(&seal(1, 999, 0, 0, b"from the future")), Ok(Frame::Unknown { kind: 999 }));
+    assert_eq!(decode(&seal(0, 15, 0, 0, b"from the future")), Ok(Frame::Unknown { kind: 15 }));
+    let error = decode(&append_frame(&[1, 1, 7])).unwrap_err();
+    assert_eq!(error, FrameError::UnknownEntryKind { kind: 7 });
+}
+
+#[test]
+fn unknown_versions_and_flags_fail_closed() {
+    assert_eq!(decode(&seal(2, 19, 0, 0, &[])), Err(FrameError::Protocol { protocol: 2, kind: 19 }));
+    assert_eq!(decode(&seal(0, 19, 0, 0, &[])), Err(FrameError::Protocol { protocol: 0, kind: 19 }));
+    assert_eq!(decode(&seal(1, 4, 0, 0, &[])), Err(FrameError::Protocol { protocol: 1, kind: 4 }));
+    assert_eq!(decode(&seal(1, 19, 1, 0, &[])), Err(FrameError::Flags { flags: 1 }));
+}
+
+#[test]
+fn fields_that_a_newer_version_appends_are_skipped() {
+    let expected = Message::RequestVoteResponse(RequestVoteResponse { term: Term(3), granted: true });
+    let frame = seal(1, 19, 0, 0, &[2, 5, 3, 1, 0xaa, 0xbb, 0xcc]);
+    assert_eq!(decode(&frame), Ok(Frame::Message { group: GroupId(0), message: expected }));
+    // Beyond the struct, nothing may follow.
+    let error = decode(&seal(1, 19, 0, 0, &[1, 2, 3, 1, 0xaa])).unwrap_err();
+    assert_eq!(error, FrameError::Body { kind: 19, what: "trailing bytes" });
+}
+
+#[test]
+fn control_frames_are_small() {
+    let body = vec![0; wire::CONTROL_FRAME_BYTES_MAX];
+    assert!(matches!(decode(&seal(0, wire::kind::HELLO, 0, 0, &body)), Err(FrameError::Length { .. })));
+}
+
+#[test]
+fn an_advertised_address_is_short_and_printable() {
+    let hello = |address: String| {
+        Frame::Hello(Hello {
+            cluster: ClusterId(1),
+            from: NodeId(1),
+            to: NodeId(2),
+            incarnation: 0,
+            version_first: 1,
+            version_last: 1,
+            frame_bytes_max: 1024,
+            client_address: Some(address),
+        })
+    };
+    let mut bytes = Vec::new();
+    assert_eq!(
+        wire::encode_control(&hello("x".repeat(257)), &mut bytes),
+        Err(EncodeError::Field { field: "client_address" })
+    );
+    assert!(bytes.is_empty());
+    assert_eq!(decode(&encode(&hello("x".repeat(256)))).unwrap(), hello("x".repeat(256)));
+    assert!(matches!(decode(&encode(&hello("evil\r\n+OK".into()))), Err(FrameError::Body { kind: 1, .. })));
+}
+
+#[test]
+fn commands_are_slices_of_the_frame() {
+    let request = append(EntryId::ZERO, vec![entry(1, 1, b"first"), noop(2, 1), entry(3, 1, &[7; 500])]);
+    let frame =
+        Bytes::from(encode(&Frame::Message { group: GroupId(0), message: Message::AppendEntriesRequest(request) }));
+    let Ok(Frame::Message { message: Message::AppendEntriesRequest(request), .. }) = wire::decode(&frame, &LIMITS)
+    else {
+        panic!("not an append")
+    };
+    let range = frame.as_ptr_range();
+    let mut commands = 0;
+    for entry in request.entries.iter() {
+        if let Payload::Command(command) = &entry.payload {
+            assert!(range.contains(&command.as_ptr()), "entry {} was copied", entry.id);
+            commands += 1;
+        }
+    }
+    assert_eq!(commands, 2);
+}
+
+#[test]
+fn a_reused_buffer_is_not_allocated_anew() {
+    let entries = (1..=16).map(|index| entry(index, 1, &[1; 64])).collect();
+    let message = Message::AppendEntriesRequest(append(EntryId::ZERO, entries));
+    let mut buffer = Vec::with_capacity(4096);
+    let (place, capacity) = (buffer.as_ptr(), buffer.capacity());
+    for _ in 0..100 {
+        buffer.clear();
+        wire::encode_message(GroupId(0), &message, &LIMITS, &mut buffer).unwrap();
+        wire::encode_message(GroupId(1), &message, &LIMITS, &mut buffer).unwrap();
+        assert_eq!((buffer.as_ptr(), buffer.capacity()), (place, capacity));
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_leaves_the_buffer_alone() {
+    let mut buffer = b"before".to_vec();
+    let mut refuse = |request, limits: &Limits| {
+        let message = Message::AppendEntriesRequest(request);
+        let error = wire::encode_message(GroupId(0), &message, limits, &mut buffer).unwrap_err();
+        assert_eq!(buffer, b"before");
+        error
+    };
+    let small = Limits { frame_bytes_max: 1024 };
+    let error = refuse(append(EntryId::ZERO, vec![entry(1, 1, &[0; 1000])]), &small);
+    assert_eq!(error, EncodeError::TooLarge { bytes: 1035, limit: 1024 });
+    let many = (1..=17).map(|index| noop(index, 1)).collect();
+    assert_eq!(refuse(append(EntryId::ZERO, many), &small), EncodeError::TooManyEntries { entries: 17, limit: 16 });
+    let gap = append(EntryId::new(4, 1), vec![entry(5, 1, b"x"), entry(7, 1, b"y")]);
+    assert_eq!(refuse(gap, &LIMITS), EncodeError::NotConsecutive { prev: Index(4) });
+    assert_eq!(
+        wire::encode_control(&Frame::Unknown { kind: 9 }, &mut buffer),
+        Err(EncodeError::Field { field: "kind" })
+    );
+}
+
+/// The largest frame that a sender makes is the largest that a receiver takes.
+#[test]
+fn both_sides_agree_on_the_limit() {
+    let limits = Limits { frame_bytes_max: 1024 };
+    let mut largest = 0;
+    for length in 0..1100 {
+        let message = Message::AppendEntriesRequest(append(EntryId::ZERO, vec![entry(1, 1, &vec![0; length])]));
+        let mut frame = Vec::new();
+        if wire::encode_message(GroupId(0), &message, &limits, &mut frame).is_ok() {
+            largest = frame.len();
+            assert!(wire::decode_borrowed(&frame, &limits).is_ok(), "{length}");
+        }
+    }
+    assert_eq!(largest, 1024);
+    let message = Message::AppendEntriesRequest(append(EntryId::ZERO, (1..=16).map(|index| noop(index, 1)).collect()));
+    let mut frame = Vec::new();
+    wire::encode_message(GroupId(0), &message, &limits, &mut frame).unwrap();
+    assert!(wire::decode_borrowed(&frame, &limits).is_ok());
+}
+
+fn numbers() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..200, any::<u64>(), Just(u64::MAX), Just(1 << 62)]
+}
+
+fn ids() -> impl Strategy<Value = EntryId> {
+    (numbers(), numbers()).prop_map(|(index, term)| EntryId::new(index, term))
+}
+
+fn payloads() -> impl Strategy<Value = Payload> {
+    let command = prop::collection::vec(any::<u8>(), 0..200);
+    prop_oneof![Just(Payload::Noop), command.prop_map(|bytes| Payload::Command(bytes.into()))]
+}
+
+fn appends() -> impl Strategy<Value = AppendEntriesRequest> {
+    let entries = prop::collection::vec((numbers(), payloads()), 0..20);
+    (numbers(), ids(), numbers(), entries).prop_map(|(term, prev, commit, entries)| {
+        let entries = entries.into_iter().zip(1u64..).map(|((term, payload), distance)| Entry {
+            id: EntryId::new(prev.index.0.saturating_add(distance), term),
+            payload,
+        });
+        AppendEntriesRequest { term: Term(term), prev, entries: entries.collect(), commit: Index(commit) }
+    })
+}
+
+fn messages() -> impl Strategy<Value = Message> {
+    let results = prop_oneof![
+        numbers().prop_map(|index| AppendResult::Accepted { match_index: Index(index) }),
+        (numbers(), ids()).prop_map(|(prev, hint)| AppendResult::Rejected { prev_index: Index(prev), hint }),
+        Just(AppendResult::StaleTerm),
+    ];
+    prop_oneof![
+        (numbers(), numbers(), ids()).prop_map(|(term, campaign, last)| {
+            Message::PreVoteRequest(PreVoteRequest { term: Term(term), campaign_term: Term(campaign), last })
+        }),
+        (numbers(), numbers(), any::<bool>()).prop_map(|(term, campaign, granted)| {
+            Message::PreVoteResponse(PreVoteResponse { term: Term(term), campaign_term: Term(campaign), granted })
+        }),
+        (numbers(), ids())
+            .prop_map(|(term, last)| Message::RequestVoteRequest(RequestVoteRequest { term: Term(term), last })),
+        (numbers(), any::<bool>()).prop_map(|(term, granted)| {
+            Message::RequestVoteResponse(RequestVoteResponse { term: Term(term), granted })
+        }),
+        appends().prop_map(Message::AppendEntriesRequest),
+        (numbers(), results).prop_map(|(term, result)| {
+            Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result })
+        }),
+    ]
+}
+
+/// Bytes that are almost a frame: a good one with a few bytes of its body changed, cut or added,
+/// under a right checksum, so that the damage reaches the body's decoder.
+fn mutants() -> impl Strategy<Value = Vec<u8>> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+    (messages(), changes, any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 0..4)).prop_map(
+        |(message, changes, cut, tail)| {
+            let frame = encode(&Frame::Message { group: GroupId(0), message });
+            let kind = u16::from_le_bytes([frame[9], frame[10]]);
+            let mut body = frame[HEADER_BYTES..].to_vec();
+            for (at, byte) in changes {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            if cut.index(4) == 0 {
+                body.truncate(cut.index(body.len()));
+            }
+            body.extend(tail);
+            seal(1, kind, 0, 0, &body)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn every_message_comes_back_as_it_was(message in messages(), group in any::<u64>()) {
+        let frame = Frame::Message { group: GroupId(group), message };
+        prop_assert_eq!(decode(&encode(&frame)), Ok(frame));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_bodies_never_panic(
+        kind in prop_oneof![0u16..24, any::<u16>()],
+        protocol in 0u8..3,
+        body in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = decode(&seal(protocol, kind, 0, 0, &body));
+    }
+
+    /// What decodes at all, encodes again to something that decodes to the same.
+    #[test]
+    fn mutated_frames_decode_to_something_sound_or_nothing(bytes in mutants()) {
+        if let Ok(frame @ Frame::Message { .. }) = decode(&bytes) {
+            prop_assert_eq!(decode(&encode(&frame)), Ok(frame));
+        }
+    }
+}
