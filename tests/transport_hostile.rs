@@ -191,6 +191,32 @@ fn a_wrong_answer_at_a_peers_address_is_not_believed() {
 }
 
 #[test]
+fn a_peer_that_welcomes_and_closes_is_not_dialled_in_a_tight_loop() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config(1).peer(2, listener.local_addr().unwrap().to_string());
+    config.backoff_first = Duration::from_millis(80);
+    config.backoff_last = Duration::from_millis(320);
+    let one = TcpTransport::bind(config).unwrap();
+    let began = Instant::now();
+    one.start(Inbox::new().receiver());
+    for _ in 0..4 {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert!(matches!(read_frame(&mut stream), Some(Frame::Hello(_))));
+        let welcome = wire::Welcome {
+            from: NodeId(2),
+            incarnation: 0,
+            version: 1,
+            frame_bytes_max: 1 << 20,
+            client_address: None,
+        };
+        stream.write_all(&control(&Frame::Welcome(welcome))).unwrap();
+    }
+    // Three pauses, each at least half of 80, 160 and 320 ms.
+    assert!(began.elapsed() >= Duration::from_millis(280), "four connections in {:?}", began.elapsed());
+}
+
+#[test]
 fn garbage_is_closed_and_counted() {
     let server = server(config(1));
     let text: &[u8] = b"GET / HTTP/1.1\r\nHost: raft\r\n\r\n";

@@ -337,6 +337,23 @@ fn commands_are_slices_of_the_frame() {
 }
 
 #[test]
+fn borrowed_bytes_are_copied_once_for_all_commands() {
+    let request = append(EntryId::ZERO, vec![entry(1, 1, b"first"), entry(2, 1, b""), entry(3, 1, &[7; 500])]);
+    let message = Message::AppendEntriesRequest(request);
+    let frame = encode(&Frame::Message { group: GroupId(0), message: message.clone() });
+    let decoded = wire::decode_borrowed(&frame, &LIMITS).unwrap();
+    assert_eq!(decoded, Frame::Message { group: GroupId(0), message });
+    let Frame::Message { message: Message::AppendEntriesRequest(request), .. } = decoded else { unreachable!() };
+    let place = |position: usize| match &request.entries[position].payload {
+        Payload::Command(command) => command.as_ptr() as usize,
+        _ => panic!("not a command"),
+    };
+    // Of the second entry lie in between: term, kind, length; of the third the same with a longer length.
+    assert_eq!(place(2) - place(0), 5 + 3 + 4);
+    assert!(!frame.as_ptr_range().contains(&(place(0) as *const u8)));
+}
+
+#[test]
 fn a_reused_buffer_is_not_allocated_anew() {
     let entries = (1..=16).map(|index| entry(index, 1, &[1; 64])).collect();
     let message = Message::AppendEntriesRequest(append(EntryId::ZERO, entries));

@@ -110,7 +110,7 @@ impl MemoryNetwork {
         });
     }
 
-    /// How many messages reached a receiver.
+    /// How many messages were handed to a receiver.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.shared.delivered.load(Ordering::Relaxed)
@@ -229,8 +229,8 @@ fn deliver(network: &MemoryNetwork, inbox: &Inbox, receiver: &dyn Receiver) {
         for (group, envelope) in batch.drain(..) {
             // A message in flight when a link breaks is lost with it.
             if !inbox.is_closed() && network.carries(group, &envelope) {
-                receiver.receive(group, envelope);
                 network.shared.delivered.fetch_add(1, Ordering::Relaxed);
+                receiver.receive(group, envelope);
             } else {
                 network.count_dropped(1);
             }

@@ -23,6 +23,7 @@ use crate::message::Message;
 use crate::types::{GroupId, Index};
 use bytes::Bytes;
 use pack_io::{Encoder, Serialize};
+use std::cell::OnceCell;
 use std::mem;
 use std::vec::Vec;
 use thiserror::Error;
@@ -364,13 +365,18 @@ pub fn decode(frame: &Bytes, limits: &Limits) -> Result<Frame, FrameError> {
     decode_with(frame, limits, |command| frame.slice_ref(command))
 }
 
-/// Decodes exactly one frame from borrowed bytes; commands are copied. Right for kinds that carry
-/// none, where nothing is allocated.
+/// Decodes exactly one frame from borrowed bytes. A frame with commands is copied, once, and they
+/// are slices of that copy; otherwise nothing is allocated.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn decode_borrowed(frame: &[u8], limits: &Limits) -> Result<Frame, FrameError> {
-    decode_with(frame, limits, Bytes::copy_from_slice)
+    let copy = OnceCell::new();
+    decode_with(frame, limits, |command| {
+        let copy = copy.get_or_init(|| Bytes::copy_from_slice(frame));
+        let start = command.as_ptr() as usize - frame.as_ptr() as usize;
+        copy.slice(start..start + command.len())
+    })
 }
 
 fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) -> Result<Frame, FrameError> {

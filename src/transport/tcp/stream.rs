@@ -1,7 +1,7 @@
 //! Frames out of a byte stream.
 
 use super::events::CloseReason;
-use crate::wire::{self, Frame, FrameError, HEADER_BYTES, Header, Limits, kind};
+use crate::wire::{self, Frame, FrameError, HEADER_BYTES, Header, Limits};
 use bytes::Bytes;
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -48,11 +48,7 @@ impl FrameReader {
         }
         self.fill(source, bytes)?;
         let frame = &self.buffer[self.start..self.start + bytes];
-        let decoded = if header.kind == kind::APPEND_ENTRIES_REQUEST {
-            wire::decode(&Bytes::copy_from_slice(frame), &self.limits)
-        } else {
-            wire::decode_borrowed(frame, &self.limits)
-        };
+        let decoded = wire::decode_borrowed(frame, &self.limits);
         self.start += bytes;
         Ok((decoded.map_err(CloseReason::Frame)?, bytes))
     }
