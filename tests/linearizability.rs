@@ -1,6 +1,8 @@
 //! The linearizability checker against histories of known verdict, and against a second checker
 //! that tries every order.
 
+#![cfg(feature = "testkit")]
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_io::testkit::linearizability::{

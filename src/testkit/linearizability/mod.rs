@@ -107,6 +107,9 @@ impl<I, O> Operation<I, O> {
     }
 }
 
+/// An operation on an object with this specification.
+pub type OperationOf<S> = Operation<<S as Specification>::Input, <S as Specification>::Output>;
+
 /// The outcome of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -145,7 +148,7 @@ pub const CONFIGURATIONS_MAX: usize = 4 << 20;
 ///
 /// # Panics
 /// If an operation returned before it was called, or there are more than 2^32 of them.
-pub fn check<S: Specification>(specification: &S, history: &[Operation<S::Input, S::Output>]) -> Verdict {
+pub fn check<S: Specification>(specification: &S, history: &[OperationOf<S>]) -> Verdict {
     check_within(specification, history, CONFIGURATIONS_MAX)
 }
 
@@ -155,10 +158,10 @@ pub fn check<S: Specification>(specification: &S, history: &[Operation<S::Input,
 /// If an operation returned before it was called, or there are more than 2^32 of them.
 pub fn check_within<S: Specification>(
     specification: &S,
-    history: &[Operation<S::Input, S::Output>],
+    history: &[OperationOf<S>],
     configurations_max: usize,
 ) -> Verdict {
-    let all: Vec<&Operation<S::Input, S::Output>> = history.iter().collect();
+    let all: Vec<&OperationOf<S>> = history.iter().collect();
     Search::new(specification, &all).run(configurations_max)
 }
 
@@ -203,7 +206,7 @@ impl<K: fmt::Debug> fmt::Display for Summary<K> {
 ///
 /// # Panics
 /// If an operation returned before it was called, or there are more than 2^32 of them.
-pub fn check_each<S, K>(specification: &S, history: &[(K, Operation<S::Input, S::Output>)]) -> Summary<K>
+pub fn check_each<S, K>(specification: &S, history: &[(K, OperationOf<S>)]) -> Summary<K>
 where
     S: Specification,
     K: Ord + Clone,
@@ -291,7 +294,7 @@ impl DeadEnd {
 
 struct Search<'a, S: Specification> {
     specification: &'a S,
-    history: &'a [&'a Operation<S::Input, S::Output>],
+    history: &'a [&'a OperationOf<S>],
     /// Positions in the history: completed operations by return, then unknown ones by call. An
     /// index into this is a *rank*.
     ranked: Vec<usize>,
@@ -306,7 +309,7 @@ struct Search<'a, S: Specification> {
 }
 
 impl<'a, S: Specification> Search<'a, S> {
-    fn new(specification: &'a S, history: &'a [&'a Operation<S::Input, S::Output>]) -> Self {
+    fn new(specification: &'a S, history: &'a [&'a OperationOf<S>]) -> Self {
         assert!(u32::try_from(history.len()).is_ok(), "a history holds fewer than 2^32 operations");
         for operation in history {
             let returned = operation.returned.as_ref().map_or(u64::MAX, |(at, _)| *at);
@@ -342,7 +345,7 @@ impl<'a, S: Specification> Search<'a, S> {
         Self { specification, history, ranked, completed, earliest_call_from, twin_before, needing }
     }
 
-    fn operation(&self, rank: u32) -> &'a Operation<S::Input, S::Output> {
+    fn operation(&self, rank: u32) -> &'a OperationOf<S> {
         self.history[self.ranked[rank as usize]]
     }
 

@@ -1,0 +1,41 @@
+//! A durable, replicated key-value server that redis-cli and redis-benchmark can talk to.
+//!
+//! ```text
+//! cargo run --release --example kv -- serve --id 1 --listen 127.0.0.1:6371 --peer-listen 127.0.0.1:7371 \
+//!     --peers 1=127.0.0.1:7371,2=127.0.0.1:7372,3=127.0.0.1:7373 --data /tmp/kv-1
+//! ```
+//!
+//! Start nodes 2 and 3 likewise; any of them serves `redis-cli -p 6371`. `examples/cluster` starts
+//! all three with one command.
+
+#[allow(dead_code, reason = "the client's side serves examples/cluster and the tests")]
+mod server;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A durable, replicated key-value server that speaks RESP2, the protocol of Redis.
+///
+/// Every command of a client goes through the replicated log: reads are linearizable (READONLY
+/// selects stale local ones) and an acknowledged write survives the loss of a minority of nodes.
+///
+/// Errors: -CLUSTERDOWN: no leader, the command did not run. -BUSY: too much is in progress, it did
+/// not run. -UNKNOWN: the answer was lost, it may or may not have run. -MOVED: ask the node named.
+#[derive(Parser)]
+#[command(name = "kv", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one node. The first start on an empty directory creates it; a restart needs the same line
+    Serve(Box<server::ServeOptions>),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(options) => server::serve(*options),
+    }
+}

@@ -1,0 +1,184 @@
+//! One client: pipelined requests in, their replies out in order, one write for each batch.
+
+use super::admin;
+use super::command::{self, Local, Meaning};
+use super::node::Server;
+use super::resp::{self, Decoder};
+use super::router::{self, Router};
+use super::store;
+use bytes::Bytes;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
+use std::time::Duration;
+
+/// The most commands of one batch.
+const BATCH_COMMANDS_MAX: usize = 1024;
+/// A batch takes no further command once it holds this much, in bytes.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// A client that takes no byte of its replies for this long is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a client has set on its connection.
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    /// READONLY: reads are answered from this replica, possibly stale.
+    pub(crate) stale_reads: bool,
+    /// QUIT, or a broken framing: close after the replies are out.
+    pub(crate) closing: bool,
+}
+
+/// Where the next reply of a batch comes from.
+enum Source {
+    /// From this part of [`Batch::local`].
+    Local(Range<usize>),
+    /// From the next of the replicated commands.
+    Replicated,
+}
+
+/// Requests that are answered together.
+#[derive(Default)]
+struct Batch {
+    sources: Vec<Source>,
+    /// Replies that are there already.
+    local: Vec<u8>,
+    /// Replicated commands, one behind the other.
+    encoded: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    /// Forwarded by another node. Stands alone in its batch.
+    forwarded: Option<Vec<Bytes>>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.sources.len() >= BATCH_COMMANDS_MAX || self.encoded.len() + self.local.len() >= BATCH_BYTES_MAX
+    }
+
+    fn push_local(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.local.len();
+        write(&mut self.local);
+        self.sources.push(Source::Local(start..self.local.len()));
+    }
+
+    /// The replicated commands: slices of one allocation.
+    fn take_commands(&mut self) -> Vec<Bytes> {
+        let whole = Bytes::from(std::mem::take(&mut self.encoded));
+        let mut start = 0;
+        let slices = self.ends.drain(..).map(|end| whole.slice(std::mem::replace(&mut start, end)..end));
+        slices.collect()
+    }
+}
+
+/// Serves a client until it leaves.
+pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let mut session = Session { id, stale_reads: false, closing: false };
+    let mut router = Router::default();
+    let mut decoder = Decoder::default();
+    let mut chunk = vec![0; 16 << 10];
+    let mut out = Vec::new();
+    while !session.closing {
+        let count = match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        decoder.feed(&chunk[..count]);
+        loop {
+            let (mut batch, exhausted) = gather(server, &mut session, &mut decoder);
+            answer(server, &mut router, &mut batch, &mut out);
+            if exhausted || session.closing {
+                break;
+            }
+            if out.len() >= BATCH_BYTES_MAX {
+                stream.write_all(&out)?;
+                out.clear();
+            }
+        }
+        decoder.compact();
+        stream.write_all(&out)?;
+        out.clear();
+        out.shrink_to(BATCH_BYTES_MAX);
+    }
+    if session.closing { farewell(stream, &mut chunk) } else { Ok(()) }
+}
+
+/// Lets the client read its last reply: closing on bytes that nobody read would take it back.
+fn farewell(mut stream: TcpStream, chunk: &mut [u8]) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut patience = 64;
+    while patience > 0 && stream.read(chunk)? > 0 {
+        patience -= 1;
+    }
+    Ok(())
+}
+
+/// Takes requests until none is complete (then `true`) or the batch is full.
+fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Batch, bool) {
+    let mut batch = Batch::default();
+    while !batch.is_full() {
+        let request = match decoder.next() {
+            Ok(Some(request)) => request,
+            Ok(None) => return (batch, true),
+            Err(error) => {
+                session.closing = true;
+                batch.push_local(|out| resp::write_error(out, &format!("ERR {error}")));
+                return (batch, true);
+            }
+        };
+        match command::interpret(&request, &mut batch.encoded) {
+            Meaning::Local(local) => {
+                batch.push_local(|out| admin::answer(server, session, local, &request, out));
+                if local == Local::Quit {
+                    return (batch, true);
+                }
+            }
+            Meaning::Refused(message) => batch.push_local(|out| resp::write_error(out, &message)),
+            Meaning::Replicated => {
+                let start = batch.ends.last().copied().unwrap_or(0);
+                if session.stale_reads && store::is_read(&batch.encoded[start..]) {
+                    let command = batch.encoded.split_off(start);
+                    batch.push_local(|out| read_locally(server, command, out));
+                } else {
+                    batch.ends.push(batch.encoded.len());
+                    batch.sources.push(Source::Replicated);
+                }
+            }
+            Meaning::Forwarded => {
+                batch.forwarded = Some(request.from(1).map(Bytes::copy_from_slice).collect());
+                return (batch, false);
+            }
+        }
+    }
+    (batch, false)
+}
+
+fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
+    match server.raft.query(move |store| store.read_locally(&command)) {
+        Ok(reply) => reply.write(out),
+        Err(error) => resp::write_error(out, &format!("CLUSTERDOWN {error}")),
+    }
+}
+
+/// Runs a batch and writes its replies in the order of the requests.
+fn answer(server: &Server, router: &mut Router, batch: &mut Batch, out: &mut Vec<u8>) {
+    let commands = batch.take_commands();
+    let answers = if commands.is_empty() { Default::default() } else { router.run(server, &commands) };
+    let mut replicated = answers.writers();
+    for source in &batch.sources {
+        match source {
+            Source::Local(range) => out.extend_from_slice(&batch.local[range.clone()]),
+            Source::Replicated => match replicated.next() {
+                Some(write) => write(out),
+                None => resp::write_error(out, "UNKNOWN the answer was lost; the command may or may not have run"),
+            },
+        }
+    }
+    if let Some(commands) = batch.forwarded.take() {
+        router::run_forwarded(server, &commands, out);
+    }
+}

@@ -1,0 +1,25 @@
+//! A key-value server over Raft that speaks RESP2.
+//!
+//! | Room | What it holds |
+//! |---|---|
+//! | `options` | the command line, checked as a whole |
+//! | `node` | opening the log, the transport and the listener; the accept loop |
+//! | `connection` | one client: batches of pipelined requests in, one write of replies out |
+//! | `router` | getting a batch to the leader: here, forwarded, or a redirect |
+//! | `command` | what the words of a request mean |
+//! | `store` | the replicated state machine and the encoding of its commands |
+//! | `admin` | answers about this node and the cluster |
+//! | `resp`, `reply` | RESP2: requests in and replies out, and the other way round |
+
+mod admin;
+mod command;
+mod connection;
+mod node;
+mod options;
+pub(crate) mod reply;
+pub(crate) mod resp;
+mod router;
+pub(crate) mod store;
+
+pub(crate) use node::serve;
+pub(crate) use options::ServeOptions;

@@ -1,0 +1,188 @@
+//! Starting a node and accepting its clients.
+
+use super::connection;
+use super::options::{ServeOptions, Settings};
+use super::store::Store;
+use raft_io::driver::Raft;
+use raft_io::log::wal::{WalLog, WalOptions};
+use raft_io::transport::RaftTransport as _;
+use raft_io::transport::tcp::{TcpConfig, TcpTransport};
+use raft_io::{ClusterId, NodeId};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The exit code of a node that was asked for something impossible.
+const BAD_CONFIGURATION: u8 = 2;
+const CLIENT_STACK_BYTES: usize = 256 << 10;
+
+/// What the connections of a node share.
+pub(crate) struct Server {
+    pub(crate) raft: Raft<Store>,
+    pub(crate) settings: Settings,
+    pub(crate) started: Instant,
+    transport: TcpTransport,
+    connected: AtomicUsize,
+}
+
+impl Server {
+    /// How many clients are connected.
+    pub(crate) fn connected(&self) -> usize {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Where clients reach a node; `None` while this one has not heard.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
+        if node == self.raft.id() {
+            return Some(self.settings.advertised.clone());
+        }
+        self.transport.client_address(node)
+    }
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) fn serve(options: ServeOptions) -> ExitCode {
+    let id = options.id;
+    let (server, listener) = match start(options) {
+        Ok(started) => started,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("node {id}: {problem}");
+            }
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    eprintln!("node {id}: serves clients on {}", server.settings.advertised);
+    let server = Arc::new(server);
+    report_roles(&server);
+    stop_when_told(&server);
+    accept(&server, &listener)
+}
+
+/// Opens everything that a node needs, or says everything that is in the way.
+fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
+    let mut settings = options.check()?;
+    let mut problems = Vec::new();
+    let (cluster, id) = (ClusterId(settings.options.cluster_id), settings.config.id);
+    let data = &settings.options.data;
+    let log = WalLog::open(data, WalOptions::new(cluster, id));
+    let log = log.map_err(|error| problems.push(format!("--data {}: {error}", data.display()))).ok();
+    let listen = &settings.options.listen;
+    let listener = TcpListener::bind(listen);
+    let listener = listener.map_err(|error| problems.push(format!("--listen {listen}: {error}"))).ok();
+    if let Some(bound) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        if settings.options.advertise.is_none() && settings.advertised.ends_with(":0") {
+            settings.advertised = bound.to_string();
+        }
+    }
+    let peer_listen = settings.options.peer_listen.clone();
+    let mut config = TcpConfig::new(cluster, id, peer_listen.clone())
+        .client_address(settings.advertised.clone())
+        .incarnation(log.as_ref().map_or(0, WalLog::incarnation))
+        .on_event(move |event| eprintln!("node {id}: {event}"));
+    for (peer, address) in &settings.peers {
+        config = config.peer(*peer, address.clone());
+    }
+    let transport = TcpTransport::bind(config);
+    let transport = transport.map_err(|error| problems.push(format!("--peer-listen {peer_listen}: {error}"))).ok();
+    let (Some(log), Some(listener), Some(transport)) = (log, listener, transport) else { return Err(problems) };
+    let raft = Raft::start(settings.config.clone(), log, transport.clone(), Store::default());
+    let raft = raft.map_err(|error| vec![error.to_string()])?;
+    let connected = AtomicUsize::new(0);
+    Ok((Server { raft, settings, started: Instant::now(), transport, connected }, listener))
+}
+
+fn report_roles(server: &Arc<Server>) {
+    let mut watch = server.raft.watch();
+    let weak = Arc::downgrade(server);
+    let id = server.raft.id();
+    thread::spawn(move || {
+        while let Some(server) = weak.upgrade() {
+            if let Some(change) = watch.next(Duration::from_secs(1)) {
+                let leader = change.leader.map_or("none".into(), |leader| leader.to_string());
+                eprintln!("node {id}: {} in term {}, leader {leader}", change.role.name(), change.term);
+            }
+            let status = server.raft.status();
+            if let Some(reason) = status.fatal {
+                eprintln!("node {id}: has stopped for good and answers nothing any more: {reason}");
+                return;
+            }
+            if status.shutdown {
+                return;
+            }
+        }
+    });
+}
+
+/// SIGINT, SIGTERM, and the end of standard input if a supervisor asked for it.
+fn stop_when_told(server: &Arc<Server>) {
+    let stop = {
+        let server = Arc::clone(server);
+        move || {
+            eprintln!("node {}: stops", server.raft.id());
+            server.raft.shutdown();
+            std::process::exit(0);
+        }
+    };
+    if server.settings.options.until_stdin_ends {
+        let stop = stop.clone();
+        thread::spawn(move || {
+            let _ = io::stdin().read_to_end(&mut Vec::new());
+            stop();
+        });
+    }
+    if let Err(error) = ctrlc::set_handler(stop) {
+        eprintln!("node {}: will not stop gracefully on a signal: {error}", server.raft.id());
+    }
+}
+
+fn accept(server: &Arc<Server>, listener: &TcpListener) -> ! {
+    let mut last_id = 0;
+    let mut complained: Option<Instant> = None;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                last_id += 1;
+                admit(server, stream, last_id);
+            }
+            Err(error) => {
+                // Out of descriptors, most likely. The kernel keeps the client waiting; trying again
+                // at once would only burn the processor that could finish somebody's work.
+                if complained.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                    eprintln!("node {}: cannot accept clients: {error}", server.raft.id());
+                    complained = Some(Instant::now());
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn admit(server: &Arc<Server>, mut stream: TcpStream, id: u64) {
+    let refuse = |stream: &mut TcpStream, message: &str| {
+        let _ = stream.set_nonblocking(true);
+        let _ = stream.write_all(message.as_bytes());
+    };
+    if server.connected.fetch_add(1, Ordering::Relaxed) >= server.settings.options.connections_max {
+        server.connected.fetch_sub(1, Ordering::Relaxed);
+        return refuse(&mut stream, "-ERR max number of clients reached\r\n");
+    }
+    let shared = Arc::clone(server);
+    let Ok(mut spare) = stream.try_clone() else {
+        server.connected.fetch_sub(1, Ordering::Relaxed);
+        return;
+    };
+    let serving = thread::Builder::new().name(format!("client-{id}")).stack_size(CLIENT_STACK_BYTES).spawn(move || {
+        // A client's error ends its connection and nothing else.
+        let _ = connection::serve(&shared, stream, id);
+        shared.connected.fetch_sub(1, Ordering::Relaxed);
+    });
+    if serving.is_err() {
+        server.connected.fetch_sub(1, Ordering::Relaxed);
+        refuse(&mut spare, "-ERR no thread for another client\r\n");
+    }
+}

@@ -1,0 +1,176 @@
+//! The command line of a server, checked as a whole: every problem is reported at once.
+
+use super::resp;
+use clap::{Args, ValueEnum};
+use raft_io::RaftConfig;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Options of `serve`. The first start on an empty directory creates the node; a restart needs the
+/// same line.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeOptions {
+    /// This node's id; one of --peers
+    #[arg(long, value_name = "N")]
+    pub(crate) id: u64,
+    /// Where clients connect
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// Where the other nodes connect
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer_listen: String,
+    /// Every node of the cluster, this one among them: 1=HOST:PORT,2=HOST:PORT,...
+    #[arg(long, value_name = "LIST")]
+    pub(crate) peers: String,
+    /// The directory of the log; created if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// What a node that does not lead does with commands for the leader
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnFollower::Forward)]
+    pub(crate) on_follower: OnFollower,
+    /// What the other nodes tell clients of this one; --listen unless given
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// The identity of the cluster, the same on every node and for ever
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) cluster_id: u64,
+    /// The heartbeat interval; elections begin after 10 to 20 of them without a leader
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    pub(crate) tick_ms: u64,
+    /// The seed of the election timeouts, mixed with the id
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// How long a command waits for a leader before -CLUSTERDOWN
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    pub(crate) leader_wait_ms: u64,
+    /// How long a proposed command waits for its result before -UNKNOWN
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    pub(crate) result_wait_ms: u64,
+    /// How many clients may be connected at a time
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) connections_max: usize,
+    /// Stop when standard input ends: a supervisor's death then takes its nodes along
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFollower {
+    /// Pass them on and answer for the leader
+    Forward,
+    /// Answer -MOVED with the leader's address
+    Moved,
+}
+
+/// Options that make sense together.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) options: ServeOptions,
+    pub(crate) config: RaftConfig,
+    pub(crate) peers: BTreeMap<u64, String>,
+    /// What clients are told.
+    pub(crate) advertised: String,
+    pub(crate) leader_wait: Duration,
+    pub(crate) result_wait: Duration,
+}
+
+impl ServeOptions {
+    /// Checks every option, alone and together.
+    pub(crate) fn check(self) -> Result<Settings, Vec<String>> {
+        let mut problems = Vec::new();
+        for (name, address) in [("--listen", &self.listen), ("--peer-listen", &self.peer_listen)] {
+            if let Err(reason) = check_address(address, true) {
+                problems.push(format!("{name} {address}: {reason}"));
+            }
+        }
+        let advertised = self.advertise.clone().unwrap_or_else(|| self.listen.clone());
+        if let Some(address) = &self.advertise {
+            if let Err(reason) = check_address(address, false) {
+                problems.push(format!("--advertise {address}: {reason}"));
+            }
+        } else if ["0.0.0.0", "[::]"].contains(&host_of(&self.listen)) {
+            problems.push(format!(
+                "--listen {}: clients cannot be sent to it; name a reachable address with --advertise",
+                self.listen
+            ));
+        }
+        let peers = parse_peers(&self.peers, &mut problems);
+        if !peers.is_empty() && !peers.contains_key(&self.id) {
+            problems.push(format!("--id {}: is not in --peers {}", self.id, self.peers));
+        }
+        if self.connections_max == 0 {
+            problems.push("--connections-max 0: must be at least 1".into());
+        }
+        let mut config = RaftConfig::new(self.id, peers.keys().copied());
+        config.tick = Duration::from_millis(self.tick_ms);
+        config.seed = self.seed;
+        config.command_bytes_max = super::command::COMMAND_BYTES_MAX;
+        if let Err(error) = config.validate() {
+            // Membership and id have been reported in the words of the command line.
+            let rest = error.problems.into_iter().filter(|problem| !["membership", "id"].contains(&problem.field));
+            problems.extend(rest.map(|problem| format!("{} = {}: {}", problem.field, problem.value, problem.rule)));
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let leader_wait = Duration::from_millis(self.leader_wait_ms);
+        let result_wait = Duration::from_millis(self.result_wait_ms);
+        Ok(Settings { options: self, config, peers, advertised, leader_wait, result_wait })
+    }
+}
+
+fn parse_peers(list: &str, problems: &mut Vec<String>) -> BTreeMap<u64, String> {
+    let mut peers: BTreeMap<u64, String> = BTreeMap::new();
+    for item in list.split(',') {
+        let mut problem = |reason: String| problems.push(format!("--peers {item:?}: {reason}"));
+        let Some((id, address)) = item.split_once('=') else {
+            problem("is not of the form ID=HOST:PORT".into());
+            continue;
+        };
+        let Ok(id) = id.trim().parse::<u64>() else {
+            problem(format!("{id:?} is not a node id, a number from 0 on"));
+            continue;
+        };
+        if let Err(reason) = check_address(address, false) {
+            problem(reason);
+        }
+        if let Some((other, _)) = peers.iter().find(|(_, known)| *known == address) {
+            problem(format!("node {other} has the same address"));
+        }
+        if peers.insert(id, address.to_owned()).is_some() {
+            problem(format!("node {id} occurs twice"));
+        }
+    }
+    peers
+}
+
+/// Checks the form; whether the name resolves shows when it is used.
+fn check_address(address: &str, zero_port: bool) -> Result<(), String> {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Err("is not of the form HOST:PORT".into());
+    };
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err("names no host".into());
+    }
+    match port.parse::<u16>() {
+        Ok(0) if !zero_port => Err("port 0 is no port to connect to".into()),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{port:?} is not a port, a number up to 65535")),
+    }
+}
+
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
+impl Settings {
+    /// The advertised address in the two halves that cluster commands want.
+    pub(crate) fn split_address(address: &str) -> (&str, i64) {
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+        (host.trim_start_matches('[').trim_end_matches(']'), port.parse().unwrap_or(0))
+    }
+}
+
+// Forwarded batches are requests too: a batch and its framing must fit into one.
+const _: () = assert!(super::command::COMMAND_BYTES_MAX + (2 << 20) <= resp::REQUEST_BYTES_MAX);
