@@ -48,6 +48,19 @@ impl MemoryLog {
         self.runs.iter().flat_map(|run| run.iter())
     }
 
+    /// The entries with an index in `[first, end)`, as far as the log holds them, in order.
+    pub fn range(&self, first: Index, end: Index) -> impl Iterator<Item = &crate::types::Entry> {
+        let first = first.max(self.base.index.next());
+        let end = end.min(self.last.index.next());
+        let position = if first < end { self.run_of(first) } else { self.runs.len() };
+        let runs = self.runs.range(position..).take_while(move |run| run[0].id.index < end);
+        runs.flat_map(move |run| {
+            let begin = run[0].id.index.0;
+            let offset = |index: Index| (index.0.saturating_sub(begin) as usize).min(run.len());
+            &run[offset(first)..offset(end)]
+        })
+    }
+
     /// The position of the run that holds `index`, which lies in `(base, last]`.
     fn run_of(&self, index: Index) -> usize {
         // Reads near the end are by far the most frequent: look there before halving the whole.
@@ -184,5 +197,38 @@ impl Hash for MemoryLog {
         for entry in self.iter() {
             entry.hash(state);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Entry, Payload};
+
+    fn log_of_runs(lengths: &[u64]) -> MemoryLog {
+        let mut log = MemoryLog::new();
+        for &length in lengths {
+            let first = log.last.index.next();
+            let entry =
+                |at| Entry { id: EntryId { index: first.plus(at as usize), term: Term(1) }, payload: Payload::Noop };
+            let mut writes = alloc::vec![Write { entries: (0..length).map(entry).collect(), ..Write::default() }];
+            let Ok(()) = log.append(&mut writes);
+        }
+        log
+    }
+
+    #[test]
+    fn a_range_is_what_the_log_holds_of_it() {
+        let mut log = log_of_runs(&[3, 1, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        log.compact(Index(2));
+        let last = log.last.index.0;
+        for first in 0..last + 3 {
+            for end in 0..last + 3 {
+                let found: Vec<u64> = log.range(Index(first), Index(end)).map(|entry| entry.id.index.0).collect();
+                let expected: Vec<u64> = (first.max(3)..end.min(last + 1)).collect();
+                assert_eq!(found, expected, "[{first}, {end})");
+            }
+        }
+        assert_eq!(MemoryLog::new().range(Index(0), Index(5)).count(), 0);
     }
 }

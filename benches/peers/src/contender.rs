@@ -1,5 +1,6 @@
 //! The workload, and what a contender must do for it.
 
+use crate::in_memory::Sum;
 use crate::{open_raft, ours, published_raft_io, raft_rs};
 
 /// The size of a command in bytes.
@@ -16,24 +17,6 @@ pub trait Cluster {
 
     /// What each node's state machine has seen.
     fn applied(&self) -> Vec<Sum>;
-}
-
-/// A state machine: it reads every byte of every command, and costs next to nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    /// Commands applied.
-    pub commands: u64,
-    /// The sum of their 64-bit words.
-    pub words: u64,
-}
-
-impl Sum {
-    /// Applies one command.
-    pub fn apply(&mut self, command: &[u8]) {
-        self.commands += 1;
-        let words = command.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
-        self.words = words.fold(self.words, u64::wrapping_add);
-    }
 }
 
 /// The commands of a client: each a fresh allocation, each different.

@@ -3,6 +3,8 @@
 mod allocations;
 mod callgrind;
 mod contender;
+#[path = "../../in_memory/mod.rs"]
+mod in_memory;
 mod open_raft;
 mod ours;
 mod published_raft_io;

@@ -1,6 +1,7 @@
 //! openraft 0.9: its tasks on one single-threaded tokio runtime, with channels where the others have function calls.
 
-use crate::contender::{Client, Cluster, Sum};
+use crate::contender::{Client, Cluster};
+use crate::in_memory::Sum;
 use bytes::Bytes;
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};

@@ -1,6 +1,7 @@
 //! raft-io 1.0.0 as published: `RaftNode` on its own `MemoryLog`.
 
-use crate::contender::{Client, Cluster, Sum};
+use crate::contender::{Client, Cluster};
+use crate::in_memory::Sum;
 use published::{Action, Event, Message, RaftConfig, RaftNode};
 
 struct Node {

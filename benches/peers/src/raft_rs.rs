@@ -1,6 +1,7 @@
 //! raft-rs 0.7: `RawNode` on a plain vector, with the ready loop that its documentation asks for.
 
-use crate::contender::{Client, Cluster, Sum};
+use crate::contender::{Client, Cluster};
+use crate::in_memory::Sum;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{Config, GetEntriesContext, RaftState, RawNode, StateRole, Storage, StorageError};
 

@@ -96,10 +96,9 @@ pub fn failures(rows: &[Row]) -> Vec<String> {
                 failures.push(format!("{case}: {faster:.2} × faster than {}, goal {goal} ×", peer.contender.name()));
             }
         }
-        if let Some((_, most)) = ALLOCATIONS_MAX.iter().find(|(batch, _)| *batch == row.batch) {
-            if row.allocations > *most {
-                failures.push(format!("{case}: {:.2} allocations per entry, at most {most}", row.allocations));
-            }
+        let most = ALLOCATIONS_MAX.iter().find(|(batch, _)| *batch == row.batch).map(|(_, most)| *most);
+        if let Some(most) = most.filter(|most| row.allocations > *most) {
+            failures.push(format!("{case}: {:.2} allocations per entry, at most {most}", row.allocations));
         }
     }
     failures

@@ -1,0 +1,122 @@
+//! A cluster within one thread: `Protocol` and `MemoryLog` with nothing between them but a queue of messages.
+//!
+//! What the library costs when nothing else does. `benches/commit.rs` measures it, and so does `benches/peers`.
+
+use bytes::Bytes;
+use raft_io::types::Payload;
+use raft_io::{Action, Envelope, Event, Index, MemoryLog, Protocol, RaftConfig, RaftLog, RoleKind, Write};
+use std::collections::VecDeque;
+
+/// A state machine: it reads every byte of every command, and costs next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// Commands applied.
+    pub(crate) commands: u64,
+    /// The sum of their 64-bit words.
+    pub(crate) words: u64,
+}
+
+impl Sum {
+    /// Applies one command.
+    pub(crate) fn apply(&mut self, command: &[u8]) {
+        self.commands += 1;
+        let words = command.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+        self.words = words.fold(self.words, u64::wrapping_add);
+    }
+}
+
+/// A cluster whose first node leads.
+pub(crate) struct InMemory {
+    nodes: Vec<Node>,
+    /// Messages under way, to any node, oldest first.
+    network: VecDeque<Envelope>,
+    /// The output buffer of every step.
+    actions: Vec<Action>,
+    /// What a step asks to persist.
+    writes: Vec<Write>,
+}
+
+struct Node {
+    protocol: Protocol,
+    log: MemoryLog,
+    applied: Index,
+    sum: Sum,
+}
+
+impl InMemory {
+    /// A fresh cluster of this size, after the first node's election.
+    pub(crate) fn new(nodes: u64) -> Self {
+        let node = |id| {
+            let log = MemoryLog::new();
+            let protocol = Protocol::new(&RaftConfig::new(id, 1..=nodes), &log).expect("a valid configuration");
+            Node { protocol, log, applied: Index::ZERO, sum: Sum::default() }
+        };
+        let nodes = (1..=nodes).map(node).collect();
+        let mut cluster = Self { nodes, network: VecDeque::new(), actions: Vec::new(), writes: Vec::new() };
+        cluster.step_leader(Event::ElectionTimeout);
+        assert_eq!(cluster.nodes[0].protocol.role(), RoleKind::Leader);
+        cluster
+    }
+
+    /// Commits one command; the leader has applied it when this returns.
+    pub(crate) fn commit(&mut self, command: Bytes) {
+        self.step_leader(Event::Propose(command));
+    }
+
+    /// Commits commands that are proposed together.
+    pub(crate) fn commit_batch(&mut self, commands: Vec<Bytes>) {
+        self.step_leader(Event::ProposeBatch(commands));
+    }
+
+    /// One round of heartbeats; afterwards every node has applied everything that is committed.
+    pub(crate) fn heartbeat(&mut self) {
+        self.step_leader(Event::HeartbeatTimeout);
+    }
+
+    /// What each node's state machine has seen.
+    pub(crate) fn applied(&self) -> Vec<Sum> {
+        self.nodes.iter().map(|node| node.sum).collect()
+    }
+
+    /// Steps the leader, then delivers until nothing is under way.
+    fn step_leader(&mut self, event: Event) {
+        self.step(0, event);
+        while let Some(envelope) = self.network.pop_front() {
+            self.step(envelope.to.0 as usize - 1, Event::Receive(envelope));
+        }
+    }
+
+    /// Steps one node and carries out what it asks for, in the order given.
+    fn step(&mut self, at: usize, event: Event) {
+        let node = &mut self.nodes[at];
+        node.protocol.step(&node.log, event, &mut self.actions).expect("the event is in order");
+        loop {
+            for action in self.actions.drain(..) {
+                match action {
+                    Action::Persist(write) => self.writes.push(write),
+                    Action::Send(envelope) => self.network.push_back(envelope),
+                    Action::Apply { through } => node.apply(through),
+                    _ => {}
+                }
+            }
+            if self.writes.is_empty() {
+                return;
+            }
+            let persisted = Event::Persisted { writes: self.writes.len() };
+            let Ok(()) = node.log.append(&mut self.writes);
+            let Ok(()) = node.log.sync();
+            node.protocol.step(&node.log, persisted, &mut self.actions).expect("the event is in order");
+        }
+    }
+}
+
+impl Node {
+    fn apply(&mut self, through: Index) {
+        for entry in self.log.range(self.applied.next(), through.next()) {
+            if let Payload::Command(command) = &entry.payload {
+                self.sum.apply(command);
+            }
+        }
+        self.applied = through;
+    }
+}
