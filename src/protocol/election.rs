@@ -59,8 +59,9 @@ impl Protocol {
         // A pre-vote is no promise, so the own one needs no write.
         ballot.record(self.settings.id, true);
         let result = vote_result(&self.membership, &ballot.granted, &ballot.refused);
+        // Asking again in the same term is no change.
+        self.role_changed |= !matches!(self.role, Role::PreCandidate(_));
         self.role = Role::PreCandidate(ballot);
-        self.role_changed = true;
         self.leader = None;
         self.leader_is_recent = false;
         if let VoteResult::Won(_) = result {

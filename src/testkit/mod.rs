@@ -1,6 +1,18 @@
 //! A seeded simulator, fault injection, conformance suites and checkers for users' own tests.
+//!
+//! [`cluster`] runs the real protocol in one thread over a network and disks whose every move is explicit, with
+//! [`faults`] among them; [`invariants`] checks the laws of the whole cluster after each move; [`script`] gives the
+//! moves words, so that a schedule is a text to read, to write and to replay; [`walk`] chooses moves at random, from a
+//! seed.
 
+pub mod cluster;
 #[cfg(feature = "persistence")]
 pub mod disk;
+pub mod faults;
+pub mod invariants;
 pub mod linearizability;
 pub mod log_suite;
+pub mod network;
+pub mod render;
+pub mod script;
+pub mod walk;

@@ -1,0 +1,558 @@
+//! A cluster of real protocols in one thread, with every move made by hand.
+//!
+//! Lives here: servers with their disks, the network between them, what becomes of each action, and the
+//! [`Checker`] that looks on. Does not live here: what moves exist in words ([`script`](super::script)), and who
+//! chooses them ([`walk`](super::walk), a scenario, a property test).
+//!
+//! A write goes from the protocol to the disk in three moves, so that every race of a real log thread can be played:
+//! `Persist` puts it in flight, [`Cluster::sync`] puts it on the disk, [`Cluster::persisted`] tells the protocol. A
+//! crash loses what is in flight, but for a prefix that the caller chooses.
+
+use super::invariants::{Checked, Checker, View, Violation, entry_at};
+use super::network::Network;
+use super::render;
+use crate::action::{Action, Actions, RoleKind, Write};
+use crate::config::RaftConfig;
+use crate::error::{ConfigError, StepError};
+use crate::event::Event;
+use crate::log::{LogView, MemoryLog, RaftLog, Read};
+use crate::message::{Envelope, Message};
+use crate::protocol::Protocol;
+use crate::ticker::Ticker;
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use std::collections::{BTreeMap, VecDeque};
+use std::string::String;
+use std::vec::Vec;
+use std::{format, vec};
+
+/// What can go wrong with a move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// A law of the cluster is broken.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The move is not possible now; nothing happened.
+    #[error("{0}")]
+    Impossible(String),
+    /// The configuration breaks its rules.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Whether a move was made.
+pub type Moved = Result<(), MoveError>;
+
+pub(super) fn impossible<T>(why: impl Into<String>) -> Result<T, MoveError> {
+    Err(MoveError::Impossible(why.into()))
+}
+
+/// How the cluster is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Every server's configuration but for its id.
+    pub config: RaftConfig,
+    /// Writes become durable at once, within the move that made them.
+    pub sync_at_once: bool,
+    /// How many entries at the end of a log are in memory; what lies before is [`Read::Cold`].
+    pub entries_in_memory: u64,
+}
+
+/// One server.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) config: RaftConfig,
+    /// `None` while it is down.
+    pub(super) protocol: Option<Protocol>,
+    ticker: Ticker,
+    /// What survives a crash.
+    pub(super) disk: MemoryLog,
+    /// With what is in flight to the disk.
+    pub(super) log: MemoryLog,
+    /// Writes on their way to the disk.
+    pub(super) in_flight: VecDeque<Write>,
+    /// Writes on the disk that the protocol does not know of yet.
+    pub(super) unreported: usize,
+    /// Reads of entries that were not in memory, to be sent once read.
+    cold_reads: VecDeque<(Envelope, Index, usize)>,
+    /// Where this life of the state machine started.
+    first_applicable: Index,
+    pub(super) applied: Index,
+}
+
+/// A cluster and its history.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub(super) options: Options,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    network: Network,
+    pub(super) checker: Checker,
+    transcript: Vec<String>,
+    commands: Vec<(EntryId, bytes::Bytes)>,
+}
+
+/// The protocol's view of a disk of which only the end is in memory.
+struct WarmEnd<'a> {
+    disk: &'a MemoryLog,
+    entries_in_memory: u64,
+}
+
+impl LogView for WarmEnd<'_> {
+    fn hard_state(&self) -> HardState {
+        self.disk.hard_state()
+    }
+
+    fn base(&self) -> EntryId {
+        self.disk.base()
+    }
+
+    fn last(&self) -> EntryId {
+        self.disk.last()
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        self.disk.term(index)
+    }
+
+    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
+        let cold = first.0.saturating_add(self.entries_in_memory) <= self.disk.last().index.0;
+        match self.disk.read(first, end, bytes_max) {
+            Read::Entries(entries) if cold && !entries.is_empty() => Read::Cold,
+            read => read,
+        }
+    }
+}
+
+impl Cluster {
+    /// A cluster of servers that start with empty disks.
+    ///
+    /// # Errors
+    /// Every broken rule of the configuration.
+    pub fn new(options: Options) -> Result<Self, ConfigError> {
+        let voters = options.config.membership.voters().to_vec();
+        let mut cluster = Self {
+            checker: Checker::new(&voters),
+            options,
+            nodes: BTreeMap::new(),
+            network: Network::default(),
+            transcript: Vec::new(),
+            commands: Vec::new(),
+        };
+        for id in voters {
+            let config = RaftConfig { id, ..cluster.options.config.clone() };
+            config.validate()?;
+            let node = Node::on_disk(config, MemoryLog::new());
+            cluster.nodes.insert(id, node);
+            cluster.nodes.get_mut(&id).map_or(Ok(()), |node| node.start(cluster.options.entries_in_memory))?;
+        }
+        Ok(cluster)
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The network, to cut and to heal.
+    pub fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// The servers' ids, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.keys().copied()
+    }
+
+    /// A running server's protocol.
+    #[must_use]
+    pub fn protocol(&self, id: NodeId) -> Option<&Protocol> {
+        self.nodes.get(&id).and_then(|node| node.protocol.as_ref())
+    }
+
+    /// What would survive if this server crashed now.
+    #[must_use]
+    pub fn disk(&self, id: NodeId) -> Option<&MemoryLog> {
+        self.nodes.get(&id).map(|node| &node.disk)
+    }
+
+    /// The last index that this server's state machine applied in its present life.
+    #[must_use]
+    pub fn applied(&self, id: NodeId) -> Option<Index> {
+        self.nodes.get(&id).map(|node| node.applied)
+    }
+
+    /// How many of a server's writes are on their way: in flight to the disk, and on it but not yet reported.
+    #[must_use]
+    pub fn writes(&self, id: NodeId) -> (usize, usize) {
+        self.nodes.get(&id).map_or((0, 0), |node| (node.in_flight.len(), node.unreported))
+    }
+
+    /// The server that leads the highest term, if one leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        let protocols = self.nodes.values().filter_map(|node| node.protocol.as_ref());
+        let leaders = protocols.filter(|protocol| protocol.role() == RoleKind::Leader);
+        leaders.max_by_key(|protocol| protocol.term()).map(Protocol::id)
+    }
+
+    /// The highest index that was ever committed.
+    #[must_use]
+    pub fn committed_index(&self) -> Index {
+        self.checker.committed_index()
+    }
+
+    /// The commands that leaders took, with their positions; committed or not.
+    #[must_use]
+    pub fn commands(&self) -> &[(EntryId, bytes::Bytes)] {
+        &self.commands
+    }
+
+    /// What happened since the last call, a line each.
+    pub fn take_transcript(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.transcript)
+    }
+
+    pub(super) fn tell(&mut self, line: String) {
+        self.transcript.push(line);
+    }
+
+    pub(super) fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, MoveError> {
+        self.nodes.get_mut(&id).ok_or_else(|| MoveError::Impossible(format!("there is no node {id}")))
+    }
+
+    /// Hands an event to a server.
+    ///
+    /// # Errors
+    /// The server is down, or a law is broken by what follows. A refusal by the protocol is told, not an error.
+    pub fn step(&mut self, id: NodeId, event: Event) -> Moved {
+        let transition = event.transition();
+        let source = match &event {
+            Event::Receive(envelope) => {
+                format!(" ← {} {}", envelope.from, render::message_content(&envelope.message))
+            }
+            Event::Propose(command) => format!(" {}", command_words(command)),
+            Event::ProposeBatch(commands) => {
+                commands.iter().map(|command| format!(" {}", command_words(command))).collect()
+            }
+            Event::Persisted { writes } => format!(" {writes}"),
+            _ => String::new(),
+        };
+        let proposed = match &event {
+            Event::Propose(command) => vec![command.clone()],
+            Event::ProposeBatch(commands) => commands.clone(),
+            _ => Vec::new(),
+        };
+        let entries_in_memory = self.options.entries_in_memory;
+        let node = self.node_mut(id)?;
+        let Some(protocol) = node.protocol.as_mut() else { return impossible(format!("node {id} is down")) };
+        let before = protocol.commit_index();
+        let mut actions = Actions::new();
+        let view = WarmEnd { disk: &node.disk, entries_in_memory };
+        let result = protocol.step(&view, event, &mut actions);
+        let commit = protocol.commit_index();
+        self.tell(format!("{id} {transition}{source}"));
+        if commit != before {
+            self.tell(format!("  commit {commit}"));
+        }
+        if let Err(error) = result {
+            self.tell(format!("  refused: {}", step_error_words(&error)));
+        }
+        let mut to_apply = Vec::new();
+        for action in &actions {
+            if let Action::Proposed { first, .. } = action {
+                let position = |at: usize| EntryId { index: first.index.plus(at), term: first.term };
+                self.commands.extend(proposed.iter().enumerate().map(|(at, command)| (position(at), command.clone())));
+            }
+            self.carry_out(id, action, &mut to_apply)?;
+        }
+        self.check_step(id, transition, &actions, &to_apply)?;
+        if self.options.sync_at_once && self.writes(id) != (0, 0) {
+            return self.persisted(id, usize::MAX);
+        }
+        Ok(())
+    }
+
+    fn check_step(
+        &mut self,
+        id: NodeId,
+        transition: crate::Transition,
+        actions: &[Action],
+        to_apply: &[Entry],
+    ) -> Moved {
+        let views = self.nodes.iter().map(|(id, node)| node.view(*id)).collect::<Vec<_>>();
+        self.checker.stepped(id, transition, actions, &views)?;
+        let first_applicable = self.nodes[&id].first_applicable;
+        for entry in to_apply {
+            self.checker.applied(id, first_applicable, entry)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_move(&mut self, id: NodeId) -> Checked {
+        let views = self.nodes.iter().map(|(id, node)| node.view(*id)).collect::<Vec<_>>();
+        self.checker.moved(id, &views)
+    }
+
+    fn carry_out(&mut self, id: NodeId, action: &Action, to_apply: &mut Vec<Entry>) -> Moved {
+        let sync_at_once = self.options.sync_at_once;
+        let node = self.node_mut(id)?;
+        node.ticker.observe(action);
+        match action {
+            Action::Persist(write) => {
+                let Ok(()) = node.log.append(&mut vec![write.clone()]);
+                node.in_flight.push_back(write.clone());
+                self.tell(format!("  persist {}", render::write(write)));
+            }
+            Action::Send(envelope) => self.send(envelope.clone())?,
+            Action::Proposed { first, count } => self.tell(match count {
+                1 => format!("  proposed {first}"),
+                _ => format!("  proposed {first} and {} more", count - 1),
+            }),
+            Action::Apply { through } => {
+                let mut applied = Vec::new();
+                while node.applied < *through {
+                    let next = node.applied.next();
+                    let Some(entry) = entry_at(&node.disk, next) else {
+                        return impossible(format!("node {id} applies {next}, which is not durable there"));
+                    };
+                    applied.push(entry);
+                    node.applied = next;
+                }
+                self.tell(format!("  apply {}", render::entries(&applied)));
+                to_apply.extend(applied);
+            }
+            Action::ResetElectionTimer => {}
+            Action::RoleChanged { role, term, leader } => {
+                let leader = leader.map_or(String::new(), |leader| format!(" leader={leader}"));
+                self.tell(format!("  role {} term={term}{leader}", role.name()));
+            }
+            Action::SnapshotNeeded { peer } => self.tell(format!("  snapshot needed by {peer}")),
+            Action::SendFromLog { envelope, end, bytes_max } => {
+                node.cold_reads.push_back((envelope.clone(), *end, *bytes_max));
+                let first = envelope_prev(envelope).next();
+                self.tell(format!("  read from disk {first} to {} for {}", end.previous(), envelope.to));
+                if sync_at_once {
+                    self.cold_read(id)?;
+                }
+            }
+            Action::Misbehaved { peer, reason } => self.tell(format!("  misbehaved: node {peer} {reason}")),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, envelope: Envelope) -> Moved {
+        let (from, to) = (envelope.from, envelope.to);
+        let (name, content) = (render::message_name(&envelope.message), render::message_content(&envelope.message));
+        let lost = if self.network.is_open(from, to) { "" } else { " ✗" };
+        self.tell(format!("  → {to} {name} {content}{lost}"));
+        if let Some(node) = self.nodes.get(&from) {
+            self.checker.sent(&node.view(from), &envelope)?;
+        }
+        self.network.send(envelope);
+        Ok(())
+    }
+
+    /// Finishes the oldest read of entries that were not in memory, and sends them if the server still leads.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn cold_read(&mut self, id: NodeId) -> Moved {
+        let node = self.node_mut(id)?;
+        let Some((mut envelope, end, bytes_max)) = node.cold_reads.pop_front() else {
+            return impossible(format!("node {id} reads nothing from its disk"));
+        };
+        let first = envelope_prev(&envelope).next();
+        let leads =
+            |protocol: &Protocol| protocol.role() == RoleKind::Leader && protocol.term() == envelope.message.term();
+        let Some(Message::AppendEntriesRequest(request)) =
+            node.protocol.as_ref().is_some_and(leads).then_some(&mut envelope.message)
+        else {
+            self.tell(format!("{id} leads no more: the read from {first} on is dropped"));
+            return Ok(());
+        };
+        if let Read::Entries(entries) = node.disk.read(first, end, bytes_max) {
+            request.entries = entries;
+            self.send(envelope)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the oldest `count` writes in flight on the disk, without telling the protocol.
+    ///
+    /// # Errors
+    /// There are none, or a law is broken.
+    pub fn sync(&mut self, id: NodeId, count: usize) -> Moved {
+        let node = self.node_mut(id)?;
+        let count = count.min(node.in_flight.len());
+        if count == 0 {
+            return impossible(format!("node {id} has no writes in flight"));
+        }
+        let mut writes = node.in_flight.drain(..count).collect::<Vec<_>>();
+        let Ok(()) = node.disk.append(&mut writes);
+        node.unreported += count;
+        Ok(self.check_move(id)?)
+    }
+
+    /// Tells a server that its oldest `count` writes are durable, and makes them so first.
+    ///
+    /// # Errors
+    /// There are none, or a law is broken.
+    pub fn persisted(&mut self, id: NodeId, count: usize) -> Moved {
+        let (in_flight, unreported) = self.writes(id);
+        let count = count.min(in_flight + unreported);
+        if count == 0 {
+            return impossible(format!("node {id} has no writes in flight"));
+        }
+        if count > unreported {
+            self.sync(id, count - unreported)?;
+        }
+        self.node_mut(id)?.unreported -= count;
+        self.step(id, Event::Persisted { writes: count })
+    }
+
+    /// Delivers the message at a position of the network.
+    ///
+    /// # Errors
+    /// Its way is cut, or a law is broken by what follows. To a server that is down it is lost.
+    pub fn deliver(&mut self, position: usize) -> Moved {
+        let Some(envelope) = self.network.in_flight().get(position) else { return impossible("there is no message") };
+        if !self.network.is_open(envelope.from, envelope.to) {
+            return impossible(format!("the way from {} to {} is cut", envelope.from, envelope.to));
+        }
+        let envelope = self.network.take(position);
+        self.arrive(envelope)
+    }
+
+    /// A message arrives, whoever sent it.
+    ///
+    /// # Errors
+    /// A law is broken by what follows.
+    pub fn arrive(&mut self, envelope: Envelope) -> Moved {
+        let to = envelope.to;
+        if self.protocol(to).is_none() {
+            self.tell(format!("{} ✗", render::envelope(&envelope)));
+            return Ok(());
+        }
+        self.step(to, Event::Receive(envelope))
+    }
+
+    /// Delivers everything that is in flight now, in the order in which it was sent.
+    ///
+    /// # Errors
+    /// A law is broken by what follows.
+    pub fn deliver_all(&mut self) -> Moved {
+        self.network.take_deliverable().into_iter().try_for_each(|envelope| self.arrive(envelope))
+    }
+
+    /// Delivers, persists and reads until nothing is left to do.
+    ///
+    /// # Errors
+    /// A law is broken, or there is no end to it.
+    pub fn stabilize(&mut self) -> Moved {
+        for _ in 0..10_000 {
+            let mut quiet = true;
+            for id in self.ids().collect::<Vec<_>>() {
+                if self.protocol(id).is_some() && self.writes(id) != (0, 0) {
+                    self.persisted(id, usize::MAX)?;
+                    quiet = false;
+                }
+                while self.nodes.get(&id).is_some_and(|node| !node.cold_reads.is_empty()) {
+                    self.cold_read(id)?;
+                    quiet = false;
+                }
+            }
+            let arriving = self.network.take_deliverable();
+            if quiet && arriving.is_empty() {
+                return Ok(());
+            }
+            arriving.into_iter().try_for_each(|envelope| self.arrive(envelope))?;
+        }
+        impossible("the cluster does not come to rest within 10,000 rounds")
+    }
+
+    /// A tick of a server's clock: the timeouts that are due fire.
+    ///
+    /// # Errors
+    /// The server is down, or a law is broken.
+    pub fn tick(&mut self, id: NodeId) -> Moved {
+        let node = self.node_mut(id)?;
+        let Some(protocol) = &node.protocol else { return impossible(format!("node {id} is down")) };
+        let mut due = Vec::new();
+        node.ticker.tick(protocol.role(), &mut |event| due.push(event));
+        due.into_iter().try_for_each(|event| self.step(id, event))
+    }
+
+    /// One round of time: every clock ticks, every disk syncs, everything in flight arrives.
+    ///
+    /// # Errors
+    /// A law is broken.
+    pub fn round(&mut self) -> Moved {
+        for id in self.ids().collect::<Vec<_>>() {
+            if self.protocol(id).is_some() {
+                self.tick(id)?;
+            }
+            if self.protocol(id).is_some() && self.writes(id) != (0, 0) {
+                self.persisted(id, usize::MAX)?;
+            }
+            while self.nodes.get(&id).is_some_and(|node| !node.cold_reads.is_empty()) {
+                self.cold_read(id)?;
+            }
+        }
+        self.deliver_all()
+    }
+}
+
+impl Node {
+    pub(super) fn on_disk(config: RaftConfig, disk: MemoryLog) -> Self {
+        Self {
+            ticker: Ticker::new(&config),
+            config,
+            protocol: None,
+            log: disk.clone(),
+            first_applicable: disk.base().index.next(),
+            applied: disk.base().index,
+            disk,
+            in_flight: VecDeque::new(),
+            unreported: 0,
+            cold_reads: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn start(&mut self, entries_in_memory: u64) -> Result<(), ConfigError> {
+        let view = WarmEnd { disk: &self.disk, entries_in_memory };
+        self.protocol = Some(Protocol::new(&self.config, &view)?);
+        Ok(())
+    }
+
+    fn view(&self, id: NodeId) -> View<'_> {
+        let protocol = self.protocol.as_ref();
+        let durable = self.disk.hard_state();
+        View {
+            id,
+            role: protocol.map(Protocol::role),
+            hard_state: protocol.map_or(durable, |protocol| HardState { term: protocol.term(), vote: protocol.vote() }),
+            commit_index: protocol.map_or(Index::ZERO, Protocol::commit_index),
+            log: &self.log,
+            disk: &self.disk,
+            match_indexes: protocol.map_or_else(Vec::new, |protocol| {
+                protocol.progress().map(|(peer, progress)| (peer, progress.match_index)).collect()
+            }),
+        }
+    }
+}
+
+fn envelope_prev(envelope: &Envelope) -> Index {
+    match &envelope.message {
+        Message::AppendEntriesRequest(request) => request.prev.index,
+        _ => Index::ZERO,
+    }
+}
+
+fn command_words(command: &bytes::Bytes) -> String {
+    render::entry(&Entry { id: EntryId::ZERO, payload: Payload::Command(command.clone()) }).replacen("0@0:", "", 1)
+}
+
+fn step_error_words(error: &StepError) -> String {
+    format!("{error}")
+}

@@ -1,0 +1,99 @@
+//! What happens to servers: crashes, restarts, disks that break their promise, logs that are compacted.
+
+use super::cluster::{Cluster, Moved, Node, impossible};
+use super::render;
+use crate::action::Write;
+use crate::log::{LogView, MemoryLog, RaftLog};
+use crate::types::{Entries, HardState, Index, NodeId};
+use std::string::String;
+use std::vec::Vec;
+use std::{format, vec};
+
+impl Cluster {
+    /// A server dies. Of the writes in flight the oldest `keep` reached the disk, as may happen.
+    ///
+    /// # Errors
+    /// It is down already, or a law is broken.
+    pub fn crash(&mut self, id: NodeId, keep: usize) -> Moved {
+        let node = self.node_mut(id)?;
+        if node.protocol.take().is_none() {
+            return impossible(format!("node {id} is down already"));
+        }
+        let keep = keep.min(node.in_flight.len());
+        let mut kept = node.in_flight.drain(..keep).collect::<Vec<_>>();
+        let lost = node.in_flight.len();
+        let Ok(()) = node.disk.append(&mut kept);
+        *node = Node::on_disk(node.config.clone(), node.disk.clone());
+        self.checker.crashed(id);
+        let of_writes =
+            if keep + lost > 0 { format!("; {keep} writes in flight kept, {lost} lost") } else { String::new() };
+        self.tell(format!("{id} crashes{of_writes}"));
+        Ok(self.check_move(id)?)
+    }
+
+    /// A server that is down starts again from its disk.
+    ///
+    /// # Errors
+    /// It runs, or a law is broken.
+    pub fn restart(&mut self, id: NodeId) -> Moved {
+        let entries_in_memory = self.options.entries_in_memory;
+        let node = self.node_mut(id)?;
+        if node.protocol.is_some() {
+            return impossible(format!("node {id} is running"));
+        }
+        node.start(entries_in_memory)?;
+        let last = node.disk.last();
+        let state = render::hard_state(node.disk.hard_state());
+        self.tell(format!("{id} restarts {state} last={last}"));
+        Ok(self.check_move(id)?)
+    }
+
+    /// Replaces a disk and starts the server from it: the state in which a story begins.
+    ///
+    /// # Errors
+    /// A law is broken.
+    pub fn give(&mut self, id: NodeId, hard_state: HardState, entries: Entries) -> Moved {
+        let mut disk = MemoryLog::new();
+        let Ok(()) = disk.append(&mut vec![Write { hard_state: Some(hard_state), truncate_from: None, entries }]);
+        let entries_in_memory = self.options.entries_in_memory;
+        let node = self.node_mut(id)?;
+        *node = Node::on_disk(node.config.clone(), disk);
+        node.start(entries_in_memory)?;
+        self.checker.crashed(id);
+        Ok(self.check_move(id)?)
+    }
+
+    /// The disk of a server that is down loses its entries from `first` on, against its promise.
+    ///
+    /// # Errors
+    /// The server runs.
+    pub fn lose_data(&mut self, id: NodeId, first: Index) -> Moved {
+        self.checker.lost_data();
+        let node = self.node_mut(id)?;
+        if node.protocol.is_some() {
+            return impossible(format!("node {id} is running"));
+        }
+        let Ok(()) = node.disk.append(&mut vec![Write { truncate_from: Some(first), ..Write::default() }]);
+        node.log = node.disk.clone();
+        self.tell(format!("{id} loses its entries from {first} on"));
+        Ok(())
+    }
+
+    /// A running server's log forgets the entries through `through`, which it has applied.
+    ///
+    /// # Errors
+    /// They are not all applied, or writes are in flight.
+    pub fn compact(&mut self, id: NodeId, through: Index) -> Moved {
+        let node = self.node_mut(id)?;
+        if through > node.applied || !node.in_flight.is_empty() {
+            return impossible(format!(
+                "node {id} has applied {} and {} writes in flight",
+                node.applied,
+                node.in_flight.len()
+            ));
+        }
+        node.disk.compact(through);
+        node.log.compact(through);
+        Ok(self.check_move(id)?)
+    }
+}

@@ -1,0 +1,279 @@
+//! Every law can fail: histories that no server of ours produces, and the law that each breaks.
+
+use super::*;
+use crate::action::Write;
+use crate::log::RaftLog;
+use crate::message::{AppendEntriesResponse, RequestVoteRequest, RequestVoteResponse};
+use crate::types::{Entries, Payload};
+use bytes::Bytes;
+use std::vec;
+
+fn noop(index: u64, term: u64) -> Entry {
+    Entry { id: EntryId::new(index, term), payload: Payload::Noop }
+}
+
+/// A log with no-ops of these terms, and this hard state.
+fn log(term: u64, vote: Option<u64>, terms: &[u64]) -> MemoryLog {
+    let entries = terms.iter().zip(1..).map(|(term, index)| noop(index, *term)).collect();
+    holding(term, vote, entries)
+}
+
+fn holding(term: u64, vote: Option<u64>, entries: Entries) -> MemoryLog {
+    let mut log = MemoryLog::new();
+    let hard_state = Some(HardState { term: Term(term), vote: vote.map(NodeId) });
+    let Ok(()) = log.append(&mut vec![Write { hard_state, truncate_from: None, entries }]);
+    log
+}
+
+/// A server whose log is durable as a whole.
+fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
+    View {
+        id: NodeId(id),
+        role: Some(role),
+        hard_state: log.hard_state(),
+        commit_index: Index(commit),
+        log,
+        disk: log,
+        match_indexes: Vec::new(),
+    }
+}
+
+fn checker() -> Checker {
+    Checker::new(&[NodeId(1), NodeId(2), NodeId(3)])
+}
+
+/// Shows every server's state to the checker, in order.
+fn see(checker: &mut Checker, views: &[View<'_>]) -> Checked {
+    views.iter().try_for_each(|view| checker.moved(view.id, views))
+}
+
+fn law(found: Checked) -> Option<Law> {
+    found.err().map(|violation| violation.law)
+}
+
+use RoleKind::{Follower, Leader, PreCandidate};
+
+/// Two of three servers voted for node 1 in term 1.
+fn elected() -> (MemoryLog, MemoryLog, MemoryLog) {
+    (log(1, Some(1), &[1, 1]), log(1, Some(1), &[1, 1]), log(1, None, &[]))
+}
+
+#[test]
+fn a_good_history_breaks_nothing() {
+    let (one, two, three) = elected();
+    let mut checker = checker();
+    let views = [view(2, Follower, &two, 0), view(1, Leader, &one, 2), view(3, Follower, &three, 0)];
+    assert_eq!(see(&mut checker, &views), Ok(()));
+    assert_eq!(checker.applied(NodeId(1), Index(1), &noop(1, 1)), Ok(()));
+    assert_eq!(checker.applied(NodeId(1), Index(1), &noop(2, 1)), Ok(()));
+    checker.crashed(NodeId(1));
+    assert_eq!(checker.applied(NodeId(1), Index(1), &noop(1, 1)), Ok(()), "a new life applies again");
+}
+
+#[test]
+fn two_leaders_in_one_term() {
+    let (one, two, three) = elected();
+    let views = [view(2, Follower, &two, 0), view(1, Leader, &one, 0), view(3, Leader, &three, 0)];
+    assert_eq!(law(see(&mut checker(), &views)), Some(Law::ElectionSafety));
+}
+
+#[test]
+fn a_second_leader_in_a_term_after_the_first_has_gone() {
+    let (one, two, three) = elected();
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), view(1, Leader, &one, 0)]), Ok(()));
+    let follows = [view(1, Follower, &one, 0), view(2, Follower, &two, 0), view(3, Leader, &three, 0)];
+    assert_eq!(law(see(&mut checker, &follows)), Some(Law::ElectionSafety));
+}
+
+#[test]
+fn a_leader_that_truncates_its_log() {
+    let (one, two, _) = elected();
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), view(1, Leader, &one, 0)]), Ok(()));
+    let shorter = log(1, Some(1), &[1]);
+    let views = [view(2, Follower, &two, 0), view(1, Leader, &shorter, 0)];
+    assert_eq!(law(see(&mut checker, &views)), Some(Law::LeaderAppendOnly));
+}
+
+#[test]
+fn one_id_with_two_contents() {
+    let other = Entry { payload: Payload::Command(Bytes::from_static(b"x")), ..noop(2, 1) };
+    let (one, two) = (log(1, None, &[1, 1]), holding(1, None, [noop(1, 1), other].into_iter().collect()));
+    let views = [view(1, Follower, &one, 0), view(2, Follower, &two, 0)];
+    assert_eq!(law(see(&mut checker(), &views)), Some(Law::LogMatching));
+}
+
+#[test]
+fn one_id_with_two_pasts() {
+    let (one, two) = (log(2, None, &[1, 2]), log(3, None, &[1, 1, 2]));
+    let three = log(3, None, &[2, 2]);
+    assert_eq!(see(&mut checker(), &[view(1, Follower, &one, 0), view(2, Follower, &two, 0)]), Ok(()));
+    let views = [view(1, Follower, &one, 0), view(3, Follower, &three, 0)];
+    assert_eq!(law(see(&mut checker(), &views)), Some(Law::LogMatching));
+}
+
+#[test]
+fn a_later_leader_without_a_committed_entry() {
+    let (one, two, _) = elected();
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), view(1, Leader, &one, 2)]), Ok(()));
+    let (voter, leader) = (log(2, Some(3), &[1, 1]), log(2, Some(3), &[1, 2]));
+    let views = [view(1, Follower, &one, 2), view(2, Follower, &voter, 0), view(3, Leader, &leader, 0)];
+    assert_eq!(law(see(&mut checker, &views)), Some(Law::LeaderCompleteness));
+}
+
+/// The commit term decides, not the entry's: a leader between the two need not hold the entry (Figure 3.7).
+#[test]
+fn a_leader_of_a_term_before_the_commit_may_lack_the_entry() {
+    let (one, two) = (log(4, Some(1), &[1, 2, 4]), log(4, Some(1), &[1, 2, 4]));
+    let old = log(3, Some(3), &[1, 3]);
+    let mut checker = checker();
+    checker.votes.insert((NodeId(2), Term(3)), NodeId(3));
+    let views = [view(2, Follower, &two, 0), view(3, Leader, &old, 0), view(1, Leader, &one, 3)];
+    assert_eq!(see(&mut checker, &views), Ok(()));
+}
+
+#[test]
+fn two_servers_that_commit_different_entries() {
+    let (one, two, _) = elected();
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), view(1, Leader, &one, 2)]), Ok(()));
+    let other = log(3, None, &[1, 3]);
+    let views = [view(1, Follower, &one, 2), view(2, Follower, &two, 0), view(3, Follower, &other, 2)];
+    assert_eq!(law(see(&mut checker, &views)), Some(Law::StateMachineSafety));
+    assert_eq!(law(checker.applied(NodeId(3), Index(1), &noop(1, 3))), Some(Law::StateMachineSafety));
+}
+
+#[test]
+fn a_commit_index_beyond_the_log() {
+    let (one, two, _) = elected();
+    let views = [view(2, Follower, &two, 3), view(1, Follower, &one, 0)];
+    assert_eq!(law(see(&mut checker(), &views)), Some(Law::StateMachineSafety));
+}
+
+#[test]
+fn a_leader_with_too_few_votes() {
+    let (one, _, three) = elected();
+    let views = [view(3, Follower, &three, 0), view(1, Leader, &one, 0)];
+    assert_eq!(law(see(&mut checker(), &views)), Some(Law::LeaderHasQuorum));
+}
+
+#[test]
+fn a_server_that_votes_twice() {
+    let (first, second) = (log(1, Some(1), &[]), log(1, Some(2), &[]));
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(3, Follower, &first, 0)]), Ok(()));
+    checker.crashed(NodeId(3));
+    assert_eq!(law(see(&mut checker, &[view(3, Follower, &second, 0)])), Some(Law::VotesGrantedOnce));
+}
+
+#[test]
+fn a_match_index_beyond_the_followers_disk() {
+    let (one, mut two, _) = elected();
+    let mut checker = checker();
+    let mut leader = view(1, Leader, &one, 0);
+    leader.match_indexes = vec![(NodeId(2), Index(2))];
+    assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), leader.clone()]), Ok(()));
+    let Ok(()) = two.append(&mut vec![Write { truncate_from: Some(Index(2)), ..Write::default() }]);
+    assert_eq!(law(see(&mut checker, &[view(2, Follower, &two, 0), leader])), Some(Law::MatchIndexSound));
+}
+
+#[test]
+fn a_commit_with_one_durable_copy() {
+    let (one, _, three) = elected();
+    let voted = log(1, Some(1), &[]);
+    let views = [view(2, Follower, &voted, 0), view(1, Leader, &one, 1), view(3, Follower, &three, 0)];
+    assert_eq!(law(see(&mut checker(), &views)), Some(Law::CommittedIsDurable));
+}
+
+#[test]
+fn a_term_that_falls() {
+    let (high, low) = (log(5, None, &[]), log(4, None, &[]));
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(1, Follower, &high, 0)]), Ok(()));
+    assert_eq!(law(see(&mut checker.clone(), &[view(1, Follower, &low, 0)])), Some(Law::TermMonotonic));
+    checker.crashed(NodeId(1));
+    assert_eq!(law(see(&mut checker, &[view(1, Follower, &low, 0)])), Some(Law::TermMonotonic), "a disk forgot");
+}
+
+#[test]
+fn a_commit_index_that_falls() {
+    let (one, two, _) = elected();
+    let mut checker = checker();
+    let other = [view(1, Follower, &one, 0), view(2, Follower, &two, 2)];
+    assert_eq!(see(&mut checker, &other), Ok(()));
+    let views = [view(1, Follower, &one, 0), view(2, Follower, &two, 1)];
+    assert_eq!(law(see(&mut checker, &views)), Some(Law::CommitMonotonic));
+}
+
+#[test]
+fn entries_applied_twice_skipped_or_uncommitted() {
+    let (one, two, _) = elected();
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), view(1, Leader, &one, 1)]), Ok(()));
+    let mut twice = checker.clone();
+    assert_eq!(twice.applied(NodeId(1), Index(1), &noop(1, 1)), Ok(()));
+    assert_eq!(law(twice.applied(NodeId(1), Index(1), &noop(1, 1))), Some(Law::AppliedInOrder));
+    assert_eq!(law(checker.clone().applied(NodeId(1), Index(1), &noop(2, 1))), Some(Law::AppliedInOrder));
+    assert_eq!(checker.applied(NodeId(1), Index(1), &noop(1, 1)), Ok(()));
+    assert_eq!(law(checker.applied(NodeId(1), Index(1), &noop(2, 1))), Some(Law::AppliedInOrder), "not committed");
+}
+
+#[test]
+fn messages_that_leave_before_their_write() {
+    let disk = log(1, None, &[1]);
+    let sender = view(2, Follower, &disk, 0);
+    let send = |message| {
+        let envelope = Envelope { from: NodeId(2), to: NodeId(1), message };
+        law(checker().sent(&sender, &envelope))
+    };
+    let term = Term(1);
+    let granted = |term, granted| Message::RequestVoteResponse(RequestVoteResponse { term, granted });
+    assert_eq!(send(granted(term, true)), Some(Law::PersistFirst), "the vote is not durable");
+    assert_eq!(send(granted(term, false)), None);
+    assert_eq!(send(granted(Term(2), false)), Some(Law::PersistFirst), "the term is not durable");
+    let asks = Message::RequestVoteRequest(RequestVoteRequest { term, last: EntryId::ZERO });
+    assert_eq!(send(asks), Some(Law::PersistFirst), "the own vote is not durable");
+    let accepted = |match_index| {
+        let result = AppendResult::Accepted { match_index: Index(match_index) };
+        Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
+    };
+    assert_eq!(send(accepted(1)), None);
+    assert_eq!(send(accepted(2)), Some(Law::PersistFirst), "the entry is not durable");
+}
+
+#[test]
+fn a_vote_told_to_two_candidates() {
+    let mut checker = checker();
+    let disk = log(1, Some(1), &[]);
+    let tell = |checker: &mut Checker, term, to| {
+        let message = Message::RequestVoteResponse(RequestVoteResponse { term: Term(term), granted: true });
+        let later = holding(9, None, Entries::EMPTY);
+        let disk = if term == 1 { &disk } else { &later };
+        checker.sent(&view(3, Follower, disk, 0), &Envelope { from: NodeId(3), to: NodeId(to), message })
+    };
+    assert_eq!(tell(&mut checker, 1, 1), Ok(()));
+    assert_eq!(tell(&mut checker, 8, 1), Ok(()));
+    assert_eq!(law(tell(&mut checker, 8, 2)), Some(Law::VotesGrantedOnce));
+}
+
+#[test]
+fn pre_votes_that_change_something() {
+    let (before, bumped) = (log(1, None, &[]), log(2, None, &[]));
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(1, Follower, &before, 0)]), Ok(()));
+    let step = |transition, actions: &[Action], view: View<'_>| {
+        law(checker.clone().stepped(NodeId(1), transition, actions, &[view]))
+    };
+    let broken = Some(Law::PreVoteLeavesHardStateAlone);
+    let asked = Transition::HandlePreVoteRequest;
+    assert_eq!(step(asked, &[], view(1, Follower, &before, 0)), None);
+    assert_eq!(step(asked, &[], view(1, Follower, &bumped, 0)), broken);
+    assert_eq!(step(asked, &[Action::ResetElectionTimer], view(1, Follower, &before, 0)), broken);
+    assert_eq!(step(asked, &[Action::Persist(Write::default())], view(1, Follower, &before, 0)), broken);
+    assert_eq!(step(asked, &[], view(1, PreCandidate, &before, 0)), broken);
+    let asks = Transition::ElectionTimeout;
+    assert_eq!(step(asks, &[], view(1, PreCandidate, &before, 0)), None);
+    assert_eq!(step(asks, &[], view(1, PreCandidate, &bumped, 0)), broken);
+}

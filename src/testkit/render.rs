@@ -1,0 +1,100 @@
+//! What happened, in the words of scenario scripts.
+//!
+//! Entries are written `index@term`, a command behind a colon: `3@1:x`; a no-op has none. A run of more than eight is
+//! `3@1 … 40@2 (38 entries)`.
+
+use crate::action::{RoleKind, Write};
+use crate::message::{AppendResult, Envelope, Message};
+use crate::types::{Entry, HardState, Payload};
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+/// The message's name as in the spec, without its content.
+#[must_use]
+pub const fn message_name(message: &Message) -> &'static str {
+    match message {
+        Message::PreVoteRequest(_) => "PreVoteRequest",
+        Message::PreVoteResponse(_) => "PreVoteResponse",
+        Message::RequestVoteRequest(_) => "RequestVoteRequest",
+        Message::RequestVoteResponse(_) => "RequestVoteResponse",
+        Message::AppendEntriesRequest(_) => "AppendEntriesRequest",
+        Message::AppendEntriesResponse(_) => "AppendEntriesResponse",
+    }
+}
+
+/// The content of a message: `term=1 prev=1@1 [2@1:x] commit=1`.
+#[must_use]
+pub fn message_content(message: &Message) -> String {
+    let granted = |granted: bool| if granted { "granted" } else { "refused" };
+    let content = match message {
+        Message::PreVoteRequest(m) => format!("campaign_term={} last={}", m.campaign_term, m.last),
+        Message::PreVoteResponse(m) => format!("campaign_term={} {}", m.campaign_term, granted(m.granted)),
+        Message::RequestVoteRequest(m) => format!("last={}", m.last),
+        Message::RequestVoteResponse(m) => granted(m.granted).to_string(),
+        Message::AppendEntriesRequest(m) if m.entries.is_empty() => format!("prev={} commit={}", m.prev, m.commit),
+        Message::AppendEntriesRequest(m) => format!("prev={} {} commit={}", m.prev, entries(&m.entries), m.commit),
+        Message::AppendEntriesResponse(m) => match m.result {
+            AppendResult::Accepted { match_index } => format!("accepted match={match_index}"),
+            AppendResult::Rejected { prev_index, hint } => format!("rejected prev={prev_index} hint={hint}"),
+            AppendResult::StaleTerm => "stale".to_string(),
+        },
+    };
+    format!("term={} {content}", message.term())
+}
+
+/// A message with its way: `1 → 2 RequestVoteRequest term=1 last=0@0`.
+#[must_use]
+pub fn envelope(envelope: &Envelope) -> String {
+    let (from, to, message) = (envelope.from, envelope.to, &envelope.message);
+    format!("{from} → {to} {} {}", message_name(message), message_content(message))
+}
+
+/// One entry.
+#[must_use]
+pub fn entry(entry: &Entry) -> String {
+    match &entry.payload {
+        Payload::Command(command) if command.len() > 16 => format!("{}:({} bytes)", entry.id, command.len()),
+        Payload::Command(command) => format!("{}:{}", entry.id, String::from_utf8_lossy(command)),
+        Payload::Noop => entry.id.to_string(),
+    }
+}
+
+/// A run of entries, in brackets.
+#[must_use]
+pub fn entries(run: &[Entry]) -> String {
+    match run {
+        [first, .., last] if run.len() > 8 => format!("[{} … {} ({} entries)]", first.id, last.id, run.len()),
+        _ => format!("[{}]", run.iter().map(entry).collect::<Vec<_>>().join(" ")),
+    }
+}
+
+/// Term and vote: `term=2 vote=1`.
+#[must_use]
+pub fn hard_state(state: HardState) -> String {
+    match state.vote {
+        Some(vote) => format!("term={} vote={vote}", state.term),
+        None => format!("term={} vote=none", state.term),
+    }
+}
+
+/// One write: `term=2 vote=none truncate=3 [3@2]`.
+#[must_use]
+pub fn write(write: &Write) -> String {
+    let mut parts = Vec::new();
+    parts.extend(write.hard_state.map(hard_state));
+    parts.extend(write.truncate_from.map(|first| format!("truncate={first}")));
+    if !write.entries.is_empty() {
+        parts.push(entries(&write.entries));
+    }
+    parts.join(" ")
+}
+
+/// A role, or `down`.
+#[must_use]
+pub const fn role(role: Option<RoleKind>) -> &'static str {
+    match role {
+        Some(role) => role.name(),
+        None => "down",
+    }
+}

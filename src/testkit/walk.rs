@@ -1,0 +1,151 @@
+//! Random schedules: which command comes next, as a function of two numbers and the state.
+//!
+//! A walk is a sequence of script commands, so one that fails is a script to replay, to shorten and to keep.
+
+use super::cluster::{Cluster, MoveError};
+use super::script::Script;
+use crate::types::NodeId;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng};
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+/// How often each kind of command comes, in parts of 256, before what is impossible is left out.
+const WEIGHTS: &[(Kind, u8)] = &[
+    (Kind::Deliver, 100),
+    (Kind::DeliverAll, 14),
+    (Kind::Persisted, 40),
+    (Kind::Sync, 8),
+    (Kind::ElectionTimeout, 12),
+    (Kind::MinimumElectionTimeout, 10),
+    (Kind::HeartbeatTimeout, 16),
+    (Kind::QuorumCheckTimeout, 4),
+    (Kind::ClientRequest, 20),
+    (Kind::Drop, 8),
+    (Kind::Duplicate, 8),
+    (Kind::Crash, 4),
+    (Kind::Restart, 6),
+    (Kind::Partition, 3),
+    (Kind::Heal, 3),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Deliver,
+    DeliverAll,
+    Persisted,
+    Sync,
+    ElectionTimeout,
+    MinimumElectionTimeout,
+    HeartbeatTimeout,
+    QuorumCheckTimeout,
+    ClientRequest,
+    Drop,
+    Duplicate,
+    Crash,
+    Restart,
+    Partition,
+    Heal,
+}
+
+/// The command that these numbers choose, if its kind is possible now.
+#[must_use]
+pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
+    let mut below = 0u32;
+    let (kind, _) = *WEIGHTS.iter().find(|(_, weight)| {
+        below += u32::from(*weight);
+        u32::from(kind) < below
+    })?;
+    let running = cluster.ids().filter(|id| cluster.protocol(*id).is_some()).collect::<Vec<_>>();
+    let down = cluster.ids().filter(|id| cluster.protocol(*id).is_none()).collect::<Vec<_>>();
+    let with_writes = running.iter().copied().filter(|id| cluster.writes(*id) != (0, 0)).collect::<Vec<_>>();
+    // The high part of the number chooses whom, the low part how much.
+    let detail = pick as usize % 251;
+    let one = |nodes: &[NodeId]| (!nodes.is_empty()).then(|| nodes[(pick / 251) as usize % nodes.len()]);
+    let timeout = |name: &str| one(&running).map(|id| format!("{name} {id}"));
+    match kind {
+        Kind::Deliver => on_message(cluster, "deliver", pick),
+        Kind::Drop => on_message(cluster, "drop_message", pick),
+        Kind::Duplicate => on_message(cluster, "duplicate_message", pick),
+        Kind::DeliverAll => (!cluster.network().in_flight().is_empty()).then(|| "deliver all".to_string()),
+        Kind::Persisted => one(&with_writes).map(|id| {
+            let (in_flight, unreported) = cluster.writes(id);
+            format!("persisted {id} {}", 1 + detail % (in_flight + unreported))
+        }),
+        Kind::Sync => {
+            let waiting = with_writes.into_iter().filter(|id| cluster.writes(*id).0 > 0).collect::<Vec<_>>();
+            one(&waiting).map(|id| format!("sync {id} {}", 1 + detail % cluster.writes(id).0))
+        }
+        Kind::ElectionTimeout => timeout("election_timeout"),
+        Kind::MinimumElectionTimeout => timeout("minimum_election_timeout"),
+        Kind::HeartbeatTimeout => cluster.leader().map(|id| format!("heartbeat_timeout {id}")),
+        Kind::QuorumCheckTimeout => timeout("quorum_check_timeout"),
+        Kind::ClientRequest => {
+            let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
+            let first = cluster.commands().len();
+            let batch = (0..=detail % 3).map(|at| format!(" c{}", first + at)).collect::<String>();
+            Some(format!("client_request {leader}{batch}"))
+        }
+        Kind::Crash => one(&running).map(|id| format!("crash {id} keep={}", detail % (cluster.writes(id).0 + 1))),
+        Kind::Restart => one(&down).map(|id| format!("restart {id}")),
+        Kind::Partition => {
+            let ids = cluster.ids().collect::<Vec<_>>();
+            let (left, right): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| (detail >> id.0.min(63)) & 1 == 0);
+            let words = |ids: Vec<NodeId>| ids.iter().map(|id| format!(" {id}")).collect::<String>();
+            (!left.is_empty() && !right.is_empty()).then(|| format!("partition{} |{}", words(left), words(right)))
+        }
+        Kind::Heal => Some("heal".to_string()),
+    }
+}
+
+/// A command about one of the messages in flight that can arrive.
+fn on_message(cluster: &Cluster, verb: &str, pick: u32) -> Option<String> {
+    let network = cluster.network();
+    let open = network.in_flight().iter().enumerate().filter(|(_, m)| network.is_open(m.from, m.to));
+    let open = open.map(|(position, _)| position).collect::<Vec<_>>();
+    // Half of the picks fall on the oldest messages: else hardly an exchange would come to its end.
+    let chosen = if pick % 2 == 0 {
+        (pick / 2) as usize % open.len().clamp(1, 3)
+    } else {
+        (pick / 2) as usize % open.len().max(1)
+    };
+    let position = *open.get(chosen)?;
+    let envelope = &network.in_flight()[position];
+    let at = 1 + network.on_way(envelope.from, envelope.to).take_while(|earlier| *earlier < position).count();
+    let at = if at == 1 { String::new() } else { format!(" at={at}") };
+    Some(format!("{verb} {} {}{at}", envelope.from, envelope.to))
+}
+
+/// A walk that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("seed {seed}: {error}\n\nReplay this script:\n\n{script}")]
+pub struct WalkError {
+    /// The seed that leads there.
+    pub seed: u64,
+    /// What happened at the last command.
+    pub error: MoveError,
+    /// Every command up to the failure.
+    pub script: String,
+}
+
+/// Runs `steps` commands chosen from a seed, after the setup command given (`cluster 3 disk=manual`).
+///
+/// # Errors
+/// The law that was broken, with the script that breaks it.
+pub fn walk(setup: &str, seed: u64, steps: usize) -> Result<Script, WalkError> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut script = Script::default();
+    let mut commands = std::vec![setup.to_string()];
+    let failed = |error, commands: &[String]| WalkError { seed, error, script: commands.join("\n") };
+    script.run(setup).map_err(|error| failed(error, &commands))?;
+    for _ in 0..steps {
+        let number = random.next_u64();
+        let chosen = script.cluster().and_then(|cluster| choose(cluster, number as u8, (number >> 32) as u32));
+        if let Some(command) = chosen {
+            commands.push(command.clone());
+            script.run(&command).map_err(|error| failed(error, &commands))?;
+        }
+    }
+    Ok(script)
+}

@@ -1,0 +1,173 @@
+//! Random schedules against every law of the cluster, and a phase that shows that it lives afterwards.
+//!
+//! A case is a list of numbers; `testkit::walk` turns them into script commands that are possible at that moment. A
+//! case that fails is shrunk and printed as a script: save it below `tests/scenarios/` and run it.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use raft_io::testkit::script::Script;
+use raft_io::testkit::walk::{choose, walk};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Rounds of time within which a healed cluster must elect a leader and commit: 100 minimum election timeouts.
+const ROUNDS_MAX: usize = 1000;
+
+/// A script under construction, with what was run so far.
+struct Schedule {
+    script: Script,
+    commands: Vec<String>,
+}
+
+impl Schedule {
+    fn new(setup: &str) -> Self {
+        let mut schedule = Self { script: Script::default(), commands: Vec::new() };
+        schedule.run(setup).expect("a valid setup");
+        schedule
+    }
+
+    fn run(&mut self, command: &str) -> Result<(), TestCaseError> {
+        self.commands.push(command.to_string());
+        // The protocol stops itself with a panic when a law of its own is broken.
+        match catch_unwind(AssertUnwindSafe(|| self.script.run(command))) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.failed(&error.to_string())),
+            Err(_) => Err(self.failed("the protocol stopped itself, see above")),
+        }
+    }
+
+    fn failed(&self, error: &str) -> TestCaseError {
+        TestCaseError::fail(format!("{error}\n\nReplay this script:\n\n{}\n", self.commands.join("\n")))
+    }
+
+    fn choose(&mut self, kind: u8, pick: u32) -> Result<(), TestCaseError> {
+        let chosen = self.script.cluster().and_then(|cluster| choose(cluster, kind, pick));
+        chosen.map_or(Ok(()), |command| self.run(&command))
+    }
+
+    /// Every server is up and every way open: soon one leads, and what it is asked commits everywhere.
+    fn heal_and_commit(&mut self) -> Result<(), TestCaseError> {
+        self.run("heal")?;
+        let cluster = self.script.cluster().expect("a cluster");
+        let down = cluster.ids().filter(|id| cluster.protocol(*id).is_none()).collect::<Vec<_>>();
+        for id in down {
+            self.run(&format!("restart {id}"))?;
+        }
+        let mut proposed = None;
+        for _ in 0..ROUNDS_MAX {
+            self.run("run 1")?;
+            let cluster = self.script.cluster().expect("a cluster");
+            // A proposal may be lost with its leader; then it is made again to the next.
+            let taken = proposed.is_some_and(|(leader, term)| {
+                cluster.leader() == Some(leader) && cluster.protocol(leader).is_some_and(|leader| leader.term() == term)
+            });
+            if let (Some(leader), false) = (cluster.leader(), taken) {
+                proposed = cluster.protocol(leader).map(|protocol| (leader, protocol.term()));
+                self.run(&format!("client_request {leader} last"))?;
+            }
+            if proposed.is_some() && self.all_applied() {
+                return Ok(());
+            }
+        }
+        Err(self.failed("healed, but within the rounds allowed no proposal committed everywhere"))
+    }
+
+    /// Whether the last command taken is applied by every server.
+    fn all_applied(&self) -> bool {
+        let cluster = self.script.cluster().expect("a cluster");
+        let Some((last, _)) = cluster.commands().last() else { return false };
+        cluster.ids().all(|id| cluster.applied(id).is_some_and(|applied| applied >= last.index))
+            && cluster.ids().all(|id| {
+                cluster.disk(id).is_some_and(|disk| raft_io::LogView::term(disk, last.index) == Some(last.term))
+            })
+    }
+}
+
+fn cases(setup: &'static str, cases: u32, length: usize) {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let numbers = prop::collection::vec((any::<u8>(), any::<u32>()), length / 2..length);
+    let found = TestRunner::new(config).run(&numbers, |numbers| {
+        let mut schedule = Schedule::new(setup);
+        numbers.into_iter().try_for_each(|(kind, pick)| schedule.choose(kind, pick))?;
+        schedule.heal_and_commit()
+    });
+    match found {
+        Ok(()) => {}
+        // The numbers mean nothing to a reader; the reason holds the script.
+        Err(TestError::Fail(reason, _)) => panic!("{reason}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn three_servers() {
+    cases("cluster 3 disk=manual", 100, 400);
+}
+
+#[test]
+fn three_servers_without_pre_vote() {
+    cases("cluster 3 disk=manual pre_vote=false", 100, 400);
+}
+
+#[test]
+fn three_servers_without_check_quorum() {
+    cases("cluster 3 disk=manual check_quorum=false", 100, 400);
+}
+
+/// The protocol of the paper's Figure 2, without the additions; the most leaders, and the most conflicts.
+#[test]
+fn three_servers_with_neither() {
+    cases("cluster 3 disk=manual pre_vote=false check_quorum=false", 150, 500);
+}
+
+#[test]
+fn five_servers_with_neither() {
+    cases("cluster 5 disk=manual pre_vote=false check_quorum=false", 100, 700);
+}
+
+#[test]
+fn five_servers() {
+    cases("cluster 5 disk=manual", 60, 700);
+}
+
+/// One entry a message, a window of two, and hardly anything in memory.
+#[test]
+fn three_servers_with_narrow_limits() {
+    cases(
+        "cluster 3 disk=manual pre_vote=false check_quorum=false append_bytes_max=1 inflight_messages_max=2 entries_in_memory=2",
+        100,
+        500,
+    );
+}
+
+/// Disks that sync within the step give schedules with more messages between the same number of commands.
+#[test]
+fn five_servers_with_fast_disks() {
+    cases("cluster 5 pre_vote=false check_quorum=false", 60, 500);
+}
+
+/// A cluster of one and of two: the quorum is everyone.
+#[test]
+fn one_and_two_servers() {
+    cases("cluster 1 disk=manual", 30, 150);
+    cases("cluster 2 disk=manual pre_vote=false", 50, 300);
+}
+
+/// The same seed gives the same walk (law 1), and a walk gets somewhere: leaders change and entries commit.
+#[test]
+fn a_seeded_walk_is_reproducible_and_gets_somewhere() {
+    let setup = "cluster 3 disk=manual pre_vote=false check_quorum=false";
+    let (mut commits, mut terms) = (0, 0);
+    for seed in 0..20 {
+        let first = walk(setup, seed, 600).unwrap_or_else(|error| panic!("{error}"));
+        let second = walk(setup, seed, 600).unwrap_or_else(|error| panic!("{error}"));
+        let (first, second) = (first.cluster().expect("a cluster"), second.cluster().expect("a cluster"));
+        for id in first.ids() {
+            assert_eq!(first.protocol(id), second.protocol(id), "seed {seed}");
+            assert_eq!(first.disk(id), second.disk(id), "seed {seed}");
+            terms += first.protocol(id).map_or(0, |protocol| protocol.term().0);
+        }
+        commits += first.committed_index().0;
+    }
+    assert!(commits > 100, "20 walks committed {commits} entries");
+    assert!(terms > 100, "20 walks reached {terms} terms in sum");
+}
