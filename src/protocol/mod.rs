@@ -227,10 +227,12 @@ impl Protocol {
         let in_range = |id: EntryId| id.index <= Index::MAX && id.term <= Term::MAX;
         let numbers_in_range = match &envelope.message {
             Message::PreVoteRequest(request) => {
-                if request.campaign_term.0 != request.term.0.wrapping_add(1) {
+                // The range first: after the largest number there is comes 0.
+                let fits = request.term < Term::MAX && request.campaign_term <= Term::MAX && in_range(request.last);
+                if fits && request.campaign_term != request.term.next() {
                     return Err(PeerMisbehaved::CampaignTermMismatch);
                 }
-                request.campaign_term <= Term::MAX && in_range(request.last)
+                fits
             }
             Message::RequestVoteRequest(request) => request.term <= Term::MAX && in_range(request.last),
             Message::AppendEntriesRequest(request) => return replication::check_entries(request),
