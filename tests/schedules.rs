@@ -83,7 +83,9 @@ impl Schedule {
 }
 
 fn cases(setup: &'static str, cases: u32, length: usize) {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let defaults = Config::default();
+    let max_shrink_iters = defaults.max_shrink_iters.min(20_000);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters, ..defaults };
     let numbers = prop::collection::vec((any::<u8>(), any::<u32>()), length / 2..length);
     let found = TestRunner::new(config).run(&numbers, |numbers| {
         let mut schedule = Schedule::new(setup);
