@@ -77,7 +77,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Some(Command::Node(options)) => return server::serve(*options),
+        Some(Command::Node(options)) => return server::serve(*options).into(),
         Some(Command::Serve) => run::keep_serving(&cli.options),
         None => run::run(&cli.options),
     };

@@ -36,6 +36,6 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(options) => server::serve(*options),
+        Command::Serve(options) => server::serve(*options).into(),
     }
 }

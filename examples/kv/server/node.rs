@@ -9,14 +9,13 @@ use raft_io::transport::RaftTransport as _;
 use raft_io::transport::tcp::{TcpConfig, TcpTransport};
 use raft_io::{ClusterId, NodeId};
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::ExitCode;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The exit code of a node that was asked for something impossible.
+/// How a node ends that was asked for something impossible.
 const BAD_CONFIGURATION: u8 = 2;
 const CLIENT_STACK_BYTES: usize = 256 << 10;
 
@@ -44,8 +43,8 @@ impl Server {
     }
 }
 
-/// Runs a node until it is told to stop.
-pub(crate) fn serve(options: ServeOptions) -> ExitCode {
+/// Runs a node until it is told to stop. Returns only when it cannot start: then the exit code.
+pub(crate) fn serve(options: ServeOptions) -> u8 {
     let id = options.id;
     let (server, listener) = match start(options) {
         Ok(started) => started,
@@ -53,7 +52,7 @@ pub(crate) fn serve(options: ServeOptions) -> ExitCode {
             for problem in problems {
                 eprintln!("node {id}: {problem}");
             }
-            return ExitCode::from(BAD_CONFIGURATION);
+            return BAD_CONFIGURATION;
         }
     };
     eprintln!("node {id}: serves clients on {}", server.settings.advertised);
@@ -162,27 +161,40 @@ fn accept(server: &Arc<Server>, listener: &TcpListener) -> ! {
     }
 }
 
-fn admit(server: &Arc<Server>, mut stream: TcpStream, id: u64) {
-    let refuse = |stream: &mut TcpStream, message: &str| {
-        let _ = stream.set_nonblocking(true);
-        let _ = stream.write_all(message.as_bytes());
-    };
-    if server.connected.fetch_add(1, Ordering::Relaxed) >= server.settings.options.connections_max {
-        server.connected.fetch_sub(1, Ordering::Relaxed);
-        return refuse(&mut stream, "-ERR max number of clients reached\r\n");
+/// A place among the connections, given back when it is dropped, however its thread ends.
+struct Place(Arc<Server>);
+
+impl Place {
+    fn take(server: &Arc<Server>) -> Option<Self> {
+        let place = Self(Arc::clone(server));
+        let taken = server.connected.fetch_add(1, Ordering::Relaxed);
+        (taken < server.settings.options.connections_max).then_some(place)
     }
-    let shared = Arc::clone(server);
-    let Ok(mut spare) = stream.try_clone() else {
-        server.connected.fetch_sub(1, Ordering::Relaxed);
-        return;
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn admit(server: &Arc<Server>, stream: TcpStream, id: u64) {
+    let Some(place) = Place::take(server) else {
+        return refuse(stream, "-ERR max number of clients reached\r\n");
     };
+    let Ok(spare) = stream.try_clone() else { return };
     let serving = thread::Builder::new().name(format!("client-{id}")).stack_size(CLIENT_STACK_BYTES).spawn(move || {
         // A client's error ends its connection and nothing else.
-        let _ = connection::serve(&shared, stream, id);
-        shared.connected.fetch_sub(1, Ordering::Relaxed);
+        let _ = connection::serve(&place.0, stream, id);
     });
     if serving.is_err() {
-        server.connected.fetch_sub(1, Ordering::Relaxed);
-        refuse(&mut spare, "-ERR no thread for another client\r\n");
+        refuse(spare, "-ERR no thread for another client\r\n");
     }
+}
+
+/// Says why and closes, without waiting for a client that does not listen.
+fn refuse(mut stream: TcpStream, message: &str) {
+    let _ = stream.set_nonblocking(true);
+    let _ = stream.write_all(message.as_bytes());
+    let _ = stream.shutdown(Shutdown::Write);
 }

@@ -100,6 +100,10 @@ impl Decoder {
     /// Drops the requests that were given out. Called between batches, so that a batch costs one
     /// move of the remainder.
     pub(crate) fn compact(&mut self) {
+        if self.missing.is_none() {
+            // Those of a request that was given out; an inline one's lie elsewhere.
+            self.arguments.clear();
+        }
         if self.start == 0 {
             return;
         }

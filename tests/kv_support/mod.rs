@@ -1,0 +1,224 @@
+//! Nodes of the kv example as processes of their own, and redis-cli to talk to them.
+//!
+//! A node is this test program once more, told by its environment to run the server: so a test never
+//! meets a server older than itself. The test program needs a test that calls [`node_process`].
+
+use crate::server::ServeOptions;
+use clap::Parser;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const ARGUMENTS: &str = "RAFT_IO_KV_NODE";
+const SEPARATOR: char = '\u{1f}';
+/// More than any wait of a healthy cluster, on a slow machine too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Parser)]
+struct NodeLine {
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+/// Becomes a node if the environment says so; otherwise returns at once.
+pub(crate) fn node_process() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    let line = NodeLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR)));
+    std::process::exit(crate::server::serve(line.options).into());
+}
+
+/// Three nodes. Dropping it ends their processes.
+pub(crate) struct Cluster {
+    dir: TempDir,
+    nodes: Vec<Node>,
+    extra: Vec<String>,
+}
+
+struct Node {
+    child: Option<Child>,
+    client_port: u16,
+    peer_port: u16,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        (0..self.nodes.len()).for_each(|node| self.kill(node));
+    }
+}
+
+impl Cluster {
+    /// Starts three nodes with these further options and waits for a leader that all know.
+    pub(crate) fn start(extra: &[&str]) -> Self {
+        let nodes = (0..3).map(|_| Node { child: None, client_port: free_port(), peer_port: free_port() }).collect();
+        let extra = extra.iter().map(|option| (*option).to_owned()).collect();
+        let mut cluster = Self { dir: TempDir::new().expect("a temporary directory"), nodes, extra };
+        (0..3).for_each(|node| cluster.restart(node));
+        cluster.leader();
+        cluster
+    }
+
+    /// The command line of a node.
+    pub(crate) fn line(&self, node: usize) -> Vec<String> {
+        let peers = self.nodes.iter().enumerate().map(|(at, node)| format!("{}=127.0.0.1:{}", at + 1, node.peer_port));
+        let options = [
+            ("--id", (node + 1).to_string()),
+            ("--listen", format!("127.0.0.1:{}", self.nodes[node].client_port)),
+            ("--peer-listen", format!("127.0.0.1:{}", self.nodes[node].peer_port)),
+            ("--peers", peers.collect::<Vec<_>>().join(",")),
+            ("--data", self.data(node).display().to_string()),
+            ("--tick-ms", "30".into()),
+        ];
+        let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
+        options.chain(self.extra.iter().cloned()).collect()
+    }
+
+    pub(crate) fn data(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{}", node + 1))
+    }
+
+    pub(crate) fn port(&self, node: usize) -> u16 {
+        self.nodes[node].client_port
+    }
+
+    pub(crate) fn process_id(&self, node: usize) -> u32 {
+        self.nodes[node].child.as_ref().expect("the node is up").id()
+    }
+
+    /// Starts a node that is down.
+    pub(crate) fn restart(&mut self, node: usize) {
+        let log = fs::File::options().create(true).append(true).open(self.log(node)).expect("a log file");
+        self.nodes[node].child = Some(command(&self.line(node)).stderr(log).spawn().expect("the node starts"));
+    }
+
+    fn log(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{}.log", node + 1))
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, node: usize) {
+        if let Some(mut child) = self.nodes[node].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) fn terminate(&mut self, node: usize) -> Option<i32> {
+        let mut child = self.nodes[node].child.take().expect("the node is up");
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+        child.wait().expect("the node ends").code()
+    }
+
+    /// The leader that every node that is up knows, with an address.
+    pub(crate) fn leader(&self) -> usize {
+        let up: Vec<usize> = (0..3).filter(|node| self.nodes[*node].child.is_some()).collect();
+        let leader = await_some(|| {
+            let leaders: Vec<String> = up.iter().map(|node| self.raft_status(*node, "leader")).collect();
+            let known = up.iter().all(|node| !self.raft_status(*node, "leader_address").is_empty());
+            let agreed = known && leaders.iter().all(|leader| *leader == leaders[0]);
+            let leader = leaders[0].parse::<usize>().ok()? - 1;
+            (agreed && up.contains(&leader)).then_some(leader)
+        });
+        leader.unwrap_or_else(|| panic!("no leader\n{}", self.logs()))
+    }
+
+    /// Some node that does not lead.
+    pub(crate) fn follower(&self) -> usize {
+        let leader = self.leader();
+        (0..3).find(|node| *node != leader && self.nodes[*node].child.is_some()).expect("a follower is up")
+    }
+
+    /// One field of RAFT.STATUS; empty if the node does not answer.
+    pub(crate) fn raft_status(&self, node: usize, field: &str) -> String {
+        let output = redis_cli(self.port(node), &["raft.status"]);
+        let lines: Vec<&str> = output.lines().collect();
+        lines.chunks(2).find(|pair| pair[0] == field).and_then(|pair| pair.get(1)).unwrap_or(&"").to_string()
+    }
+
+    /// Runs redis-cli against a node.
+    pub(crate) fn cli(&self, node: usize, arguments: &[&str]) -> String {
+        redis_cli(self.port(node), arguments)
+    }
+
+    pub(crate) fn connect(&self, node: usize) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port(node))).expect("the node accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream
+    }
+
+    pub(crate) fn logs(&self) -> String {
+        (0..3).map(|node| fs::read_to_string(self.log(node)).unwrap_or_default()).collect()
+    }
+}
+
+/// Looks until there is something to see or patience ends.
+pub(crate) fn await_some<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// Starts a node with this line and waits until it gives up: its exit code and what it said.
+pub(crate) fn start_in_vain(line: &[String]) -> (Option<i32>, String) {
+    let output = command(line).stderr(Stdio::piped()).output().expect("the process runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn command(line: &[String]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    command.args(["node_process", "--exact", "--nocapture", "--test-threads", "1"]);
+    command.env(ARGUMENTS, line.join(&SEPARATOR.to_string())).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// What redis-cli prints, without the last line break.
+pub(crate) fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    let output = redis_tool("redis-cli", port, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    text.trim_end_matches('\n').to_owned()
+}
+
+/// Runs a program of Debian's redis-tools to its end.
+pub(crate) fn redis_tool(name: &str, port: u16, arguments: &[&str]) -> Output {
+    let output = Command::new(name).args(["-p", &port.to_string()]).args(arguments).output();
+    output.unwrap_or_else(|error| panic!("cannot run {name} ({error}): install the package redis-tools"))
+}
+
+/// Sends bytes and reads until the server closes or `until` has arrived.
+pub(crate) fn exchange(stream: &mut TcpStream, request: &[u8], until: &[u8]) -> Vec<u8> {
+    stream.write_all(request).expect("the server takes the request");
+    let mut reply = Vec::new();
+    let mut chunk = [0; 4096];
+    while !reply.ends_with(until) || until.is_empty() {
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => reply.extend_from_slice(&chunk[..count]),
+            Err(error) => panic!("reading after {:?}: {error}", String::from_utf8_lossy(&reply)),
+        }
+    }
+    reply
+}
+
+/// A free port below those that systems hand to outgoing connections: one of these could be taken
+/// when a node wants it back.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 11_000 + (std::process::id() % 400) as u16 * 20;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
