@@ -76,6 +76,23 @@ fn a_deadline_and_the_begin_of_the_work_agree() {
 }
 
 #[test]
+fn a_deadline_that_meets_the_begin_ends_with_the_note() {
+    loom::model(|| {
+        let (completer, completion) = slot::<u32, u32>();
+        let other = thread::spawn(move || {
+            if completer.begin() {
+                completer.note(7);
+            }
+            // The work goes on, long after the deadline.
+            completer
+        });
+        let outcome = completion.wait(past());
+        assert!(matches!(outcome, Outcome::Expired(None | Some(7))), "{outcome:?}");
+        drop(other.join().unwrap());
+    });
+}
+
+#[test]
 fn a_completer_that_is_dropped_leaves_nobody_waiting() {
     loom::model(|| {
         let (completer, completion) = slot::<u32, u32>();
@@ -201,6 +218,22 @@ fn a_reader_of_a_feed_sees_every_change_in_order() {
             seen.push(change);
         }
         assert_eq!(seen, [0, 1, 2]);
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn a_sleeping_reader_of_a_feed_is_woken_by_a_change() {
+    loom::model(|| {
+        let feed = Arc::new(Feed::new(8));
+        feed.publish(0);
+        let mut reader = Feed::subscribe(&feed);
+        assert_eq!(reader.next(None), Some(0));
+        let publisher = {
+            let feed = feed.clone();
+            thread::spawn(move || feed.publish(1))
+        };
+        assert_eq!(reader.next(None), Some(1));
         publisher.join().unwrap();
     });
 }
