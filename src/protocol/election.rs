@@ -9,10 +9,9 @@ use super::Protocol;
 use super::progress::Progress;
 use super::role::{Ballot, Leader, Role, Uncommitted};
 use crate::action::{Action, Actions};
-use crate::log::LogView;
 use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
 use crate::quorum::{VoteQuorum, VoteResult, majority, vote_result};
-use crate::types::{Entry, EntryId, HardState, NodeId, Payload, Term};
+use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
 
 impl Protocol {
     /// No leader was heard for a randomised timeout: campaign, or ask first whether to.
@@ -96,9 +95,9 @@ impl Protocol {
     }
 
     /// A write with this hard state became durable; it may be the own vote of this campaign.
-    pub(super) fn own_vote_durable(&mut self, log: &impl LogView, durable: HardState, actions: &mut Actions) {
+    pub(super) fn own_vote_durable(&mut self, durable: HardState, actions: &mut Actions) {
         if durable == self.hard_state && matches!(self.role, Role::Candidate(_)) {
-            self.record_vote(log, self.settings.id, true, actions);
+            self.record_vote(self.settings.id, true, actions);
         }
     }
 
@@ -157,28 +156,27 @@ impl Protocol {
     /// Counts an answer of the present campaign.
     pub(super) fn handle_request_vote_response(
         &mut self,
-        log: &impl LogView,
         from: NodeId,
         response: RequestVoteResponse,
         actions: &mut Actions,
     ) {
         if response.term == self.hard_state.term && matches!(self.role, Role::Candidate(_)) {
-            self.record_vote(log, from, response.granted, actions);
+            self.record_vote(from, response.granted, actions);
         }
     }
 
-    fn record_vote(&mut self, log: &impl LogView, voter: NodeId, granted: bool, actions: &mut Actions) {
+    fn record_vote(&mut self, voter: NodeId, granted: bool, actions: &mut Actions) {
         let Role::Candidate(ballot) = &mut self.role else { return };
         ballot.record(voter, granted);
         match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
-            VoteResult::Won(quorum) => self.become_leader(quorum, log, actions),
+            VoteResult::Won(quorum) => self.become_leader(quorum, actions),
             VoteResult::Lost => self.become_follower(None, actions),
             VoteResult::Pending => {}
         }
     }
 
     /// Leads the term: appends a no-op, whose commit commits everything before it (§3.6.2, §6.4).
-    fn become_leader(&mut self, _proof: VoteQuorum, log: &impl LogView, actions: &mut Actions) {
+    fn become_leader(&mut self, _proof: VoteQuorum, actions: &mut Actions) {
         assert_eq!(self.hard_state.vote, Some(self.settings.id), "ElectionSafety: a leader voted for itself");
         assert_eq!(self.tail.writes(), 0, "PersistFirst: a leader's term and vote are durable");
         let last = self.tail.last().index;
@@ -192,7 +190,7 @@ impl Protocol {
         self.leader = Some(self.settings.id);
         self.leader_is_recent = false;
         let noop = Entry { id: EntryId { index: last.next(), term: self.hard_state.term }, payload: Payload::Noop };
-        self.append_as_leader(log, crate::types::Entries::one(noop), actions);
+        self.append_as_leader(Entries::one(noop), actions);
     }
 
     /// Whether a log that ends with `last` holds every entry that this server's log could have

@@ -140,8 +140,8 @@ impl Protocol {
                 self.receive(log, envelope, actions);
                 Ok(())
             }
-            Event::Propose(command) => self.client_request(log, [command], actions).map_err(StepError::from),
-            Event::ProposeBatch(commands) => self.client_request(log, commands, actions).map_err(StepError::from),
+            Event::Propose(command) => self.client_request([command], actions).map_err(StepError::from),
+            Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
             Event::Persisted { writes } => self.persisted(log, writes, actions),
             Event::ElectionTimeout => {
                 self.election_timeout(actions);
@@ -204,7 +204,7 @@ impl Protocol {
             Message::PreVoteResponse(response) => self.handle_pre_vote_response(from, response, actions),
             Message::RequestVoteRequest(request) => self.handle_request_vote_request(from, request, actions),
             Message::RequestVoteResponse(response) => {
-                self.handle_request_vote_response(log, from, response, actions);
+                self.handle_request_vote_response(from, response, actions);
             }
             Message::AppendEntriesRequest(request) => {
                 self.handle_append_entries_request(log, from, request, actions);
@@ -272,11 +272,12 @@ impl Protocol {
         }
         for _ in 0..writes {
             if let Some(durable) = self.tail.pop_write(actions) {
-                self.own_vote_durable(log, durable, actions);
+                self.own_vote_durable(durable, actions);
             }
         }
         self.advance_commit(actions);
         self.advance_apply(actions);
+        self.replicate_to_all(log, actions);
         Ok(())
     }
 

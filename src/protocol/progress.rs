@@ -4,6 +4,7 @@
 //! *replicate* optimistically within a window; *snapshot* when the log no longer reaches back.
 //! Dissertation §3.5 and §10.2.1 (pipelining).
 
+use super::Settings;
 use crate::types::Index;
 use alloc::collections::VecDeque;
 
@@ -115,10 +116,33 @@ impl Progress {
         self.inflight.bytes()
     }
 
-    /// An append up to `last` leaves while replicating.
+    /// Whether the window has room for another append.
+    pub(super) fn window_open(&self, settings: &Settings) -> bool {
+        self.inflight.len() < settings.inflight_messages_max && self.inflight.bytes() < settings.inflight_bytes_max
+    }
+
+    /// Whether entries from `first` on, just appended, can go to the follower as they are: it has
+    /// been sent all that came before, and its state and window let them pass.
+    pub(super) fn takes_next(&self, first: Index, settings: &Settings) -> bool {
+        let allowed = match self.state {
+            ProgressState::Probe { sent } => !sent,
+            ProgressState::Replicate => self.window_open(settings),
+            ProgressState::Snapshot => false,
+        };
+        allowed && self.next_index == first
+    }
+
+    /// An append with `bytes` of entries up to `last` leaves.
     pub(super) fn sent(&mut self, last: Index, bytes: usize) {
-        self.next_index = last.next();
-        self.inflight.add(last, bytes);
+        match &mut self.state {
+            // What a probe carries counts as sent once the probe is answered.
+            ProgressState::Probe { sent } => *sent = true,
+            ProgressState::Replicate => {
+                self.next_index = last.next();
+                self.inflight.add(last, bytes);
+            }
+            ProgressState::Snapshot => {}
+        }
     }
 
     /// The follower's log agrees up to `match_index`.

@@ -18,12 +18,7 @@ use bytes::Bytes;
 
 impl Protocol {
     /// Appends commands to the leader's log, all or none, and sends them on.
-    pub(super) fn client_request<C>(
-        &mut self,
-        log: &impl LogView,
-        commands: C,
-        actions: &mut Actions,
-    ) -> Result<(), ProposeError>
+    pub(super) fn client_request<C>(&mut self, commands: C, actions: &mut Actions) -> Result<(), ProposeError>
     where
         C: AsRef<[Bytes]> + IntoIterator<Item = Bytes>,
         C::IntoIter: ExactSizeIterator,
@@ -37,7 +32,7 @@ impl Protocol {
         };
         let entries: Entries = commands.into_iter().enumerate().map(entry).collect();
         actions.push(Action::Proposed { first, count });
-        self.append_as_leader(log, entries, actions);
+        self.append_as_leader(entries, actions);
         Ok(())
     }
 
@@ -63,25 +58,26 @@ impl Protocol {
 
     /// Writes entries here and sends them to the followers in parallel (§10.2.1). The leader
     /// counts itself only once its own write is durable.
-    pub(super) fn append_as_leader(&mut self, log: &impl LogView, entries: Entries, actions: &mut Actions) {
+    pub(super) fn append_as_leader(&mut self, entries: Entries, actions: &mut Actions) {
         let prev = self.tail.last();
-        let batch = Batch { prev, bytes: entries.size_bytes(), entries };
-        self.persist(None, batch.entries.clone(), EntryId::ZERO, actions);
-        let sender = Sender {
-            settings: &self.settings,
-            tail: &self.tail,
-            log,
-            term: self.hard_state.term,
-            commit: self.commit_index,
-        };
+        let bytes = entries.size_bytes();
+        self.persist(None, entries.clone(), EntryId::ZERO, actions);
         let Role::Leader(leader) = &mut self.role else {
             unreachable!("LeaderAppendOnly: only a leader appends as one");
         };
-        leader.uncommitted.add(self.tail.last().index, batch.bytes);
-        for (peer, progress) in &mut leader.peers {
-            if !sender.send_batch(*peer, progress, &batch, actions) {
-                sender.replicate(*peer, progress, actions);
-            }
+        leader.uncommitted.add(self.tail.last().index, bytes);
+        let fresh = Fresh {
+            from: self.settings.id,
+            term: self.hard_state.term,
+            commit: self.commit_index,
+            settings: &self.settings,
+        };
+        let mut entries = Some(entries);
+        let mut peers = leader.peers.iter_mut().peekable();
+        while let Some((peer, progress)) = peers.next() {
+            // The last one takes the run along instead of another reference to it.
+            let run = if peers.peek().is_some() { entries.clone() } else { entries.take() };
+            fresh.send(*peer, progress, prev, run.unwrap_or_default(), bytes, actions);
         }
     }
 
@@ -244,6 +240,21 @@ impl Protocol {
         self.replicate_to(log, from, actions);
     }
 
+    /// What was not sent when it was appended follows once it is durable here.
+    pub(super) fn replicate_to_all(&mut self, log: &impl LogView, actions: &mut Actions) {
+        let sender = Sender {
+            settings: &self.settings,
+            tail: &self.tail,
+            log,
+            term: self.hard_state.term,
+            commit: self.commit_index,
+        };
+        let Role::Leader(leader) = &mut self.role else { return };
+        for (peer, progress) in &mut leader.peers {
+            sender.replicate(*peer, progress, actions);
+        }
+    }
+
     fn replicate_to(&mut self, log: &impl LogView, peer: NodeId, actions: &mut Actions) {
         let sender = Sender {
             settings: &self.settings,
@@ -312,11 +323,58 @@ impl Iterator for Matches<'_> {
 
 impl ExactSizeIterator for Matches<'_> {}
 
-/// Entries just appended, with what every follower's message needs to know of them.
-struct Batch {
-    prev: EntryId,
-    bytes: usize,
-    entries: Entries,
+/// What messages with entries just appended are made of. They leave before their write is durable.
+struct Fresh<'a> {
+    from: NodeId,
+    term: Term,
+    commit: Index,
+    settings: &'a Settings,
+}
+
+impl Fresh<'_> {
+    /// Sends the run if the follower's state and window allow it. What does not go now follows
+    /// once it is durable.
+    fn send(
+        &self,
+        to: NodeId,
+        progress: &mut Progress,
+        prev: EntryId,
+        run: Entries,
+        bytes: usize,
+        actions: &mut Actions,
+    ) {
+        if bytes > self.settings.append_bytes_max {
+            self.send_in_pieces(to, progress, prev, &run, actions);
+        } else if progress.takes_next(prev.index.next(), self.settings) {
+            self.send_piece(to, progress, prev, run, bytes, actions);
+        }
+    }
+
+    fn send_in_pieces(&self, to: NodeId, progress: &mut Progress, prev: EntryId, run: &Entries, actions: &mut Actions) {
+        let mut prev = prev;
+        while progress.takes_next(prev.index.next(), self.settings) {
+            let piece = run.range_within(prev.index.next(), Index::MAX, self.settings.append_bytes_max);
+            let Some(last) = piece.last_id() else { return };
+            let bytes = piece.size_bytes();
+            self.send_piece(to, progress, prev, piece, bytes, actions);
+            prev = last;
+        }
+    }
+
+    fn send_piece(
+        &self,
+        to: NodeId,
+        progress: &mut Progress,
+        prev: EntryId,
+        entries: Entries,
+        bytes: usize,
+        actions: &mut Actions,
+    ) {
+        progress.sent(prev.index.plus(entries.len()), bytes);
+        let request = AppendEntriesRequest { term: self.term, prev, entries, commit: self.commit };
+        let message = Message::AppendEntriesRequest(request);
+        actions.push(Action::Send(Envelope { from: self.from, to, message }));
+    }
 }
 
 /// What a leader's messages are made of.
@@ -334,25 +392,6 @@ impl<L: LogView> Sender<'_, L> {
         Envelope { from: self.settings.id, to, message: Message::AppendEntriesRequest(request) }
     }
 
-    fn window_open(&self, progress: &Progress) -> bool {
-        progress.inflight.len() < self.settings.inflight_messages_max
-            && progress.inflight.bytes() < self.settings.inflight_bytes_max
-    }
-
-    /// The road of almost every message: the follower has all that came before, so the batch goes
-    /// out as it is, shared. Returns whether it did.
-    fn send_batch(&self, to: NodeId, progress: &mut Progress, batch: &Batch, actions: &mut Actions) -> bool {
-        let direct = progress.state == ProgressState::Replicate
-            && progress.next_index == batch.prev.index.next()
-            && batch.bytes <= self.settings.append_bytes_max
-            && self.window_open(progress);
-        if direct {
-            progress.sent(self.tail.last().index, batch.bytes);
-            actions.push(Action::Send(self.envelope(to, batch.prev, batch.entries.clone())));
-        }
-        direct
-    }
-
     /// Sends what the follower's state and window allow.
     fn replicate(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
         loop {
@@ -361,8 +400,8 @@ impl<L: LogView> Sender<'_, L> {
                 ProgressState::Probe { sent: false } => true,
                 ProgressState::Replicate => false,
             };
-            let has_more = progress.next_index <= self.tail.last().index;
-            let allowed = probing || (has_more && self.window_open(progress));
+            let has_more = progress.next_index <= self.tail.durable();
+            let allowed = probing || (has_more && progress.window_open(self.settings));
             if !allowed {
                 return;
             }
@@ -370,7 +409,7 @@ impl<L: LogView> Sender<'_, L> {
         }
     }
 
-    /// Sends one append from `next_index` on. Always makes progress: the window fills, a probe is
+    /// Sends one append from `next_index` on, of what is durable here. Always makes progress: the window fills, a probe is
     /// on its way, or the state is `Snapshot`.
     fn send_next(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
         let first = progress.next_index;
@@ -382,10 +421,8 @@ impl<L: LogView> Sender<'_, L> {
         let prev = EntryId { index: first.previous(), term };
         match read {
             Read::Entries(entries) => {
-                match (progress.state, entries.last_id()) {
-                    (ProgressState::Replicate, Some(last)) => progress.sent(last.index, entries.size_bytes()),
-                    _ => progress.become_waiting_probe(),
-                }
+                let last = entries.last_id().map_or(prev.index, |last| last.index);
+                progress.sent(last, entries.size_bytes());
                 actions.push(Action::Send(self.envelope(to, prev, entries)));
             }
             Read::Cold => {

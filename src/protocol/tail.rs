@@ -1,11 +1,14 @@
 //! What has been decided and is not yet durable: the writes in flight and the messages that wait
-//! for them, in one queue.
+//! for them, in one ordered stream.
 //!
 //! This is the door of law 2. Every message but a leader's appends leaves through it, so whatever
-//! a message depends on is durable before it goes out: it stands behind that write in the queue.
-//! The order of writes and messages is one stream, hence a late completion can release nothing
-//! too early, and a completion of a write whose entries were replaced since (the ABA race of
-//! etcd #1690) marks none of the new entries durable.
+//! a message depends on is durable before it goes out: it stands behind that write. The order of
+//! writes and messages is one stream, hence a late completion can release nothing too early, and a
+//! completion of a write whose entries were replaced since (the ABA race of etcd #1690) marks none
+//! of the new entries durable.
+//!
+//! Of entries in flight only the positions and terms are kept here. A leader sends them with the
+//! step that appends them; whoever needs them later gets them from the log, once durable.
 
 use crate::action::{Action, Actions, Write};
 use crate::log::{LogView, Read};
@@ -18,9 +21,10 @@ use alloc::collections::VecDeque;
 pub(super) struct Tail {
     /// The last entry, durable or not.
     last: EntryId,
-    /// Entries up to here are durable and not replaced by a write in flight. The entries of the
-    /// writes in flight follow right after it.
-    durable: Index,
+    /// The last entry that is durable and not replaced by a write in flight.
+    durable: EntryId,
+    /// Where in `(durable, last]` the term differs from the entry before, ascending.
+    term_changes: VecDeque<EntryId>,
     /// The writes in flight, oldest first.
     writes: VecDeque<PendingWrite>,
     /// The messages that wait, in the order in which they were decided.
@@ -31,15 +35,15 @@ pub(super) struct Tail {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PendingWrite {
     hard_state: Option<HardState>,
-    /// The entries of the write, less those that a later write replaces.
-    entries: Entries,
+    /// Up to where the log is durable after this write, less what a later write replaces.
+    durable: Index,
     /// How many of the messages stand right behind this write: they wait for it, not for the next.
     messages: usize,
 }
 
 impl Tail {
     pub(super) fn new(last: EntryId) -> Self {
-        Self { last, durable: last.index, writes: VecDeque::new(), messages: VecDeque::new() }
+        Self { last, durable: last, term_changes: VecDeque::new(), writes: VecDeque::new(), messages: VecDeque::new() }
     }
 
     pub(super) fn last(&self) -> EntryId {
@@ -47,7 +51,7 @@ impl Tail {
     }
 
     pub(super) fn durable(&self) -> Index {
-        self.durable
+        self.durable.index
     }
 
     pub(super) fn writes(&self) -> usize {
@@ -56,27 +60,39 @@ impl Tail {
 
     /// Emits a write. `truncate_from` comes with the id of the entry before it.
     pub(super) fn write(&mut self, write: Write, before: EntryId, actions: &mut Actions) {
-        if let Some(first) = write.truncate_from {
-            self.forget_from(first);
-            self.last = before;
+        if write.truncate_from.is_some() {
+            self.truncate_after(before);
         }
-        if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
-            assert!(first.id.index == self.last.index.next(), "LogContiguous: entries must follow the last one");
-            self.last = last.id;
-        }
-        let (hard_state, entries) = (write.hard_state, write.entries.clone());
-        self.writes.push_back(PendingWrite { hard_state, entries, messages: 0 });
+        self.extend(&write.entries);
+        self.writes.push_back(PendingWrite { hard_state: write.hard_state, durable: self.last.index, messages: 0 });
         actions.push(Action::Persist(write));
     }
 
-    /// The entries from `first` on are replaced: those in flight no longer count.
-    fn forget_from(&mut self, first: Index) {
-        self.durable = self.durable.min(first.previous());
+    /// The entries after `last` are replaced: those in flight no longer count.
+    fn truncate_after(&mut self, last: EntryId) {
+        self.last = last;
+        if self.durable.index > last.index {
+            self.durable = last;
+        }
+        while self.term_changes.back().is_some_and(|change| change.index > last.index) {
+            self.term_changes.pop_back();
+        }
         for write in &mut self.writes {
-            if write.entries.last_id().is_some_and(|last| last.index >= first) {
-                write.entries = write.entries.range(Index::ZERO, first);
+            write.durable = write.durable.min(last.index);
+        }
+    }
+
+    fn extend(&mut self, entries: &Entries) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        assert!(first.id.index == self.last.index.next(), "LogContiguous: entries must follow the last one");
+        // Terms only grow along a log: with the same term at both ends there is no other between.
+        if last.id.term != self.last.term {
+            let mut term = self.last.term;
+            for entry in entries.iter().filter(|entry| core::mem::replace(&mut term, entry.id.term) != entry.id.term) {
+                self.term_changes.push_back(entry.id);
             }
         }
+        self.last = last.id;
     }
 
     /// Sends a message once all that is in flight is durable; at once if nothing is.
@@ -98,8 +114,12 @@ impl Tail {
     /// The caller has checked that a write is in flight.
     pub(super) fn pop_write(&mut self, actions: &mut Actions) -> Option<HardState> {
         let write = self.writes.pop_front().expect("a write is in flight");
-        if let Some(last) = write.entries.last() {
-            self.durable = last.id.index;
+        if write.durable > self.durable.index {
+            self.durable.index = write.durable;
+            while let Some(change) = self.term_changes.front().filter(|change| change.index <= write.durable) {
+                self.durable.term = change.term;
+                self.term_changes.pop_front();
+            }
         }
         for _ in 0..write.messages {
             let envelope = self.messages.pop_front().expect("MessagesWaitBehindWrites");
@@ -114,24 +134,21 @@ impl Tail {
             Some(self.last.term)
         } else if index > self.last.index {
             None
-        } else if index > self.durable {
-            let run = self.run_with(index);
-            Some(run[(index.0 - run[0].id.index.0) as usize].id.term)
+        } else if index >= self.durable.index {
+            let change = self.term_changes.iter().rev().find(|change| change.index <= index);
+            Some(change.map_or(self.durable.term, |change| change.term))
         } else {
             log.term(index)
         }
     }
 
-    /// Consecutive entries from `first` on, durable or not, at least one if there is any and
-    /// otherwise at most `bytes_max` bytes.
+    /// Consecutive durable entries from `first` on, at least one if there is any and otherwise at
+    /// most `bytes_max` bytes.
     pub(super) fn read(&self, log: &impl LogView, first: Index, bytes_max: usize) -> Read {
-        if first > self.last.index {
-            Read::Entries(Entries::EMPTY)
-        } else if first > self.durable {
-            Read::Entries(self.run_with(first).range_within(first, self.last.index.next(), bytes_max))
-        } else {
-            log.read(first, self.durable.next(), bytes_max)
+        if first > self.durable.index {
+            return Read::Entries(Entries::EMPTY);
         }
+        log.read(first, self.durable.index.next(), bytes_max)
     }
 
     /// The last entry at or before `bound` whose term is at most `term_max`: beyond it this log
@@ -152,20 +169,17 @@ impl Tail {
         EntryId { index: low, term: term_at(low) }
     }
 
-    fn run_with(&self, index: Index) -> &Entries {
-        let mut runs = self.writes.iter().rev().map(|write| &write.entries).filter(|entries| !entries.is_empty());
-        runs.find(|entries| entries[0].id.index <= index)
-            .expect("TailContiguous: the writes in flight hold every entry that is not durable")
-    }
-
     /// The laws of the queue; see `invariant.rs`.
     pub(super) fn check(&self) {
-        let mut next = self.durable.next();
-        for entry in self.writes.iter().flat_map(|write| write.entries.iter()) {
-            assert_eq!(entry.id.index, next, "TailContiguous");
-            next = next.next();
+        assert!(self.durable.index <= self.last.index, "DurableWithinLog");
+        let mut previous = self.durable;
+        for change in &self.term_changes {
+            assert!(change.index > previous.index && change.term > previous.term, "TermsGrow");
+            previous = *change;
         }
-        assert_eq!(next, self.last.index.next(), "TailContiguous: the end");
+        assert_eq!(previous.term, self.last.term, "TermsGrow: the last entry");
+        let promised = self.writes.back().map_or(self.durable.index, |write| write.durable);
+        assert_eq!(promised, self.last.index, "EveryEntryHasItsWrite");
         let waiting: usize = self.writes.iter().map(|write| write.messages).sum();
         assert_eq!(waiting, self.messages.len(), "MessagesWaitBehindWrites");
     }
