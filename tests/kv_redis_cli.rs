@@ -226,7 +226,7 @@ fn a_pipelining_client_sees_only_honest_errors_while_the_leader_dies() {
     let mut cluster = Cluster::start(&[]);
     let (victim, survivor) = (cluster.leader(), cluster.follower());
     let mut stream = cluster.connect(survivor);
-    let mut batch = |stream: &mut TcpStream| {
+    let batch = |stream: &mut TcpStream| {
         let reply = exchange(stream, &[&b"INCR n\r\n".repeat(16)[..], b"PING end\r\n"].concat(), b"$3\r\nend\r\n");
         String::from_utf8(reply).expect("replies are text")
     };
