@@ -1,7 +1,7 @@
 //! Every log of this crate keeps the durability contract, by the suite that users can run on
 //! theirs.
 
-#![cfg(feature = "persistence")]
+#![cfg(all(feature = "persistence", feature = "testkit"))]
 
 use proptest::prelude::*;
 use raft_io::log::{Locked, WalLog, WalOptions, wal::OsDirectory};

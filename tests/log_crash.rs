@@ -2,7 +2,7 @@
 //! there, what is there was attempted, in order and whole, and a mere crash never makes opening
 //! refuse.
 
-#![cfg(feature = "persistence")]
+#![cfg(all(feature = "persistence", feature = "testkit"))]
 
 use raft_io::action::Write;
 use raft_io::log::{LogView, RaftLog, WalError, WalLog, WalOptions};

@@ -1,7 +1,7 @@
 //! Damaged, missing and foreign files beneath the durable log: opening recovers everything that was
 //! acknowledged or refuses with an error that names the file and the place; it never opens short.
 
-#![cfg(feature = "persistence")]
+#![cfg(all(feature = "persistence", feature = "testkit"))]
 
 use raft_io::action::Write;
 use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalError, WalLog, WalOptions};

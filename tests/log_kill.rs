@@ -1,7 +1,7 @@
 //! A process that writes to a durable log is killed at random moments: what it acknowledged is
 //! there when the log is opened again.
 
-#![cfg(feature = "persistence")]
+#![cfg(all(feature = "persistence", feature = "testkit"))]
 
 use raft_io::action::Write;
 use raft_io::log::{LogView, RaftLog, WalLog, WalOptions};
