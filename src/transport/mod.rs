@@ -4,6 +4,7 @@
 //! here: what messages say.
 
 mod memory;
+#[cfg_attr(not(feature = "tcp"), allow(dead_code, reason = "the network in memory uses a part of it"))]
 mod queue;
 #[cfg(feature = "tcp")]
 pub mod tcp;

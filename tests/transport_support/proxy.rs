@@ -73,10 +73,10 @@ impl Proxy {
 }
 
 impl Shared {
-    /// Waits while stalled.
-    fn mode(&self, forward: bool) -> Mode {
+    /// Waits as long as `blocked` holds for the mode.
+    fn mode_unless(&self, blocked: impl Fn(Mode) -> bool) -> Mode {
         let mut state = self.state.lock().unwrap();
-        while state.mode == Mode::Stall && forward {
+        while blocked(state.mode) {
             state = self.changed.wait(state).unwrap();
         }
         state.mode
@@ -85,13 +85,14 @@ impl Shared {
     fn carry(&self, mut from: TcpStream, mut to: TcpStream, forward: bool) {
         let mut buffer = vec![0; 64 << 10];
         loop {
-            self.mode(forward);
+            let stalled = |mode| mode == Mode::Stall && forward;
+            self.mode_unless(stalled);
             let read = from.read(&mut buffer).unwrap_or(0);
             if read == 0 {
                 break;
             }
             let piece = &mut buffer[..read];
-            match self.mode(forward) {
+            match self.mode_unless(stalled) {
                 Mode::Swallow => continue,
                 Mode::Throttle if forward => thread::sleep(Duration::from_millis(40)),
                 Mode::Corrupt if forward => piece[read / 2] ^= 0x10,
@@ -101,6 +102,8 @@ impl Shared {
                 break;
             }
         }
+        // A dead line does not carry the end of a connection either.
+        self.mode_unless(|mode| mode == Mode::Swallow);
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     }
