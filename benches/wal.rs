@@ -8,13 +8,12 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use raft_io::action::Write;
+use raft_io::log::wal::{Directory, OsDirectory, RawFile};
 use raft_io::log::{LogView, RaftLog, WalLog, WalOptions};
 use raft_io::{ClusterId, Entry, EntryId, NodeId, Payload, Term};
-use std::fs::{File, OpenOptions};
 use std::hint::black_box;
-use std::io::Write as _;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const COMMAND_BYTES: usize = 256;
@@ -38,18 +37,17 @@ fn place(name: &str) -> PathBuf {
 }
 
 struct Floor {
-    file: File,
+    file: Arc<dyn RawFile>,
     offset: u64,
     bytes: Vec<u8>,
 }
 
 impl Floor {
     fn new(name: &str, batch: usize) -> Self {
-        let path = place(name).join("floor");
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(true).open(path).expect("a file");
-        (0..FLOOR_BYTES >> 20).for_each(|_| file.write_all(&[0; 1 << 20]).expect("zeros"));
-        file.sync_all().expect("a sync");
+        let directory = OsDirectory::new(place(name)).expect("a directory");
+        let file = directory.create("floor").expect("a file");
+        (0..FLOOR_BYTES >> 20).for_each(|chunk| file.write_at(chunk << 20, &[0; 1 << 20]).expect("zeros"));
+        file.sync().expect("a sync");
         // What the log writes for the same batch: see docs/FORMAT.md.
         let bytes = vec![0x5a; 48 + 9 + 25 + batch * (5 + COMMAND_BYTES)];
         Self { file, offset: 0, bytes }
@@ -59,10 +57,14 @@ impl Floor {
         if self.offset + self.bytes.len() as u64 > FLOOR_BYTES {
             self.offset = 0;
         }
-        self.file.write_all_at(&self.bytes, self.offset).expect("a write");
-        self.file.sync_data().expect("a sync");
+        self.file.write_at(self.offset, &self.bytes).expect("a write");
+        self.file.sync().expect("a sync");
         self.offset += self.bytes.len() as u64;
     }
+}
+
+fn open(place: &Path) -> WalLog {
+    WalLog::open(place, WalOptions::new(ClusterId(1), NodeId(1))).expect("a log opens")
 }
 
 struct Log {
@@ -74,19 +76,22 @@ struct Log {
 
 impl Log {
     fn new(name: &str, batch: usize) -> Self {
-        let options = WalOptions::new(ClusterId(1), NodeId(1));
-        let log = WalLog::open(place(name), options).expect("a new log opens");
+        let log = open(&place(name));
         let command = Payload::Command(vec![0x5a; COMMAND_BYTES].into());
         Self { log, command, writes: Vec::new(), batch }
     }
 
-    fn round(&mut self) {
+    fn append(&mut self) {
         let first = self.log.last().index.next();
         let id = |position| EntryId { index: first.plus(position), term: Term(1) };
         let entry = |position| Entry { id: id(position), payload: self.command.clone() };
         let write = Write { entries: (0..self.batch).map(entry).collect(), ..Write::default() };
         self.writes.push(write);
         self.log.append(black_box(&mut self.writes)).expect("an append");
+    }
+
+    fn round(&mut self) {
+        self.append();
         self.log.sync().expect("a sync");
         if self.log.last().index.0 - self.log.base().index.0 > COMPACT_EVERY {
             self.log.compact(self.log.last().index).expect("a compaction");
@@ -135,6 +140,24 @@ fn print_ratios() {
     }
 }
 
+/// How long it takes to open a log whose files the system still has in memory, by its size.
+fn print_opening() {
+    println!("\n   log size   entries     opening");
+    for (size_mib, batch) in [(64, 16), (64, 1024), (512, 1024)] {
+        let mut log = Log::new("opening", batch);
+        let rounds = (size_mib << 20) / (batch * (5 + COMMAND_BYTES));
+        for _ in 0..rounds {
+            log.append();
+        }
+        log.log.close().expect("a log closes");
+        let started = Instant::now();
+        let log = open(&root().join("opening"));
+        let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+        assert_eq!(log.last().index.0, (rounds * batch) as u64, "everything is there");
+        println!("{size_mib:7} MiB {:9} {milliseconds:8.1} ms", log.last().index);
+    }
+}
+
 fn timed(round: impl FnOnce()) -> f64 {
     let started = Instant::now();
     round();
@@ -158,6 +181,7 @@ fn main() {
     // Under `cargo test` the rounds above are enough to show that it works.
     if std::env::args().any(|argument| argument == "--bench") {
         print_ratios();
+        print_opening();
     }
     let _ = std::fs::remove_dir_all(root());
 }

@@ -7,7 +7,7 @@ use raft_io::action::Write;
 use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalError, WalLog, WalOptions};
 use raft_io::testkit::disk::{FaultyDisk, Image};
 use raft_io::testkit::log_suite::{Model, Shape};
-use raft_io::{ClusterId, GroupId, Index, NodeId};
+use raft_io::{ClusterId, GroupId, HardState, Index, NodeId, Term};
 use std::sync::Arc;
 
 fn options() -> WalOptions {
@@ -223,6 +223,37 @@ fn a_segment_from_another_time_is_refused() {
     assert_ne!(one[&name], other[&name]);
     let error = open(&mixed).expect_err("another history");
     assert_eq!(place(&error).0, name, "{error}");
+}
+
+/// A record of another history of the same log, with the right identity and place and an intact
+/// checksum, between records of this one.
+#[test]
+fn a_record_from_another_history_breaks_the_chain() {
+    let disk = FaultyDisk::new();
+    let mut log = WalLog::open_in(Arc::new(disk.clone()), options()).expect("a new log opens");
+    write_synced(&mut log, &mut Model::default(), &[shape(1, 10)]);
+    drop(log);
+    let fork = disk.live_image();
+    let name = segments(&fork)[0].clone();
+    let end = |image: &Image| image[&name].iter().rposition(|byte| *byte != 0).expect("a record") + 1;
+    let continued = |vote: u64| {
+        let (mut log, disk) = open(&fork).expect("a copy opens");
+        let hard_state = Some(HardState { term: Term(1 << 40), vote: Some(NodeId(vote << 56)) });
+        log.append(&mut vec![Write { hard_state, ..Write::default() }]).expect("an append succeeds");
+        log.sync().expect("a sync succeeds");
+        let first = disk.live_image();
+        log.append(&mut vec![Write { hard_state, ..Write::default() }]).expect("an append succeeds");
+        log.sync().expect("a sync succeeds");
+        (first, disk.live_image())
+    };
+    let ((_, one), (other_first, _)) = (continued(1), continued(2));
+    let (start, stop) = (end(&fork), end(&other_first));
+    let mut mixed = one.clone();
+    mixed.get_mut(&name).expect("the segment")[start..stop].copy_from_slice(&other_first[&name][start..stop]);
+    assert_ne!(mixed, one);
+    open(&one).expect("one history opens");
+    let error = open(&mixed).expect_err("two histories in one");
+    assert_eq!(place(&error), (name.clone(), stop as u64), "{error}");
 }
 
 #[test]

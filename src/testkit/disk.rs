@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 use std::string::{String, ToString};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::vec::Vec;
 
 /// Writes within one sector reach the medium as a whole or not at all. In bytes.
@@ -59,13 +60,18 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Waiting longer than this is a broken test.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     fn wait(&self, mut arrive: impl FnMut(&mut (bool, usize)), done: impl Fn(&(bool, usize)) -> bool) {
         let (mutex, changed) = &*self.state;
         let mut state = mutex.lock().unwrap_or_else(PoisonError::into_inner);
         arrive(&mut state);
         changed.notify_all();
         while !done(&state) {
-            state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let waited = changed.wait_timeout(state, Self::PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            assert!(!waited.1.timed_out(), "nobody came to the gate, or nobody opened it");
+            state = waited.0;
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! One directory holds one log: `LOCK`, `MANIFEST`, `WATERMARK` and segment files. wal-db frames,
 //! checksums and orders the records and coordinates the syncs; the bytes lie in a store of our own
-//! ([`store`]), because its stock stores lose or resurrect records in some crashes. One batch of
+//! (`store.rs`), because its stock stores lose or resurrect records in some crashes. One batch of
 //! writes is one record, with a header that ties it to its log, its place and the record before
-//! it ([`record`]). Conflicting entries are removed logically, in the same record that replaces
+//! it (`record.rs`). Conflicting entries are removed logically, in the same record that replaces
 //! them; positions are never used twice. `docs/FORMAT.md` has the bytes and what is assumed of
 //! the media.
 //!
