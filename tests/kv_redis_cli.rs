@@ -329,6 +329,31 @@ fn announced_sizes_cost_no_memory() {
 }
 
 #[test]
+fn unfinished_requests_share_a_bounded_memory() {
+    let cluster = Cluster::start(&["--request-memory-mib", "4"]);
+    let unfinished = [&b"*2\r\n$4\r\nECHO\r\n$3000000\r\n"[..], &[b'x'; 2_900_000]].concat();
+    let mut first = cluster.connect(0);
+    first.write_all(&unfinished).expect("the first fits");
+    // The second does not, as soon as the first has been read.
+    let refused = await_some(|| {
+        let mut second = cluster.connect(0);
+        second.set_read_timeout(Some(Duration::from_millis(200))).ok()?;
+        let _ = second.write_all(&unfinished);
+        let mut reply = [0; 5];
+        second.read_exact(&mut reply).ok()?;
+        (reply == *b"-BUSY").then_some(())
+    });
+    assert!(refused.is_some(), "the second is refused");
+    assert_eq!(cluster.cli(0, &["set", "k", "v"]), "OK");
+    let reply = exchange(&mut first, &[&[b'x'; 100_000][..], b"\r\nPING\r\n"].concat(), b"+PONG\r\n");
+    assert!(reply.starts_with(b"$3000000\r\nxxx"), "the first is served");
+    // What the first held is free again.
+    let reply =
+        exchange(&mut cluster.connect(0), &[&unfinished[..], &[b'x'; 100_000], b"\r\nPING\r\n"].concat(), b"+PONG\r\n");
+    assert!(reply.starts_with(b"$3000000\r\nxxx"), "the next is served");
+}
+
+#[test]
 fn too_many_clients_are_told_so_and_leave_room_again() {
     let cluster = Cluster::start(&["--connections-max", "10"]);
     let mut held: Vec<TcpStream> = Vec::new();

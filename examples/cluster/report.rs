@@ -2,7 +2,7 @@
 
 use crate::Options;
 use crate::nodes::NODES;
-use crate::run::milliseconds;
+use crate::run::{Figure, milliseconds};
 use crate::timeline::{BUCKET, Bucket, Events, Timeline};
 use crate::verify::Check;
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ pub(crate) fn page(
     options: &Options,
     timeline: &Timeline,
     events: &Events,
-    figures: &[(String, String)],
+    figures: &[Figure],
     checks: &[Check],
 ) -> String {
     let mut page = String::with_capacity(256 << 10);
@@ -41,8 +41,9 @@ pub(crate) fn page(
         if passed { "Every check holds" } else { "A check failed" },
     );
     page.push_str("<section class=\"figures\">");
-    for (name, value) in figures {
-        let _ = write!(page, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
+    for Figure { name, value, note } in figures {
+        let (name, value, note) = (escape(name), escape(value), escape(note));
+        let _ = write!(page, "<div><dt>{name}</dt><dd>{value}</dd><dd class=\"small\">{note}</dd></div>");
     }
     page.push_str("</section><section><h2>Throughput</h2><p class=\"note\">Operations completed per second, by tenths of a second.</p>");
     throughput(&mut page, timeline, events);

@@ -209,27 +209,39 @@ pub(crate) fn milliseconds(nanoseconds: u64) -> String {
 }
 
 /// The figures of a run, for the table and the report.
-fn figures(timeline: &Timeline, events: &Events) -> Vec<(String, String)> {
+fn figures(timeline: &Timeline, events: &Events) -> Vec<Figure> {
     let quantile = |q: f64| milliseconds(timeline.latencies.value_at_quantile(q));
     let since = |at: u64, from: u64| milliseconds(at.saturating_sub(from));
-    let row = |name: &str, value: String| (name.to_owned(), value);
+    let figure = |name, value: String, note: String| Figure { name, value, note };
+    let quantiles = [0.5, 0.99, 0.999].map(quantile).join(" / ");
+    let next_write = events.next_write.map_or("never".into(), |at| since(at, events.killed));
     vec![
-        row(
+        figure(
             "throughput",
-            format!("{:.0} ops/s ({:.0} before the kill)", timeline.per_second, timeline.per_second_before),
+            format!("{:.0} ops/s", timeline.per_second),
+            format!("{:.0} before the kill", timeline.per_second_before),
         ),
-        row(
+        figure(
             "operations",
-            format!("{} completed, {} acknowledged writes", timeline.latencies.len(), timeline.writes_acknowledged),
+            timeline.latencies.len().to_string(),
+            format!("{} of them acknowledged writes", timeline.writes_acknowledged),
         ),
-        row("latency p50 / p99 / p99.9", format!("{} / {} / {}", quantile(0.5), quantile(0.99), quantile(0.999))),
-        row("kill to new leader", since(events.new_leader, events.killed)),
-        row("kill to next acknowledged write", events.next_write.map_or("never".into(), |at| since(at, events.killed))),
-        row(
+        figure("latency p50 / p99 / p99.9", quantiles, String::new()),
+        figure("kill to new leader", since(events.new_leader, events.killed), String::new()),
+        figure("kill to next acknowledged write", next_write, String::new()),
+        figure(
             "restart to caught up",
-            format!("{} ({} entries behind when it answered)", since(events.caught_up, events.restarted), events.lag),
+            since(events.caught_up, events.restarted),
+            format!("{} entries to apply when it answered", events.lag),
         ),
     ]
+}
+
+/// One figure, with what may be said about it.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+    pub(crate) note: String,
 }
 
 fn publish(options: &Options, timeline: &Timeline, events: &Events, checks: &[Check]) -> Result<bool, String> {

@@ -1,5 +1,6 @@
 //! What the user sees while it runs: a live line on a terminal, plain lines otherwise.
 
+use crate::run::Figure;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -66,12 +67,13 @@ impl Screen {
 }
 
 /// A table of two columns, the verdicts with their marks.
-pub(crate) fn print_table(rows: &[(String, String)], checks: &[crate::verify::Check]) {
-    let width = rows.iter().map(|(name, _)| name.len()).chain(checks.iter().map(|check| check.name.len())).max();
-    let width = width.unwrap_or(0);
+pub(crate) fn print_table(figures: &[Figure], checks: &[crate::verify::Check]) {
+    let names = figures.iter().map(|figure| figure.name).chain(checks.iter().map(|check| check.name));
+    let width = names.map(str::len).max().unwrap_or(0);
     println!();
-    for (name, value) in rows {
-        println!("  {name:width$}  {value}");
+    for Figure { name, value, note } in figures {
+        let note = if note.is_empty() { String::new() } else { format!("  ({note})") };
+        println!("  {name:width$}  {value}{note}");
     }
     println!();
     for check in checks {

@@ -79,6 +79,7 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
     let mut decoder = Decoder::default();
     let mut chunk = vec![0; 16 << 10];
     let mut out = Vec::new();
+    let mut share = MemoryShare { server, bytes: 0 };
     while !session.closing {
         let count = match stream.read(&mut chunk) {
             Ok(0) => break,
@@ -87,6 +88,15 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
             Err(error) => return Err(error),
         };
         decoder.feed(&chunk[..count]);
+        if !share.grow_to(decoder.held()) {
+            session.closing = true;
+            resp::write_error(
+                &mut out,
+                "BUSY the clients' unfinished requests take all the memory they may; nothing ran",
+            );
+            stream.write_all(&out)?;
+            break;
+        }
         loop {
             let (mut batch, exhausted) = gather(server, &mut session, &mut decoder);
             answer(server, &mut router, &mut batch, &mut out);
@@ -99,11 +109,40 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
             }
         }
         decoder.compact();
+        share.shrink_to(decoder.held());
         stream.write_all(&out)?;
         out.clear();
         out.shrink_to(BATCH_BYTES_MAX);
     }
     if session.closing { farewell(stream, &mut chunk) } else { Ok(()) }
+}
+
+/// What a connection holds of the memory for unfinished requests; given back when it ends.
+struct MemoryShare<'a> {
+    server: &'a Server,
+    bytes: usize,
+}
+
+impl MemoryShare<'_> {
+    fn grow_to(&mut self, bytes: usize) -> bool {
+        let granted = self.server.account(self.bytes, bytes);
+        if granted {
+            self.bytes = bytes;
+        }
+        granted
+    }
+
+    fn shrink_to(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.server.account(self.bytes, bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for MemoryShare<'_> {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
 }
 
 /// Lets the client read its last reply: closing on bytes that nobody read would take it back.

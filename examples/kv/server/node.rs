@@ -26,9 +26,27 @@ pub(crate) struct Server {
     pub(crate) started: Instant,
     transport: TcpTransport,
     connected: AtomicUsize,
+    /// Bytes of unfinished requests, of all clients.
+    request_bytes: AtomicUsize,
 }
 
 impl Server {
+    /// Moves a connection's share of the request memory from `before` to `after` bytes. Growth beyond
+    /// what all may hold together is refused, and then nothing is moved.
+    pub(crate) fn account(&self, before: usize, after: usize) -> bool {
+        if after <= before {
+            self.request_bytes.fetch_sub(before - after, Ordering::Relaxed);
+            return true;
+        }
+        let growth = after - before;
+        let sum = self.request_bytes.fetch_add(growth, Ordering::Relaxed) + growth;
+        let fits = sum <= self.settings.options.request_memory_mib << 20;
+        if !fits {
+            self.request_bytes.fetch_sub(growth, Ordering::Relaxed);
+        }
+        fits
+    }
+
     /// How many clients are connected.
     pub(crate) fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)
@@ -91,8 +109,8 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let (Some(log), Some(listener), Some(transport)) = (log, listener, transport) else { return Err(problems) };
     let raft = Raft::start(settings.config.clone(), log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
-    let connected = AtomicUsize::new(0);
-    Ok((Server { raft, settings, started: Instant::now(), transport, connected }, listener))
+    let (connected, request_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    Ok((Server { raft, settings, started: Instant::now(), transport, connected, request_bytes }, listener))
 }
 
 fn report_roles(server: &Arc<Server>) {

@@ -50,6 +50,9 @@ pub(crate) struct ServeOptions {
     /// How many clients may be connected at a time
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(crate) connections_max: usize,
+    /// How much unfinished requests of all clients may hold together, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub(crate) request_memory_mib: usize,
     /// Stop when standard input ends: a supervisor's death then takes its nodes along
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,

@@ -97,6 +97,11 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// How many bytes it holds.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Drops the requests that were given out. Called between batches, so that a batch costs one
     /// move of the remainder.
     pub(crate) fn compact(&mut self) {
