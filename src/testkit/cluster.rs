@@ -52,6 +52,8 @@ pub(super) fn impossible<T>(why: impl Into<String>) -> Result<T, MoveError> {
 pub struct Options {
     /// Every server's configuration but for its id.
     pub config: RaftConfig,
+    /// Servers that campaign without asking first, whatever the others do.
+    pub without_pre_vote: Vec<NodeId>,
     /// Writes become durable at once, within the move that made them.
     pub sync_at_once: bool,
     /// How many entries at the end of a log are in memory; what lies before is [`Read::Cold`].
@@ -139,7 +141,8 @@ impl Cluster {
             commands: Vec::new(),
         };
         for id in voters {
-            let config = RaftConfig { id, ..cluster.options.config.clone() };
+            let mut config = RaftConfig { id, ..cluster.options.config.clone() };
+            config.pre_vote &= !cluster.options.without_pre_vote.contains(&id);
             config.validate()?;
             let node = Node::on_disk(config, MemoryLog::new());
             cluster.nodes.insert(id, node);

@@ -24,9 +24,12 @@
 //! | `status`, `log 1`, `messages` | what is the case |
 //! | `quietly …`, `briefly …` | without output; only with changes of role, commits and misbehaviour |
 //!
-//! `OPTIONS`: `pre_vote`, `check_quorum`, `append_bytes_max`, `inflight_messages_max`, `inflight_bytes_max`,
+//! `OPTIONS`: `pre_vote`, `without_pre_vote=3` (that server alone), `check_quorum`, `append_bytes_max`, `inflight_messages_max`, `inflight_bytes_max`,
 //! `uncommitted_bytes_max`, `command_bytes_max`, `seed`, `election_ticks`, `disk=manual` (writes become durable by
 //! command only), `entries_in_memory`.
+//!
+//! The output names each event with the server that takes it and the transition that it is, and below it what follows:
+//! `→ 2` is a message to server 2, `✗` one that is lost; `←` is where a message came from.
 
 use super::cluster::{Cluster, MoveError, Moved, Options, impossible};
 use super::render;
@@ -201,10 +204,16 @@ impl<'a> Words<'a> {
 
     fn options(&self) -> Result<Options, MoveError> {
         let mut config = RaftConfig::new(1, 1..=self.number(0)?);
-        let mut options = Options { config: config.clone(), sync_at_once: true, entries_in_memory: u64::MAX };
+        let mut options = Options {
+            config: config.clone(),
+            without_pre_vote: Vec::new(),
+            sync_at_once: true,
+            entries_in_memory: u64::MAX,
+        };
         for (key, value) in &self.options {
             match *key {
                 "pre_vote" => config.pre_vote = *value == "true",
+                "without_pre_vote" => options.without_pre_vote.push(NodeId(number(value)?)),
                 "check_quorum" => config.check_quorum = *value == "true",
                 "append_bytes_max" => config.append_bytes_max = number(value)? as usize,
                 "inflight_messages_max" => config.inflight_messages_max = number(value)? as usize,

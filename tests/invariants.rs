@@ -1,0 +1,89 @@
+//! `docs/INVARIANTS.md` against the code: every law has its row, and what a row names exists.
+
+// Only its listing of files is needed here.
+#[allow(dead_code)]
+mod sources;
+
+use raft_io::testkit::invariants::Law;
+use sources::below;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The rows of the table: the law's name, and the row's cells.
+fn rows(text: &str) -> Vec<(String, Vec<String>)> {
+    let lines = text.lines().filter(|line| line.starts_with("| `"));
+    let cells = lines.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_string()).collect());
+    let named = |cells: Vec<String>| (words_in_code(&cells[0]).into_iter().next().unwrap_or_default(), cells);
+    cells.map(named).collect()
+}
+
+/// What stands between backquotes.
+fn words_in_code(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_string).collect()
+}
+
+/// The laws that assertions of the protocol name: a string literal that starts with two or more joined words.
+fn asserted_laws(code: &str) -> BTreeSet<String> {
+    let literals = code.split('"').skip(1).step_by(2);
+    let names = literals.map(|literal| literal.split(':').next().unwrap_or_default());
+    let is_law = |name: &&str| {
+        name.starts_with(char::is_uppercase)
+            && name.chars().all(char::is_alphanumeric)
+            && name.chars().filter(|letter| letter.is_uppercase()).count() >= 2
+    };
+    names.filter(is_law).map(str::to_string).collect()
+}
+
+/// Functions that a cell of "Asserted in the code" names and the files named before them do not define.
+fn missing_functions(cell: &str) -> Vec<String> {
+    let mut file = String::new();
+    let mut missing = Vec::new();
+    for word in words_in_code(cell) {
+        if word.ends_with(".rs") {
+            file = read(&word);
+        } else if word.starts_with(char::is_lowercase) && !file.contains(&format!("fn {word}")) {
+            missing.push(word);
+        }
+    }
+    missing
+}
+
+#[test]
+fn every_law_has_one_row() {
+    let table: Vec<String> = rows(&read("docs/INVARIANTS.md")).into_iter().map(|(name, _)| name).collect();
+    let names: BTreeSet<String> = table.iter().cloned().collect();
+    assert_eq!(names.len(), table.len(), "a law has one row");
+    let mut laws: BTreeSet<String> = Law::ALL.iter().map(ToString::to_string).collect();
+    for room in below("src/protocol", "rs") {
+        laws.extend(asserted_laws(&room.text));
+    }
+    assert_eq!(names, laws);
+}
+
+#[test]
+fn what_a_row_names_exists() {
+    let checker = read("src/testkit/invariants.rs");
+    for (name, cells) in rows(&read("docs/INVARIANTS.md")) {
+        assert_eq!(cells.len(), 6, "{name}");
+        assert_eq!(missing_functions(&cells[3]), Vec::<String>::new(), "{name}");
+        for word in words_in_code(&cells[4]) {
+            assert!(checker.contains(&format!("fn {word}(")), "{name}: the checker has no {word}");
+        }
+    }
+}
+
+#[test]
+fn the_reading_of_the_table_can_fail() {
+    let table = "| Law | x |\n|---|---|\n| `ALaw`: text | §1 | same | `src/lib.rs` `gone` | – | same |\n";
+    let rows = rows(table);
+    assert_eq!(rows[0].0, "ALaw");
+    assert_eq!(missing_functions(&rows[0].1[3]), ["gone"]);
+    let code = r#"assert!(x, "TermsGrow"); panic!("no law"); assert!(y, "PersistFirst: why"); "Hello""#;
+    assert_eq!(asserted_laws(code).into_iter().collect::<Vec<_>>(), ["PersistFirst", "TermsGrow"]);
+}
