@@ -21,14 +21,14 @@ fn commit(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
                 let mut cluster = InMemory::new(nodes);
                 bencher.iter(|| {
+                    if cluster.applied_by_leader().commands >= ENTRIES_MAX {
+                        check(&mut cluster);
+                        cluster = InMemory::new(nodes);
+                    }
                     if batch == 1 {
                         cluster.commit(command());
                     } else {
                         cluster.commit_batch((0..batch).map(|_| command()).collect());
-                    }
-                    if cluster.applied()[0].commands >= ENTRIES_MAX {
-                        check(&mut cluster);
-                        cluster = InMemory::new(nodes);
                     }
                 });
                 check(&mut cluster);

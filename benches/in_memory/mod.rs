@@ -78,6 +78,11 @@ impl InMemory {
         self.nodes.iter().map(|node| node.sum).collect()
     }
 
+    /// What the leader's state machine has seen.
+    pub(crate) fn applied_by_leader(&self) -> Sum {
+        self.nodes[0].sum
+    }
+
     /// Steps the leader, then delivers until nothing is under way.
     fn step_leader(&mut self, event: Event) {
         self.step(0, event);

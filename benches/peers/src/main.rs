@@ -4,6 +4,7 @@ mod allocations;
 mod callgrind;
 mod contender;
 #[path = "../../in_memory/mod.rs"]
+#[allow(dead_code, reason = "the benches of the library ask it for more")]
 mod in_memory;
 mod open_raft;
 mod ours;
