@@ -65,11 +65,9 @@ impl MemoryLog {
     fn run_of(&self, index: Index) -> usize {
         // Reads near the end are by far the most frequent: look there before halving the whole.
         const NEAR: usize = 8;
-        let mut position = self.runs.len();
-        while position > 0 && position + NEAR > self.runs.len() {
-            position -= 1;
-            if self.runs[position][0].id.index <= index {
-                return position;
+        for (back, run) in self.runs.iter().rev().take(NEAR).enumerate() {
+            if run[0].id.index <= index {
+                return self.runs.len() - 1 - back;
             }
         }
         self.runs.partition_point(|run| run[0].id.index <= index) - 1
@@ -96,9 +94,9 @@ impl MemoryLog {
             assert!(first > self.base.index, "truncation from {first} reaches behind the base {}", self.base);
             self.truncate_from(first);
         }
-        if let Some(first) = write.entries.first() {
-            assert_eq!(first.id.index, self.last.index.next(), "entries must follow the last one");
-            self.last = write.entries.last_id().unwrap_or(self.last);
+        if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
+            assert!(first.id.index == self.last.index.next(), "entries must follow the last one");
+            self.last = last.id;
             self.runs.push_back(write.entries);
         }
     }

@@ -277,7 +277,7 @@ impl Protocol {
         }
         self.advance_commit(actions);
         self.advance_apply(actions);
-        self.replicate_to_all(log, actions);
+        self.replicate_durable(log, actions);
         Ok(())
     }
 

@@ -121,6 +121,15 @@ impl Progress {
         self.inflight.len() < settings.inflight_messages_max && self.inflight.bytes() < settings.inflight_bytes_max
     }
 
+    /// Whether there is something to send, as far as the log is durable up to `durable`.
+    pub(super) fn may_send(&self, durable: Index) -> bool {
+        match self.state {
+            ProgressState::Probe { sent } => !sent,
+            ProgressState::Replicate => self.next_index <= durable,
+            ProgressState::Snapshot => false,
+        }
+    }
+
     /// Whether entries from `first` on, just appended, can go to the follower as they are: it has
     /// been sent all that came before, and its state and window let them pass.
     pub(super) fn takes_next(&self, first: Index, settings: &Settings) -> bool {

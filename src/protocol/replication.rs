@@ -14,6 +14,7 @@ use crate::log::{LogView, Read};
 use crate::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, Message};
 use crate::quorum::committed_index;
 use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload, Term};
+use alloc::vec::Vec;
 use bytes::Bytes;
 
 impl Protocol {
@@ -234,24 +235,22 @@ impl Protocol {
             AppendResult::StaleTerm => return,
         }
         let may_commit = progress.match_index > self.commit_index;
+        let may_send = progress.may_send(self.tail.durable());
         if may_commit {
             self.advance_commit(actions);
         }
-        self.replicate_to(log, from, actions);
+        if may_send {
+            self.replicate_to(log, from, actions);
+        }
     }
 
     /// What was not sent when it was appended follows once it is durable here.
-    pub(super) fn replicate_to_all(&mut self, log: &impl LogView, actions: &mut Actions) {
-        let sender = Sender {
-            settings: &self.settings,
-            tail: &self.tail,
-            log,
-            term: self.hard_state.term,
-            commit: self.commit_index,
-        };
+    pub(super) fn replicate_durable(&mut self, log: &impl LogView, actions: &mut Actions) {
+        let durable = self.tail.durable();
         let Role::Leader(leader) = &mut self.role else { return };
-        for (peer, progress) in &mut leader.peers {
-            sender.replicate(*peer, progress, actions);
+        if leader.peers.iter().any(|(_, progress)| progress.may_send(durable)) {
+            let peers: Vec<NodeId> = leader.peers.iter().map(|(peer, _)| *peer).collect();
+            peers.into_iter().for_each(|peer| self.replicate_to(log, peer, actions));
         }
     }
 
