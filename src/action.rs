@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 /// One output of the protocol. Law 2: each may be carried out at once, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Action {
     /// Make this write durable, after all earlier ones, then step [`Event::Persisted`](crate::Event::Persisted).

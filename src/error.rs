@@ -8,6 +8,7 @@ use thiserror::Error;
 
 /// Why [`Protocol::step`](crate::Protocol::step) refused an event. The state is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum StepError {
     /// The proposal was refused; nothing was appended.
@@ -25,6 +26,7 @@ pub enum StepError {
 
 /// Why a proposal was refused. In every case nothing was appended, so a retry is safe.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ProposeError {
     /// This node does not lead; ask the leader, if one is named.
@@ -114,6 +116,7 @@ pub enum PeerMisbehaved {
 
 /// Everything wrong with a configuration, at once.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ConfigError {
     /// Each broken rule.
     pub problems: Vec<ConfigProblem>,
@@ -121,6 +124,7 @@ pub struct ConfigError {
 
 /// One broken rule of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ConfigProblem {
     /// The field's name.
     pub field: &'static str,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 /// whenever it likes). Each is ignored in roles that it does not concern, so a timer that fires
 /// late is harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
     /// The randomised election timeout passed since [`Action::ResetElectionTimer`](crate::Action).

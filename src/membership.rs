@@ -12,9 +12,23 @@ use alloc::vec::Vec;
 /// Sorted and without duplicates, so that two equal configurations are equal values and every
 /// round of messages goes out in id order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(from = "Unsorted"))]
 pub struct Membership {
     voters: Vec<NodeId>,
+}
+
+/// A configuration as someone may have written it, in any order.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Unsorted {
+    voters: Vec<NodeId>,
+}
+
+#[cfg(feature = "serde")]
+impl From<Unsorted> for Membership {
+    fn from(unsorted: Unsorted) -> Self {
+        Self::new(unsorted.voters)
+    }
 }
 
 impl Membership {

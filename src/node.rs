@@ -35,6 +35,7 @@ use thiserror::Error;
 
 /// What goes into [`RaftNode::step`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Event {
     /// A tick of the clock passed; the embedder decides how long one is.
@@ -49,6 +50,7 @@ pub enum Event {
 
 /// What comes out of [`RaftNode::step`], in the order in which to carry it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Action {
     /// Apply a committed command to the state machine. Comes once per entry and life of the node,

@@ -35,6 +35,7 @@ impl fmt::Display for LeaderHint {
 /// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
 /// what is idempotent, or within a client session.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum RequestError {
     /// This node does not lead; nothing was appended. Ask the leader, if one is named.
@@ -130,6 +131,7 @@ pub enum UnknownReason {
 
 /// A limit that a request ran into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Limit {
     /// Too many proposals without an answer yet: `proposals_max` of the driver's options.

@@ -182,6 +182,7 @@ fn deadline(timeout: Duration) -> Option<Instant> {
 
 /// A command that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Applied<R> {
     /// Its place in the log.
     pub id: EntryId,
@@ -290,6 +291,7 @@ impl fmt::Debug for Watch {
 
 /// Why [`Raft::wait_for`] gave up.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WaitError {
     /// The predicate did not hold in time.

@@ -52,6 +52,7 @@ pub trait LogView {
 
 /// What a read from memory found.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Read {
     /// Consecutive entries from the index asked for; empty only if that lies at the log's end.
     Entries(Entries),

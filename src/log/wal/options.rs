@@ -4,6 +4,7 @@ use crate::types::{ClusterId, GroupId, NodeId};
 
 /// Whose log to open, and how much memory and space to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct WalOptions {
     /// The cluster that the log must belong to.

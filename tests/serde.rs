@@ -1,0 +1,72 @@
+//! Public data survives a round trip through serde (feature `serde`).
+
+#![cfg(all(feature = "serde", feature = "std"))]
+
+use raft_io::driver::RequestError;
+use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
+use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult};
+use raft_io::{
+    Action, Entries, Entry, EntryId, Envelope, Event, HardState, Index, Membership, Message, NodeId, Payload,
+    RaftConfig, RoleKind, Term, Transition, Write, node,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> String {
+    let text = serde_json::to_string(value).expect("it can be written");
+    let back: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert_eq!(&back, value, "{text}");
+    text
+}
+
+fn append() -> Envelope {
+    let entry = |index: u64, payload| Entry { id: EntryId::new(index, 3), payload };
+    let entries = Entries::from(vec![entry(7, Payload::Noop), entry(8, Payload::Command("x".into()))]);
+    let request = AppendEntriesRequest { term: Term(3), prev: EntryId::new(6, 2), entries, commit: Index(6) };
+    Envelope { from: NodeId(1), to: NodeId(2), message: Message::AppendEntriesRequest(request) }
+}
+
+#[test]
+fn events_actions_and_messages_come_back_as_they_were() {
+    let envelope = append();
+    round_trip(&Event::Receive(envelope.clone()));
+    round_trip(&Event::ProposeBatch(vec!["a".into(), "b".into()]));
+    round_trip(&Event::Persisted { writes: 2 });
+    round_trip(&Action::SendFromLog { envelope: envelope.clone(), end: Index(9), bytes_max: 10 });
+    let Message::AppendEntriesRequest(request) = &envelope.message else { panic!("it is an append") };
+    let hard_state = Some(HardState { term: Term(3), vote: Some(NodeId(2)) });
+    round_trip(&Action::Persist(Write { hard_state, truncate_from: Some(Index(7)), entries: request.entries.clone() }));
+    round_trip(&Action::RoleChanged { role: RoleKind::PreCandidate, term: Term(3), leader: None });
+    round_trip(&Action::Misbehaved { peer: NodeId(3), reason: PeerMisbehaved::WrongReceiver { to: NodeId(9) } });
+    let result = AppendResult::Rejected { prev_index: Index(6), hint: EntryId::new(4, 1) };
+    let response = AppendEntriesResponse { term: Term(3), result };
+    round_trip(&Envelope { message: Message::AppendEntriesResponse(response), ..envelope });
+    round_trip(&node::Event::Tick);
+    round_trip(&node::Action::Apply { index: Index(1), term: Term(1), command: "x".into() });
+    for transition in Transition::ALL {
+        assert_eq!(round_trip(transition), format!("\"{}\"", transition.name()));
+    }
+}
+
+#[test]
+fn configuration_and_errors_come_back_as_they_were() {
+    let config = RaftConfig::new(1, [1, 2, 3]);
+    round_trip(&config);
+    assert_eq!(round_trip(&Membership::new([3, 1, 2])), r#"{"voters":[1,2,3]}"#);
+    let refused = ProposeError::NotLeader { leader: Some(NodeId(2)), term: Term(4) };
+    round_trip(&StepError::Propose(refused));
+    round_trip(&RequestError::Shutdown);
+    let mut broken = config;
+    broken.heartbeat_ticks = 0;
+    let error = broken.validate().expect_err("a heartbeat needs a tick");
+    let text = serde_json::to_string(&error).expect("it can be written");
+    assert!(text.contains("heartbeat_ticks") && text.contains("must be at least 1"), "{text}");
+}
+
+/// Members in another order, or twice, would make two values of one configuration.
+#[test]
+fn a_membership_is_sorted_whatever_is_read() {
+    let read: Membership = serde_json::from_str(r#"{"voters":[3,1,3]}"#).expect("it is a membership");
+    assert_eq!(read, Membership::new([1, 3]));
+}
