@@ -160,8 +160,11 @@ impl RaftLog for MemoryLog {
     type Error = Infallible;
 
     fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), Infallible> {
-        for write in writes.drain(..) {
-            self.write(write);
+        if writes.len() == 1 {
+            // By far the most frequent, and cheaper than a drain.
+            writes.pop().into_iter().for_each(|write| self.write(write));
+        } else {
+            writes.drain(..).for_each(|write| self.write(write));
         }
         Ok(())
     }
