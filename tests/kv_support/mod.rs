@@ -109,10 +109,15 @@ impl Cluster {
 
     /// SIGTERM; the exit code.
     pub(crate) fn terminate(&mut self, node: usize) -> Option<i32> {
+        self.signal(node, "-TERM");
         let mut child = self.nodes[node].child.take().expect("the node is up");
-        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success());
         child.wait().expect("the node ends").code()
+    }
+
+    /// Sends a signal, named as kill(1) does.
+    pub(crate) fn signal(&self, node: usize, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process_id(node).to_string()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     /// The leader that every node that is up knows, with an address.

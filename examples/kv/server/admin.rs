@@ -177,6 +177,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("applied_index", number(status.applied_index.0)),
         ("open_proposals", number(status.open_proposals as u64)),
         ("connections", number(server.connected() as u64)),
+        ("request_bytes", number(server.request_bytes() as u64)),
     ];
     match print {
         Ok(print) => fields.extend([

@@ -4,7 +4,7 @@ use super::admin;
 use super::command::{self, Local, Meaning};
 use super::node::Server;
 use super::resp::{self, Decoder};
-use super::router::{self, Router};
+use super::router;
 use super::store;
 use bytes::Bytes;
 use std::io::{self, Read, Write};
@@ -75,7 +75,6 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut session = Session { id, stale_reads: false, closing: false };
-    let mut router = Router::default();
     let mut decoder = Decoder::default();
     let mut chunk = vec![0; 16 << 10];
     let mut out = Vec::new();
@@ -99,7 +98,7 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
         }
         loop {
             let (mut batch, exhausted) = gather(server, &mut session, &mut decoder);
-            answer(server, &mut router, &mut batch, &mut out);
+            answer(server, &mut batch, &mut out);
             if exhausted || session.closing {
                 break;
             }
@@ -204,15 +203,15 @@ fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
 }
 
 /// Runs a batch and writes its replies in the order of the requests.
-fn answer(server: &Server, router: &mut Router, batch: &mut Batch, out: &mut Vec<u8>) {
+fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>) {
     let commands = batch.take_commands();
-    let answers = if commands.is_empty() { Default::default() } else { router.run(server, &commands) };
-    let mut replicated = answers.writers();
+    let answers = if commands.is_empty() { Vec::new() } else { router::run(server, &commands) };
+    let mut replicated = answers.iter();
     for source in &batch.sources {
         match source {
             Source::Local(range) => out.extend_from_slice(&batch.local[range.clone()]),
             Source::Replicated => match replicated.next() {
-                Some(write) => write(out),
+                Some(answer) => answer.write(out),
                 None => resp::write_error(out, "UNKNOWN the answer was lost; the command may or may not have run"),
             },
         }

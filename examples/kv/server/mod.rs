@@ -6,6 +6,7 @@
 //! | `node` | opening the log, the transport and the listener; the accept loop |
 //! | `connection` | one client: batches of pipelined requests in, one write of replies out |
 //! | `router` | getting a batch to the leader: here, forwarded, or a redirect |
+//! | `forward` | the lanes to the leader, on which the batches of many clients travel together |
 //! | `command` | what the words of a request mean |
 //! | `store` | the replicated state machine and the encoding of its commands |
 //! | `admin` | answers about this node and the cluster |
@@ -14,6 +15,7 @@
 mod admin;
 mod command;
 mod connection;
+mod forward;
 mod node;
 mod options;
 pub(crate) mod reply;

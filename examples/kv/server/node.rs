@@ -1,6 +1,7 @@
 //! Starting a node and accepting its clients.
 
 use super::connection;
+use super::forward::Forwarder;
 use super::options::{ServeOptions, Settings};
 use super::store::Store;
 use raft_io::driver::Raft;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How a node ends that was asked for something impossible.
 const BAD_CONFIGURATION: u8 = 2;
+/// What a client is told that finds no place; nothing of it ran.
+pub(crate) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
 const CLIENT_STACK_BYTES: usize = 256 << 10;
 
 /// What the connections of a node share.
@@ -24,6 +27,7 @@ pub(crate) struct Server {
     pub(crate) raft: Raft<Store>,
     pub(crate) settings: Settings,
     pub(crate) started: Instant,
+    pub(crate) forwarder: Forwarder,
     transport: TcpTransport,
     connected: AtomicUsize,
     /// Bytes of unfinished requests, of all clients.
@@ -45,6 +49,11 @@ impl Server {
             self.request_bytes.fetch_sub(growth, Ordering::Relaxed);
         }
         fits
+    }
+
+    /// What the clients' unfinished requests hold.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes.load(Ordering::Relaxed)
     }
 
     /// How many clients are connected.
@@ -110,7 +119,8 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let raft = Raft::start(settings.config.clone(), log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
     let (connected, request_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    Ok((Server { raft, settings, started: Instant::now(), transport, connected, request_bytes }, listener))
+    let (started, forwarder) = (Instant::now(), Forwarder::new());
+    Ok((Server { raft, settings, started, forwarder, transport, connected, request_bytes }, listener))
 }
 
 fn report_roles(server: &Arc<Server>) {
@@ -198,7 +208,7 @@ impl Drop for Place {
 
 fn admit(server: &Arc<Server>, stream: TcpStream, id: u64) {
     let Some(place) = Place::take(server) else {
-        return refuse(stream, "-ERR max number of clients reached\r\n");
+        return refuse(stream, &format!("-{TOO_MANY_CLIENTS}\r\n"));
     };
     let Ok(spare) = stream.try_clone() else { return };
     let serving = thread::Builder::new().name(format!("client-{id}")).stack_size(CLIENT_STACK_BYTES).spawn(move || {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::time::Instant;
 
 /// Arrays within arrays deeper than this are refused.
 const DEPTH_MAX: usize = 8;
@@ -30,11 +31,23 @@ pub(crate) struct ReplyReader {
     stream: TcpStream,
     bytes: Vec<u8>,
     at: usize,
+    /// Asked at each read timeout of the connection, with the start of the wait: whether to go on.
+    keep_waiting: KeepWaiting,
+    since: Instant,
 }
+
+type KeepWaiting = Box<dyn Fn(Instant) -> bool + Send>;
 
 impl ReplyReader {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, bytes: Vec::new(), at: 0 }
+        Self { stream, bytes: Vec::new(), at: 0, keep_waiting: Box::new(|_| false), since: Instant::now() }
+    }
+
+    /// Goes on waiting after a read timeout of the connection while `keep_waiting`, given the start
+    /// of the wait, says so.
+    pub(crate) fn keep_waiting(mut self, keep_waiting: impl Fn(Instant) -> bool + Send + 'static) -> Self {
+        self.keep_waiting = Box::new(keep_waiting);
+        self
     }
 
     /// The connection, for writing.
@@ -73,6 +86,7 @@ impl ReplyReader {
     }
 
     fn compact(&mut self) {
+        self.since = Instant::now();
         if self.at == self.bytes.len() {
             self.bytes.clear();
         } else {
@@ -164,10 +178,16 @@ impl ReplyReader {
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) && (self.keep_waiting)(self.since) => {}
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+/// Systems differ in how they name it.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// The length in a header, `None` for the absent value.

@@ -1,0 +1,253 @@
+//! Handing batches to the leader for the clients of a node that does not lead.
+//!
+//! The node keeps a few connections to the leader, its *lanes*. A client's thread that finds a lane
+//! free sends its batch at once. Otherwise it queues, and whoever is done with a lane passes it to the
+//! first in the queue, who sends for all that have gathered: the busier, the larger the requests, and
+//! no thread is woken for nothing. Batches of different clients become one proposal, in which each
+//! keeps its order.
+
+use super::node::{Server, TOO_MANY_CLIENTS};
+use super::reply::{ReplyReader, Value};
+use super::resp;
+use super::router::{Answer, Attempt, NOT_LEADER};
+use bytes::Bytes;
+use raft_io::NodeId;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const LANES: usize = 4;
+/// What several batches may hold together; a single one may be larger.
+const GROUP_COMMANDS_MAX: usize = 1024;
+const GROUP_BYTES_MAX: usize = 1 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a thread that waits for the leader's reply looks whether it still leads.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Where to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leader {
+    pub(crate) id: NodeId,
+    pub(crate) address: String,
+}
+
+/// The lanes of a node and the queue for them.
+pub(crate) struct Forwarder {
+    state: Mutex<State>,
+}
+
+struct State {
+    free: Vec<Lane>,
+    queue: VecDeque<Queued>,
+}
+
+/// A batch that waits for a lane.
+struct Queued {
+    commands: Vec<Bytes>,
+    wake: SyncSender<Wake>,
+}
+
+/// What a queued thread wakes up to.
+enum Wake {
+    /// Somebody sent its batch.
+    Done(Attempt),
+    /// It is its turn to send, its own batch first.
+    Send(Lane, Vec<Bytes>),
+}
+
+impl Forwarder {
+    pub(crate) fn new() -> Self {
+        let free = (0..LANES).map(|_| Lane::default()).collect();
+        Self { state: Mutex::new(State { free, queue: VecDeque::new() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a batch to the leader, alone or with those of other clients.
+    pub(crate) fn forward(&self, server: &Server, leader: &Leader, commands: &[Bytes]) -> Attempt {
+        let mut state = self.lock();
+        let (mut lane, own) = match state.free.pop() {
+            Some(lane) => (lane, commands.to_vec()),
+            None => {
+                let (wake, woken) = sync_channel(1);
+                state.queue.push_back(Queued { commands: commands.to_vec(), wake });
+                drop(state);
+                match woken.recv() {
+                    Ok(Wake::Done(attempt)) => return attempt,
+                    Ok(Wake::Send(lane, own)) => {
+                        state = self.lock();
+                        (lane, own)
+                    }
+                    // Only a panic of the sending thread loses a sender. Nobody knows how far it came.
+                    Err(_) => return unknown("the forwarding thread broke down", commands.len()),
+                }
+            }
+        };
+        let group = state.take_group(&own);
+        drop(state);
+        let own_count = own.len();
+        let mut all = own;
+        all.extend(group.iter().flat_map(|queued| queued.commands.iter().cloned()));
+        let attempt = lane.send(server, leader, &all);
+        self.release(lane);
+        distribute(attempt, own_count, group)
+    }
+
+    /// Passes a lane to the first in the queue.
+    fn release(&self, lane: Lane) {
+        let mut state = self.lock();
+        match state.queue.pop_front() {
+            None => state.free.push(lane),
+            Some(Queued { commands, wake }) => {
+                drop(state);
+                // The thread waits in `recv`, so this neither fails nor blocks.
+                let _ = wake.send(Wake::Send(lane, commands));
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes as many queued batches as fit into one request with `own`.
+    fn take_group(&mut self, own: &[Bytes]) -> Vec<Queued> {
+        let bytes = |commands: &[Bytes]| commands.iter().map(Bytes::len).sum::<usize>();
+        let (mut count, mut size) = (own.len(), bytes(own));
+        let mut group = Vec::new();
+        while let Some(next) = self.queue.front() {
+            count += next.commands.len();
+            size += bytes(&next.commands);
+            if count > GROUP_COMMANDS_MAX || size > GROUP_BYTES_MAX {
+                break;
+            }
+            group.extend(self.queue.pop_front());
+        }
+        group
+    }
+}
+
+/// Gives each batch of a group its part of the outcome, and returns that of the sender.
+fn distribute(attempt: Attempt, own_count: usize, group: Vec<Queued>) -> Attempt {
+    let mut rest = match attempt {
+        Attempt::Answered(answers) => answers,
+        Attempt::Refused(_) => {
+            for queued in group {
+                let _ = queued.wake.send(Wake::Done(Attempt::Refused(None)));
+            }
+            return Attempt::Refused(None);
+        }
+    };
+    let mut others = rest.split_off(own_count);
+    for queued in group {
+        let rest = others.split_off(queued.commands.len());
+        let part = std::mem::replace(&mut others, rest);
+        let _ = queued.wake.send(Wake::Done(Attempt::Answered(part)));
+    }
+    Attempt::Answered(rest)
+}
+
+/// A connection to the leader, or to who it was when it was last needed.
+#[derive(Default)]
+struct Lane {
+    upstream: Option<(Leader, ReplyReader)>,
+}
+
+impl Lane {
+    fn send(&mut self, server: &Server, leader: &Leader, commands: &[Bytes]) -> Attempt {
+        let Ok(upstream) = self.connect(server, leader) else { return Attempt::Refused(None) };
+        let mut request = Vec::new();
+        resp::write_array(&mut request, commands.len() + 1);
+        resp::write_bulk(&mut request, b"RAFT.FORWARD");
+        commands.iter().for_each(|command| resp::write_bulk(&mut request, command));
+        if upstream.stream().write_all(&request).is_err() {
+            // The request did not leave as a whole, and a part of one never runs.
+            self.upstream = None;
+            return Attempt::Refused(None);
+        }
+        match receive(upstream, commands.len()) {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                self.upstream = None;
+                unknown(&format!("lost node {} at {} ({error})", leader.id, leader.address), commands.len())
+            }
+        }
+    }
+
+    fn connect(&mut self, server: &Server, leader: &Leader) -> io::Result<&mut ReplyReader> {
+        // A leader that died since the last batch is found out here, before anything is sent.
+        let usable = self.upstream.as_ref().is_some_and(|(known, reader)| known == leader && is_open(reader));
+        if !usable {
+            self.upstream = None;
+            let mut last = io::Error::from(io::ErrorKind::NotFound);
+            for resolved in leader.address.to_socket_addrs()? {
+                match TcpStream::connect_timeout(&resolved, CONNECT_TIMEOUT) {
+                    Ok(stream) => {
+                        stream.set_nodelay(true)?;
+                        stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+                        stream.set_read_timeout(Some(LOOK_AGAIN))?;
+                        let reader = ReplyReader::new(stream).keep_waiting(patience(server, leader.id));
+                        self.upstream = Some((leader.clone(), reader));
+                        break;
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            if self.upstream.is_none() {
+                return Err(last);
+            }
+        }
+        self.upstream.as_mut().map(|(_, reader)| reader).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// Waits for a reply as long as `node` may still give one: not beyond the time that a command may
+/// take, and not once another node leads.
+fn patience(server: &Server, node: NodeId) -> impl Fn(Instant) -> bool + Send + 'static {
+    let raft = server.raft.clone();
+    let longest = server.settings.result_wait + Duration::from_secs(1);
+    move |since| {
+        let replaced = raft.status().leader.is_some_and(|leader| leader.id != node);
+        !replaced && since.elapsed() < longest
+    }
+}
+
+/// Whether the other side has neither closed nor said anything unasked.
+fn is_open(reader: &ReplyReader) -> bool {
+    let stream = reader.stream();
+    let peek = |stream: &TcpStream| -> io::Result<bool> {
+        stream.set_nonblocking(true)?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        Ok(matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock))
+    };
+    !reader.has_unread() && peek(stream).unwrap_or(false)
+}
+
+fn receive(upstream: &mut ReplyReader, count: usize) -> io::Result<Attempt> {
+    match upstream.read_array_header()? {
+        Ok(found) if found == count => {
+            let mut raw = Vec::new();
+            let mut ends = Vec::with_capacity(count);
+            for _ in 0..count {
+                upstream.copy(&mut raw)?;
+                ends.push(raw.len());
+            }
+            let (raw, mut start) = (Bytes::from(raw), 0);
+            let slices = ends.into_iter().map(|end| raw.slice(std::mem::replace(&mut start, end)..end));
+            Ok(Attempt::Answered(slices.map(Answer::Raw).collect()))
+        }
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered another number of commands")),
+        Err(Value::Error(message)) if message.starts_with(NOT_LEADER) => Ok(Attempt::Refused(None)),
+        Err(Value::Error(message)) if message == TOO_MANY_CLIENTS => Ok(Attempt::Refused(None)),
+        Err(Value::Error(message)) => Ok(Attempt::Answered(Answer::errors(count, &message))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered something else")),
+    }
+}
+
+fn unknown(reason: &str, count: usize) -> Attempt {
+    Attempt::Answered(Answer::errors(count, &format!("UNKNOWN {reason}; the command may or may not have run")))
+}
