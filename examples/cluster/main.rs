@@ -48,7 +48,7 @@ struct Cli {
 
 #[derive(clap::Args, Clone, Debug)]
 struct Options {
-    /// Where nodes keep their data and where report.html goes; emptied first
+    /// Where nodes keep their data and where report.html goes; node-* of an earlier run are removed
     #[arg(long, value_name = "DIR", default_value = "target/cluster", global = true)]
     dir: PathBuf,
     /// Client connections, spread over all nodes

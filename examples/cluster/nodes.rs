@@ -53,12 +53,20 @@ impl Shared {
 }
 
 impl Nodes {
-    /// Empties the directory and starts every node in it.
+    /// Starts every node anew in a directory, from which what an earlier run left is removed.
     pub(crate) fn start(dir: &Path, seed: u64, tick_ms: u64) -> io::Result<Self> {
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
-        }
         fs::create_dir_all(dir)?;
+        for id in 1..=NODES {
+            // By name: the directory may be one that holds other things.
+            let data = dir.join(format!("node-{id}"));
+            if data.exists() {
+                fs::remove_dir_all(data)?;
+            }
+            let log = dir.join(format!("node-{id}.log"));
+            if log.exists() {
+                fs::remove_file(log)?;
+            }
+        }
         let ports = free_ports(2 * NODES)?;
         let nodes = ports.chunks(2).map(|pair| Node { child: None, client_port: pair[0], peer_port: pair[1] });
         let shared = Shared { nodes: Mutex::new(nodes.collect()), dir: dir.to_owned(), seed, tick_ms };

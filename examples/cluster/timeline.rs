@@ -72,6 +72,8 @@ pub(crate) fn measure<'a>(operations: impl Iterator<Item = &'a Recorded>, events
             }
         }
     }
+    // The leader is noticed by asking now and then; an acknowledged write proves it, if that was earlier.
+    events.new_leader = events.new_leader.min(events.next_write.unwrap_or(u64::MAX));
     let rate = |count: u64, nanoseconds: u64| count as f64 / (nanoseconds.max(1) as f64 / 1e9);
     Timeline {
         buckets: by_bucket.into_iter().map(summarize).collect(),
