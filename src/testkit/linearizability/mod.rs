@@ -27,6 +27,9 @@
 //! - Operations of unknown outcome are tried last, only where they change the state, and of several
 //!   alike the one called first.
 //!
+//! In the worst case, dozens of blind writes to one object at the same time, the search is still
+//! exponential: it then gives up with [`Verdict::Undecided`], which is not a pass.
+//!
 //! Objects that do not interact are checked apart ([`check_each`]): a history is linearizable if
 //! and only if its restriction to each object is (Herlihy and Wing, theorem 1).
 
