@@ -68,8 +68,22 @@ pub enum Action {
     },
 }
 
-/// The output buffer of a step, owned and reused by the caller.
+/// The usual output buffer of a step, owned and reused by the caller.
 pub type Actions = Vec<Action>;
+
+/// Where the actions of a step go, in order. A vector collects them; a program in a hurry can take
+/// each one where it belongs without the stop in between.
+pub trait ActionSink {
+    /// Takes the next action.
+    fn push(&mut self, action: Action);
+}
+
+impl ActionSink for Vec<Action> {
+    #[inline]
+    fn push(&mut self, action: Action) {
+        Vec::push(self, action);
+    }
+}
 
 /// One ordered, atomic change of the durable state: all of it survives a crash, or none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]

@@ -91,7 +91,7 @@ pub mod types;
 #[cfg(feature = "framing")]
 pub mod wire;
 
-pub use action::{Action, Actions, RoleKind, Write};
+pub use action::{Action, ActionSink, Actions, RoleKind, Write};
 pub use config::RaftConfig;
 #[cfg(feature = "std")]
 pub use driver::{Raft, StateMachine, Status};

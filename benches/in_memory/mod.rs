@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use raft_io::types::Payload;
-use raft_io::{Action, Envelope, Event, Index, MemoryLog, Protocol, RaftConfig, RaftLog, RoleKind, Write};
+use raft_io::{Action, ActionSink, Envelope, Event, Index, MemoryLog, Protocol, RaftConfig, RaftLog, RoleKind, Write};
 use std::collections::VecDeque;
 
 /// A state machine: it reads every byte of every command, and costs next to nothing.
@@ -30,8 +30,6 @@ pub(crate) struct InMemory {
     nodes: Vec<Node>,
     /// Messages under way, to any node, oldest first.
     network: VecDeque<Envelope>,
-    /// The output buffer of every step.
-    actions: Vec<Action>,
     /// What a step asks to persist.
     writes: Vec<Write>,
 }
@@ -52,7 +50,7 @@ impl InMemory {
             Node { protocol, log, applied: Index::ZERO, sum: Sum::default() }
         };
         let nodes = (1..=nodes).map(node).collect();
-        let mut cluster = Self { nodes, network: VecDeque::new(), actions: Vec::new(), writes: Vec::new() };
+        let mut cluster = Self { nodes, network: VecDeque::new(), writes: Vec::new() };
         cluster.step_leader(Event::ElectionTimeout);
         assert_eq!(cluster.nodes[0].protocol.role(), RoleKind::Leader);
         cluster
@@ -91,26 +89,43 @@ impl InMemory {
         }
     }
 
-    /// Steps one node and carries out what it asks for, in the order given.
+    /// Steps one node and carries out what it asks for.
     fn step(&mut self, at: usize, event: Event) {
         let node = &mut self.nodes[at];
-        node.protocol.step(&node.log, event, &mut self.actions).expect("the event is in order");
+        let mut out = Out { network: &mut self.network, writes: &mut self.writes, apply: None };
+        node.protocol.step(&node.log, event, &mut out).expect("the event is in order");
         loop {
-            for action in self.actions.drain(..) {
-                match action {
-                    Action::Persist(write) => self.writes.push(write),
-                    Action::Send(envelope) => self.network.push_back(envelope),
-                    Action::Apply { through } => node.apply(through),
-                    _ => {}
-                }
+            if let Some(through) = out.apply.take() {
+                node.apply(through);
             }
-            if self.writes.is_empty() {
+            if out.writes.is_empty() {
                 return;
             }
-            let persisted = Event::Persisted { writes: self.writes.len() };
-            let Ok(()) = node.log.append(&mut self.writes);
+            let persisted = Event::Persisted { writes: out.writes.len() };
+            let Ok(()) = node.log.append(out.writes);
             let Ok(()) = node.log.sync();
-            node.protocol.step(&node.log, persisted, &mut self.actions).expect("the event is in order");
+            node.protocol.step(&node.log, persisted, &mut out).expect("the event is in order");
+        }
+    }
+}
+
+/// Takes each action where it belongs. Messages may go at once (law 2), and here none of them arrives
+/// before the step is over.
+struct Out<'a> {
+    network: &'a mut VecDeque<Envelope>,
+    writes: &'a mut Vec<Write>,
+    apply: Option<Index>,
+}
+
+impl ActionSink for Out<'_> {
+    // Where the action is made, its kind is known: inlined, nothing is left of the match.
+    #[inline(always)]
+    fn push(&mut self, action: Action) {
+        match action {
+            Action::Persist(write) => self.writes.push(write),
+            Action::Send(envelope) => self.network.push_back(envelope),
+            Action::Apply { through } => self.apply = Some(through),
+            _ => {}
         }
     }
 }

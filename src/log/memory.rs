@@ -2,7 +2,7 @@
 
 use super::{LogView, RaftLog, Read};
 use crate::action::Write;
-use crate::types::{Entries, EntryId, HardState, Index, Term};
+use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::convert::Infallible;
@@ -44,21 +44,19 @@ impl MemoryLog {
     }
 
     /// Every entry in order.
-    pub fn iter(&self) -> impl Iterator<Item = &crate::types::Entry> {
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.runs.iter().flat_map(|run| run.iter())
     }
 
     /// The entries with an index in `[first, end)`, as far as the log holds them, in order.
-    pub fn range(&self, first: Index, end: Index) -> impl Iterator<Item = &crate::types::Entry> {
+    pub fn range(&self, first: Index, end: Index) -> impl Iterator<Item = &Entry> {
         let first = first.max(self.base.index.next());
         let end = end.min(self.last.index.next());
-        let position = if first < end { self.run_of(first) } else { self.runs.len() };
-        let runs = self.runs.range(position..).take_while(move |run| run[0].id.index < end);
-        runs.flat_map(move |run| {
-            let begin = run[0].id.index.0;
-            let offset = |index: Index| (index.0.saturating_sub(begin) as usize).min(run.len());
-            &run[offset(first)..offset(end)]
-        })
+        let count = (end.0.saturating_sub(first.0)) as usize;
+        let position = if count == 0 { self.runs.len() } else { self.run_of(first) };
+        let skipped = self.runs.get(position).map_or(0, |run| (first.0 - run[0].id.index.0) as usize);
+        let current = self.runs.get(position).map_or(&[][..], |run| &run[skipped..]);
+        Range { current: current.iter(), runs: &self.runs, position, count }
     }
 
     /// The position of the run that holds `index`, which lies in `(base, last]`.
@@ -99,6 +97,31 @@ impl MemoryLog {
             self.last = last.id;
             self.runs.push_back(write.entries);
         }
+    }
+}
+
+/// The entries that are left of a range: those of the present run, then the following runs.
+struct Range<'a> {
+    current: core::slice::Iter<'a, Entry>,
+    runs: &'a VecDeque<Entries>,
+    position: usize,
+    count: usize,
+}
+
+impl<'a> Iterator for Range<'a> {
+    type Item = &'a Entry;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a Entry> {
+        if self.count == 0 {
+            return None;
+        }
+        self.count -= 1;
+        if self.current.as_slice().is_empty() {
+            self.position += 1;
+            self.current = self.runs[self.position].iter();
+        }
+        self.current.next()
     }
 }
 

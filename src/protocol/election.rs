@@ -8,14 +8,14 @@
 use super::Protocol;
 use super::progress::Progress;
 use super::role::{Ballot, Leader, Role, Uncommitted};
-use crate::action::{Action, Actions};
+use crate::action::{Action, ActionSink};
 use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
 use crate::quorum::{VoteQuorum, VoteResult, majority, vote_result};
 use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
 
 impl Protocol {
     /// No leader was heard for a randomised timeout: campaign, or ask first whether to.
-    pub(super) fn election_timeout(&mut self, actions: &mut Actions) {
+    pub(super) fn election_timeout(&mut self, actions: &mut impl ActionSink) {
         let is_leader = matches!(self.role, Role::Leader(_));
         // At the end of the range of terms the server goes on serving, but never campaigns again.
         if is_leader || !self.membership.is_voter(self.settings.id) || self.hard_state.term >= Term::MAX {
@@ -35,7 +35,7 @@ impl Protocol {
 
     /// A leader that no quorum answered since the last check steps down, so that its clients turn
     /// elsewhere (§6.2).
-    pub(super) fn quorum_check_timeout(&mut self, actions: &mut Actions) {
+    pub(super) fn quorum_check_timeout(&mut self, actions: &mut impl ActionSink) {
         let needed = majority(self.membership.voters().len());
         let Role::Leader(leader) = &mut self.role else { return };
         if !self.settings.check_quorum {
@@ -53,7 +53,7 @@ impl Protocol {
         self.settings.check_quorum && (self.leader_is_recent || matches!(self.role, Role::Leader(_)))
     }
 
-    fn become_pre_candidate(&mut self, actions: &mut Actions) {
+    fn become_pre_candidate(&mut self, actions: &mut impl ActionSink) {
         let mut ballot = Ballot::default();
         // A pre-vote is no promise, so the own one needs no write.
         ballot.record(self.settings.id, true);
@@ -74,7 +74,7 @@ impl Protocol {
 
     /// Starts a campaign in a new term. The own vote counts, and the requests leave, once term
     /// and vote are durable: else a crash could let this server vote twice in the term.
-    fn become_candidate(&mut self, actions: &mut Actions) {
+    fn become_candidate(&mut self, actions: &mut impl ActionSink) {
         self.hard_state = HardState { term: self.hard_state.term.next(), vote: Some(self.settings.id) };
         self.hard_state_dirty = true;
         self.role = Role::Candidate(Ballot::default());
@@ -87,7 +87,7 @@ impl Protocol {
         self.broadcast(Message::RequestVoteRequest(request), actions);
     }
 
-    fn broadcast(&mut self, message: Message, actions: &mut Actions) {
+    fn broadcast(&mut self, message: Message, actions: &mut impl ActionSink) {
         let membership = self.membership.clone();
         for peer in membership.peers_of(self.settings.id) {
             self.send(peer, message.clone(), actions);
@@ -95,7 +95,7 @@ impl Protocol {
     }
 
     /// A write with this hard state became durable; it may be the own vote of this campaign.
-    pub(super) fn own_vote_durable(&mut self, durable: HardState, actions: &mut Actions) {
+    pub(super) fn own_vote_durable(&mut self, durable: HardState, actions: &mut impl ActionSink) {
         if durable == self.hard_state && matches!(self.role, Role::Candidate(_)) {
             self.record_vote(self.settings.id, true, actions);
         }
@@ -103,7 +103,12 @@ impl Protocol {
 
     /// Answers whether `from` would get this node's vote. Changes nothing here: neither term nor
     /// vote nor timers (§9.6).
-    pub(super) fn handle_pre_vote_request(&mut self, from: NodeId, request: PreVoteRequest, actions: &mut Actions) {
+    pub(super) fn handle_pre_vote_request(
+        &mut self,
+        from: NodeId,
+        request: PreVoteRequest,
+        actions: &mut impl ActionSink,
+    ) {
         if self.disregards_candidates() {
             return;
         }
@@ -113,7 +118,12 @@ impl Protocol {
     }
 
     /// Counts an answer to the present question.
-    pub(super) fn handle_pre_vote_response(&mut self, from: NodeId, response: PreVoteResponse, actions: &mut Actions) {
+    pub(super) fn handle_pre_vote_response(
+        &mut self,
+        from: NodeId,
+        response: PreVoteResponse,
+        actions: &mut impl ActionSink,
+    ) {
         let Role::PreCandidate(ballot) = &mut self.role else { return };
         if response.campaign_term != self.hard_state.term.next() {
             return;
@@ -132,7 +142,7 @@ impl Protocol {
         &mut self,
         from: NodeId,
         request: RequestVoteRequest,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) {
         let current = request.term == self.hard_state.term;
         let free = self.hard_state.vote.is_none_or(|vote| vote == from);
@@ -158,14 +168,14 @@ impl Protocol {
         &mut self,
         from: NodeId,
         response: RequestVoteResponse,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) {
         if response.term == self.hard_state.term && matches!(self.role, Role::Candidate(_)) {
             self.record_vote(from, response.granted, actions);
         }
     }
 
-    fn record_vote(&mut self, voter: NodeId, granted: bool, actions: &mut Actions) {
+    fn record_vote(&mut self, voter: NodeId, granted: bool, actions: &mut impl ActionSink) {
         let Role::Candidate(ballot) = &mut self.role else { return };
         ballot.record(voter, granted);
         match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
@@ -176,7 +186,7 @@ impl Protocol {
     }
 
     /// Leads the term: appends a no-op, whose commit commits everything before it (§3.6.2, §6.4).
-    fn become_leader(&mut self, _proof: VoteQuorum, actions: &mut Actions) {
+    fn become_leader(&mut self, _proof: VoteQuorum, actions: &mut impl ActionSink) {
         assert_eq!(self.hard_state.vote, Some(self.settings.id), "ElectionSafety: a leader voted for itself");
         assert_eq!(self.tail.writes(), 0, "PersistFirst: a leader's term and vote are durable");
         let last = self.tail.last().index;

@@ -20,7 +20,7 @@ mod transfer;
 
 pub use progress::{Progress, ProgressState};
 
-use crate::action::{Action, Actions, RoleKind, Write};
+use crate::action::{Action, ActionSink, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{ConfigError, PeerMisbehaved, StepError};
 use crate::event::Event;
@@ -134,7 +134,7 @@ impl Protocol {
     ///
     /// # Panics
     /// If an invariant of this node itself is broken; continuing could lose data.
-    pub fn step(&mut self, log: &impl LogView, event: Event, actions: &mut Actions) -> Result<(), StepError> {
+    pub fn step(&mut self, log: &impl LogView, event: Event, actions: &mut impl ActionSink) -> Result<(), StepError> {
         let result = match event {
             Event::Receive(envelope) => {
                 self.receive(log, envelope, actions);
@@ -176,7 +176,7 @@ impl Protocol {
     }
 
     /// Gate, then let the term spread, then dispatch.
-    fn receive(&mut self, log: &impl LogView, envelope: Envelope, actions: &mut Actions) {
+    fn receive(&mut self, log: &impl LogView, envelope: Envelope, actions: &mut impl ActionSink) {
         let from = envelope.from;
         if let Err(reason) = self.check_message(&envelope) {
             actions.push(Action::Misbehaved { peer: from, reason });
@@ -198,7 +198,7 @@ impl Protocol {
         }
     }
 
-    fn dispatch(&mut self, log: &impl LogView, from: NodeId, message: Message, actions: &mut Actions) {
+    fn dispatch(&mut self, log: &impl LogView, from: NodeId, message: Message, actions: &mut impl ActionSink) {
         match message {
             Message::PreVoteRequest(request) => self.handle_pre_vote_request(from, request, actions),
             Message::PreVoteResponse(response) => self.handle_pre_vote_response(from, response, actions),
@@ -245,7 +245,7 @@ impl Protocol {
 
     /// A higher term was seen: this node follows in it (`UpdateTerm` of raft.tla). The new term is
     /// written by the end of the step, before any answer in it leaves.
-    fn update_term(&mut self, term: Term, actions: &mut Actions) {
+    fn update_term(&mut self, term: Term, actions: &mut impl ActionSink) {
         assert!(term > self.hard_state.term, "TermMonotonic: {term} after {}", self.hard_state.term);
         self.hard_state = HardState { term, vote: None };
         self.hard_state_dirty = true;
@@ -253,7 +253,7 @@ impl Protocol {
     }
 
     /// Follows in the present term. The vote stays: it belongs to the term, not to the role.
-    fn become_follower(&mut self, leader: Option<NodeId>, actions: &mut Actions) {
+    fn become_follower(&mut self, leader: Option<NodeId>, actions: &mut impl ActionSink) {
         if matches!(self.role, Role::Leader(_)) {
             // A leader runs no election timer.
             actions.push(Action::ResetElectionTimer);
@@ -265,7 +265,7 @@ impl Protocol {
     }
 
     /// The oldest `writes` in flight are durable.
-    fn persisted(&mut self, log: &impl LogView, writes: usize, actions: &mut Actions) -> Result<(), StepError> {
+    fn persisted(&mut self, log: &impl LogView, writes: usize, actions: &mut impl ActionSink) -> Result<(), StepError> {
         let in_flight = self.tail.writes();
         if writes == 0 || writes > in_flight {
             return Err(StepError::NotInFlight { reported: writes, in_flight });
@@ -282,7 +282,7 @@ impl Protocol {
     }
 
     /// Emits a write of the hard state alone, if it changed and no other write carried it.
-    fn persist_hard_state(&mut self, actions: &mut Actions) {
+    fn persist_hard_state(&mut self, actions: &mut impl ActionSink) {
         if self.hard_state_dirty {
             self.persist(None, Entries::EMPTY, EntryId::ZERO, actions);
         }
@@ -290,14 +290,20 @@ impl Protocol {
 
     /// Emits one atomic write: the hard state if it changed, a truncation, entries. `before` is
     /// the entry before the truncation; without one it is not looked at.
-    fn persist(&mut self, truncate_from: Option<Index>, entries: Entries, before: EntryId, actions: &mut Actions) {
+    fn persist(
+        &mut self,
+        truncate_from: Option<Index>,
+        entries: Entries,
+        before: EntryId,
+        actions: &mut impl ActionSink,
+    ) {
         let hard_state = self.hard_state_dirty.then_some(self.hard_state);
         self.hard_state_dirty = false;
         self.tail.write(Write { hard_state, truncate_from, entries }, before, actions);
     }
 
     /// Sends a message once everything decided so far is durable (law 2).
-    fn send(&mut self, to: NodeId, message: Message, actions: &mut Actions) {
+    fn send(&mut self, to: NodeId, message: Message, actions: &mut impl ActionSink) {
         assert!(!self.hard_state_dirty, "PersistFirst: a message must stand behind the write it depends on");
         self.tail.send(Envelope { from: self.settings.id, to, message }, actions);
     }

@@ -8,7 +8,7 @@ use super::progress::{Progress, ProgressState};
 use super::role::Role;
 use super::tail::Tail;
 use super::{Protocol, Settings};
-use crate::action::{Action, Actions};
+use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, ProposeError};
 use crate::log::{LogView, Read};
 use crate::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, Message};
@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 impl Protocol {
     /// Appends commands to the leader's log, all or none, and sends them on.
-    pub(super) fn client_request<C>(&mut self, commands: C, actions: &mut Actions) -> Result<(), ProposeError>
+    pub(super) fn client_request<C>(&mut self, commands: C, actions: &mut impl ActionSink) -> Result<(), ProposeError>
     where
         C: AsRef<[Bytes]> + IntoIterator<Item = Bytes>,
         C::IntoIter: ExactSizeIterator,
@@ -59,7 +59,7 @@ impl Protocol {
 
     /// Writes entries here and sends them to the followers in parallel (§10.2.1). The leader
     /// counts itself only once its own write is durable.
-    pub(super) fn append_as_leader(&mut self, entries: Entries, actions: &mut Actions) {
+    pub(super) fn append_as_leader(&mut self, entries: Entries, actions: &mut impl ActionSink) {
         let prev = self.tail.last();
         let bytes = entries.size_bytes();
         self.persist(None, entries.clone(), EntryId::ZERO, actions);
@@ -84,7 +84,7 @@ impl Protocol {
 
     /// A leader assures every follower that it leads, and finds out what got lost: the heartbeat
     /// is an empty append after the last entry sent.
-    pub(super) fn heartbeat_timeout(&mut self, log: &impl LogView, actions: &mut Actions) {
+    pub(super) fn heartbeat_timeout(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
         let sender = Sender {
             settings: &self.settings,
             tail: &self.tail,
@@ -104,7 +104,7 @@ impl Protocol {
         log: &impl LogView,
         from: NodeId,
         request: AppendEntriesRequest,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) {
         let term = self.hard_state.term;
         if request.term < term {
@@ -169,7 +169,7 @@ impl Protocol {
     }
 
     /// `from` leads this term.
-    fn follow(&mut self, from: NodeId, actions: &mut Actions) {
+    fn follow(&mut self, from: NodeId, actions: &mut impl ActionSink) {
         if self.leader != Some(from) || !matches!(self.role, Role::Follower) {
             self.become_follower(Some(from), actions);
         }
@@ -184,7 +184,7 @@ impl Protocol {
         request: AppendEntriesRequest,
         known: usize,
         truncate_from: Option<Index>,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) -> AppendResult {
         let entries = request.entries;
         // Only up to the last entry that this request vouches for: what follows in this log may
@@ -209,7 +209,7 @@ impl Protocol {
         log: &impl LogView,
         from: NodeId,
         response: AppendEntriesResponse,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) {
         // An answer to an earlier term's append says nothing about this term's.
         if response.term != self.hard_state.term {
@@ -245,7 +245,7 @@ impl Protocol {
     }
 
     /// What was not sent when it was appended follows once it is durable here.
-    pub(super) fn replicate_durable(&mut self, log: &impl LogView, actions: &mut Actions) {
+    pub(super) fn replicate_durable(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
         let durable = self.tail.durable();
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.peers.iter().any(|(_, progress)| progress.may_send(durable)) {
@@ -254,7 +254,7 @@ impl Protocol {
         }
     }
 
-    fn replicate_to(&mut self, log: &impl LogView, peer: NodeId, actions: &mut Actions) {
+    fn replicate_to(&mut self, log: &impl LogView, peer: NodeId, actions: &mut impl ActionSink) {
         let sender = Sender {
             settings: &self.settings,
             tail: &self.tail,
@@ -271,7 +271,7 @@ impl Protocol {
     /// A leader commits what a majority holds durably, itself among them once its own write is
     /// durable, but only from its own term on: older entries commit with the first of its own
     /// (§3.6.2, Figure 3.7).
-    pub(super) fn advance_commit(&mut self, actions: &mut Actions) {
+    pub(super) fn advance_commit(&mut self, actions: &mut impl ActionSink) {
         let durable = self.tail.durable();
         let Role::Leader(leader) = &mut self.role else { return };
         let candidate = committed_index(Matches { own: Some(durable), peers: leader.peers.iter() });
@@ -284,7 +284,7 @@ impl Protocol {
 
     /// Hands out what is committed and durable here. Waiting for the own disk keeps a state machine
     /// that is durable itself from getting ahead of the log that it would be replayed from.
-    pub(super) fn advance_apply(&mut self, actions: &mut Actions) {
+    pub(super) fn advance_apply(&mut self, actions: &mut impl ActionSink) {
         let through = self.commit_index.min(self.tail.durable());
         if through > self.applied_through {
             self.applied_through = through;
@@ -340,7 +340,7 @@ impl Fresh<'_> {
         prev: EntryId,
         run: Entries,
         bytes: usize,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) {
         if bytes > self.settings.append_bytes_max {
             self.send_in_pieces(to, progress, prev, &run, actions);
@@ -349,7 +349,14 @@ impl Fresh<'_> {
         }
     }
 
-    fn send_in_pieces(&self, to: NodeId, progress: &mut Progress, prev: EntryId, run: &Entries, actions: &mut Actions) {
+    fn send_in_pieces(
+        &self,
+        to: NodeId,
+        progress: &mut Progress,
+        prev: EntryId,
+        run: &Entries,
+        actions: &mut impl ActionSink,
+    ) {
         let mut prev = prev;
         while progress.takes_next(prev.index.next(), self.settings) {
             let piece = run.range_within(prev.index.next(), Index::MAX, self.settings.append_bytes_max);
@@ -367,7 +374,7 @@ impl Fresh<'_> {
         prev: EntryId,
         entries: Entries,
         bytes: usize,
-        actions: &mut Actions,
+        actions: &mut impl ActionSink,
     ) {
         progress.sent(prev.index.plus(entries.len()), bytes);
         let request = AppendEntriesRequest { term: self.term, prev, entries, commit: self.commit };
@@ -392,7 +399,7 @@ impl<L: LogView> Sender<'_, L> {
     }
 
     /// Sends what the follower's state and window allow.
-    fn replicate(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
+    fn replicate(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         loop {
             let probing = match progress.state {
                 ProgressState::Probe { sent: true } | ProgressState::Snapshot => return,
@@ -410,7 +417,7 @@ impl<L: LogView> Sender<'_, L> {
 
     /// Sends one append from `next_index` on, of what is durable here. Always makes progress: the window fills, a probe is
     /// on its way, or the state is `Snapshot`.
-    fn send_next(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
+    fn send_next(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         let first = progress.next_index;
         let bytes_max = self.settings.append_bytes_max;
         let prev_term = self.tail.term_at(self.log, first.previous());
@@ -435,14 +442,14 @@ impl<L: LogView> Sender<'_, L> {
         }
     }
 
-    fn fall_back_to_snapshot(&self, to: NodeId, progress: &mut Progress, actions: &mut Actions) {
+    fn fall_back_to_snapshot(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         progress.become_snapshot();
         actions.push(Action::SnapshotNeeded { peer: to });
     }
 
     /// An empty append after what was sent last. A probe is repeated by its heartbeat, without the
     /// entries: those follow once the logs agree.
-    fn send_heartbeat(&self, to: NodeId, progress: &Progress, actions: &mut Actions) {
+    fn send_heartbeat(&self, to: NodeId, progress: &Progress, actions: &mut impl ActionSink) {
         let index = progress.next_index.previous();
         let prev = match self.tail.term_at(self.log, index) {
             Some(term) => EntryId { index, term },

@@ -10,7 +10,7 @@
 //! Of entries in flight only the positions and terms are kept here. A leader sends them with the
 //! step that appends them; whoever needs them later gets them from the log, once durable.
 
-use crate::action::{Action, Actions, Write};
+use crate::action::{Action, ActionSink, Write};
 use crate::log::{LogView, Read};
 use crate::message::Envelope;
 use crate::types::{Entries, EntryId, HardState, Index, Term};
@@ -59,7 +59,7 @@ impl Tail {
     }
 
     /// Emits a write. `truncate_from` comes with the id of the entry before it.
-    pub(super) fn write(&mut self, write: Write, before: EntryId, actions: &mut Actions) {
+    pub(super) fn write(&mut self, write: Write, before: EntryId, actions: &mut impl ActionSink) {
         if write.truncate_from.is_some() {
             self.truncate_after(before);
         }
@@ -97,7 +97,7 @@ impl Tail {
 
     /// Sends a message once all that is in flight is durable; at once if nothing is.
     #[inline]
-    pub(super) fn send(&mut self, envelope: Envelope, actions: &mut Actions) {
+    pub(super) fn send(&mut self, envelope: Envelope, actions: &mut impl ActionSink) {
         let Some(write) = self.writes.back_mut() else {
             return actions.push(Action::Send(envelope));
         };
@@ -112,7 +112,7 @@ impl Tail {
     /// The oldest write is durable: releases what waited for it alone and returns its hard state.
     ///
     /// The caller has checked that a write is in flight.
-    pub(super) fn pop_write(&mut self, actions: &mut Actions) -> Option<HardState> {
+    pub(super) fn pop_write(&mut self, actions: &mut impl ActionSink) -> Option<HardState> {
         let write = self.writes.pop_front().expect("a write is in flight");
         if write.durable > self.durable.index {
             self.durable.index = write.durable;
