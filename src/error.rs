@@ -1,6 +1,6 @@
 //! Errors, one enum per operation, sorted by who acted: the caller, a peer, the disk.
 
-use crate::types::{Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -112,6 +112,27 @@ pub enum PeerMisbehaved {
     /// The campaign term of a pre-vote is not the one after the sender's term.
     #[error("asks for a pre-vote in a term that is not its next")]
     CampaignTermMismatch,
+}
+
+/// Why a server cannot start from what its log holds. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The configuration breaks rules: all of them, each with field, value and rule.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log holds entries of a term that the hard state has never seen. The hard state was lost or
+    /// is older than the log: a server that started with it could vote twice in one term.
+    #[error(
+        "the log ends with entry {last}, but the hard state knows only term {term}: a vote may be lost; \
+         do not start this server from this data, bring it back as a new member"
+    )]
+    HardStateLost {
+        /// The last entry of the log.
+        last: EntryId,
+        /// The term of the hard state.
+        term: Term,
+    },
 }
 
 /// Everything wrong with a configuration, at once.

@@ -22,7 +22,7 @@
 
 use crate::action::{self, RoleKind, Write};
 use crate::config::RaftConfig;
-use crate::error::{ConfigError, PeerMisbehaved, StepError};
+use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event;
 use crate::log::{MemoryLog, RaftLog, Read};
 use crate::message::{Envelope, Message};
@@ -128,7 +128,7 @@ impl RaftNode<MemoryLog> {
     ///
     /// # Errors
     /// Every broken rule of the configuration at once.
-    pub fn new(config: RaftConfig) -> Result<Self, ConfigError> {
+    pub fn new(config: RaftConfig) -> Result<Self, RestoreError> {
         Self::with_log(config, MemoryLog::new())
     }
 }
@@ -137,8 +137,8 @@ impl<L: RaftLog> RaftNode<L> {
     /// A node that starts, or starts again, from what `log` holds.
     ///
     /// # Errors
-    /// Every broken rule of the configuration at once.
-    pub fn with_log(config: RaftConfig, log: L) -> Result<Self, ConfigError> {
+    /// Every broken rule of the configuration at once, or a log that has lost its hard state.
+    pub fn with_log(config: RaftConfig, log: L) -> Result<Self, RestoreError> {
         Ok(Self {
             protocol: Protocol::new(&config, &log)?,
             ticker: Ticker::new(&config),
@@ -276,6 +276,17 @@ impl<L: RaftLog> RaftNode<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A log that kept its entries and lost the vote must not start: the node would vote afresh.
+    #[test]
+    fn a_log_without_its_hard_state_does_not_start() {
+        let mut log = MemoryLog::new();
+        let entries =
+            crate::types::Entries::one(crate::types::Entry { id: EntryId::new(1, 4), payload: Payload::Noop });
+        let Ok(()) = log.append(&mut alloc::vec![Write { entries, ..Write::default() }]);
+        let error = RaftNode::with_log(RaftConfig::single(1), log).expect_err("term 4 was forgotten");
+        assert_eq!(error, RestoreError::HardStateLost { last: EntryId::new(1, 4), term: Term(0) });
+    }
 
     /// A read that ends without entries would never advance the loop in `apply`.
     #[test]

@@ -1,6 +1,6 @@
 //! What the driver answers when it does not answer with a result.
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, RestoreError};
 use crate::types::{EntryId, NodeId, Term};
 use std::fmt;
 use std::io;
@@ -168,6 +168,9 @@ pub enum StartError {
         /// The entry before the first that the log holds.
         base: EntryId,
     },
+    /// The log has lost its hard state; see [`RestoreError`].
+    #[error(transparent)]
+    Restore(RestoreError),
     /// The system gave no thread.
     #[error("cannot start the {thread} thread")]
     Thread {
@@ -176,4 +179,13 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<RestoreError> for StartError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Config(error) => Self::Config(error),
+            error => Self::Restore(error),
+        }
+    }
 }

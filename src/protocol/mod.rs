@@ -22,7 +22,7 @@ pub use progress::{Progress, ProgressState};
 
 use crate::action::{Action, ActionSink, RoleKind, Write};
 use crate::config::RaftConfig;
-use crate::error::{ConfigError, PeerMisbehaved, StepError};
+use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event::Event;
 use crate::log::LogView;
 use crate::membership::Membership;
@@ -97,9 +97,13 @@ impl Protocol {
     /// A server that starts, or starts again, from what `log` holds.
     ///
     /// # Errors
-    /// Every broken rule of the configuration at once.
-    pub fn new(config: &RaftConfig, log: &impl LogView) -> Result<Self, ConfigError> {
+    /// Every broken rule of the configuration at once, or a log that has lost its hard state.
+    pub fn new(config: &RaftConfig, log: &impl LogView) -> Result<Self, RestoreError> {
         config.validate()?;
+        let (last, term) = (log.last(), log.hard_state().term);
+        if last.term > term {
+            return Err(RestoreError::HardStateLost { last, term });
+        }
         let base = log.base().index;
         Ok(Self {
             settings: Settings {

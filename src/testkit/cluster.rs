@@ -13,7 +13,7 @@ use super::network::Network;
 use super::render;
 use crate::action::{Action, Actions, RoleKind, Write};
 use crate::config::RaftConfig;
-use crate::error::{ConfigError, StepError};
+use crate::error::{RestoreError, StepError};
 use crate::event::Event;
 use crate::log::{LogView, MemoryLog, RaftLog, Read};
 use crate::message::{Envelope, Message};
@@ -37,7 +37,7 @@ pub enum MoveError {
     Impossible(String),
     /// The configuration breaks its rules.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Restore(#[from] RestoreError),
 }
 
 /// Whether a move was made.
@@ -130,7 +130,7 @@ impl Cluster {
     ///
     /// # Errors
     /// Every broken rule of the configuration.
-    pub fn new(options: Options) -> Result<Self, ConfigError> {
+    pub fn new(options: Options) -> Result<Self, RestoreError> {
         let voters = options.config.membership.voters().to_vec();
         let mut cluster = Self {
             checker: Checker::new(&voters),
@@ -522,7 +522,7 @@ impl Node {
         }
     }
 
-    pub(super) fn start(&mut self, entries_in_memory: u64) -> Result<(), ConfigError> {
+    pub(super) fn start(&mut self, entries_in_memory: u64) -> Result<(), RestoreError> {
         let view = WarmEnd { disk: &self.disk, entries_in_memory };
         self.protocol = Some(Protocol::new(&self.config, &view)?);
         Ok(())
