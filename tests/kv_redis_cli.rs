@@ -394,6 +394,54 @@ fn too_many_clients_are_told_so_and_leave_room_again() {
     assert!(admitted.is_some(), "room is free again");
 }
 
+/// Idle clients took every place of the leader, and with them the followers' way to it: no node but
+/// the leader could take a write.
+#[test]
+fn idle_clients_do_not_keep_the_nodes_apart() {
+    let cluster = Cluster::start(&["--connections-max", "5"]);
+    let leader = cluster.leader();
+    let mut speaking: Vec<TcpStream> = (0..3).map(|node| cluster.connect(node)).collect();
+    for stream in &mut speaking {
+        assert_eq!(exchange(stream, b"PING\r\n", b"\r\n"), b"+PONG\r\n");
+    }
+    let idle = fill(&cluster, leader, 50);
+    for (node, stream) in speaking.iter_mut().enumerate() {
+        let reply = exchange(stream, b"SET k v\r\n", b"\r\n");
+        assert_eq!(reply, b"+OK\r\n", "node {}: {}", node + 1, String::from_utf8_lossy(&reply));
+    }
+    drop(idle);
+}
+
+/// Connects clients that say nothing, until the node refuses one more.
+fn fill(cluster: &Cluster, node: usize, count: usize) -> Vec<TcpStream> {
+    let idle = (0..count).map(|_| cluster.connect(node)).collect();
+    let refused = await_some(|| cluster.cli(node, &["ping"]).starts_with("ERR max").then_some(()));
+    assert!(refused.is_some(), "the places are taken");
+    idle
+}
+
+/// A node took as many clients as its limit of open files allowed. Then the log could not create its
+/// next segment, and the node stopped for good.
+#[test]
+fn idle_clients_leave_the_log_its_files() {
+    let cluster = Cluster::start_with_open_files(200, &["--connections-max", "1024"]);
+    let leader = cluster.leader();
+    let mut writer = cluster.connect(leader);
+    assert_eq!(exchange(&mut writer, b"PING\r\n", b"\r\n"), b"+PONG\r\n");
+    let idle = fill(&cluster, leader, 250);
+    // More than a segment of the log.
+    let value = vec![b'x'; 4 << 20];
+    let set = [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4194304\r\n", &value[..], b"\r\n"].concat();
+    for _ in 0..6 {
+        let reply = exchange(&mut writer, &set, b"\r\n");
+        assert_eq!(reply, b"+OK\r\n", "{}", String::from_utf8_lossy(&reply));
+    }
+    let segments = fs::read_dir(cluster.data(leader)).expect("the directory is there");
+    let names = segments.map(|entry| entry.expect("an entry").file_name().into_string().expect("a plain name"));
+    assert!(names.filter(|name| name.ends_with(".wal")).count() > 1, "a segment was added meanwhile");
+    drop(idle);
+}
+
 #[test]
 fn a_node_that_cannot_start_says_everything_that_is_wrong() {
     let mut cluster = Cluster::start(&[]);

@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     dir: TempDir,
     nodes: Vec<Node>,
     extra: Vec<String>,
+    /// How many files a node may have open; as many as this process unless given.
+    open_files: Option<u32>,
 }
 
 struct Node {
@@ -54,9 +56,18 @@ impl Drop for Cluster {
 impl Cluster {
     /// Starts three nodes with these further options and waits for a leader that all know.
     pub(crate) fn start(extra: &[&str]) -> Self {
+        Self::start_limited(None, extra)
+    }
+
+    /// As [`Cluster::start`], with a limit on the files that each node may have open.
+    pub(crate) fn start_with_open_files(open_files: u32, extra: &[&str]) -> Self {
+        Self::start_limited(Some(open_files), extra)
+    }
+
+    fn start_limited(open_files: Option<u32>, extra: &[&str]) -> Self {
         let nodes = (0..3).map(|_| Node { child: None, client_port: free_port(), peer_port: free_port() }).collect();
         let extra = extra.iter().map(|option| (*option).to_owned()).collect();
-        let mut cluster = Self { dir: TempDir::new().expect("a temporary directory"), nodes, extra };
+        let mut cluster = Self { dir: TempDir::new().expect("a temporary directory"), nodes, extra, open_files };
         (0..3).for_each(|node| cluster.restart(node));
         cluster.leader();
         cluster
@@ -92,7 +103,8 @@ impl Cluster {
     /// Starts a node that is down.
     pub(crate) fn restart(&mut self, node: usize) {
         let log = fs::File::options().create(true).append(true).open(self.log(node)).expect("a log file");
-        self.nodes[node].child = Some(command(&self.line(node)).stderr(log).spawn().expect("the node starts"));
+        self.nodes[node].child =
+            Some(command(&self.line(node), self.open_files).stderr(log).spawn().expect("the node starts"));
     }
 
     fn log(&self, node: usize) -> PathBuf {
@@ -176,12 +188,20 @@ pub(crate) fn await_some<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// Starts a node with this line and waits until it gives up: its exit code and what it said.
 pub(crate) fn start_in_vain(line: &[String]) -> (Option<i32>, String) {
-    let output = command(line).stderr(Stdio::piped()).output().expect("the process runs");
+    let output = command(line, None).stderr(Stdio::piped()).output().expect("the process runs");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn command(line: &[String]) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+fn command(line: &[String], open_files: Option<u32>) -> Command {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut command = match open_files {
+        None => Command::new(program),
+        Some(limit) => {
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(program);
+            shell
+        }
+    };
     command.args(["node_process", "--exact", "--nocapture", "--test-threads", "1"]);
     command.env(ARGUMENTS, line.join(&SEPARATOR.to_string())).stdin(Stdio::null()).stdout(Stdio::null());
     command

@@ -110,8 +110,8 @@ fn info(server: &Server, section: &[u8]) -> String {
         let _ = write!(
             text,
             "# Clients\r\nconnected_clients:{}\r\nmaxclients:{}\r\n\r\n",
-            server.connected(),
-            server.settings.options.connections_max
+            server.places.taken(),
+            server.places.clients_max()
         );
     }
     if wanted("replication") {
@@ -176,7 +176,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("commit_index", number(status.commit_index.0)),
         ("applied_index", number(status.applied_index.0)),
         ("open_proposals", number(status.open_proposals as u64)),
-        ("connections", number(server.connected() as u64)),
+        ("connections", number(server.places.taken() as u64)),
         ("request_bytes", number(server.request_bytes() as u64)),
     ];
     match print {

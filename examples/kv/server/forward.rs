@@ -19,7 +19,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-const LANES: usize = 4;
+/// How many connections a node keeps to the leader.
+pub(crate) const LANES: usize = 4;
+/// The command that hands over a batch.
+pub(crate) const REQUEST_NAME: &[u8] = b"RAFT.FORWARD";
 /// What several batches may hold together; a single one may be larger.
 const GROUP_COMMANDS_MAX: usize = 1024;
 const GROUP_BYTES_MAX: usize = 1 << 20;
@@ -161,7 +164,7 @@ impl Lane {
         let Ok(upstream) = self.connect(server, leader) else { return Attempt::Refused(None) };
         let mut request = Vec::new();
         resp::write_array(&mut request, commands.len() + 1);
-        resp::write_bulk(&mut request, b"RAFT.FORWARD");
+        resp::write_bulk(&mut request, REQUEST_NAME);
         commands.iter().for_each(|command| resp::write_bulk(&mut request, command));
         if upstream.stream().write_all(&request).is_err() {
             // The request did not leave as a whole, and a part of one never runs.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `options` | the command line, checked as a whole |
 //! | `node` | opening the log, the transport and the listener; the accept loop |
+//! | `places` | how many may be connected, and that the other nodes always may |
 //! | `connection` | one client: batches of pipelined requests in, one write of replies out |
 //! | `router` | getting a batch to the leader: here, forwarded, or a redirect |
 //! | `forward` | the lanes to the leader, on which the batches of many clients travel together |
@@ -18,6 +19,7 @@ mod connection;
 mod forward;
 mod node;
 mod options;
+mod places;
 pub(crate) mod reply;
 pub(crate) mod resp;
 mod router;

@@ -3,6 +3,7 @@
 use super::connection;
 use super::forward::Forwarder;
 use super::options::{ServeOptions, Settings};
+use super::places::{self, Places};
 use super::store::Store;
 use raft_io::driver::Raft;
 use raft_io::log::wal::{WalLog, WalOptions};
@@ -29,7 +30,7 @@ pub(crate) struct Server {
     pub(crate) started: Instant,
     pub(crate) forwarder: Forwarder,
     transport: TcpTransport,
-    connected: AtomicUsize,
+    pub(crate) places: Places,
     /// Bytes of unfinished requests, of all clients.
     request_bytes: AtomicUsize,
 }
@@ -54,11 +55,6 @@ impl Server {
     /// What the clients' unfinished requests hold.
     pub(crate) fn request_bytes(&self) -> usize {
         self.request_bytes.load(Ordering::Relaxed)
-    }
-
-    /// How many clients are connected.
-    pub(crate) fn connected(&self) -> usize {
-        self.connected.load(Ordering::Relaxed)
     }
 
     /// Where clients reach a node; `None` while this one has not heard.
@@ -113,14 +109,23 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     for (peer, address) in &settings.peers {
         config = config.peer(*peer, address.clone());
     }
+    let handshakes_max = config.handshakes_max;
     let transport = TcpTransport::bind(config);
     let transport = transport.map_err(|error| problems.push(format!("--peer-listen {peer_listen}: {error}"))).ok();
     let (Some(log), Some(listener), Some(transport)) = (log, listener, transport) else { return Err(problems) };
+    // Before anything runs that needs descriptors of its own.
+    let (wanted, peers) = (settings.options.connections_max, settings.peers.len() - 1);
+    let places = Places::new(&listener, wanted, peers, handshakes_max);
+    if places.clients_max() < wanted {
+        let granted = places.clients_max();
+        eprintln!(
+            "node {id}: the limit of open files leaves room for {granted} clients, not {wanted}; raise ulimit -n"
+        );
+    }
     let raft = Raft::start(settings.config.clone(), log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
-    let (connected, request_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let (started, forwarder) = (Instant::now(), Forwarder::new());
-    Ok((Server { raft, settings, started, forwarder, transport, connected, request_bytes }, listener))
+    let (started, forwarder, request_bytes) = (Instant::now(), Forwarder::new(), AtomicUsize::new(0));
+    Ok((Server { raft, settings, started, forwarder, transport, places, request_bytes }, listener))
 }
 
 fn report_roles(server: &Arc<Server>) {
@@ -189,40 +194,26 @@ fn accept(server: &Arc<Server>, listener: &TcpListener) -> ! {
     }
 }
 
-/// A place among the connections, given back when it is dropped, however its thread ends.
-struct Place(Arc<Server>);
-
-impl Place {
-    fn take(server: &Arc<Server>) -> Option<Self> {
-        let place = Self(Arc::clone(server));
-        let taken = server.connected.fetch_add(1, Ordering::Relaxed);
-        (taken < server.settings.options.connections_max).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connected.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 fn admit(server: &Arc<Server>, stream: TcpStream, id: u64) {
-    let Some(place) = Place::take(server) else {
-        return refuse(stream, &format!("-{TOO_MANY_CLIENTS}\r\n"));
-    };
+    let Some(place) = server.places.take() else { return refuse(stream, TOO_MANY_CLIENTS) };
     let Ok(spare) = stream.try_clone() else { return };
+    let own = Arc::clone(server);
     let serving = thread::Builder::new().name(format!("client-{id}")).stack_size(CLIENT_STACK_BYTES).spawn(move || {
+        if place.for_node && !places::speaks_as_a_node(&stream).unwrap_or(false) {
+            return refuse(stream, TOO_MANY_CLIENTS);
+        }
         // A client's error ends its connection and nothing else.
-        let _ = connection::serve(&place.0, stream, id);
+        let _ = connection::serve(&own, stream, id);
+        drop(place);
     });
     if serving.is_err() {
-        refuse(spare, "-ERR no thread for another client\r\n");
+        refuse(spare, "ERR no thread for another client");
     }
 }
 
 /// Says why and closes, without waiting for a client that does not listen.
 fn refuse(mut stream: TcpStream, message: &str) {
     let _ = stream.set_nonblocking(true);
-    let _ = stream.write_all(message.as_bytes());
+    let _ = stream.write_all(format!("-{message}\r\n").as_bytes());
     let _ = stream.shutdown(Shutdown::Write);
 }

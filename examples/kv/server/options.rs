@@ -47,7 +47,7 @@ pub(crate) struct ServeOptions {
     /// How long a proposed command waits for its result before -UNKNOWN
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub(crate) result_wait_ms: u64,
-    /// How many clients may be connected at a time
+    /// How many clients may be connected at a time; fewer if the limit of open files is lower
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(crate) connections_max: usize,
     /// How much unfinished requests of all clients may hold together, in MiB
