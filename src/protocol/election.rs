@@ -170,7 +170,11 @@ impl Protocol {
         response: RequestVoteResponse,
         actions: &mut impl ActionSink,
     ) {
-        if response.term == self.hard_state.term && matches!(self.role, Role::Candidate(_)) {
+        let Role::Candidate(ballot) = &self.role else { return };
+        // The requests leave once the own vote is durable and counted. What comes earlier answers
+        // no question of this campaign: a fabrication, or one asked before a disk was rolled back.
+        let asked = ballot.granted.contains(&self.settings.id);
+        if asked && response.term == self.hard_state.term {
             self.record_vote(from, response.granted, actions);
         }
     }

@@ -42,6 +42,10 @@ struct PendingWrite {
 }
 
 impl Tail {
+    /// The most messages that wait for one write; those beyond are lost. Far more than a server
+    /// has to say to all its peers between two writes.
+    const MESSAGES_BEHIND_A_WRITE_MAX: usize = 256;
+
     pub(super) fn new(last: EntryId) -> Self {
         Self { last, durable: last, term_changes: VecDeque::new(), writes: VecDeque::new(), messages: VecDeque::new() }
     }
@@ -101,9 +105,10 @@ impl Tail {
         let Some(write) = self.writes.back_mut() else {
             return actions.push(Action::Send(envelope));
         };
-        // A duplicate right behind its like adds nothing; without this a stalled disk would let
-        // the answers to heartbeats pile up.
-        if write.messages == 0 || self.messages.back() != Some(&envelope) {
+        // A stalled disk must not let answers pile up, whatever peers ask meanwhile: one of a kind
+        // is enough, and a message may be lost.
+        let mut alike = self.messages.iter().rev().take(write.messages);
+        if write.messages < Self::MESSAGES_BEHIND_A_WRITE_MAX && alike.all(|waiting| *waiting != envelope) {
             write.messages += 1;
             self.messages.push_back(envelope);
         }
@@ -182,5 +187,52 @@ impl Tail {
         assert_eq!(promised, self.last.index, "EveryEntryHasItsWrite");
         let waiting: usize = self.writes.iter().map(|write| write.messages).sum();
         assert_eq!(waiting, self.messages.len(), "MessagesWaitBehindWrites");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Message, PreVoteResponse};
+    use crate::types::NodeId;
+    use alloc::vec::Vec;
+
+    fn refusal(to: u64, campaign_term: u64) -> Envelope {
+        let response = PreVoteResponse { term: Term(1), campaign_term: Term(campaign_term), granted: false };
+        Envelope { from: NodeId(1), to: NodeId(to), message: Message::PreVoteResponse(response) }
+    }
+
+    /// Two peers that asked in turns made the queue of a server with a stalled disk grow for ever:
+    /// no answer equalled the one before it.
+    #[test]
+    fn a_stalled_disk_does_not_let_messages_pile_up() {
+        let mut tail = Tail::new(EntryId::ZERO);
+        let mut actions = Vec::<Action>::new();
+        tail.write(Write::default(), EntryId::ZERO, &mut actions);
+        for round in 0..10_000 {
+            tail.send(refusal(2 + round % 2, 2), &mut actions);
+        }
+        assert_eq!(tail.messages, [refusal(2, 2), refusal(3, 2)]);
+        for round in 0..10_000 {
+            tail.send(refusal(2, round), &mut actions);
+        }
+        assert_eq!(tail.messages.len(), Tail::MESSAGES_BEHIND_A_WRITE_MAX);
+        actions.clear();
+        tail.pop_write(&mut actions);
+        assert_eq!(actions.len(), Tail::MESSAGES_BEHIND_A_WRITE_MAX);
+        tail.check();
+    }
+
+    /// What waits for a later write says that this write is durable too: it is not the same.
+    #[test]
+    fn a_message_waits_again_behind_a_later_write() {
+        let mut tail = Tail::new(EntryId::ZERO);
+        let mut actions = Vec::<Action>::new();
+        for _ in 0..2 {
+            tail.write(Write::default(), EntryId::ZERO, &mut actions);
+            tail.send(refusal(2, 2), &mut actions);
+        }
+        let waiting: Vec<usize> = tail.writes.iter().map(|write| write.messages).collect();
+        assert_eq!(waiting, [1, 1]);
     }
 }
