@@ -316,7 +316,11 @@ impl From<Vec<Entry>> for Entries {
 impl FromIterator<Entry> for Entries {
     /// One allocation when the iterator knows its length.
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        let shared: Arc<[Entry]> = entries.into_iter().collect();
+        let mut entries = entries.into_iter();
+        if entries.size_hint() == (1, Some(1)) {
+            return entries.next().map_or(Self::EMPTY, Self::one);
+        }
+        let shared: Arc<[Entry]> = entries.collect();
         if shared.is_empty() {
             return Self::EMPTY;
         }

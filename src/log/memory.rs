@@ -49,26 +49,33 @@ impl MemoryLog {
     }
 
     /// The entries with an index in `[first, end)`, as far as the log holds them, in order.
+    #[inline]
     pub fn range(&self, first: Index, end: Index) -> impl Iterator<Item = &Entry> {
         let first = first.max(self.base.index.next());
         let end = end.min(self.last.index.next());
-        let count = (end.0.saturating_sub(first.0)) as usize;
-        let position = if count == 0 { self.runs.len() } else { self.run_of(first) };
-        let skipped = self.runs.get(position).map_or(0, |run| (first.0 - run[0].id.index.0) as usize);
-        let current = self.runs.get(position).map_or(&[][..], |run| &run[skipped..]);
-        Range { current: current.iter(), runs: &self.runs, position, count }
+        if first >= end {
+            return Range { current: [].iter(), runs: &self.runs, position: 0, count: 0 };
+        }
+        let position = self.run_of(first);
+        let run = &self.runs[position];
+        let current = run[(first.0 - run[0].id.index.0) as usize..].iter();
+        Range { current, runs: &self.runs, position, count: (end.0 - first.0) as usize }
     }
 
     /// The position of the run that holds `index`, which lies in `(base, last]`.
+    #[inline]
     fn run_of(&self, index: Index) -> usize {
         // Reads near the end are by far the most frequent: look there before halving the whole.
         const NEAR: usize = 8;
-        for (back, run) in self.runs.iter().rev().take(NEAR).enumerate() {
-            if run[0].id.index <= index {
-                return self.runs.len() - 1 - back;
+        let mut position = self.runs.len() - 1;
+        let far = position.saturating_sub(NEAR);
+        while self.runs[position][0].id.index > index {
+            if position == far {
+                return self.runs.partition_point(|run| run[0].id.index <= index) - 1;
             }
+            position -= 1;
         }
-        self.runs.partition_point(|run| run[0].id.index <= index) - 1
+        position
     }
 
     fn truncate_from(&mut self, first: Index) {

@@ -73,13 +73,12 @@ impl Protocol {
             commit: self.commit_index,
             settings: &self.settings,
         };
-        let mut entries = Some(entries);
-        let mut peers = leader.peers.iter_mut().peekable();
-        while let Some((peer, progress)) = peers.next() {
-            // The last one takes the run along instead of another reference to it.
-            let run = if peers.peek().is_some() { entries.clone() } else { entries.take() };
-            fresh.send(*peer, progress, prev, run.unwrap_or_default(), bytes, actions);
+        // The last one takes the run along instead of another reference to it.
+        let Some(((last_peer, last_progress), others)) = leader.peers.split_last_mut() else { return };
+        for (peer, progress) in others {
+            fresh.send(*peer, progress, prev, entries.clone(), bytes, actions);
         }
+        fresh.send(*last_peer, last_progress, prev, entries, bytes, actions);
     }
 
     /// A leader assures every follower that it leads, and finds out what got lost: the heartbeat
@@ -333,6 +332,7 @@ struct Fresh<'a> {
 impl Fresh<'_> {
     /// Sends the run if the follower's state and window allow it. What does not go now follows
     /// once it is durable.
+    #[inline]
     fn send(
         &self,
         to: NodeId,
@@ -367,6 +367,7 @@ impl Fresh<'_> {
         }
     }
 
+    #[inline(always)]
     fn send_piece(
         &self,
         to: NodeId,
