@@ -117,11 +117,14 @@ impl OsDirectory {
     /// It cannot be created.
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        if !path.is_dir() {
-            fs::create_dir_all(&path)?;
-            // A new directory's own name is durable only when its parent is.
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_directory(parent)?;
+        fs::create_dir_all(&path)?;
+        // A directory is durable only when its name in its parent is, and so on upwards. Also of those
+        // that exist: who created them may have died before that.
+        for (distance, parent) in parents(&path).enumerate() {
+            if let Err(error) = sync_directory(parent) {
+                if !is_out_of_reach(error.kind(), distance) {
+                    return Err(error);
+                }
             }
         }
         Ok(Self { path })
@@ -130,6 +133,21 @@ impl OsDirectory {
     fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<fs::File> {
         options.open(self.path.join(name))
     }
+}
+
+/// The directories that hold the name of `path`, of its parent, and so on.
+fn parents(path: &Path) -> impl Iterator<Item = &Path> {
+    let relative = path.is_relative();
+    let named = path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+    // The first part of a relative path is a name in the current directory.
+    named.chain(relative.then_some(Path::new(".")))
+}
+
+/// Whether a failed sync says that a directory above the log's is not ours to sync, rather than that its
+/// names may be lost.
+fn is_out_of_reach(kind: io::ErrorKind, distance: usize) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    kind == PermissionDenied || (distance > 0 && matches!(kind, InvalidInput | ReadOnlyFilesystem | Unsupported))
 }
 
 impl Directory for OsDirectory {
@@ -230,5 +248,22 @@ impl RawFile for OsFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a path like `data` or `data/node-1` the topmost new directory's name was never synced: after
+    /// a loss of power the whole log could be gone, and the node would start anew and vote again.
+    #[test]
+    fn every_directory_that_holds_a_name_of_the_path_is_synced() {
+        let parents = |path| parents(Path::new(path)).map(|parent| parent.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(parents("data"), ["."]);
+        assert_eq!(parents("data/node-1"), ["data", "."]);
+        assert_eq!(parents("./data"), [".", "."]);
+        #[cfg(unix)]
+        assert_eq!(parents("/srv/raft/node-1"), ["/srv/raft", "/srv", "/"]);
     }
 }
