@@ -86,6 +86,9 @@ pub enum PeerMisbehaved {
     /// A term or index beyond what any cluster reaches.
     #[error("claims a term or index beyond 2^62")]
     NumberOutOfRange,
+    /// Nobody campaigns or leads in term 0, so nobody answers such a server either.
+    #[error("campaigns or leads in term 0, or answers one that does")]
+    TermZero,
     /// The entries are not consecutive, or their terms decrease or exceed the message's.
     #[error("sent entries that do not follow each other")]
     EntriesNotConsecutive,

@@ -228,6 +228,10 @@ impl Protocol {
         if envelope.from == self.settings.id || !self.membership.is_voter(envelope.from) {
             return Err(PeerMisbehaved::NotAMember);
         }
+        let is_pre_vote = matches!(envelope.message, Message::PreVoteRequest(_) | Message::PreVoteResponse(_));
+        if envelope.message.term() == Term::ZERO && !is_pre_vote {
+            return Err(PeerMisbehaved::TermZero);
+        }
         let in_range = |id: EntryId| id.index <= Index::MAX && id.term <= Term::MAX;
         let numbers_in_range = match &envelope.message {
             Message::PreVoteRequest(request) => {
