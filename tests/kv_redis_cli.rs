@@ -372,6 +372,49 @@ fn unfinished_requests_share_a_bounded_memory() {
     assert!(reply.starts_with(b"$3000000\r\nxxx"), "the next is served");
 }
 
+/// A few kilobytes of requests asked for gigabytes of replies, which the node put together in memory,
+/// until the system killed it.
+#[test]
+fn replies_cost_no_more_memory_than_the_client_takes() {
+    let cluster = Cluster::start(&[]);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let value = vec![b'x'; 4 << 20];
+    let set = [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4194304\r\n", &value[..], b"\r\n"].concat();
+    assert_eq!(exchange(&mut cluster.connect(leader), &set, b"\r\n"), b"+OK\r\n");
+    let again_and_again = format!("MGET{}\r\n", " k".repeat(1000));
+    for node in [leader, follower] {
+        let reply = exchange(&mut cluster.connect(node), again_and_again.as_bytes(), b"\r\n");
+        assert!(reply.starts_with(b"-ERR the reply would exceed"), "{}", String::from_utf8_lossy(&reply));
+    }
+    let resident = |node| {
+        let status = fs::read_to_string(format!("/proc/{}/status", cluster.process_id(node))).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    for (node, most) in [(leader, 64 << 20), (follower, 256 << 20)] {
+        let before = resident(node);
+        let mut client = cluster.connect(node);
+        client.write_all(&b"GET k\r\n".repeat(200)).expect("sent");
+        let mut received = 0;
+        let mut chunk = vec![0; 1 << 16];
+        // The last of 200 replies of 4 MiB, or of those that a forwarded batch has room for, and errors.
+        client.write_all(b"PING last\r\n").expect("sent");
+        let mut end = Vec::new();
+        while !end.ends_with(b"$4\r\nlast\r\n") {
+            let count = client.read(&mut chunk).expect("the node answers");
+            assert_ne!(count, 0, "the node lives");
+            received += count;
+            end.extend_from_slice(&chunk[..count]);
+            end.drain(..end.len().saturating_sub(16));
+        }
+        assert!(received > 32 << 20, "{received} bytes");
+        if let (Some(before), Some(after)) = (before, resident(node)) {
+            assert!(after < before + most / 1024, "{before} kB before, {after} kB after {received} bytes");
+        }
+    }
+    assert_eq!(cluster.cli(follower, &["set", "k", "v"]), "OK");
+}
+
 #[test]
 fn too_many_clients_are_told_so_and_leave_room_again() {
     let cluster = Cluster::start(&["--connections-max", "10"]);

@@ -98,7 +98,7 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
         }
         loop {
             let (mut batch, exhausted) = gather(server, &mut session, &mut decoder);
-            answer(server, &mut batch, &mut out);
+            answer(server, &mut batch, &mut out, &mut stream)?;
             if exhausted || session.closing {
                 break;
             }
@@ -202,8 +202,9 @@ fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
     }
 }
 
-/// Runs a batch and writes its replies in the order of the requests.
-fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>) {
+/// Runs a batch and writes its replies in the order of the requests: to `out`, and from there to the
+/// client as they pile up, for a thousand short requests can ask for gigabytes.
+fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>, stream: &mut TcpStream) -> io::Result<()> {
     let commands = batch.take_commands();
     let answers = if commands.is_empty() { Vec::new() } else { router::run(server, &commands) };
     let mut replicated = answers.iter();
@@ -215,8 +216,13 @@ fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>) {
                 None => resp::write_error(out, "UNKNOWN the answer was lost; the command may or may not have run"),
             },
         }
+        if out.len() >= BATCH_BYTES_MAX {
+            stream.write_all(out)?;
+            out.clear();
+        }
     }
     if let Some(commands) = batch.forwarded.take() {
         router::run_forwarded(server, &commands, out);
     }
+    Ok(())
 }

@@ -74,6 +74,11 @@ pub(crate) fn run(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
     }
 }
 
+/// What the answers to a forwarded batch may hold together, in bytes.
+const FORWARDED_BYTES_MAX: usize = 64 << 20;
+/// Answers up to this size are always given.
+const SHORT_ANSWER_BYTES: usize = 512;
+
 /// Begins the answer to a forwarded batch of which nothing ran.
 pub(crate) const NOT_LEADER: &str = "NOTLEADER";
 
@@ -84,8 +89,19 @@ pub(crate) fn run_forwarded(server: &Server, commands: &[Bytes], out: &mut Vec<u
         Attempt::Refused(_) => resp::write_error(out, "NOTLEADER this node does not lead; nothing ran"),
         Attempt::Answered(answers) => {
             resp::write_array(out, commands.len());
-            answers.iter().for_each(|answer| answer.write(out));
+            answers.iter().for_each(|answer| write_forwarded(answer, out));
         }
+    }
+}
+
+/// Writes an answer that another node will hold in memory together with the rest of its batch. A large
+/// one that no longer fits is left out, and says that its command ran.
+fn write_forwarded(answer: &Answer, out: &mut Vec<u8>) {
+    let start = out.len();
+    answer.write(out);
+    if out.len() > FORWARDED_BYTES_MAX && out.len() - start > SHORT_ANSWER_BYTES {
+        out.truncate(start);
+        resp::write_error(out, "ERR the command ran, but the replies exceed 64 MiB; ask for less at a time");
     }
 }
 

@@ -11,6 +11,8 @@ use std::collections::HashMap;
 
 /// The longest value that APPEND may build, in bytes.
 pub(crate) const VALUE_BYTES_MAX: usize = 8 << 20;
+/// The most that one reply holds, in bytes.
+const REPLY_BYTES_MAX: usize = 32 << 20;
 
 /// What a command does. The number is its first byte in the log and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,13 +237,22 @@ impl Store {
         match command.operation {
             Operation::Get => Reply::value(arguments.next().and_then(|key| self.values.get(key))),
             Operation::Exists => Reply::count(arguments.filter(|key| self.values.contains_key(*key)).count()),
-            Operation::MultiGet => Reply::Array(arguments.map(|key| Reply::value(self.values.get(key))).collect()),
+            Operation::MultiGet => self.get_all(arguments),
             Operation::Length => {
                 Reply::count(arguments.next().and_then(|key| self.values.get(key)).map_or(0, Bytes::len))
             }
             Operation::Count => Reply::count(self.values.len()),
             _ => MALFORMED,
         }
+    }
+
+    /// A key may be named thousands of times: what is short to ask for need not be short to answer.
+    fn get_all(&self, keys: Arguments<'_>) -> Reply {
+        let values = || keys.clone().map(|key| self.values.get(key));
+        if values().map(|value| value.map_or(0, Bytes::len)).sum::<usize>() > REPLY_BYTES_MAX {
+            return Reply::Error("ERR the reply would exceed 32 MiB; ask for fewer keys at a time");
+        }
+        Reply::Array(values().map(Reply::value).collect())
     }
 
     fn write(&mut self, mut command: Command<'_>) -> Reply {
