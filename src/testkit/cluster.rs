@@ -133,7 +133,7 @@ impl Cluster {
     pub fn new(options: Options) -> Result<Self, RestoreError> {
         let voters = options.config.membership.voters().to_vec();
         let mut cluster = Self {
-            checker: Checker::new(&voters),
+            checker: Checker::new(&voters).with_check_quorum(options.config.check_quorum),
             options,
             nodes: BTreeMap::new(),
             network: Network::default(),
@@ -246,6 +246,9 @@ impl Cluster {
             Event::ProposeBatch(commands) => commands.clone(),
             _ => Vec::new(),
         };
+        if let (Event::Receive(envelope), Some(node)) = (&event, self.nodes.get(&id)) {
+            self.checker.received(&node.view(id), envelope);
+        }
         let entries_in_memory = self.options.entries_in_memory;
         let node = self.node_mut(id)?;
         let Some(protocol) = node.protocol.as_mut() else { return impossible(format!("node {id} is down")) };

@@ -14,7 +14,7 @@ use crate::quorum::majority;
 use crate::transition::Transition;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -51,6 +51,10 @@ pub enum Law {
     AppliedInOrder,
     /// Neither asking for a pre-vote nor granting one changes the term, the vote, or a timer of the voter (§9.6).
     PreVoteLeavesHardStateAlone,
+    /// A pre-candidate campaigns only with the pre-votes of a quorum for that very term (§9.6).
+    CampaignHasPreVotes,
+    /// A leader stays beyond a quorum check only if a quorum answered it since the one before (§6.2).
+    CheckedLeaderHasAnswers,
 }
 
 impl Law {
@@ -70,6 +74,8 @@ impl Law {
         Self::CommitMonotonic,
         Self::AppliedInOrder,
         Self::PreVoteLeavesHardStateAlone,
+        Self::CampaignHasPreVotes,
+        Self::CheckedLeaderHasAnswers,
     ];
 }
 
@@ -141,6 +147,15 @@ struct Committed {
     in_term: Term,
 }
 
+/// What a server heard, on which a later step must rest.
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    /// Who answered this leader since its last quorum check.
+    answers: BTreeSet<NodeId>,
+    /// Who granted a pre-vote since this server last asked, and for a campaign in which term.
+    pre_votes: BTreeSet<(NodeId, Term)>,
+}
+
 /// Checks the history of one cluster.
 #[derive(Clone, Debug)]
 pub struct Checker {
@@ -152,6 +167,9 @@ pub struct Checker {
     /// Every vote that was durable or sent.
     votes: BTreeMap<(NodeId, Term), NodeId>,
     lives: BTreeMap<NodeId, Life>,
+    heard: BTreeMap<NodeId, Heard>,
+    /// Whether leaders check that a quorum answers.
+    check_quorum: bool,
     /// The last index applied in this life of each server's state machine.
     applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
@@ -170,10 +188,19 @@ impl Checker {
             committed: BTreeMap::new(),
             votes: BTreeMap::new(),
             lives: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            check_quorum: false,
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
             lost_data: false,
         }
+    }
+
+    /// A checker of a cluster whose leaders do, or do not, check that a quorum answers.
+    #[must_use]
+    pub fn with_check_quorum(mut self, check_quorum: bool) -> Self {
+        self.check_quorum = check_quorum;
+        self
     }
 
     /// The highest index that was ever committed.
@@ -185,6 +212,7 @@ impl Checker {
     /// A server lost its volatile state.
     pub fn crashed(&mut self, id: NodeId) {
         self.lives.remove(&id);
+        self.heard.remove(&id);
         self.applied.remove(&id);
     }
 
@@ -233,6 +261,21 @@ impl Checker {
         }
     }
 
+    /// A message reaches a server, right before the step that consumes it.
+    pub fn received(&mut self, receiver: &View<'_>, envelope: &Envelope) {
+        let heard = self.heard.entry(receiver.id).or_default();
+        match &envelope.message {
+            _ if !self.voters.contains(&envelope.from) => {}
+            Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
+                heard.answers.insert(envelope.from);
+            }
+            Message::PreVoteResponse(response) if response.granted => {
+                heard.pre_votes.insert((envelope.from, response.campaign_term));
+            }
+            _ => {}
+        }
+    }
+
     /// A server applies an entry.
     ///
     /// # Errors
@@ -261,6 +304,7 @@ impl Checker {
     /// The first law that is broken.
     pub fn stepped(&mut self, id: NodeId, transition: Transition, actions: &[Action], views: &[View<'_>]) -> Checked {
         self.check_pre_vote(id, transition, actions, views)?;
+        self.check_heard(id, transition, views)?;
         self.moved(id, views)
     }
 
@@ -296,6 +340,33 @@ impl Checker {
         }
         if transition == Transition::ElectionTimeout && view.role == Some(RoleKind::PreCandidate) {
             check(same, law, || format!("node {id} changed its term or vote to ask for pre-votes"))?;
+        }
+        Ok(())
+    }
+
+    fn check_heard(&mut self, id: NodeId, transition: Transition, views: &[View<'_>]) -> Checked {
+        let needed = majority(self.voters.len());
+        let (Some(before), Some(view)) = (self.lives.get(&id), views.iter().find(|view| view.id == id)) else {
+            return Ok(());
+        };
+        let heard = self.heard.entry(id).or_default();
+        let led = before.role == RoleKind::Leader;
+        if view.role == Some(RoleKind::Candidate) && before.role == RoleKind::PreCandidate {
+            let term = view.hard_state.term;
+            let pre_votes = 1 + heard.pre_votes.iter().filter(|(from, of)| *from != id && *of == term).count();
+            check(pre_votes >= needed, Law::CampaignHasPreVotes, || {
+                format!("node {id} campaigns in term {term} with {pre_votes} pre-votes")
+            })?;
+        }
+        if transition == Transition::ElectionTimeout {
+            heard.pre_votes.clear();
+        }
+        if transition == Transition::QuorumCheckTimeout || !led {
+            let answers = 1 + core::mem::take(&mut heard.answers).len();
+            let stays = led && view.role == Some(RoleKind::Leader) && self.check_quorum;
+            check(!stays || answers >= needed, Law::CheckedLeaderHasAnswers, || {
+                format!("node {id} goes on leading term {} with {answers} answers", view.hard_state.term)
+            })?;
         }
         Ok(())
     }

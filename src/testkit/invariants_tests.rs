@@ -3,7 +3,7 @@
 use super::*;
 use crate::action::Write;
 use crate::log::RaftLog;
-use crate::message::{AppendEntriesResponse, RequestVoteRequest, RequestVoteResponse};
+use crate::message::{AppendEntriesResponse, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
 use crate::types::{Entries, Payload};
 use bytes::Bytes;
 use std::vec;
@@ -51,7 +51,7 @@ fn law(found: Checked) -> Option<Law> {
     found.err().map(|violation| violation.law)
 }
 
-use RoleKind::{Follower, Leader, PreCandidate};
+use RoleKind::{Candidate, Follower, Leader, PreCandidate};
 
 /// Two of three servers voted for node 1 in term 1.
 fn elected() -> (MemoryLog, MemoryLog, MemoryLog) {
@@ -276,4 +276,47 @@ fn pre_votes_that_change_something() {
     let asks = Transition::ElectionTimeout;
     assert_eq!(step(asks, &[], view(1, PreCandidate, &before, 0)), None);
     assert_eq!(step(asks, &[], view(1, PreCandidate, &bumped, 0)), broken);
+}
+
+#[test]
+fn a_campaign_without_pre_votes() {
+    let (before, after) = (log(1, None, &[]), log(2, Some(1), &[]));
+    let mut checker = checker();
+    assert_eq!(see(&mut checker, &[view(1, PreCandidate, &before, 0)]), Ok(()));
+    let grant = |checker: &mut Checker, from: u64, campaign_term: u64| {
+        let response = PreVoteResponse { term: Term(1), campaign_term: Term(campaign_term), granted: true };
+        let message = Message::PreVoteResponse(response);
+        let envelope = Envelope { from: NodeId(from), to: NodeId(1), message };
+        checker.received(&view(1, PreCandidate, &before, 0), &envelope);
+    };
+    let campaign = |checker: &Checker| {
+        let views = [view(1, Candidate, &after, 0)];
+        law(checker.clone().stepped(NodeId(1), Transition::HandlePreVoteResponse, &[], &views))
+    };
+    grant(&mut checker, 2, 3);
+    grant(&mut checker, 9, 2);
+    assert_eq!(campaign(&checker), Some(Law::CampaignHasPreVotes), "for another term, and of a stranger");
+    grant(&mut checker, 2, 2);
+    assert_eq!(campaign(&checker), None);
+    let asks_again = [view(1, PreCandidate, &before, 0)];
+    assert_eq!(checker.stepped(NodeId(1), Transition::ElectionTimeout, &[], &asks_again), Ok(()));
+    assert_eq!(campaign(&checker), Some(Law::CampaignHasPreVotes), "granted before it asked");
+}
+
+#[test]
+fn a_leader_that_nobody_answered_stays() {
+    let (one, two, _) = elected();
+    let mut checker = checker().with_check_quorum(true);
+    let views = [view(1, Leader, &one, 0), view(2, Follower, &two, 0)];
+    assert_eq!(see(&mut checker, &views[1..]), Ok(()));
+    assert_eq!(see(&mut checker, &views), Ok(()));
+    let quorum_check =
+        |checker: &mut Checker| law(checker.stepped(NodeId(1), Transition::QuorumCheckTimeout, &[], &views));
+    assert_eq!(quorum_check(&mut checker.clone()), Some(Law::CheckedLeaderHasAnswers));
+    let result = AppendResult::Accepted { match_index: Index(1) };
+    let message = Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result });
+    checker.received(&views[0], &Envelope { from: NodeId(2), to: NodeId(1), message });
+    assert_eq!(quorum_check(&mut checker), None);
+    assert_eq!(quorum_check(&mut checker), Some(Law::CheckedLeaderHasAnswers), "an answer counts for one check");
+    assert_eq!(quorum_check(&mut checker.with_check_quorum(false)), None);
 }
