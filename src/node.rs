@@ -232,6 +232,8 @@ impl<L: RaftLog> RaftNode<L> {
             let Read::Entries(entries) = read else {
                 panic!("AppliedIsCommitted: the log has lost entry {first}, which is not yet applied");
             };
+            let begins = entries.first().is_some_and(|entry| entry.id.index == first);
+            assert!(begins, "ReadsSeeWrites: the log holds entry {first} and did not return it");
             for entry in entries.iter() {
                 self.applied = entry.id.index;
                 if let Payload::Command(command) = &entry.payload {

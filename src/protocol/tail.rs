@@ -153,7 +153,12 @@ impl Tail {
         if first > self.durable.index {
             return Read::Entries(Entries::EMPTY);
         }
-        log.read(first, self.durable.index.next(), bytes_max)
+        let read = log.read(first, self.durable.index.next(), bytes_max);
+        if let Read::Entries(entries) = &read {
+            let begins = entries.first().is_some_and(|entry| entry.id.index == first);
+            assert!(begins, "ReadsSeeWrites: the log holds entry {first} and did not return it");
+        }
+        read
     }
 
     /// The last entry at or before `bound` whose term is at most `term_max`: beyond it this log
