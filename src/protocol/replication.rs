@@ -468,14 +468,13 @@ pub(super) fn check_entries(request: &AppendEntriesRequest) -> Result<(), PeerMi
         return Err(PeerMisbehaved::NumberOutOfRange);
     }
     let mut last = prev;
-    let mut consecutive = (prev.index == Index::ZERO) == (prev.term == Term::ZERO) && prev.term <= request.term;
+    let mut consecutive = (prev.index == Index::ZERO) == (prev.term == Term::ZERO);
     for entry in request.entries.iter() {
-        consecutive &= entry.id.index == last.index.next()
-            && entry.id.term >= last.term
-            && entry.id.term <= request.term
-            && entry.id.term > Term::ZERO;
+        // Terms start at 1, and from there on only grow.
+        consecutive &= entry.id.index == last.index.next() && entry.id.term >= last.term.max(Term(1));
         last = entry.id;
     }
+    consecutive &= last.term <= request.term;
     if consecutive { Ok(()) } else { Err(PeerMisbehaved::EntriesNotConsecutive) }
 }
 

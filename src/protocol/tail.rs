@@ -105,13 +105,18 @@ impl Tail {
         let Some(write) = self.writes.back_mut() else {
             return actions.push(Action::Send(envelope));
         };
-        // A stalled disk must not let answers pile up, whatever peers ask meanwhile: one of a kind
-        // is enough, and a message may be lost.
-        let mut alike = self.messages.iter().rev().take(write.messages);
-        if write.messages < Self::MESSAGES_BEHIND_A_WRITE_MAX && alike.all(|waiting| *waiting != envelope) {
+        // A stalled disk must not let answers pile up, whatever peers ask meanwhile.
+        if write.messages == 0 || Self::adds_something(&self.messages, write.messages, &envelope) {
             write.messages += 1;
             self.messages.push_back(envelope);
         }
+    }
+
+    /// One of a kind behind one write is enough, and a message may be lost.
+    #[cold]
+    fn adds_something(messages: &VecDeque<Envelope>, behind: usize, envelope: &Envelope) -> bool {
+        behind < Self::MESSAGES_BEHIND_A_WRITE_MAX
+            && messages.iter().rev().take(behind).all(|waiting| waiting != envelope)
     }
 
     /// The oldest write is durable: releases what waited for it alone and returns its hard state.
