@@ -276,11 +276,33 @@ impl Entries {
         self.slice(start, fits)
     }
 
+    /// The id of the first entry.
+    #[inline]
+    #[must_use]
+    pub fn first_id(&self) -> Option<EntryId> {
+        // A run with an allocation has entries: no need to look at its length.
+        self.shared.as_ref().map(|shared| shared[self.start as usize].id)
+    }
+
     /// The id of the last entry.
     #[inline]
     #[must_use]
     pub fn last_id(&self) -> Option<EntryId> {
-        self.last().map(|entry| entry.id)
+        self.shared.as_ref().map(|shared| shared[self.end as usize - 1].id)
+    }
+
+    /// How many entries there are.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether there are none.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 
     /// The sum of [`Entry::size_bytes`].

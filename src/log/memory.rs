@@ -3,7 +3,6 @@
 use super::{LogView, RaftLog, Read};
 use crate::action::Write;
 use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::hash::{Hash, Hasher};
@@ -18,7 +17,7 @@ pub struct MemoryLog {
     base: EntryId,
     last: EntryId,
     /// Consecutive non-empty runs; the first begins right after `base`.
-    runs: VecDeque<Entries>,
+    runs: Vec<Entries>,
 }
 
 impl MemoryLog {
@@ -31,14 +30,10 @@ impl MemoryLog {
     /// Forgets the entries up to and including `through`, which must not lie beyond the last.
     pub fn compact(&mut self, through: Index) {
         let Some(term) = self.term(through) else { return };
-        while let Some(run) = self.runs.front_mut() {
-            let run_end = run[0].id.index.plus(run.len());
-            if run_end.0 <= through.0 + 1 {
-                self.runs.pop_front();
-            } else {
-                *run = run.range(through.next(), run_end);
-                break;
-            }
+        let whole = self.runs.partition_point(|run| run[run.len() - 1].id.index <= through);
+        self.runs.drain(..whole);
+        if let Some(run) = self.runs.first_mut() {
+            *run = run.range(through.next(), Index::MAX);
         }
         self.base = EntryId { index: through, term };
     }
@@ -79,16 +74,16 @@ impl MemoryLog {
     }
 
     fn truncate_from(&mut self, first: Index) {
-        while let Some(run) = self.runs.back_mut() {
+        while let Some(run) = self.runs.last_mut() {
             if run[0].id.index >= first {
-                self.runs.pop_back();
+                self.runs.pop();
             } else {
                 let start = run[0].id.index;
                 *run = run.range(start, first);
                 break;
             }
         }
-        self.last = self.runs.back().and_then(Entries::last_id).unwrap_or(self.base);
+        self.last = self.runs.last().and_then(Entries::last_id).unwrap_or(self.base);
     }
 
     fn write(&mut self, write: Write) {
@@ -99,10 +94,10 @@ impl MemoryLog {
             assert!(first > self.base.index, "truncation from {first} reaches behind the base {}", self.base);
             self.truncate_from(first);
         }
-        if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
-            assert!(first.id.index == self.last.index.next(), "entries must follow the last one");
-            self.last = last.id;
-            self.runs.push_back(write.entries);
+        if let (Some(first), Some(last)) = (write.entries.first_id(), write.entries.last_id()) {
+            assert!(first.index == self.last.index.next(), "entries must follow the last one");
+            self.last = last;
+            self.runs.push(write.entries);
         }
     }
 }
@@ -110,7 +105,7 @@ impl MemoryLog {
 /// The entries that are left of a range: those of the present run, then the following runs.
 struct Range<'a> {
     current: core::slice::Iter<'a, Entry>,
-    runs: &'a VecDeque<Entries>,
+    runs: &'a [Entries],
     position: usize,
     count: usize,
 }
@@ -174,7 +169,8 @@ impl LogView for MemoryLog {
         // Entries of several runs go into a run of their own: only a reader that lags asks for them.
         let mut bytes = 0usize;
         let mut gathered = Vec::new();
-        for entry in self.runs.range(position..).flat_map(|run| run.iter()).skip((first.0 - run[0].id.index.0) as usize)
+        for entry in
+            self.runs[position..].iter().flat_map(|run| run.iter()).skip((first.0 - run[0].id.index.0) as usize)
         {
             bytes = bytes.saturating_add(entry.size_bytes());
             if entry.id.index >= end || (bytes > bytes_max && !gathered.is_empty()) {

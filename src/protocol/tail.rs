@@ -87,16 +87,16 @@ impl Tail {
     }
 
     fn extend(&mut self, entries: &Entries) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
-        assert!(first.id.index == self.last.index.next(), "LogContiguous: entries must follow the last one");
+        let (Some(first), Some(last)) = (entries.first_id(), entries.last_id()) else { return };
+        assert!(first.index == self.last.index.next(), "LogContiguous: entries must follow the last one");
         // Terms only grow along a log: with the same term at both ends there is no other between.
-        if last.id.term != self.last.term {
+        if last.term != self.last.term {
             let mut term = self.last.term;
             for entry in entries.iter().filter(|entry| core::mem::replace(&mut term, entry.id.term) != entry.id.term) {
                 self.term_changes.push_back(entry.id);
             }
         }
-        self.last = last.id;
+        self.last = last;
     }
 
     /// Sends a message once all that is in flight is durable; at once if nothing is.
