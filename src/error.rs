@@ -69,7 +69,7 @@ fn leader_hint(leader: Option<NodeId>) -> String {
     }
 }
 
-/// How a peer broke the protocol. The message was dropped and changed nothing.
+/// How a peer broke the protocol. The message was dropped; at most its term was taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

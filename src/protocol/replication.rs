@@ -84,14 +84,8 @@ impl Protocol {
     /// A leader assures every follower that it leads, and finds out what got lost: the heartbeat
     /// is an empty append after the last entry sent.
     pub(super) fn heartbeat_timeout(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
-        let sender = Sender {
-            settings: &self.settings,
-            tail: &self.tail,
-            log,
-            term: self.hard_state.term,
-            commit: self.commit_index,
-        };
-        let Role::Leader(leader) = &self.role else { return };
+        let (sender, role) = self.split(log);
+        let Role::Leader(leader) = role else { return };
         for (peer, progress) in &leader.peers {
             sender.send_heartbeat(*peer, progress, actions);
         }
@@ -253,7 +247,8 @@ impl Protocol {
         }
     }
 
-    fn replicate_to(&mut self, log: &impl LogView, peer: NodeId, actions: &mut impl ActionSink) {
+    /// What a leader's messages are made of, apart from what it knows of its peers.
+    fn split<'a, L>(&'a mut self, log: &'a L) -> (Sender<'a, L>, &'a mut Role) {
         let sender = Sender {
             settings: &self.settings,
             tail: &self.tail,
@@ -261,7 +256,12 @@ impl Protocol {
             term: self.hard_state.term,
             commit: self.commit_index,
         };
-        let Role::Leader(leader) = &mut self.role else { return };
+        (sender, &mut self.role)
+    }
+
+    fn replicate_to(&mut self, log: &impl LogView, peer: NodeId, actions: &mut impl ActionSink) {
+        let (sender, role) = self.split(log);
+        let Role::Leader(leader) = role else { return };
         if let Some(progress) = leader.progress_mut(peer) {
             sender.replicate(peer, progress, actions);
         }

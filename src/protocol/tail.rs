@@ -245,4 +245,36 @@ mod tests {
         let waiting: Vec<usize> = tail.writes.iter().map(|write| write.messages).collect();
         assert_eq!(waiting, [1, 1]);
     }
+
+    /// A log that knows of an entry and never returns it.
+    struct Withholding;
+
+    impl LogView for Withholding {
+        fn hard_state(&self) -> HardState {
+            HardState { term: Term(1), vote: None }
+        }
+
+        fn base(&self) -> EntryId {
+            EntryId::ZERO
+        }
+
+        fn last(&self) -> EntryId {
+            EntryId::new(1, 1)
+        }
+
+        fn term(&self, _index: Index) -> Option<Term> {
+            Some(Term(1))
+        }
+
+        fn read(&self, _first: Index, _end: Index, _bytes_max: usize) -> Read {
+            Read::Entries(Entries::EMPTY)
+        }
+    }
+
+    /// A leader would ask such a log for the same entry for ever.
+    #[test]
+    #[should_panic(expected = "ReadsSeeWrites")]
+    fn a_log_that_withholds_an_entry_stops_the_node() {
+        let _ = Tail::new(Withholding.last()).read(&Withholding, Index(1), 1);
+    }
 }
