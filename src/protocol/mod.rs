@@ -15,10 +15,12 @@ mod read;
 mod replication;
 mod role;
 mod snapshot;
+mod state;
 mod tail;
 mod transfer;
 
 pub use progress::{Progress, ProgressState};
+pub use state::{PeerState, ProtocolState, WriteInFlight};
 
 use crate::action::{Action, ActionSink, RoleKind, Write};
 use crate::config::RaftConfig;

@@ -70,6 +70,11 @@ impl Inflight {
         self.bytes
     }
 
+    /// The last index of each, oldest first.
+    pub(super) fn last_indexes(&self) -> impl Iterator<Item = Index> + '_ {
+        self.appends.iter().map(|(last, _)| *last)
+    }
+
     fn add(&mut self, last: Index, bytes: usize) {
         self.appends.push_back((last, bytes));
         self.bytes += bytes;

@@ -10,10 +10,11 @@
 //! Of entries in flight only the positions and terms are kept here. A leader sends them with the
 //! step that appends them; whoever needs them later gets them from the log, once durable.
 
+use super::state::WriteInFlight;
 use crate::action::{Action, ActionSink, Write};
 use crate::log::{LogView, Read};
 use crate::message::Envelope;
-use crate::types::{Entries, EntryId, HardState, Index, Term};
+use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
 use alloc::collections::VecDeque;
 
 /// The end of the log, durable or not, and the way of the rest to durability.
@@ -58,8 +59,32 @@ impl Tail {
         self.durable.index
     }
 
+    pub(super) fn durable_id(&self) -> EntryId {
+        self.durable
+    }
+
     pub(super) fn writes(&self) -> usize {
         self.writes.len()
+    }
+
+    /// The writes in flight with the messages behind each, oldest first.
+    pub(super) fn writes_in_flight(&self) -> impl Iterator<Item = WriteInFlight> + '_ {
+        let mut messages = self.messages.iter();
+        self.writes.iter().map(move |write| WriteInFlight {
+            hard_state: write.hard_state,
+            durable: write.durable,
+            messages: messages.by_ref().take(write.messages).cloned().collect(),
+        })
+    }
+
+    /// Renames every server.
+    pub(super) fn rename(&mut self, rename: &impl Fn(NodeId) -> NodeId) {
+        for write in &mut self.writes {
+            write.hard_state = write.hard_state.map(|state| HardState { vote: state.vote.map(rename), ..state });
+        }
+        for envelope in &mut self.messages {
+            (envelope.from, envelope.to) = (rename(envelope.from), rename(envelope.to));
+        }
     }
 
     /// Emits a write. `truncate_from` comes with the id of the entry before it.
@@ -204,7 +229,6 @@ impl Tail {
 mod tests {
     use super::*;
     use crate::message::{Message, PreVoteResponse};
-    use crate::types::NodeId;
     use alloc::vec::Vec;
 
     fn refusal(to: u64, campaign_term: u64) -> Envelope {

@@ -1,0 +1,183 @@
+//! A server's whole state as plain data: what a trace records, what the model renders in the words of the spec, what
+//! an operator may want to look at. Nothing here decides anything.
+
+use super::Protocol;
+use super::progress::{Progress, ProgressState};
+use super::role::Role;
+use crate::action::RoleKind;
+use crate::membership::Membership;
+use crate::message::Envelope;
+use crate::types::{EntryId, HardState, Index, NodeId};
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// Everything that a [`Protocol`] holds beside its settings, as data. The variables of the spec are made of this and of
+/// the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ProtocolState {
+    /// Term and vote as decided; durable once the writes in flight are.
+    pub hard_state: HardState,
+    /// The role.
+    pub role: RoleKind,
+    /// The leader of the term, as far as known.
+    pub leader: Option<NodeId>,
+    /// Whether candidates are ignored because the leader was heard just now (§4.2.3).
+    pub leader_is_recent: bool,
+    /// Who granted in this campaign, ascending; empty unless campaigning.
+    pub votes_granted: Vec<NodeId>,
+    /// Who refused in this campaign, ascending; empty unless campaigning.
+    pub votes_refused: Vec<NodeId>,
+    /// The last entry, durable or not.
+    pub last: EntryId,
+    /// The last entry that is durable and that no write in flight replaces.
+    pub durable: EntryId,
+    /// The highest index known committed.
+    pub commit_index: Index,
+    /// The last index handed out for applying.
+    pub applied_through: Index,
+    /// What a leader knows of each peer, ascending by id; empty in other roles.
+    pub progress: Vec<PeerState>,
+    /// The writes in flight, oldest first.
+    pub writes: Vec<WriteInFlight>,
+}
+
+/// What a leader knows of one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PeerState {
+    /// The peer.
+    pub peer: NodeId,
+    /// Highest index known durable on the peer and equal to the leader's.
+    pub match_index: Index,
+    /// The next index to send.
+    pub next_index: Index,
+    /// How appends are sent at the moment.
+    pub state: ProgressState,
+    /// Whether the peer answered since the last quorum check.
+    pub active: bool,
+    /// The last index of each append in flight, oldest first.
+    pub inflight: Vec<Index>,
+}
+
+/// A write that was emitted and is not yet reported durable, as the protocol remembers it: its entries are in the
+/// [`Action::Persist`](crate::Action::Persist) that the log works on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct WriteInFlight {
+    /// The hard state that it carries, if any.
+    pub hard_state: Option<HardState>,
+    /// Up to where the log is durable after this write, less what a later write replaces.
+    pub durable: Index,
+    /// The messages that wait for it, in the order in which they were decided.
+    pub messages: Vec<Envelope>,
+}
+
+impl Protocol {
+    /// Everything that this server holds, as data.
+    #[must_use]
+    pub fn state(&self) -> ProtocolState {
+        let (granted, refused) = match &self.role {
+            Role::PreCandidate(ballot) | Role::Candidate(ballot) => (Some(&ballot.granted), Some(&ballot.refused)),
+            Role::Follower | Role::Leader(_) => (None, None),
+        };
+        let ascending = |votes: Option<&BTreeSet<NodeId>>| votes.into_iter().flatten().copied().collect();
+        ProtocolState {
+            hard_state: self.hard_state,
+            role: self.role(),
+            leader: self.leader,
+            leader_is_recent: self.leader_is_recent,
+            votes_granted: ascending(granted),
+            votes_refused: ascending(refused),
+            last: self.tail.last(),
+            durable: self.tail.durable_id(),
+            commit_index: self.commit_index,
+            applied_through: self.applied_through,
+            progress: self.progress().map(|(peer, progress)| progress.peer_state(peer)).collect(),
+            writes: self.tail.writes_in_flight().collect(),
+        }
+    }
+
+    /// This server after every server was renamed: the server that a cluster with the new names would have in its
+    /// place. The protocol treats all servers alike, so exhaustive checking may take one of several states that differ
+    /// in the names alone (symmetry).
+    ///
+    /// # Panics
+    /// If `rename` does not map the voters onto themselves.
+    #[must_use]
+    pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
+        let membership = Membership::new(self.membership.voters().iter().map(|&id| rename(id)));
+        assert_eq!(membership, *self.membership, "a permutation maps the voters onto themselves");
+        let mut permuted = self.clone();
+        permuted.settings.id = rename(self.settings.id);
+        permuted.membership = Arc::clone(&self.membership);
+        permuted.hard_state.vote = self.hard_state.vote.map(&rename);
+        permuted.leader = self.leader.map(&rename);
+        permuted.tail.rename(&rename);
+        match &mut permuted.role {
+            Role::Follower => {}
+            Role::PreCandidate(ballot) | Role::Candidate(ballot) => {
+                ballot.granted = ballot.granted.iter().map(|&id| rename(id)).collect();
+                ballot.refused = ballot.refused.iter().map(|&id| rename(id)).collect();
+            }
+            Role::Leader(leader) => {
+                leader.peers.iter_mut().for_each(|(peer, _)| *peer = rename(*peer));
+                leader.peers.sort_by_key(|(peer, _)| *peer);
+            }
+        }
+        permuted
+    }
+}
+
+impl Progress {
+    fn peer_state(&self, peer: NodeId) -> PeerState {
+        PeerState {
+            peer,
+            match_index: self.match_index,
+            next_index: self.next_index,
+            state: self.state,
+            active: self.active,
+            inflight: self.inflight.last_indexes().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Event, MemoryLog, RaftConfig, RaftLog};
+
+    /// A candidate of three, with its own vote durable.
+    fn candidate(id: u64) -> Protocol {
+        let mut log = MemoryLog::new();
+        let mut config = RaftConfig::new(id, [1, 2, 3]);
+        config.pre_vote = false;
+        let mut protocol = Protocol::new(&config, &log).expect("a valid configuration");
+        let mut actions = Vec::new();
+        protocol.step(&log, Event::ElectionTimeout, &mut actions).expect("a timeout is never refused");
+        for action in actions.drain(..) {
+            if let Action::Persist(write) = action {
+                let Ok(()) = log.append(&mut alloc::vec![write]);
+            }
+        }
+        protocol.step(&log, Event::Persisted { writes: 1 }, &mut actions).expect("one write is in flight");
+        protocol
+    }
+
+    #[test]
+    fn renaming_a_server_gives_the_server_of_that_name() {
+        let swap = |id: NodeId| NodeId([0, 2, 1, 3][id.0 as usize]);
+        assert_ne!(candidate(1), candidate(2));
+        assert_eq!(candidate(1).permute(swap), candidate(2));
+        assert_eq!(candidate(1).permute(swap).permute(swap), candidate(1));
+    }
+
+    #[test]
+    fn the_state_shows_the_campaign() {
+        let state = candidate(2).state();
+        assert_eq!((state.role, state.hard_state.vote), (RoleKind::Candidate, Some(NodeId(2))));
+        assert_eq!(state.votes_granted, [NodeId(2)]);
+        assert_eq!(state.writes, []);
+    }
+}
