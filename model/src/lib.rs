@@ -1,2 +1,17 @@
-//! Exhaustive model checking of raft-io: the stateright model over the shipped
-//! [`Protocol::step`](raft_io::Protocol::step) lives here.
+//! Exhaustive model checking of raft-io: a stateright model over the shipped
+//! [`Protocol::step`](raft_io::Protocol::step), the real log and the real messages.
+
+pub mod action;
+pub mod check;
+pub mod cluster;
+pub mod commands;
+pub mod config;
+pub mod configurations;
+pub mod facts;
+pub mod laws;
+pub mod render;
+pub mod server;
+pub mod symmetry;
+pub mod tables;
+pub mod terminal;
+pub mod value;

@@ -11,8 +11,12 @@ use crate::log::LogView;
 use crate::types::{Index, Term};
 
 impl Protocol {
-    /// Panics if a law is broken.
-    pub(super) fn check(&self, log: &impl LogView) {
+    /// Checks every law that this server can check alone; `log` is the one that was passed to the last step. Debug builds
+    /// do it after each step.
+    ///
+    /// # Panics
+    /// If one is broken: the message begins with its name in `docs/INVARIANTS.md`.
+    pub fn check(&self, log: &impl LogView) {
         self.tail.check();
         let last = self.tail.last().index;
         assert!(self.tail.durable() <= last, "DurableWithinLog");

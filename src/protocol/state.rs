@@ -101,7 +101,7 @@ impl Protocol {
 
     /// This server after every server was renamed: the server that a cluster with the new names would have in its
     /// place. The protocol treats all servers alike, so exhaustive checking may take one of several states that differ
-    /// in the names alone (symmetry).
+    /// in the names alone (symmetry). Messages that wait for one write come in the order of their receivers.
     ///
     /// # Panics
     /// If `rename` does not map the voters onto themselves.

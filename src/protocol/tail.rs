@@ -77,13 +77,20 @@ impl Tail {
         })
     }
 
-    /// Renames every server.
+    /// Renames every server. What waits for one write leaves at once, so its order means nothing, and is made that of the
+    /// receivers' new names.
     pub(super) fn rename(&mut self, rename: &impl Fn(NodeId) -> NodeId) {
         for write in &mut self.writes {
             write.hard_state = write.hard_state.map(|state| HardState { vote: state.vote.map(rename), ..state });
         }
         for envelope in &mut self.messages {
             (envelope.from, envelope.to) = (rename(envelope.from), rename(envelope.to));
+        }
+        let mut waiting = self.messages.make_contiguous();
+        for write in &self.writes {
+            let (behind, later) = waiting.split_at_mut(write.messages);
+            behind.sort_by_key(|envelope| envelope.to);
+            waiting = later;
         }
     }
 

@@ -1,0 +1,221 @@
+//! Exhaustive exploration of one configuration, and what may be concluded from it.
+
+use crate::cluster::{Cluster, State};
+use crate::config::Configuration;
+use crate::laws::{Goal, Law};
+use stateright::{Checker, HasDiscoveries, Model};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How far to look, and with what.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Threads; 1 makes the search strictly breadth-first.
+    pub threads: usize,
+    /// Give up after this long.
+    pub timeout: Option<Duration>,
+    /// Give up after this many distinct states.
+    pub states_max: Option<u64>,
+    /// The laws that count.
+    pub laws: Vec<Law>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        Self { threads, timeout: None, states_max: None, laws: Law::ALL.to_vec() }
+    }
+}
+
+impl Limits {
+    /// Which limit is exceeded, if one is.
+    fn exceeded(&self, progress: &Progress) -> Option<String> {
+        if let Some(max) = self.states_max.filter(|max| progress.states >= *max) {
+            return Some(format!("stopped after {max} states"));
+        }
+        let timeout = self.timeout.filter(|timeout| progress.elapsed >= *timeout)?;
+        Some(format!("stopped after {} s", timeout.as_secs()))
+    }
+}
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Distinct states found.
+    pub states: u64,
+    /// Steps taken, to new states or known ones.
+    pub steps: u64,
+    /// Distinct states found and not yet looked at.
+    pub queue: u64,
+    /// The longest path so far.
+    pub depth: u64,
+    /// Time since the start.
+    pub elapsed: Duration,
+}
+
+impl Progress {
+    /// Distinct states per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.states as f64 / self.elapsed.as_secs_f64().max(1e-6)
+    }
+}
+
+/// What may be concluded from a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every state within the bounds was looked at and every law holds.
+    Complete,
+    /// A law is broken.
+    Violated(Violation),
+    /// The run ended before every state was looked at: it shows nothing.
+    Truncated(String),
+    /// Every law holds, but something that should happen never did: the laws hold of too little.
+    Vacuous(Vec<String>),
+    /// Every law holds, in another number of states than counted before.
+    Drifted {
+        /// The number counted before.
+        golden: u64,
+    },
+}
+
+impl Verdict {
+    /// 0 complete and clean, 1 something is wrong, 2 truncated.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::Violated(_) | Self::Vacuous(_) | Self::Drifted { .. } => 1,
+            Self::Truncated(_) => 2,
+        }
+    }
+
+    /// In one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Complete => "complete".to_string(),
+            Self::Violated(violation) => {
+                let names: Vec<&str> = violation.laws.iter().map(|law| law.name()).collect();
+                format!("VIOLATED {} after {} steps", names.join(", "), violation.path.len() - 1)
+            }
+            Self::Truncated(why) => format!("TRUNCATED: {why}"),
+            Self::Vacuous(missing) => format!("VACUOUS: never reached {}", missing.join(", ")),
+            Self::Drifted { golden } => format!("DRIFTED: {golden} states were counted before"),
+        }
+    }
+}
+
+/// A broken law and a shortest way to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The laws that the last state, or the step to it, breaks.
+    pub laws: Vec<Law>,
+    /// The states from the first to the one that breaks the law, each with the action that follows.
+    pub path: Vec<(State, Option<crate::action::Action>)>,
+    /// What the server said that stopped itself, if one did.
+    pub message: Option<String>,
+}
+
+/// The result of a run.
+pub struct Report {
+    /// The cluster, with its tables: what the path's numbers mean.
+    pub cluster: Cluster,
+    /// How far it went.
+    pub progress: Progress,
+    /// How many pairs of server and message the rule of dead messages was proven for.
+    pub dead_pairs: u64,
+    /// What may be concluded.
+    pub verdict: Verdict,
+}
+
+/// Looks at every state of a configuration. `watch` is told how it goes, several times a second.
+pub fn check(configuration: &Configuration, limits: &Limits, mut watch: impl FnMut(&Progress)) -> Report {
+    let found = explore(configuration, limits, limits.threads, &mut watch);
+    // With several threads the search is not strictly by depth: look again with one, for a shortest way.
+    if matches!(found.verdict, Verdict::Violated(_)) && limits.threads > 1 {
+        let shortest = explore(configuration, limits, 1, &mut watch);
+        if matches!(shortest.verdict, Verdict::Violated(_)) {
+            return shortest;
+        }
+    }
+    found
+}
+
+fn explore(
+    configuration: &Configuration,
+    limits: &Limits,
+    threads: usize,
+    watch: &mut impl FnMut(&Progress),
+) -> Report {
+    let start = Instant::now();
+    let cluster = Cluster::watching(configuration.clone(), &limits.laws);
+    let builder = cluster.clone().checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let mut checker = builder.spawn_bfs();
+    let handles = checker.handles();
+    let mut truncated = None;
+    while !handles.iter().all(JoinHandle::is_finished) {
+        std::thread::sleep(Duration::from_millis(if start.elapsed().as_millis() < 200 { 2 } else { 50 }));
+        let now = progress(&cluster, &checker, start);
+        watch(&now);
+        if truncated.is_none() {
+            truncated = limits.exceeded(&now);
+            if truncated.is_some() {
+                // stateright's own limits end a run as if it were done; this one says that it was not.
+                cluster.stop();
+            }
+        }
+    }
+    for handle in handles {
+        if let Err(payload) = handle.join() {
+            std::panic::resume_unwind(payload);
+        }
+    }
+    let progress = progress(&cluster, &checker, start);
+    let violated = checker.discoveries().into_values().next();
+    let (dead_pairs, verdict) = match (violated, truncated) {
+        (Some(path), _) => {
+            let path = path.into_vec();
+            let laws = path.last().map_or(Vec::new(), |(state, _)| cluster.broken_laws(state));
+            let message = laws.contains(&Law::ServerLaws).then(|| cluster.tables().panics().first().cloned()).flatten();
+            (0, Verdict::Violated(Violation { laws, path, message }))
+        }
+        (None, Some(why)) => (0, Verdict::Truncated(why)),
+        (None, None) => conclude(&cluster, progress.states),
+    };
+    Report { cluster, progress, dead_pairs, verdict }
+}
+
+fn progress(cluster: &Cluster, checker: &impl Checker<Cluster>, start: Instant) -> Progress {
+    let states = checker.unique_state_count() as u64;
+    Progress {
+        states,
+        steps: checker.state_count() as u64,
+        queue: states.saturating_sub(cluster.judged()),
+        depth: checker.max_depth() as u64,
+        elapsed: start.elapsed(),
+    }
+}
+
+/// Every state was looked at and no law was broken: does that mean something?
+fn conclude(cluster: &Cluster, states: u64) -> (u64, Verdict) {
+    let configuration = cluster.configuration();
+    let (dead_pairs, counterexample) =
+        if configuration.drop_dead { cluster.tables().prove_dead_messages(configuration) } else { (0, None) };
+    let verdict = if let Some(counterexample) = counterexample {
+        let laws = vec![Law::DeadMessagesAreDead];
+        Verdict::Violated(Violation { laws, path: Vec::new(), message: Some(counterexample) })
+    } else {
+        let reached: Vec<Goal> = cluster.goals_reached().collect();
+        let missing_goals = configuration.goals.iter().filter(|goal| !reached.contains(goal)).map(|goal| goal.name());
+        let taken: Vec<&str> = cluster.names_taken().collect();
+        let missing_names = configuration.actions().filter(|name| !taken.contains(name));
+        let missing: Vec<String> = missing_goals.chain(missing_names).map(str::to_string).collect();
+        match configuration.golden {
+            _ if !missing.is_empty() => Verdict::Vacuous(missing),
+            Some(golden) if golden != states => Verdict::Drifted { golden },
+            _ => Verdict::Complete,
+        }
+    };
+    (dead_pairs, verdict)
+}

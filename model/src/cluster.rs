@@ -1,0 +1,423 @@
+//! The model: a cluster of real servers and a network between them, as stateright explores it.
+//!
+//! Lives here: which actions there are in a state, and what each leads to. Nothing of Raft is said here a second time: a
+//! server's part comes from its real step ([`tables`](crate::tables)).
+
+use crate::action::{Action, name_position};
+use crate::config::{Configuration, Network};
+use crate::facts::{Facts, PackedLog, SERVERS_MAX};
+use crate::laws::{self, Goal, Law};
+use crate::server::Server;
+use crate::symmetry::Permutations;
+use crate::tables::{Code, Copies, MessageId, Outcome, ServerId, Tables};
+use raft_io::RoleKind;
+use smallvec::SmallVec;
+use stateright::{Model, Property};
+use std::cell::RefCell;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// A state of the cluster, by numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    servers: [ServerId; SERVERS_MAX],
+    /// The messages on their way, ascending.
+    messages: SmallVec<[MessageId; 8]>,
+    /// Who ever led: a mask of positions for each term, term 0 in the lowest byte.
+    leaders: u64,
+    /// Everything committed so far, with the term of the server that committed it first.
+    committed: PackedLog,
+    crashes: u8,
+    /// The laws that the last step broke.
+    broken: u32,
+    /// The same for all states that count as one.
+    fingerprint: u64,
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.fingerprint.hash(state);
+    }
+}
+
+impl State {
+    /// The servers' numbers.
+    #[must_use]
+    pub fn servers(&self) -> &[ServerId; SERVERS_MAX] {
+        &self.servers
+    }
+
+    /// The messages on their way.
+    #[must_use]
+    pub fn messages(&self) -> &[MessageId] {
+        &self.messages
+    }
+
+    /// Who ever led: (term, position), ascending.
+    pub fn leaders(&self) -> impl Iterator<Item = (u8, u8)> + '_ {
+        let masks = self.leaders.to_le_bytes();
+        (0..8_u8).flat_map(move |term| {
+            (0..SERVERS_MAX as u8).filter(move |at| masks[usize::from(term)] & 1 << at != 0).map(move |at| (term, at))
+        })
+    }
+
+    /// Everything committed so far.
+    #[must_use]
+    pub fn committed(&self) -> PackedLog {
+        self.committed
+    }
+
+    /// How many crashes there were.
+    #[must_use]
+    pub fn crashes(&self) -> u8 {
+        self.crashes
+    }
+}
+
+/// The cluster of one configuration. Clones share what was found.
+#[derive(Clone)]
+pub struct Cluster {
+    configuration: Arc<Configuration>,
+    permutations: Arc<Permutations>,
+    tables: Arc<Tables>,
+    /// The laws that count, as a mask; what breaks another one goes on, or ends there if a server stopped itself.
+    watched: u32,
+    found: Arc<Found>,
+}
+
+/// What a run has found so far, and whether it is to end.
+#[derive(Default)]
+struct Found {
+    goals: AtomicU32,
+    names: AtomicU32,
+    judged: AtomicU64,
+    stopped: AtomicBool,
+}
+
+thread_local! {
+    static COPIES: RefCell<Copies> = RefCell::default();
+}
+
+impl Cluster {
+    /// The cluster of a configuration, with every law watched.
+    #[must_use]
+    pub fn new(configuration: Configuration) -> Self {
+        Self::watching(configuration, Law::ALL)
+    }
+
+    /// The cluster of a configuration in which only these laws count.
+    #[must_use]
+    pub fn watching(configuration: Configuration, laws: &[Law]) -> Self {
+        let permutations = Permutations::new(configuration.servers, configuration.campaigners, configuration.symmetry);
+        Self {
+            configuration: Arc::new(configuration),
+            permutations: Arc::new(permutations),
+            tables: Arc::default(),
+            watched: laws.iter().fold(0, |mask, law| mask | law.bit()),
+            found: Arc::default(),
+        }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The distinct servers, messages and steps so far.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// How many states were judged by the laws so far; each thread reports every 256th time.
+    #[must_use]
+    pub fn judged(&self) -> u64 {
+        self.found.judged.load(Ordering::Relaxed)
+    }
+
+    /// Ends the exploration: no state leads anywhere from now on.
+    pub fn stop(&self) {
+        self.found.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// The goals reached so far.
+    pub fn goals_reached(&self) -> impl Iterator<Item = Goal> + use<> {
+        let reached = self.found.goals.load(Ordering::Relaxed);
+        Goal::ALL.iter().copied().filter(move |goal| reached & goal.bit() != 0)
+    }
+
+    /// The names of the actions taken so far.
+    pub fn names_taken(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let taken = self.found.names.load(Ordering::Relaxed);
+        crate::action::names().enumerate().filter(move |(at, _)| taken & 1 << at != 0).map(|(_, name)| name)
+    }
+
+    /// The laws that a state breaks, or the step that led to it.
+    #[must_use]
+    pub fn broken_laws(&self, state: &State) -> Vec<Law> {
+        let broken = self.judge(state);
+        Law::ALL.iter().copied().filter(|law| broken & law.bit() != 0).collect()
+    }
+
+    fn judge(&self, state: &State) -> u32 {
+        self.with_copies(state, |copies| {
+            let facts: SmallVec<[&Facts; SERVERS_MAX]> =
+                self.present(state).iter().map(|&id| copies.facts(id)).collect();
+            let broken = laws::of_state(&self.configuration, &facts, state.leaders, state.committed);
+            (broken | state.broken) & self.watched
+        })
+    }
+
+    fn present<'a>(&self, state: &'a State) -> &'a [ServerId] {
+        &state.servers[..usize::from(self.configuration.servers)]
+    }
+
+    /// This thread's copies of the tables, with everything that `state` names.
+    fn with_copies<T>(&self, state: &State, look: impl FnOnce(&mut Copies) -> T) -> T {
+        COPIES.with_borrow_mut(|copies| {
+            let servers = self.present(state).iter().max().map_or(0, |&id| id as usize + 1);
+            let messages = state.messages.last().map_or(0, |&id| usize::from(id) + 1);
+            copies.bring_up_to_date(&self.tables, servers, messages);
+            look(copies)
+        })
+    }
+
+    /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash.
+    fn own_codes(&self, position: u8, facts: &Facts, crashes: u8, mut offer: impl FnMut(Code)) {
+        let configuration = &self.configuration;
+        let leads = facts.role == RoleKind::Leader;
+        if !leads && position < configuration.campaigners {
+            offer(Code::ElectionTimeout);
+        }
+        if facts.leader_is_recent {
+            offer(Code::MinimumElectionTimeout);
+        }
+        if leads && configuration.heartbeats {
+            offer(Code::HeartbeatTimeout);
+        }
+        if leads && configuration.check_quorum {
+            offer(Code::QuorumCheckTimeout);
+        }
+        if leads && configuration.client_requests {
+            offer(Code::ClientRequest);
+        }
+        (1..=facts.pending).for_each(|writes| offer(Code::Persisted(writes)));
+        if crashes < configuration.crashes_max {
+            (0..=facts.pending).for_each(|survive| offer(Code::Crash(survive)));
+        }
+    }
+
+    fn offer(&self, copies: &mut Copies, state: &State, server: u8, code: Code, actions: &mut Vec<Action>) {
+        let id = state.servers[usize::from(server)];
+        let number = copies.step(&self.tables, &self.configuration, &self.permutations, id, code);
+        let outcome = copies.outcome(number);
+        let stopped = outcome.broken & Law::ServerLaws.bit() != 0;
+        if !outcome.in_bounds || (stopped && self.watched & Law::ServerLaws.bit() == 0) {
+            return;
+        }
+        let handled = if let Code::Receive(message) = code { Some(message) } else { None };
+        let (removes, keeps) = match self.configuration.network {
+            Network::Monotone => (false, true),
+            Network::Lossy { duplication, .. } => (true, duplication && handled.is_some()),
+        };
+        let mut each = |keep: bool| {
+            let removed = if keep { None } else { handled };
+            if outcome.is_nothing
+                && removed.is_none()
+                && outcome.broken & self.watched == 0
+                && !matches!(code, Code::Crash(_))
+            {
+                // Nothing changes.
+                return;
+            }
+            self.each_loss(copies.sent(outcome), state, removed, |lost| {
+                actions.push(Action::Step { server, code, keep, lost, outcome: number });
+            });
+        };
+        if removes {
+            each(false);
+        }
+        if keeps {
+            each(true);
+        }
+    }
+
+    /// Every choice of what finds no room among the messages that are new on their way, as masks.
+    fn each_loss(&self, sent: &[MessageId], state: &State, removed: Option<MessageId>, mut choose: impl FnMut(u16)) {
+        let Network::Lossy { messages_max, .. } = self.configuration.network else { return choose(0) };
+        let stays = |id: &MessageId| state.messages.contains(id) && Some(*id) != removed;
+        let fresh = sent.iter().filter(|id| !stays(id)).count();
+        let room = messages_max.saturating_sub(state.messages.len() - usize::from(removed.is_some()));
+        if fresh <= room {
+            return choose(0);
+        }
+        let excess = (fresh - room) as u32;
+        (0..1_u16 << fresh).filter(|mask| mask.count_ones() == excess).for_each(choose);
+    }
+
+    fn take_step(
+        &self,
+        copies: &Copies,
+        state: &State,
+        (server, code, keep, lost): (u8, Code, bool, u16),
+        outcome: &Outcome,
+    ) -> State {
+        let mut next = state.clone();
+        next.servers[usize::from(server)] = outcome.next;
+        next.broken = outcome.broken & self.watched;
+        next.crashes += u8::from(matches!(code, Code::Crash(_)));
+        if let (Code::Receive(message), false) = (code, keep) {
+            next.messages.retain(|id| *id != message);
+        }
+        let mut fresh = 0;
+        for &id in copies.sent(outcome) {
+            if let Err(position) = next.messages.binary_search(&id) {
+                if lost & 1 << fresh == 0 {
+                    next.messages.insert(position, id);
+                }
+                fresh += 1;
+            }
+        }
+        let after = copies.facts(outcome.next);
+        if after.role == RoleKind::Leader {
+            next.leaders |= 1 << (8 * after.term + server);
+        }
+        if u32::from(after.commit) > next.committed.len() {
+            next.committed = next.committed.commit(after.log, u32::from(after.commit), after.term);
+        }
+        let terms_led = next.leaders.to_le_bytes().into_iter().filter(|mask| *mask != 0).count();
+        let reelection = if terms_led > 1 { Goal::Reelection.bit() } else { 0 };
+        self.note(outcome.goals | reelection, outcome.name);
+        next
+    }
+
+    fn note(&self, goals: u32, name: u8) {
+        if self.found.goals.load(Ordering::Relaxed) & goals != goals {
+            self.found.goals.fetch_or(goals, Ordering::Relaxed);
+        }
+        if self.found.names.load(Ordering::Relaxed) & 1 << name == 0 {
+            self.found.names.fetch_or(1 << name, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops dead messages if the configuration says so, and gives the state its fingerprint.
+    fn finish(&self, copies: &Copies, mut state: State) -> State {
+        if self.configuration.drop_dead {
+            let servers = state.servers;
+            state.messages.retain(|id| {
+                let message = copies.message_facts(*id);
+                !message.is_dead(copies.facts(servers[usize::from(message.to)]))
+            });
+        }
+        state.fingerprint = self.fingerprint(copies, &state);
+        state
+    }
+
+    /// The least hash under any permutation. Servers and messages know their names themselves, so their hashes can be
+    /// added in any order.
+    fn fingerprint(&self, copies: &Copies, state: &State) -> u64 {
+        let count = self.permutations.len();
+        let mut sums: SmallVec<[u64; 8]> = SmallVec::from_elem(0, count);
+        let mut add =
+            |hashes: &[u64]| sums.iter_mut().zip(hashes).for_each(|(sum, hash)| *sum = sum.wrapping_add(*hash));
+        self.present(state).iter().for_each(|&id| add(copies.server_hashes(id, count)));
+        state.messages.iter().for_each(|&id| add(copies.message_hashes(id, count)));
+        let with_leaders = sums
+            .iter()
+            .zip(self.permutations.iter())
+            .map(|(sum, permutation)| sum.wrapping_add(mix(permutation.apply_masks(state.leaders))));
+        let least = with_leaders.min().unwrap_or(0);
+        let rest = u64::from(state.crashes) << 32 | u64::from(state.broken);
+        mix(least ^ mix(state.committed.0.wrapping_add(mix(rest))))
+    }
+
+    fn count_judged(&self) {
+        thread_local! {
+            static UNREPORTED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+        }
+        let unreported = UNREPORTED.get() + 1;
+        UNREPORTED.set(unreported % 256);
+        if unreported == 256 {
+            self.found.judged.fetch_add(256, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Spreads every bit over the whole word (the finaliser of splitmix64).
+fn mix(mut word: u64) -> u64 {
+    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
+}
+
+impl Model for Cluster {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut servers = [0; SERVERS_MAX];
+        for (at, id) in self.configuration.ids().enumerate() {
+            servers[at] = self.tables.intern_server(&Server::new(&self.configuration, id), &self.permutations);
+        }
+        let state = State {
+            servers,
+            messages: SmallVec::new(),
+            leaders: 0,
+            committed: PackedLog::default(),
+            crashes: 0,
+            broken: 0,
+            fingerprint: 0,
+        };
+        vec![self.with_copies(&state, |copies| self.finish(copies, state.clone()))]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if self.found.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        self.with_copies(state, |copies| {
+            for server in 0..self.configuration.servers {
+                let facts = *copies.facts(state.servers[usize::from(server)]);
+                self.own_codes(server, &facts, state.crashes, |code| {
+                    self.offer(copies, state, server, code, actions);
+                });
+            }
+            for &message in &state.messages {
+                let server = copies.message_facts(message).to;
+                self.offer(copies, state, server, Code::Receive(message), actions);
+            }
+        });
+        if let Network::Lossy { .. } = self.configuration.network {
+            actions.extend(state.messages.iter().map(|&message| Action::DropMessage(message)));
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        Some(self.with_copies(state, |copies| match action {
+            Action::Step { server, code, keep, lost, outcome } => {
+                let outcome = *copies.outcome(outcome);
+                copies.bring_up_to_date(&self.tables, outcome.next as usize + 1, 0);
+                let next = self.take_step(copies, state, (server, code, keep, lost), &outcome);
+                self.finish(copies, next)
+            }
+            Action::DropMessage(message) => {
+                self.note(0, name_position("DropMessage"));
+                let mut next = state.clone();
+                next.messages.retain(|id| *id != message);
+                next.broken = 0;
+                self.finish(copies, next)
+            }
+        }))
+    }
+
+    /// One property for all laws: a state has only to be looked at once. `Cluster::broken_laws` says which.
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::always("Laws", |cluster: &Self, state: &State| {
+            cluster.count_judged();
+            cluster.judge(state) == 0
+        })]
+    }
+}

@@ -1,0 +1,3 @@
+//! The subcommands of `raft-model`, one file each: arguments in, lines and an exit code out.
+
+pub mod check;

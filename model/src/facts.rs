@@ -1,0 +1,223 @@
+//! What the laws need of a server and of a message, in a few words of memory, so that a state is judged without looking
+//! at a single heap object.
+
+use crate::server::Server;
+use raft_io::protocol::ProtocolState;
+use raft_io::types::Payload;
+use raft_io::{Envelope, LogView, MemoryLog, Message, NodeId, RoleKind};
+
+/// The most servers of a configuration.
+pub const SERVERS_MAX: usize = 5;
+
+/// A log of at most 8 entries with terms up to 7, one byte each: the lowest is the first. A byte is
+/// `present (1) | commit term (3) | payload (1) | term (3)`; the commit term is used only in the log of what is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PackedLog(pub u64);
+
+const ENTRY: u64 = 0x8f8f_8f8f_8f8f_8f8f;
+const COMMIT_TERM: u64 = 0x7070_7070_7070_7070;
+
+impl PackedLog {
+    fn of(log: &MemoryLog) -> Self {
+        let mut packed = Self::default();
+        for (at, entry) in log.iter().enumerate() {
+            let payload = u64::from(matches!(entry.payload, Payload::Command(_)));
+            packed.0 |= (0x80 | payload << 3 | entry.id.term.0) << (8 * at);
+        }
+        packed
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        8 - self.0.leading_zeros() / 8
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The first `count` entries.
+    #[must_use]
+    pub fn prefix(self, count: u32) -> Self {
+        if count >= 8 { self } else { Self(self.0 & ((1 << (8 * count)) - 1)) }
+    }
+
+    /// The term of the entry at this position, counted from 0.
+    #[must_use]
+    pub fn term(self, at: u32) -> u8 {
+        (self.0 >> (8 * at)) as u8 & 0x07
+    }
+
+    /// Whether the entry at this position, counted from 0, is a command.
+    #[must_use]
+    pub fn is_command(self, at: u32) -> bool {
+        (self.0 >> (8 * at)) as u8 & 0x08 != 0
+    }
+
+    /// The term in which the entry at this position was committed.
+    #[must_use]
+    pub fn commit_term(self, at: u32) -> u8 {
+        (self.0 >> (8 * at)) as u8 >> 4 & 0x07
+    }
+
+    /// The entries without their commit terms.
+    #[must_use]
+    pub fn entries(self) -> Self {
+        Self(self.0 & ENTRY)
+    }
+
+    /// Entries of `log` from this one's end up to `end`, as committed in `term`.
+    #[must_use]
+    pub fn commit(self, log: Self, end: u32, term: u8) -> Self {
+        let fresh = log.prefix(end).0 & !Self(u64::MAX).prefix(self.len()).0;
+        let present = (fresh >> 7) & 0x0101_0101_0101_0101;
+        let terms = (present * (u64::from(term) << 4)) & COMMIT_TERM;
+        Self(self.0 | fresh | terms)
+    }
+
+    /// Log Matching for two logs: from the first difference on, no two entries at one index have the same term.
+    #[must_use]
+    pub fn matches(self, other: Self) -> bool {
+        let difference = self.0 ^ other.0;
+        if difference == 0 {
+            return true;
+        }
+        let first = difference.trailing_zeros() / 8;
+        (first..self.len().min(other.len())).all(|at| self.term(at) != other.term(at))
+    }
+}
+
+/// What the laws need of one server.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The role.
+    pub role: RoleKind,
+    /// Position in `0..servers`.
+    pub position: u8,
+    /// Term as decided.
+    pub term: u8,
+    /// Vote as decided, as a position; `NOBODY` if none.
+    pub vote: u8,
+    /// Term on disk.
+    pub disk_term: u8,
+    /// Vote on disk.
+    pub disk_vote: u8,
+    /// Whether candidates are ignored.
+    pub leader_is_recent: bool,
+    /// Writes in flight.
+    pub pending: u8,
+    /// Commit index.
+    pub commit: u8,
+    /// The log as decided.
+    pub log: PackedLog,
+    /// The log on disk.
+    pub disk_log: PackedLog,
+    /// A leader's match index per position; 0 elsewhere.
+    pub matches: [u8; SERVERS_MAX],
+}
+
+/// No server's position.
+pub const NOBODY: u8 = u8::MAX;
+
+/// A server's position, counted from 0.
+#[must_use]
+pub fn position(id: NodeId) -> u8 {
+    id.0 as u8 - 1
+}
+
+impl Facts {
+    /// The facts of a server, with its state.
+    #[must_use]
+    pub fn of(server: &Server, state: &ProtocolState) -> Self {
+        let disk = server.disk.hard_state();
+        let mut matches = [0; SERVERS_MAX];
+        for peer in &state.progress {
+            matches[position(peer.peer) as usize] = peer.match_index.0 as u8;
+        }
+        Self {
+            role: state.role,
+            position: position(server.protocol.id()),
+            term: state.hard_state.term.0 as u8,
+            vote: state.hard_state.vote.map_or(NOBODY, position),
+            disk_term: disk.term.0 as u8,
+            disk_vote: disk.vote.map_or(NOBODY, position),
+            leader_is_recent: state.leader_is_recent,
+            pending: state.writes.len() as u8,
+            commit: state.commit_index.0 as u8,
+            log: PackedLog::of(&server.log()),
+            disk_log: PackedLog::of(&server.disk),
+            matches,
+        }
+    }
+}
+
+/// What the model needs of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageFacts {
+    /// The receiver's position.
+    pub to: u8,
+    /// An answer to a question of this term, or to one about a campaign in this term: a receiver whose disk knows a later
+    /// one has no use for it. `NEVER_DEAD` for what is no answer.
+    pub answers_term: u8,
+}
+
+/// No term: the message is no answer.
+const NEVER_DEAD: u8 = u8::MAX;
+
+impl MessageFacts {
+    /// The facts of a message.
+    #[must_use]
+    pub fn of(envelope: &Envelope) -> Self {
+        let answers_term = match &envelope.message {
+            // Counts for a campaign in this term alone, which begins in the term before; but a higher term spreads.
+            Message::PreVoteResponse(response) => (response.campaign_term.0 - 1).max(response.term.0) as u8,
+            Message::RequestVoteResponse(response) => response.term.0 as u8,
+            Message::AppendEntriesResponse(response) => response.term.0 as u8,
+            _ => NEVER_DEAD,
+        };
+        Self { to: position(envelope.to), answers_term }
+    }
+
+    /// The rule of dead messages: the receiver can have no use for this one, now or ever. It rests on the term on *disk*,
+    /// which no crash takes back. Every run proves it; see `Law::DeadMessagesAreDead`.
+    #[must_use]
+    pub fn is_dead(self, receiver: &Facts) -> bool {
+        self.answers_term < receiver.disk_term
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(terms: &[u64]) -> PackedLog {
+        PackedLog(terms.iter().enumerate().map(|(at, term)| (0x80 | term) << (8 * at)).sum())
+    }
+
+    #[test]
+    fn a_packed_log_keeps_its_entries_apart() {
+        let packed = log(&[1, 1, 3]);
+        assert_eq!((packed.len(), packed.term(0), packed.term(2)), (3, 1, 3));
+        assert_eq!(packed.prefix(2), log(&[1, 1]));
+        assert_eq!(packed.prefix(8), packed);
+        assert!(PackedLog::default().is_empty());
+        let committed = log(&[1]).commit(packed, 3, 5);
+        assert_eq!(
+            (committed.len(), committed.commit_term(0), committed.commit_term(1), committed.commit_term(2)),
+            (3, 0, 5, 5)
+        );
+        assert_eq!(committed.entries(), packed);
+        assert_eq!(committed.commit(packed, 2, 6), committed);
+    }
+
+    #[test]
+    fn logs_match_or_do_not() {
+        assert!(log(&[1, 1]).matches(log(&[1, 1, 2])));
+        assert!(log(&[1, 1, 2]).matches(log(&[1, 2])));
+        assert!(!log(&[1, 1, 3]).matches(log(&[1, 2, 3])));
+        assert!(!PackedLog(0x88).matches(PackedLog(0x80)));
+    }
+}

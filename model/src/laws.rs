@@ -1,0 +1,309 @@
+//! The laws, under the names that they have everywhere (`docs/INVARIANTS.md`), and the goals that show that a run was not
+//! empty.
+//!
+//! Lives here: what one step of one server must keep ([`of_step`], computed once per distinct step) and what a state of
+//! the cluster must keep ([`of_state`]).
+
+use crate::config::Configuration;
+use crate::facts::{Facts, NOBODY, PackedLog};
+use crate::server::{Input, Server, Stepped};
+use raft_io::message::AppendResult;
+use raft_io::types::HardState;
+use raft_io::{Action, Envelope, Event, LogView, Message, RoleKind, quorum};
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item:meta])* $variant:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$item])* $variant,)*
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($variant),)*
+                }
+            }
+
+            /// The one of that name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|each| each.name() == name)
+            }
+
+            /// Its bit in a mask.
+            #[must_use]
+            pub const fn bit(self) -> u32 {
+                1 << self as u32
+            }
+        }
+    };
+}
+
+names! {
+    /// A law.
+    Law {
+        /// At most one leader in a term, over all time.
+        ElectionSafety,
+        /// A leader never overwrites or deletes entries of its log.
+        LeaderAppendOnly,
+        /// Entries with the same index and term are equal, and so is all that precedes them.
+        LogMatching,
+        /// What was committed in a term is in the logs of the leaders of all later terms.
+        LeaderCompleteness,
+        /// No two servers know different entries at one index as committed.
+        StateMachineSafety,
+        /// A leader has the durable votes of a quorum.
+        LeaderHasQuorum,
+        /// A server votes for at most one candidate in a term, over all its lives.
+        VotesGrantedOnce,
+        /// `match_index = k`: the follower's durable log agrees with the leader's through `k`.
+        MatchIndexSound,
+        /// A committed entry is durable on a quorum.
+        CommittedIsDurable,
+        /// No message leaves before what it promises is durable.
+        PersistFirst,
+        /// Terms never decrease; the durable one never, over all lives.
+        TermMonotonic,
+        /// The commit index never decreases within a life.
+        CommitMonotonic,
+        /// Entries are applied in order, and only committed and durable ones.
+        AppliedInOrder,
+        /// Neither asking for a pre-vote nor granting one changes term, vote or a timer of the voter.
+        PreVoteLeavesHardStateAlone,
+        /// A pre-candidate campaigns only with the pre-votes of a quorum.
+        CampaignHasPreVotes,
+        /// A leader stays beyond a quorum check only if a quorum answered.
+        CheckedLeaderHasAnswers,
+        /// Honest servers never find each other misbehaving.
+        HonestServersBehave,
+        /// No assertion of the protocol fails: the laws that one server checks alone, by their names.
+        ServerLaws,
+        /// A log that is ahead of its reports makes no difference to a step.
+        LogAheadChangesNothing,
+        /// The protocol treats all servers alike: renaming them before a step or after it is the same.
+        ServersAreAlike,
+        /// What the rule of dead messages drops would change nothing, in any state that is reached from there.
+        DeadMessagesAreDead,
+    }
+}
+
+names! {
+    /// Something that must be reached, or else the run has shown nothing.
+    Goal {
+        /// A leader.
+        Leader,
+        /// A commit.
+        Commit,
+        /// A leader of a second term.
+        Reelection,
+        /// A log that lost entries to a conflict.
+        Truncation,
+        /// An entry committed by a leader of a later term than its own.
+        CommitOfAnOlderTerm,
+        /// A crash that lost a write.
+        LostWrite,
+        /// A leader that stepped down for want of a quorum.
+        StepDown,
+    }
+}
+
+/// The laws that a step of one server breaks, as a mask.
+#[must_use]
+pub fn of_step(before: &Server, input: &Input, stepped: &Stepped) -> u32 {
+    let after = &stepped.server;
+    let (old, new) = (before.state(), after.state());
+    let (old_disk, new_disk) = (before.disk.hard_state(), after.disk.hard_state());
+    let crash = matches!(input, Input::Crash { .. });
+    let mut broken = 0;
+    let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
+    check(new_disk.term >= old_disk.term && (crash || new.hard_state.term >= old.hard_state.term), Law::TermMonotonic);
+    check(crash || new.commit_index >= old.commit_index, Law::CommitMonotonic);
+    check(
+        votes_once(old_disk, new_disk) && (crash || votes_once(old.hard_state, new.hard_state)),
+        Law::VotesGrantedOnce,
+    );
+    let applied_grows = crash || new.applied_through >= old.applied_through;
+    let applied_is_safe = new.applied_through <= new.commit_index && new.applied_through <= new.durable.index;
+    check(applied_grows && applied_is_safe && hands_out(&stepped.actions, &old, &new), Law::AppliedInOrder);
+    let leads = |state: &raft_io::protocol::ProtocolState| state.role == RoleKind::Leader;
+    if !crash && leads(&old) && leads(&new) && old.hard_state.term == new.hard_state.term {
+        let (old_log, new_log) = (before.log(), after.log());
+        check(old_log.iter().zip(new_log.iter()).all(|(a, b)| a == b) && new.last >= old.last, Law::LeaderAppendOnly);
+    }
+    check(stepped.sent.iter().all(|envelope| is_backed(envelope, after)), Law::PersistFirst);
+    let misbehaved = stepped.actions.iter().any(|action| matches!(action, Action::Misbehaved { .. }));
+    check(!misbehaved, Law::HonestServersBehave);
+    check(pre_vote_is_harmless(before, input, stepped), Law::PreVoteLeavesHardStateAlone);
+    if old.role == RoleKind::PreCandidate && new.role == RoleKind::Candidate {
+        check(has_pre_votes(before, input, &old), Law::CampaignHasPreVotes);
+    }
+    if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
+        let answered = old.progress.iter().filter(|peer| peer.active).count();
+        check(
+            answered + 1 >= quorum::majority(before.protocol.membership().voters().len()),
+            Law::CheckedLeaderHasAnswers,
+        );
+    }
+    broken
+}
+
+/// In one term, a vote stays where it is.
+fn votes_once(old: HardState, new: HardState) -> bool {
+    old.term != new.term || old.vote.is_none() || old.vote == new.vote
+}
+
+/// `Apply` says just how far the applied index went, and nothing is said when it stayed.
+fn hands_out(
+    actions: &[Action],
+    old: &raft_io::protocol::ProtocolState,
+    new: &raft_io::protocol::ProtocolState,
+) -> bool {
+    let mut through = old.applied_through;
+    for action in actions {
+        if let Action::Apply { through: next } = action {
+            if *next <= through {
+                return false;
+            }
+            through = *next;
+        }
+    }
+    actions.is_empty() || through == new.applied_through
+}
+
+/// Whether what a message promises is on its sender's disk.
+fn is_backed(envelope: &Envelope, sender: &Server) -> bool {
+    let disk = sender.disk.hard_state();
+    let term = envelope.message.term();
+    let promise = match &envelope.message {
+        Message::RequestVoteRequest(_) => disk.term > term || disk.vote == Some(envelope.from),
+        Message::RequestVoteResponse(response) if response.granted => {
+            disk.term > term || disk.vote == Some(envelope.to)
+        }
+        Message::AppendEntriesResponse(response) => match response.result {
+            // An answer to a leader of an earlier term promises nothing any more.
+            AppendResult::Accepted { match_index } => disk.term > term || sender.disk.last().index >= match_index,
+            _ => true,
+        },
+        _ => true,
+    };
+    promise && disk.term >= term
+}
+
+/// A question about an election changes nothing where it is asked, and no term or vote where it comes from.
+fn pre_vote_is_harmless(before: &Server, input: &Input, stepped: &Stepped) -> bool {
+    let Input::Event(event) = input else { return true };
+    match event {
+        Event::Receive(Envelope { message: Message::PreVoteRequest(_), .. }) => {
+            let answers_only = stepped.actions.is_empty();
+            // The answer may wait behind a write in flight: nothing else changes.
+            let (old, mut new) = (before.state(), stepped.server.state());
+            for (new, old) in new.writes.iter_mut().zip(&old.writes) {
+                new.messages.clone_from(&old.messages);
+            }
+            answers_only && new == old && stepped.server.in_flight == before.in_flight
+        }
+        Event::ElectionTimeout if stepped.server.protocol.role() == RoleKind::PreCandidate => {
+            let (old, new) = (before.state(), stepped.server.state());
+            old.hard_state == new.hard_state && stepped.server.in_flight == before.in_flight
+        }
+        _ => true,
+    }
+}
+
+/// Whether the grants before this input, and the one that it brings, are those of a quorum for the next term.
+fn has_pre_votes(before: &Server, input: &Input, old: &raft_io::protocol::ProtocolState) -> bool {
+    let voters = before.protocol.membership().voters();
+    let mut granted = old.votes_granted.clone();
+    if let Input::Event(Event::Receive(Envelope { from, message: Message::PreVoteResponse(response), .. })) = input {
+        let counts = response.granted && response.campaign_term == old.hard_state.term.next();
+        if counts && !granted.contains(from) {
+            granted.push(*from);
+        }
+    }
+    granted.iter().filter(|id| voters.contains(id)).count() >= quorum::majority(voters.len())
+}
+
+/// What a step shows of the goals, as a mask.
+#[must_use]
+pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input) -> u32 {
+    let mut reached = 0;
+    let mut reach = |is: bool, goal: Goal| reached |= if is { goal.bit() } else { 0 };
+    let crash = matches!(input, Input::Crash { .. });
+    reach(after.role == RoleKind::Leader, Goal::Leader);
+    reach(after.commit > before.commit, Goal::Commit);
+    let kept = after.log.prefix(before.log.len()) == before.log;
+    reach(!crash && !kept, Goal::Truncation);
+    reach(crash && (after.log != before.log || after.term != before.term), Goal::LostWrite);
+    let checked = matches!(input, Input::Event(Event::QuorumCheckTimeout));
+    reach(checked && before.role == RoleKind::Leader && after.role != RoleKind::Leader, Goal::StepDown);
+    if after.role == RoleKind::Leader && after.commit > before.commit {
+        let older = (u32::from(before.commit)..u32::from(after.commit)).any(|at| after.log.term(at) < after.term);
+        reach(older, Goal::CommitOfAnOlderTerm);
+    }
+    reached
+}
+
+/// The laws that a state of the cluster breaks, as a mask. `leaders` has one byte per term: who ever led it.
+#[must_use]
+pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64, committed: PackedLog) -> u32 {
+    let mut broken = 0;
+    let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
+    let at_most_one = |mask: u8| mask & mask.wrapping_sub(1) == 0;
+    check(leaders.to_le_bytes().into_iter().all(at_most_one), Law::ElectionSafety);
+    for (at, one) in servers.iter().enumerate() {
+        check(one.log.matches(one.disk_log), Law::LogMatching);
+        for other in &servers[at + 1..] {
+            let matching = one.log.matches(other.log)
+                && (one.disk_log == one.log || one.disk_log.matches(other.log))
+                && (other.disk_log == other.log
+                    || (one.log.matches(other.disk_log) && one.disk_log.matches(other.disk_log)));
+            check(matching, Law::LogMatching);
+        }
+        let commit = u32::from(one.commit);
+        check(one.log.prefix(commit) == committed.entries().prefix(commit), Law::StateMachineSafety);
+        if one.role == RoleKind::Leader {
+            check(leader_is_complete(one, committed), Law::LeaderCompleteness);
+            check(has_votes(configuration, servers, one), Law::LeaderHasQuorum);
+            check(servers.iter().all(|peer| match_is_sound(one, peer)), Law::MatchIndexSound);
+        }
+    }
+    if !committed.is_empty() {
+        let length = committed.len();
+        let durable = (1..=length).all(|count| {
+            let prefix = committed.entries().prefix(count);
+            let holders = servers.iter().filter(|server| server.disk_log.prefix(count) == prefix).count();
+            holders as u32 >= configuration.quorum()
+        });
+        check(durable, Law::CommittedIsDurable);
+    }
+    broken
+}
+
+/// Everything that was committed in an earlier term is in the leader's log.
+fn leader_is_complete(leader: &Facts, committed: PackedLog) -> bool {
+    let entries = committed.entries();
+    let earlier = (0..committed.len()).filter(|&at| committed.commit_term(at) < leader.term);
+    earlier.last().is_none_or(|at| leader.log.prefix(at + 1) == entries.prefix(at + 1))
+}
+
+/// A quorum's disks hold a vote for the leader, or have moved on since.
+fn has_votes(configuration: &Configuration, servers: &[&Facts], leader: &Facts) -> bool {
+    let voted = |server: &&&Facts| {
+        server.disk_term > leader.term || (server.disk_term == leader.term && server.disk_vote == leader.position)
+    };
+    debug_assert_ne!(leader.position, NOBODY);
+    servers.iter().filter(voted).count() as u32 >= configuration.quorum()
+}
+
+/// What the leader believes of a peer in its term is on the peer's disk.
+fn match_is_sound(leader: &Facts, peer: &Facts) -> bool {
+    let matched = u32::from(leader.matches[peer.position as usize]);
+    peer.term != leader.term || peer.disk_log.prefix(matched) == leader.log.prefix(matched)
+}

@@ -1,0 +1,24 @@
+//! `raft-model`: exhaustive checking of raft-io's shipped step function, its TLA+ spec, and their agreement.
+
+use clap::{Parser, Subcommand};
+use raft_model::commands;
+use std::process::ExitCode;
+
+/// Checks raft-io: the shipped step function exhaustively, the TLA+ spec with TLC, and that both agree.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(commands::check::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Check(arguments) => commands::check::run(&arguments),
+    }
+}

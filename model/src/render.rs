@@ -1,0 +1,189 @@
+//! A state of the model in the words of the spec.
+//!
+//! There is no judgement here: each variable of `spec/Raft.tla` is a part of the real server's state, of its disk, or of
+//! what the model remembers of the history.
+
+use crate::cluster::{Cluster, State};
+use crate::facts::PackedLog;
+use crate::server::Server;
+use crate::value::Value;
+use raft_io::message::AppendResult;
+use raft_io::protocol::{PeerState, ProgressState, WriteInFlight};
+use raft_io::types::{HardState, Payload};
+use raft_io::{Entry, EntryId, Envelope, LogView, Message, NodeId, RoleKind, Write};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The spec's variables in a state, by name.
+#[must_use]
+pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
+    let count = usize::from(cluster.configuration().servers);
+    let servers: Vec<_> = state.servers()[..count].iter().map(|&id| cluster.tables().server(id)).collect();
+    let mut variables = BTreeMap::new();
+    let per_server: Vec<BTreeMap<&str, Value>> = servers.iter().map(|server| self::server(server)).collect();
+    for name in per_server[0].keys() {
+        let pairs = servers.iter().zip(&per_server);
+        let function = pairs.map(|(server, values)| (node(server.protocol.id()), values[name].clone()));
+        variables.insert((*name).to_string(), Value::function(function));
+    }
+    let messages = state.messages().iter().map(|&id| envelope(&cluster.tables().message(id)));
+    variables.insert("messages".to_string(), Value::Set(messages.collect()));
+    let leaders = state
+        .leaders()
+        .map(|(term, at)| Value::Seq(vec![Value::int(u64::from(term)), node(NodeId(u64::from(at) + 1))]));
+    variables.insert("leaders".to_string(), Value::Set(leaders.collect()));
+    variables.insert("committed".to_string(), committed(state.committed()));
+    variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
+    variables
+}
+
+/// The spec's variables of one server, by name.
+#[must_use]
+pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
+    let state = server.state();
+    let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
+    let disk = server.disk.hard_state();
+    let pending = state.writes.iter().zip(&server.in_flight).map(|(waiting, write)| pending_write(waiting, write));
+    BTreeMap::from([
+        ("currentTerm", Value::int(state.hard_state.term.0)),
+        ("votedFor", optional(state.hard_state.vote)),
+        ("role", Value::str(role(state.role))),
+        ("leader", optional(state.leader)),
+        ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
+        ("votesGranted", nodes(&state.votes_granted)),
+        ("votesRefused", nodes(&state.votes_refused)),
+        ("log", entries(server.log().iter())),
+        ("commitIndex", Value::int(state.commit_index.0)),
+        ("appliedIndex", Value::int(state.applied_through.0)),
+        ("durableIndex", Value::int(state.durable.index.0)),
+        ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
+        ("pending", Value::Seq(pending.collect())),
+        (
+            "disk",
+            Value::record([
+                ("term", Value::int(disk.term.0)),
+                ("vote", optional(disk.vote)),
+                ("log", entries(server.disk.iter())),
+            ]),
+        ),
+    ])
+}
+
+/// A role, as the spec writes it.
+#[must_use]
+pub fn role(role: RoleKind) -> &'static str {
+    match role {
+        RoleKind::Follower => "Follower",
+        RoleKind::PreCandidate => "PreCandidate",
+        RoleKind::Candidate => "Candidate",
+        RoleKind::Leader => "Leader",
+    }
+}
+
+/// A server's name in the spec.
+#[must_use]
+pub fn node(id: NodeId) -> Value {
+    Value::Model(format!("s{id}"))
+}
+
+fn optional(id: Option<NodeId>) -> Value {
+    id.map_or_else(|| Value::Model("Nil".to_string()), node)
+}
+
+fn entry_id(id: EntryId) -> Value {
+    Value::record([("index", Value::int(id.index.0)), ("term", Value::int(id.term.0))])
+}
+
+fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Value {
+    Value::Seq(entries.map(|entry| self::entry(entry.id.term.0, !matches!(entry.payload, Payload::Noop))).collect())
+}
+
+fn entry(term: u64, is_command: bool) -> Value {
+    let payload = Value::str(if is_command { "Command" } else { "Noop" });
+    Value::record([("term", Value::int(term)), ("payload", payload)])
+}
+
+fn committed(log: PackedLog) -> Value {
+    let entry = |at| {
+        let Value::Record(mut fields) = entry(u64::from(log.term(at)), log.is_command(at)) else { unreachable!() };
+        fields.insert("commitTerm".to_string(), Value::int(u64::from(log.commit_term(at))));
+        Value::Record(fields)
+    };
+    Value::Seq((0..log.len()).map(entry).collect())
+}
+
+fn progress(peer: &PeerState) -> Value {
+    let state = match peer.state {
+        ProgressState::Probe { sent: false } => "Probe",
+        ProgressState::Probe { sent: true } => "ProbeSent",
+        ProgressState::Replicate => "Replicate",
+        ProgressState::Snapshot => "Snapshot",
+    };
+    Value::record([
+        ("matchIndex", Value::int(peer.match_index.0)),
+        ("nextIndex", Value::int(peer.next_index.0)),
+        ("state", Value::str(state)),
+        ("active", Value::Bool(peer.active)),
+        ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
+    ])
+}
+
+fn pending_write(waiting: &WriteInFlight, write: &Write) -> Value {
+    let hard_state =
+        |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
+    Value::record([
+        ("hardState", Value::Seq(write.hard_state.map(hard_state).into_iter().collect())),
+        ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
+        ("entries", entries(write.entries.iter())),
+        ("durable", Value::int(waiting.durable.0)),
+        ("messages", Value::Seq(waiting.messages.iter().map(envelope).collect())),
+    ])
+}
+
+/// A message.
+#[must_use]
+pub fn envelope(envelope: &Envelope) -> Value {
+    let term = Value::int(envelope.message.term().0);
+    let (kind, fields): (&str, Vec<(&str, Value)>) = match &envelope.message {
+        Message::PreVoteRequest(m) => {
+            ("PreVoteRequest", vec![("campaignTerm", Value::int(m.campaign_term.0)), ("last", entry_id(m.last))])
+        }
+        Message::PreVoteResponse(m) => (
+            "PreVoteResponse",
+            vec![("campaignTerm", Value::int(m.campaign_term.0)), ("granted", Value::Bool(m.granted))],
+        ),
+        Message::RequestVoteRequest(m) => ("RequestVoteRequest", vec![("last", entry_id(m.last))]),
+        Message::RequestVoteResponse(m) => ("RequestVoteResponse", vec![("granted", Value::Bool(m.granted))]),
+        Message::AppendEntriesRequest(m) => (
+            "AppendEntriesRequest",
+            vec![
+                ("prev", entry_id(m.prev)),
+                ("entries", entries(m.entries.iter())),
+                ("commit", Value::int(m.commit.0)),
+            ],
+        ),
+        Message::AppendEntriesResponse(m) => ("AppendEntriesResponse", vec![("result", append_result(m.result))]),
+        other => unreachable!("the spec has no message like {other:?}"),
+    };
+    let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];
+    Value::Record(ends.into_iter().chain(fields).map(|(name, value)| (name.to_string(), value)).collect())
+}
+
+fn append_result(result: AppendResult) -> Value {
+    match result {
+        AppendResult::Accepted { match_index } => {
+            Value::record([("kind", Value::str("Accepted")), ("matchIndex", Value::int(match_index.0))])
+        }
+        AppendResult::Rejected { prev_index, hint } => Value::record([
+            ("kind", Value::str("Rejected")),
+            ("prevIndex", Value::int(prev_index.0)),
+            ("hint", entry_id(hint)),
+        ]),
+        AppendResult::StaleTerm => Value::record([("kind", Value::str("StaleTerm"))]),
+    }
+}
+
+/// The names of the spec's variables that differ between two states.
+#[must_use]
+pub fn changed(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> BTreeSet<String> {
+    after.iter().filter(|(name, value)| before.get(*name) != Some(value)).map(|(name, _)| name.clone()).collect()
+}

@@ -1,0 +1,202 @@
+//! One server as the model sees it: the real protocol, the real log, and the writes between the two.
+//!
+//! Lives here: what a driver does around [`Protocol::step`], in its barest form. Does not live here: anything of Raft.
+
+use crate::config::Configuration;
+use bytes::Bytes;
+use raft_io::{
+    Action, Envelope, Event, MemoryLog, NodeId, Protocol, RaftLog, Transition, Write, protocol::ProtocolState,
+};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The command that every client proposes. What it says makes no difference to the protocol.
+pub const COMMAND: &[u8] = b"x";
+
+/// A server with its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// The shipped protocol.
+    pub protocol: Protocol,
+    /// What survives a crash: the real log with every write that was reported durable.
+    pub disk: MemoryLog,
+    /// Writes that came out of the protocol and are not yet durable, oldest first.
+    pub in_flight: Vec<Write>,
+}
+
+/// One thing that can happen to a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// An event of the protocol. `Persisted` makes as many writes durable first.
+    Event(Event),
+    /// The server loses all but the oldest `survive` writes in flight, and starts again from its disk.
+    Crash {
+        /// How many writes had reached the disk.
+        survive: usize,
+    },
+}
+
+impl Input {
+    /// A client proposes the command.
+    #[must_use]
+    pub fn client_request() -> Self {
+        Self::Event(Event::Propose(Bytes::from_static(COMMAND)))
+    }
+
+    /// The name of the transition in the spec.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Event(event) => event.transition().name(),
+            Self::Crash { .. } => "Crash",
+        }
+    }
+
+    /// The transition, unless it is a crash.
+    #[must_use]
+    pub fn transition(&self) -> Option<Transition> {
+        match self {
+            Self::Event(event) => Some(event.transition()),
+            Self::Crash { .. } => None,
+        }
+    }
+
+    /// The same input to the server of the other name.
+    #[must_use]
+    pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
+        match self {
+            Self::Event(Event::Receive(envelope)) => Self::Event(Event::Receive(permute_envelope(envelope, rename))),
+            other => other.clone(),
+        }
+    }
+}
+
+/// The same message between the servers of the other names: only its ends name servers.
+#[must_use]
+pub fn permute_envelope(envelope: &Envelope, rename: impl Fn(NodeId) -> NodeId) -> Envelope {
+    Envelope { from: rename(envelope.from), to: rename(envelope.to), message: envelope.message.clone() }
+}
+
+/// What came of an input.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Stepped {
+    /// The server afterwards.
+    pub server: Server,
+    /// Every action but `Persist` and `Send`, in order.
+    pub actions: Vec<Action>,
+    /// The messages that left at once, in order.
+    pub sent: Vec<Envelope>,
+}
+
+impl Server {
+    /// A server with an empty disk.
+    ///
+    /// # Panics
+    /// If the configuration breaks the library's rules.
+    #[must_use]
+    pub fn new(configuration: &Configuration, id: NodeId) -> Self {
+        Self::start(configuration, id, MemoryLog::new())
+    }
+
+    fn start(configuration: &Configuration, id: NodeId, disk: MemoryLog) -> Self {
+        let config = configuration.raft_config(id);
+        let protocol = Protocol::new(&config, &disk).unwrap_or_else(|error| panic!("RestoreError: {error}"));
+        Self { protocol, disk, in_flight: Vec::new() }
+    }
+
+    /// What comes of an input, or the message of the assertion that stopped the server.
+    ///
+    /// # Errors
+    /// The server stopped itself.
+    pub fn step(&self, configuration: &Configuration, input: &Input) -> Result<Stepped, String> {
+        self.carry_out(configuration, input, false)
+    }
+
+    /// As [`step`](Self::step), but with a log that is ahead of its reports: it holds every write in flight. The protocol
+    /// promises that this makes no difference.
+    ///
+    /// # Errors
+    /// The server stopped itself.
+    pub fn step_with_log_ahead(&self, configuration: &Configuration, input: &Input) -> Result<Stepped, String> {
+        self.carry_out(configuration, input, true)
+    }
+
+    fn carry_out(&self, configuration: &Configuration, input: &Input, log_ahead: bool) -> Result<Stepped, String> {
+        let mut stepped = quietly(|| match input {
+            Input::Crash { survive } => {
+                let server = Self::start(configuration, self.protocol.id(), self.disk_with(*survive));
+                Stepped { server, actions: Vec::new(), sent: Vec::new() }
+            }
+            Input::Event(event) => self.step_protocol(event, log_ahead),
+        })?;
+        // So that the order of what waits for one write does not tell states apart that are alike.
+        if configuration.symmetry {
+            stepped.server = stepped.server.permute(|id| id);
+        }
+        Ok(stepped)
+    }
+
+    fn step_protocol(&self, event: &Event, log_ahead: bool) -> Stepped {
+        let durable = if let Event::Persisted { writes } = event { *writes } else { 0 };
+        let disk = self.disk_with(durable);
+        let ahead = log_ahead.then(|| self.disk_with(self.in_flight.len()));
+        let log = ahead.as_ref().unwrap_or(&disk);
+        let mut protocol = self.protocol.clone();
+        let mut in_flight = self.in_flight[durable..].to_vec();
+        let mut actions = Vec::new();
+        // Whether a proposal is refused shows in the state: nothing changes.
+        let _ = protocol.step(log, event.clone(), &mut actions);
+        protocol.check(log);
+        let mut stepped_actions = Vec::new();
+        let mut sent = Vec::new();
+        for action in actions {
+            match action {
+                Action::Persist(write) => in_flight.push(write),
+                Action::Send(envelope) => sent.push(envelope),
+                other => stepped_actions.push(other),
+            }
+        }
+        Stepped { server: Self { protocol, disk, in_flight }, actions: stepped_actions, sent }
+    }
+
+    /// The disk once the oldest `writes` in flight are on it.
+    fn disk_with(&self, writes: usize) -> MemoryLog {
+        let mut disk = self.disk.clone();
+        let Ok(()) = disk.append(&mut self.in_flight[..writes].to_vec());
+        disk
+    }
+
+    /// The log as decided: with every write in flight.
+    #[must_use]
+    pub fn log(&self) -> MemoryLog {
+        self.disk_with(self.in_flight.len())
+    }
+
+    /// The protocol's state as data.
+    #[must_use]
+    pub fn state(&self) -> ProtocolState {
+        self.protocol.state()
+    }
+
+    /// The server that stands in this one's place after every server was renamed.
+    #[must_use]
+    pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
+        let rename = &rename;
+        let mut disk = MemoryLog::new();
+        let hard_state = raft_io::LogView::hard_state(&self.disk);
+        let renamed = |state: raft_io::HardState| raft_io::HardState { vote: state.vote.map(rename), ..state };
+        let entries = self.disk.iter().cloned().collect();
+        let Ok(()) =
+            disk.append(&mut vec![Write { hard_state: Some(renamed(hard_state)), truncate_from: None, entries }]);
+        let in_flight =
+            self.in_flight.iter().map(|write| Write { hard_state: write.hard_state.map(renamed), ..write.clone() });
+        Self { protocol: self.protocol.permute(rename), disk, in_flight: in_flight.collect() }
+    }
+}
+
+/// Runs `step`; a panic becomes its message.
+fn quietly<T>(step: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(step)).map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_string()
+    })
+}

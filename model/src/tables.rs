@@ -1,0 +1,420 @@
+//! Every distinct server, message and step, once.
+//!
+//! A cluster of three servers reaches millions of states out of a few thousand distinct states of one server. So servers
+//! and messages are numbered, and a step of the real protocol is run once for each pair of server and input; after that
+//! it is a look into a table. [`Tables`] is shared by all threads and only grows; each thread reads a copy of its own
+//! ([`Copies`]), which it brings up to date when it meets a number that it does not know.
+
+use crate::config::Configuration;
+use crate::facts::{Facts, MessageFacts};
+use crate::laws::{self, Law};
+use crate::server::{Input, Server, Stepped, permute_envelope};
+use crate::symmetry::Permutations;
+use raft_io::{Envelope, Event, NodeId};
+use rustc_hash::FxHashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The number of a distinct server.
+pub type ServerId = u32;
+/// The number of a distinct message.
+pub type MessageId = u16;
+
+/// An input in one word: what happens, and with which message or how many writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// `ElectionTimeout`.
+    ElectionTimeout,
+    /// `MinimumElectionTimeout`.
+    MinimumElectionTimeout,
+    /// `HeartbeatTimeout`.
+    HeartbeatTimeout,
+    /// `QuorumCheckTimeout`.
+    QuorumCheckTimeout,
+    /// `ClientRequest`.
+    ClientRequest,
+    /// One of the `Handle…`.
+    Receive(MessageId),
+    /// `Persisted`, of so many writes.
+    Persisted(u8),
+    /// `Crash`; so many writes survive.
+    Crash(u8),
+}
+
+impl Code {
+    fn key(self, server: ServerId) -> u64 {
+        let code = match self {
+            Self::ElectionTimeout => 0x1_0000,
+            Self::MinimumElectionTimeout => 0x1_0001,
+            Self::HeartbeatTimeout => 0x1_0002,
+            Self::QuorumCheckTimeout => 0x1_0003,
+            Self::ClientRequest => 0x1_0004,
+            Self::Receive(message) => u32::from(message),
+            Self::Persisted(writes) => 0x2_0000 | u32::from(writes),
+            Self::Crash(survive) => 0x3_0000 | u32::from(survive),
+        };
+        u64::from(server) << 32 | u64::from(code)
+    }
+}
+
+/// What comes of a step, by numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The server afterwards.
+    pub next: ServerId,
+    /// Where the messages that left stand among all sent.
+    sent_start: u32,
+    sent_len: u8,
+    /// Whether the server is within the bounds.
+    pub in_bounds: bool,
+    /// Whether nothing changed and nothing was sent.
+    pub is_nothing: bool,
+    /// The laws that the step broke.
+    pub broken: u32,
+    /// The goals that it reached.
+    pub goals: u32,
+    /// Its input's position among the names of actions; see `Action::NAMES`.
+    pub name: u8,
+}
+
+#[derive(Default)]
+struct Shared {
+    servers: Vec<Arc<Server>>,
+    server_ids: FxHashMap<Arc<Server>, ServerId>,
+    facts: Vec<Facts>,
+    /// For each server one content hash per permutation.
+    server_hashes: Vec<u64>,
+    messages: Vec<Arc<Envelope>>,
+    message_ids: FxHashMap<Arc<Envelope>, MessageId>,
+    message_facts: Vec<MessageFacts>,
+    message_hashes: Vec<u64>,
+    outcomes: Vec<Outcome>,
+    sent: Vec<MessageId>,
+    steps: FxHashMap<u64, u32>,
+    /// What the assertions said that stopped a server.
+    panics: Vec<String>,
+}
+
+/// The tables of one run.
+pub struct Tables {
+    shared: Mutex<Shared>,
+    identity: u64,
+}
+
+static RUNS: AtomicU64 = AtomicU64::new(1);
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { shared: Mutex::default(), identity: RUNS.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Tables {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The server of this number.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Arc<Server> {
+        Arc::clone(&self.lock().servers[id as usize])
+    }
+
+    /// The message of this number.
+    #[must_use]
+    pub fn message(&self, id: MessageId) -> Arc<Envelope> {
+        Arc::clone(&self.lock().messages[usize::from(id)])
+    }
+
+    /// How many distinct servers, messages and steps there are.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        let shared = self.lock();
+        (shared.servers.len(), shared.messages.len(), shared.outcomes.len())
+    }
+
+    /// What stopped servers, in their own words.
+    #[must_use]
+    pub fn panics(&self) -> Vec<String> {
+        self.lock().panics.clone()
+    }
+
+    /// The number of a server; its facts and hashes are made the first time.
+    pub fn intern_server(&self, server: &Server, permutations: &Permutations) -> ServerId {
+        if let Some(&id) = self.lock().server_ids.get(server) {
+            return id;
+        }
+        let facts = Facts::of(server, &server.state());
+        let hashes: Vec<u64> =
+            permutations.iter().map(|permutation| content_hash(&server.permute(|id| permutation.apply(id)))).collect();
+        let mut shared = self.lock();
+        if let Some(&id) = shared.server_ids.get(server) {
+            return id;
+        }
+        let id = ServerId::try_from(shared.servers.len()).expect("fewer than 2^32 servers");
+        let server = Arc::new(server.clone());
+        shared.servers.push(Arc::clone(&server));
+        shared.server_ids.insert(server, id);
+        shared.facts.push(facts);
+        shared.server_hashes.extend(hashes);
+        id
+    }
+
+    fn intern_message(&self, envelope: &Envelope, permutations: &Permutations) -> MessageId {
+        let mut shared = self.lock();
+        if let Some(&id) = shared.message_ids.get(envelope) {
+            return id;
+        }
+        let id = MessageId::try_from(shared.messages.len()).expect("fewer than 2^16 distinct messages");
+        let facts = MessageFacts::of(envelope);
+        let hashes = permutations.iter().map(|p| content_hash(&permute_envelope(envelope, |id| p.apply(id))));
+        shared.message_hashes.extend(hashes);
+        let envelope = Arc::new(envelope.clone());
+        shared.messages.push(Arc::clone(&envelope));
+        shared.message_ids.insert(envelope, id);
+        shared.message_facts.push(facts);
+        id
+    }
+
+    /// The input that a code stands for.
+    #[must_use]
+    pub fn input(&self, code: Code) -> Input {
+        match code {
+            Code::ElectionTimeout => Input::Event(Event::ElectionTimeout),
+            Code::MinimumElectionTimeout => Input::Event(Event::MinimumElectionTimeout),
+            Code::HeartbeatTimeout => Input::Event(Event::HeartbeatTimeout),
+            Code::QuorumCheckTimeout => Input::Event(Event::QuorumCheckTimeout),
+            Code::ClientRequest => Input::client_request(),
+            Code::Receive(message) => Input::Event(Event::Receive((*self.message(message)).clone())),
+            Code::Persisted(writes) => Input::Event(Event::Persisted { writes: usize::from(writes) }),
+            Code::Crash(survive) => Input::Crash { survive: usize::from(survive) },
+        }
+    }
+
+    /// Runs the real step and notes what came of it.
+    fn run(&self, configuration: &Configuration, permutations: &Permutations, id: ServerId, code: Code) -> u32 {
+        let key = code.key(id);
+        if let Some(&outcome) = self.lock().steps.get(&key) {
+            return outcome;
+        }
+        let server = self.server(id);
+        let input = self.input(code);
+        let name = crate::action::name_position(input.name());
+        let outcome = match server.step(configuration, &input) {
+            Ok(stepped) => self.outcome(configuration, permutations, (id, &server), &input, &stepped, name),
+            Err(message) => {
+                self.lock().panics.push(format!("{}: {message}", input.name()));
+                let broken = Law::ServerLaws.bit();
+                Outcome {
+                    next: id,
+                    sent_start: 0,
+                    sent_len: 0,
+                    in_bounds: true,
+                    is_nothing: false,
+                    broken,
+                    goals: 0,
+                    name,
+                }
+            }
+        };
+        let mut shared = self.lock();
+        if let Some(&outcome) = shared.steps.get(&key) {
+            return outcome;
+        }
+        let position = u32::try_from(shared.outcomes.len()).expect("fewer than 2^32 steps");
+        shared.outcomes.push(outcome);
+        shared.steps.insert(key, position);
+        position
+    }
+
+    fn outcome(
+        &self,
+        configuration: &Configuration,
+        permutations: &Permutations,
+        (id, server): (ServerId, &Server),
+        input: &Input,
+        stepped: &Stepped,
+        name: u8,
+    ) -> Outcome {
+        let mut broken = laws::of_step(server, input, stepped);
+        if server.step_with_log_ahead(configuration, input).as_ref() != Ok(stepped) {
+            broken |= Law::LogAheadChangesNothing.bit();
+        }
+        if configuration.symmetry && !is_alike(configuration, permutations, server, input, stepped) {
+            broken |= Law::ServersAreAlike.bit();
+        }
+        let next = self.intern_server(&stepped.server, permutations);
+        let mut sent: Vec<MessageId> =
+            stepped.sent.iter().map(|envelope| self.intern_message(envelope, permutations)).collect();
+        sent.sort_unstable();
+        sent.dedup();
+        let mut shared = self.lock();
+        let (before, after) = (shared.facts[id as usize], shared.facts[next as usize]);
+        let in_bounds = after.term <= configuration.term_max
+            && after.log.len() <= u32::from(configuration.log_max)
+            && after.pending <= configuration.pending_max;
+        let goals = laws::goals_of_step(&before, &after, input);
+        let sent_start = u32::try_from(shared.sent.len()).expect("fewer than 2^32 messages sent");
+        let sent_len = u8::try_from(sent.len()).expect("fewer than 256 messages in one step");
+        let is_nothing = next == id && sent.is_empty();
+        shared.sent.extend(sent);
+        Outcome { next, sent_start, sent_len, in_bounds, is_nothing, broken, goals, name }
+    }
+}
+
+/// One permutation for each step, not always the same: over all steps every permutation has its turn.
+fn is_alike(
+    configuration: &Configuration,
+    permutations: &Permutations,
+    server: &Server,
+    input: &Input,
+    stepped: &Stepped,
+) -> bool {
+    let chosen = content_hash(&(server, input)) as usize % permutations.len();
+    let permutation = permutations.nth(chosen);
+    let rename = |id: NodeId| permutation.apply(id);
+    let Ok(renamed) = server.permute(rename).step(configuration, &input.permute(rename)) else { return false };
+    let sorted = |sent: &[Envelope]| {
+        let mut hashes: Vec<u64> = sent.iter().map(content_hash).collect();
+        hashes.sort_unstable();
+        hashes
+    };
+    let expected: Vec<Envelope> = stepped.sent.iter().map(|envelope| permute_envelope(envelope, rename)).collect();
+    renamed.server == stepped.server.permute(rename) && sorted(&renamed.sent) == sorted(&expected)
+}
+
+fn content_hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// One thread's copies of the tables.
+#[derive(Default)]
+pub struct Copies {
+    identity: u64,
+    facts: Vec<Facts>,
+    server_hashes: Vec<u64>,
+    message_facts: Vec<MessageFacts>,
+    message_hashes: Vec<u64>,
+    outcomes: Vec<Outcome>,
+    sent: Vec<MessageId>,
+    steps: FxHashMap<u64, u32>,
+}
+
+impl Copies {
+    /// Makes these the copies of `tables`, with at least `servers` servers and `messages` messages.
+    pub fn bring_up_to_date(&mut self, tables: &Tables, servers: usize, messages: usize) {
+        let known = self.identity == tables.identity;
+        if known && self.facts.len() >= servers && self.message_facts.len() >= messages {
+            return;
+        }
+        if !known {
+            *self = Self { identity: tables.identity, ..Self::default() };
+        }
+        self.catch_up(tables);
+    }
+
+    fn catch_up(&mut self, tables: &Tables) {
+        fn extend<T: Copy>(own: &mut Vec<T>, all: &[T]) {
+            own.extend_from_slice(&all[own.len()..]);
+        }
+        let shared = tables.lock();
+        extend(&mut self.facts, &shared.facts);
+        extend(&mut self.server_hashes, &shared.server_hashes);
+        extend(&mut self.message_facts, &shared.message_facts);
+        extend(&mut self.message_hashes, &shared.message_hashes);
+        extend(&mut self.outcomes, &shared.outcomes);
+        extend(&mut self.sent, &shared.sent);
+    }
+
+    /// A server's facts.
+    #[must_use]
+    pub fn facts(&self, id: ServerId) -> &Facts {
+        &self.facts[id as usize]
+    }
+
+    /// A message's facts.
+    #[must_use]
+    pub fn message_facts(&self, id: MessageId) -> MessageFacts {
+        self.message_facts[usize::from(id)]
+    }
+
+    /// A server's content hash under each of `count` permutations.
+    #[must_use]
+    pub fn server_hashes(&self, id: ServerId, count: usize) -> &[u64] {
+        &self.server_hashes[id as usize * count..][..count]
+    }
+
+    /// A message's content hash under each of `count` permutations.
+    #[must_use]
+    pub fn message_hashes(&self, id: MessageId, count: usize) -> &[u64] {
+        &self.message_hashes[usize::from(id) * count..][..count]
+    }
+
+    /// What comes of an input.
+    pub fn step(
+        &mut self,
+        tables: &Tables,
+        configuration: &Configuration,
+        permutations: &Permutations,
+        id: ServerId,
+        code: Code,
+    ) -> u32 {
+        let key = code.key(id);
+        if let Some(&outcome) = self.steps.get(&key) {
+            return outcome;
+        }
+        let outcome = tables.run(configuration, permutations, id, code);
+        if outcome as usize >= self.outcomes.len() {
+            self.catch_up(tables);
+        }
+        self.steps.insert(key, outcome);
+        outcome
+    }
+
+    /// The outcome of this number.
+    #[must_use]
+    pub fn outcome(&self, outcome: u32) -> &Outcome {
+        &self.outcomes[outcome as usize]
+    }
+
+    /// The messages that left, ascending by number.
+    #[must_use]
+    pub fn sent(&self, outcome: &Outcome) -> &[MessageId] {
+        &self.sent[outcome.sent_start as usize..][..usize::from(outcome.sent_len)]
+    }
+}
+
+impl Tables {
+    /// Proves the rule of dead messages: every message that the rule calls dead to a server that was reached changes
+    /// nothing there and is answered by nobody. That it stays dead follows from `TermMonotonic` on the disk, which every
+    /// step is checked for. Returns how many pairs were looked at and the first that breaks the rule.
+    #[must_use]
+    pub fn prove_dead_messages(&self, configuration: &Configuration) -> (u64, Option<String>) {
+        let (servers, messages) = {
+            let shared = self.lock();
+            let servers: Vec<_> = shared.servers.iter().cloned().zip(shared.facts.iter().copied()).collect();
+            let messages: Vec<_> = shared.messages.iter().cloned().zip(shared.message_facts.iter().copied()).collect();
+            (servers, messages)
+        };
+        let mut looked = 0;
+        for (server, facts) in &servers {
+            for (message, message_facts) in &messages {
+                if message_facts.to != facts.position || !message_facts.is_dead(facts) {
+                    continue;
+                }
+                looked += 1;
+                let input = Input::Event(Event::Receive((**message).clone()));
+                let nothing = server
+                    .step(configuration, &input)
+                    .is_ok_and(|stepped| stepped.server == **server && stepped.sent.is_empty());
+                if !nothing {
+                    return (looked, Some(format!("{message:?} at {:?}", server.state())));
+                }
+            }
+        }
+        (looked, None)
+    }
+}
