@@ -289,8 +289,8 @@ pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64,
 /// Everything that was committed in an earlier term is in the leader's log.
 fn leader_is_complete(leader: &Facts, committed: PackedLog) -> bool {
     let entries = committed.entries();
-    let earlier = (0..committed.len()).filter(|&at| committed.commit_term(at) < leader.term);
-    earlier.last().is_none_or(|at| leader.log.prefix(at + 1) == entries.prefix(at + 1))
+    let mut earlier = (0..committed.len()).filter(|&at| committed.commit_term(at) < leader.term);
+    earlier.next_back().is_none_or(|at| leader.log.prefix(at + 1) == entries.prefix(at + 1))
 }
 
 /// A quorum's disks hold a vote for the leader, or have moved on since.

@@ -15,10 +15,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Check(commands::check::Arguments),
+    Conform(commands::conform::Arguments),
+    Tlc(commands::tlc::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => commands::check::run(&arguments),
+        Command::Conform(arguments) => commands::conform::run(&arguments),
+        Command::Tlc(arguments) => commands::tlc::run(&arguments),
     }
 }

@@ -1,3 +1,5 @@
 //! The subcommands of `raft-model`, one file each: arguments in, lines and an exit code out.
 
 pub mod check;
+pub mod conform;
+pub mod tlc;

