@@ -33,7 +33,17 @@ pub const ALL: &[Configuration] = &[CORE];
 pub const NIGHTLY: &[Configuration] = &[];
 
 /// Those whose states and transitions are compared with TLC's: no symmetry, nothing dropped.
-pub const CONFORMANCE: &[Configuration] = &[];
+pub const CONFORMANCE: &[Configuration] = &[Configuration {
+    name: "conform-replication",
+    purpose: "a leader and its followers: appends, acknowledgements, commits",
+    term_max: 1,
+    campaigners: 1,
+    goals: &[Goal::Leader, Goal::Commit],
+    ..SPEC
+}];
+
+/// What the conformance configurations have in common.
+const SPEC: Configuration = Configuration { symmetry: false, drop_dead: false, ..CORE };
 
 /// The configuration of this name.
 #[must_use]

@@ -135,7 +135,8 @@ fn pending_write(waiting: &WriteInFlight, write: &Write) -> Value {
         ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
         ("entries", entries(write.entries.iter())),
         ("durable", Value::int(waiting.durable.0)),
-        ("messages", Value::Seq(waiting.messages.iter().map(envelope).collect())),
+        // They leave together, so their order is none of the spec's business.
+        ("messages", Value::Set(waiting.messages.iter().map(envelope).collect())),
     ])
 }
 

@@ -157,6 +157,7 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         ("PreVote", boolean(configuration.pre_vote)),
         ("CheckQuorum", boolean(configuration.check_quorum)),
         ("Heartbeats", boolean(configuration.heartbeats)),
+        ("ClientRequests", boolean(configuration.client_requests)),
         ("Network", network.to_string()),
         ("Duplication", boolean(duplication)),
     ];
