@@ -33,12 +33,85 @@ pub const ALL: &[Configuration] = &[CORE];
 pub const NIGHTLY: &[Configuration] = &[];
 
 /// Those whose states and transitions are compared with TLC's: no symmetry, nothing dropped.
-pub const CONFORMANCE: &[Configuration] = &[Configuration {
-    name: "conform-replication",
-    purpose: "a leader and its followers: appends, acknowledgements, commits",
-    term_max: 1,
-    campaigners: 1,
-    goals: &[Goal::Leader, Goal::Commit],
+pub const CONFORMANCE: &[Configuration] = &[
+    Configuration {
+        name: "conform-election",
+        purpose: "pre-vote, check-quorum and heartbeats",
+        term_max: 1,
+        log_max: 1,
+        campaigners: 1,
+        pre_vote: true,
+        check_quorum: true,
+        client_requests: false,
+        goals: &[Goal::Leader, Goal::Commit, Goal::StepDown],
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-pre-vote",
+        purpose: "two campaigners over two terms, with pre-votes",
+        log_max: 1,
+        campaigners: 2,
+        pre_vote: true,
+        heartbeats: false,
+        client_requests: false,
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-replication",
+        purpose: "appends, acknowledgements, heartbeats",
+        term_max: 1,
+        campaigners: 1,
+        goals: &[Goal::Leader, Goal::Commit],
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-conflicts",
+        purpose: "logs that differ, two writes in flight, appends of several entries",
+        campaigners: 2,
+        pending_max: 2,
+        heartbeats: false,
+        inflight_max: 2,
+        single_entry_appends: false,
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-crashes",
+        purpose: "two writes in flight and a crash",
+        log_max: 1,
+        campaigners: 2,
+        pending_max: 2,
+        crashes_max: 1,
+        heartbeats: false,
+        client_requests: false,
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-monotone",
+        purpose: "a network that never forgets a message",
+        log_max: 1,
+        campaigners: 1,
+        network: Network::Monotone,
+        heartbeats: false,
+        client_requests: false,
+        goals: &[Goal::Leader, Goal::Commit],
+        ..SPEC
+    },
+];
+
+/// Conformance beyond [`CONFORMANCE`], for the night.
+pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[Configuration {
+    name: "conform-everything",
+    purpose: "two servers with every feature at once, and duplicated messages",
+    servers: 2,
+    campaigners: 2,
+    pending_max: 2,
+    crashes_max: 1,
+    network: Network::Lossy { messages_max: 1, duplication: true },
+    pre_vote: true,
+    check_quorum: true,
+    inflight_max: 2,
+    single_entry_appends: false,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LostWrite, Goal::StepDown],
     ..SPEC
 }];
 
@@ -48,5 +121,8 @@ const SPEC: Configuration = Configuration { symmetry: false, drop_dead: false, .
 /// The configuration of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Configuration> {
-    [ALL, NIGHTLY, CONFORMANCE].into_iter().flatten().find(|configuration| configuration.name == name)
+    [ALL, NIGHTLY, CONFORMANCE, CONFORMANCE_NIGHTLY]
+        .into_iter()
+        .flatten()
+        .find(|configuration| configuration.name == name)
 }

@@ -193,6 +193,12 @@ fn follow(command: &mut Command, watch: &mut impl FnMut(&str, &Outcome)) -> Resu
 const ERROR_LINES_MAX: usize = 4000;
 
 impl Outcome {
+    /// Whether TLC found an invariant or a property violated.
+    #[must_use]
+    pub fn is_violated(&self) -> bool {
+        self.errors.iter().any(|line| line.starts_with("Error:") && line.contains("violated"))
+    }
+
     fn read(&mut self, line: &str, in_error: &mut bool) {
         if line.starts_with("TLC2 Version") {
             self.version = line.to_string();

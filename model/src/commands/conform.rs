@@ -1,7 +1,7 @@
 //! `raft-model conform`: the spec under TLC against the shipped code under the model.
 
 use crate::config::Configuration;
-use crate::configurations::CONFORMANCE;
+use crate::configurations::{CONFORMANCE, CONFORMANCE_NIGHTLY};
 use crate::conform::{Comparison, ConformError, Side, compare};
 use crate::terminal::{Line, thousands};
 use crate::tlc::{Tlc, spec_folder};
@@ -16,6 +16,9 @@ use std::process::ExitCode;
 pub struct Arguments {
     /// Configurations by name (`conform-…`). Without any: all of them.
     configurations: Vec<String>,
+    /// All of them, and the larger ones of the night.
+    #[arg(long, conflicts_with = "configurations")]
+    nightly: bool,
     /// The spec's folder, if it is not `spec` here or above.
     #[arg(long, value_name = "DIR")]
     spec: Option<PathBuf>,
@@ -30,7 +33,7 @@ pub struct Arguments {
 /// Runs the command.
 #[must_use]
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let prepared = chosen(&arguments.configurations).and_then(|chosen| {
+    let prepared = chosen(arguments).and_then(|chosen| {
         let tlc = Tlc::find().map_err(|error| error.to_string())?;
         let folder = spec_folder(arguments.spec.as_deref()).map_err(|error| error.to_string())?;
         Ok((chosen, tlc, folder))
@@ -55,16 +58,20 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Configuration>, String> {
-    if names.is_empty() {
+fn chosen(arguments: &Arguments) -> Result<Vec<&'static Configuration>, String> {
+    let all = || CONFORMANCE.iter().chain(CONFORMANCE_NIGHTLY);
+    if arguments.nightly {
+        return Ok(all().collect());
+    }
+    if arguments.configurations.is_empty() {
         return Ok(CONFORMANCE.iter().collect());
     }
     let find = |name: &String| {
-        let known: Vec<&str> = CONFORMANCE.iter().map(|configuration| configuration.name).collect();
-        let found = CONFORMANCE.iter().find(|configuration| configuration.name == name);
+        let known: Vec<&str> = all().map(|configuration| configuration.name).collect();
+        let found = all().find(|configuration| configuration.name == name);
         found.ok_or_else(|| format!("no conformance configuration is called {name}; there are: {}", known.join(", ")))
     };
-    names.iter().map(find).collect()
+    arguments.configurations.iter().map(find).collect()
 }
 
 fn compare_one(configuration: &Configuration, tlc: &Tlc, folder: &Path, arguments: &Arguments) -> u8 {

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 /// Exit code 0: every configuration is complete and clean. 1: TLC found something. 2: TLC could not be run.
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// Configurations by the names of their files (`MCElection`). Without any: every `MC*.cfg`.
+    /// Configurations by the names of their files (`MCElection`). Without any: every `MC*.cfg`, and every `Goal*.cfg`,
+    /// which must be violated.
     configurations: Vec<String>,
     /// The spec's folder, if it is not `spec` here or above.
     #[arg(long, value_name = "DIR")]
@@ -45,8 +46,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn run_all(arguments: &Arguments) -> Result<u8, TlcError> {
     let folder = spec_folder(arguments.spec.as_deref())?;
     let tlc = Tlc::find()?;
-    let chosen =
-        if arguments.configurations.is_empty() { configs(&folder, "MC")? } else { arguments.configurations.clone() };
+    let mut chosen = arguments.configurations.clone();
+    if chosen.is_empty() {
+        chosen = configs(&folder, "MC")?;
+        chosen.extend(configs(&folder, "Goal")?);
+    }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = arguments.workers.unwrap_or(cores).max(1);
     let mut code = 0;
@@ -55,8 +59,10 @@ fn run_all(arguments: &Arguments) -> Result<u8, TlcError> {
     }
     for config in &chosen {
         let outcome = run_one(&tlc, &folder, config, workers, arguments.distributed)?;
-        print(config, &outcome, arguments.json);
-        code = code.max(u8::from(!outcome.complete));
+        let is_goal = config.starts_with("Goal");
+        let holds = if is_goal { outcome.is_violated() } else { outcome.complete };
+        print(config, &outcome, (is_goal, holds), arguments.json);
+        code = code.max(u8::from(!holds));
     }
     Ok(code)
 }
@@ -76,21 +82,28 @@ fn run_one(tlc: &Tlc, folder: &Path, config: &str, workers: usize, distributed: 
     outcome
 }
 
-fn print(config: &str, outcome: &Outcome, json: bool) {
-    let verdict = if outcome.complete { "complete" } else { "FAILED" };
+fn print(config: &str, outcome: &Outcome, (is_goal, holds): (bool, bool), json: bool) {
+    let verdict = match (is_goal, holds) {
+        (false, true) => "complete",
+        (true, true) => "reached",
+        (true, false) => "NEVER REACHED",
+        (false, false) => "FAILED",
+    };
     if json {
         let object = serde_json::json!({
             "configuration": config,
             "states": outcome.states,
             "depth": outcome.depth,
             "seconds": outcome.elapsed.as_secs_f64(),
-            "complete": outcome.complete,
-            "errors": outcome.errors,
+            "verdict": verdict,
+            "errors": if holds { &[] } else { outcome.errors.as_slice() },
             "tlc": outcome.version,
         });
         return println!("{object}");
     }
     let (states, seconds) = (thousands(outcome.states), outcome.elapsed.as_secs_f64());
     println!("{config:<24} {states:>10} {:>6} {seconds:>8.1}  {verdict}", outcome.depth);
-    outcome.errors.iter().for_each(|line| println!("  {line}"));
+    if !holds {
+        outcome.errors.iter().for_each(|line| println!("  {line}"));
+    }
 }
