@@ -236,23 +236,20 @@ AdvanceCommit(n) ==
 (* Votes *)
 
 RecordVote(n, voter, granted) ==
-    LET counted == IF granted THEN [n EXCEPT !.granted = @ \cup {voter}] ELSE [n EXCEPT !.refused = @ \cup {voter}]
-    IN counted
+    IF granted THEN [n EXCEPT !.granted = @ \cup {voter}] ELSE [n EXCEPT !.refused = @ \cup {voter}]
 
 Won(n) == IsQuorum(n.granted)
 Lost(n) == ~IsQuorum(Server \ n.refused)
 
 CountVote(n, voter, granted) ==
     LET counted == RecordVote(n, voter, granted)
-    IN CASE Won(counted) -> BecomeLeader(counted)
-         [] ~Won(counted) /\ Lost(counted) -> BecomeFollower(counted, Nil)
-         [] OTHER -> counted
+    IN IF Won(counted) THEN BecomeLeader(counted)
+       ELSE IF Lost(counted) THEN BecomeFollower(counted, Nil) ELSE counted
 
 CountPreVote(n, voter, granted) ==
     LET counted == RecordVote(n, voter, granted)
-    IN CASE Won(counted) -> BecomeCandidate(counted)
-         [] ~Won(counted) /\ Lost(counted) -> BecomeFollower(counted, Nil)
-         [] OTHER -> counted
+    IN IF Won(counted) THEN BecomeCandidate(counted)
+       ELSE IF Lost(counted) THEN BecomeFollower(counted, Nil) ELSE counted
 
 -----------------------------------------------------------------------------
 (* From a step to the next state *)
@@ -270,12 +267,11 @@ NewlyCommitted(n) ==
         LET entry == n.log[Len(committed) + k]
         IN [term |-> entry.term, payload |-> entry.payload, commitTerm |-> n.term]]
 
-\* Makes `n` the server that it is, if it is within the bounds; `held` is what is on its way apart from what it sends.
-Install(n, held) ==
-    LET i == n.id IN
-    /\ n.term <= MaxTerm
-    /\ Len(n.log) <= MaxLogLength
-    /\ Len(n.pending) <= MaxPending
+IsWithinBounds(n) == n.term <= MaxTerm /\ Len(n.log) <= MaxLogLength /\ Len(n.pending) <= MaxPending
+
+\* Makes `server` what it is, if it is within the bounds; `held` is what is on its way apart from what it sends.
+Install(server, held) == \E n \in {server} : \E i \in {n.id} :
+    /\ IsWithinBounds(n)
     /\ messages' \in Networks(held, n.out)
     /\ currentTerm' = [currentTerm EXCEPT ![i] = n.term]
     /\ votedFor' = [votedFor EXCEPT ![i] = n.vote]
@@ -338,12 +334,12 @@ ClientRequest(i) ==
 -----------------------------------------------------------------------------
 (* Messages *)
 
-\* A handler of `m`: `handle` is what it makes of the server once a higher term is taken over; whatever changed of the
-\* hard state is written before the step ends.  A message that is delivered twice stays on its way.
+\* For each kind of message there is what its receiver is afterwards, `After...(m)`, and the action.  A higher term is
+\* taken over first, and what changed of the hard state is written before the step ends.  A message that is delivered
+\* twice stays on its way.
 Handle(m, n) ==
-    /\ \E keep \in IF Network = "lossy" /\ ~Duplication THEN {FALSE}
-                   ELSE IF Network = "lossy" THEN BOOLEAN ELSE {TRUE} :
-          Install(n, IF keep THEN messages ELSE messages \ {m})
+    /\ \E stays \in (IF Network = "monotone" THEN {TRUE} ELSE IF Duplication THEN BOOLEAN ELSE {FALSE}) :
+          Install(n, IF stays THEN messages ELSE messages \ {m})
     /\ UNCHANGED crashes
 
 Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
@@ -351,32 +347,41 @@ Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
 Received(m) == LET n == Local(m.to) IN IF m.term > n.term THEN UpdateTerm(n, m.term) ELSE n
 
 \* A question about a possible election changes nothing here, and spreads no term (9.6).
-HandlePreVoteRequest(i) == \E m \in Inbox(i, "PreVoteRequest") :
-       LET n == Local(m.to)
-           granted == m.campaignTerm > n.term /\ IsUpToDate(n, m.last)
-       IN Handle(m, IF DisregardsCandidates(n) THEN n ELSE Send(n, PreVoteResponse(n, m.from, m.campaignTerm, granted)))
+AfterPreVoteRequest(m) ==
+    LET n == Local(m.to)
+        granted == m.campaignTerm > n.term /\ IsUpToDate(n, m.last)
+    IN IF DisregardsCandidates(n) THEN n ELSE Send(n, PreVoteResponse(n, m.from, m.campaignTerm, granted))
 
-HandlePreVoteResponse(i) == \E m \in Inbox(i, "PreVoteResponse") :
-       LET n == Received(m)
-           counts == n.role = "PreCandidate" /\ m.campaignTerm = n.term + 1
-       IN Handle(m, PersistHardState(IF counts THEN CountPreVote(n, m.from, m.granted) ELSE n))
+HandlePreVoteRequest(i) == \E m \in Inbox(i, "PreVoteRequest") : Handle(m, AfterPreVoteRequest(m))
+
+\* An answer to the present question counts.
+AfterPreVoteResponse(m) ==
+    LET n == Received(m)
+        counts == n.role = "PreCandidate" /\ m.campaignTerm = n.term + 1
+    IN PersistHardState(IF counts THEN CountPreVote(n, m.from, m.granted) ELSE n)
+
+HandlePreVoteResponse(i) == \E m \in Inbox(i, "PreVoteResponse") : Handle(m, AfterPreVoteResponse(m))
 
 \* Grants the vote at most once per term, to a candidate whose log holds everything that may be committed (3.6.1).
-HandleRequestVoteRequest(i) == \E m \in Inbox(i, "RequestVoteRequest") :
-       LET n == Received(m)
-           granted == m.term = n.term /\ n.vote \in {Nil, m.from} /\ IsUpToDate(n, m.last)
-           voted == IF granted /\ n.vote = Nil THEN [n EXCEPT !.vote = m.from, !.dirty = TRUE] ELSE n
-           \* It supports another candidate now; answers to its own question no longer matter.
-           follows == IF granted /\ voted.role = "PreCandidate" THEN BecomeFollower(voted, Nil) ELSE voted
-           durable == PersistHardState(follows)
-       IN Handle(m, IF DisregardsCandidates(Local(m.to)) THEN Local(m.to)
-                    ELSE Send(durable, RequestVoteResponse(durable, m.from, granted)))
+AfterRequestVoteRequest(m) ==
+    LET n == Received(m)
+        granted == m.term = n.term /\ n.vote \in {Nil, m.from} /\ IsUpToDate(n, m.last)
+        voted == IF granted /\ n.vote = Nil THEN [n EXCEPT !.vote = m.from, !.dirty = TRUE] ELSE n
+        \* It supports another candidate now; answers to its own question no longer matter.
+        follows == IF granted /\ voted.role = "PreCandidate" THEN BecomeFollower(voted, Nil) ELSE voted
+        durable == PersistHardState(follows)
+    IN IF DisregardsCandidates(Local(m.to)) THEN Local(m.to)
+       ELSE Send(durable, RequestVoteResponse(durable, m.from, granted))
 
-HandleRequestVoteResponse(i) == \E m \in Inbox(i, "RequestVoteResponse") :
-       LET n == Received(m)
-           \* The requests leave once the own vote is durable and counted.
-           counts == n.role = "Candidate" /\ n.id \in n.granted /\ m.term = n.term
-       IN Handle(m, PersistHardState(IF counts THEN CountVote(n, m.from, m.granted) ELSE n))
+HandleRequestVoteRequest(i) == \E m \in Inbox(i, "RequestVoteRequest") : Handle(m, AfterRequestVoteRequest(m))
+
+\* An answer of the present campaign counts.  Its requests left once the own vote was durable and counted.
+AfterRequestVoteResponse(m) ==
+    LET n == Received(m)
+        counts == n.role = "Candidate" /\ n.id \in n.granted /\ m.term = n.term
+    IN PersistHardState(IF counts THEN CountVote(n, m.from, m.granted) ELSE n)
+
+HandleRequestVoteResponse(i) == \E m \in Inbox(i, "RequestVoteResponse") : Handle(m, AfterRequestVoteResponse(m))
 
 (* Appends (3.5) *)
 
@@ -416,15 +421,17 @@ Misbehaves(n, m) ==
     \/ LET first == m.prev.index + Known(n, m) + 1
        IN Known(n, m) < Len(m.entries) /\ first <= n.commit
 
-HandleAppendEntriesRequest(i) == \E m \in Inbox(i, "AppendEntriesRequest") :
-       LET n == Received(m)
-           hasPrev == m.prev.index <= Len(n.log) /\ TermAt(n.log, m.prev.index) = m.prev.term
-           stale == Send(n, AppendEntriesResponse(n, m.from, [kind |-> "StaleTerm"]))
-       IN Handle(m, CASE m.term < n.term -> stale
-                      [] m.term >= n.term /\ ~hasPrev /\ m.prev.index > n.commit /\ n.leader \in {Nil, m.from} ->
-                            RejectEntries(Follow(n, m.from), m)
-                      [] m.term >= n.term /\ hasPrev /\ ~Misbehaves(n, m) -> AcceptEntries(Follow(n, m.from), m)
-                      [] OTHER -> PersistHardState(n))
+\* Takes over a leader's entries, as far as the logs agree before them.
+AfterAppendEntriesRequest(m) ==
+    LET n == Received(m)
+        hasPrev == m.prev.index <= Len(n.log) /\ TermAt(n.log, m.prev.index) = m.prev.term
+        lacksPrev == ~hasPrev /\ m.prev.index > n.commit /\ n.leader \in {Nil, m.from}
+    IN IF m.term < n.term THEN Send(n, AppendEntriesResponse(n, m.from, [kind |-> "StaleTerm"]))
+       ELSE IF lacksPrev THEN RejectEntries(Follow(n, m.from), m)
+       ELSE IF hasPrev /\ ~Misbehaves(n, m) THEN AcceptEntries(Follow(n, m.from), m)
+       ELSE PersistHardState(n)
+
+HandleAppendEntriesRequest(i) == \E m \in Inbox(i, "AppendEntriesRequest") : Handle(m, AfterAppendEntriesRequest(m))
 
 \* The follower's log agrees up to `matchIndex`.
 Accepted(p, matchIndex) ==
@@ -453,28 +460,36 @@ LearnFrom(n, from, p) ==
         committing == IF p.matchIndex > n.commit THEN AdvanceCommit(learned) ELSE learned
     IN IF MaySend(p, n.durable) THEN ReplicateTo(committing, from) ELSE committing
 
-HandleAppendEntriesResponse(i) == \E m \in Inbox(i, "AppendEntriesResponse") :
-       LET n == Received(m)
-           heard == [n EXCEPT !.progress[m.from].active = TRUE]
-           p == heard.progress[m.from]
-           result == m.result
-           handled ==
-               CASE result.kind = "Accepted" ->
-                      IF result.matchIndex > Len(n.log) THEN heard ELSE LearnFrom(heard, m.from, Accepted(p, result.matchIndex))
-                 [] result.kind = "Rejected" ->
-                      IF RefusalIsCurrent(p, result.prevIndex) THEN LearnFrom(heard, m.from, Refused(n, p, result)) ELSE heard
-                 [] OTHER -> heard
-       IN Handle(m, PersistHardState(IF m.term = n.term /\ n.role = "Leader" THEN handled ELSE n))
+AfterAppendEntriesResponse(m) ==
+    LET n == Received(m)
+        heard == [n EXCEPT !.progress[m.from].active = TRUE]
+        p == heard.progress[m.from]
+        result == m.result
+        \* What acknowledges more than was ever sent is dropped.
+        accepted == IF result.matchIndex > Len(n.log) THEN heard
+                    ELSE LearnFrom(heard, m.from, Accepted(p, result.matchIndex))
+        rejected == IF RefusalIsCurrent(p, result.prevIndex)
+                    THEN LearnFrom(heard, m.from, Refused(n, p, result)) ELSE heard
+    IN IF m.term # n.term \/ n.role # "Leader" THEN PersistHardState(n)
+       ELSE CASE result.kind = "Accepted" -> accepted
+              [] result.kind = "Rejected" -> rejected
+              [] OTHER -> heard
+
+HandleAppendEntriesResponse(i) == \E m \in Inbox(i, "AppendEntriesResponse") : Handle(m, AfterAppendEntriesResponse(m))
 
 -----------------------------------------------------------------------------
 (* Disks and crashes (3.8) *)
 
+\* A disk after a write: all of it.
+Written(d, write) ==
+    LET kept == IF write.truncateFrom = 0 THEN d.log ELSE SubSeq(d.log, 1, write.truncateFrom - 1)
+        hardState == IF write.hardState = <<>> THEN [term |-> d.term, vote |-> d.vote] ELSE write.hardState[1]
+    IN [term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries]
+
 \* The oldest write reaches the disk, what waited for it leaves, and the own vote may count.
 PopWrite(n) ==
     LET write == Head(n.pending)
-        onDisk == IF write.truncateFrom = 0 THEN n.disk.log ELSE SubSeq(n.disk.log, 1, write.truncateFrom - 1)
-        hardState == IF write.hardState = <<>> THEN [term |-> n.disk.term, vote |-> n.disk.vote] ELSE write.hardState[1]
-        written == [n EXCEPT !.disk = [term |-> hardState.term, vote |-> hardState.vote, log |-> onDisk \o write.entries],
+        written == [n EXCEPT !.disk = Written(@, write),
                              !.durable = Max(@, write.durable),
                              !.pending = Tail(@),
                              !.out = @ \cup write.messages]
@@ -492,12 +507,7 @@ Persisted(i) ==
 
 RECURSIVE DiskAfter(_, _, _)
 DiskAfter(d, queue, count) ==
-    IF count = 0 THEN d
-    ELSE LET write == Head(queue)
-             kept == IF write.truncateFrom = 0 THEN d.log ELSE SubSeq(d.log, 1, write.truncateFrom - 1)
-             hardState == IF write.hardState = <<>> THEN [term |-> d.term, vote |-> d.vote] ELSE write.hardState[1]
-         IN DiskAfter([term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries],
-                      Tail(queue), count - 1)
+    IF count = 0 THEN d ELSE DiskAfter(Written(d, Head(queue)), Tail(queue), count - 1)
 
 \* A server that starts, or starts again, from what its disk holds.
 Started(i, d) ==
