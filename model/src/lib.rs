@@ -8,6 +8,7 @@ pub mod commands;
 pub mod config;
 pub mod configurations;
 pub mod conform;
+pub mod counterexample;
 pub mod facts;
 pub mod laws;
 pub mod render;
