@@ -9,6 +9,7 @@ pub mod config;
 pub mod configurations;
 pub mod conform;
 pub mod counterexample;
+pub mod explore;
 pub mod facts;
 pub mod laws;
 pub mod render;

@@ -16,6 +16,7 @@ struct Arguments {
 enum Command {
     Check(commands::check::Arguments),
     Conform(commands::conform::Arguments),
+    Explore(commands::explore::Arguments),
     Tlc(commands::tlc::Arguments),
 }
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Conform(arguments) => commands::conform::run(&arguments),
+        Command::Explore(arguments) => commands::explore::run(&arguments),
         Command::Tlc(arguments) => commands::tlc::run(&arguments),
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod conform;
+pub mod explore;
 pub mod tlc;

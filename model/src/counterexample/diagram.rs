@@ -32,7 +32,7 @@ impl Layout {
     /// For a page of its own.
     pub const PAGE: Self = Self { lane: 110.0, labels: 350.0 };
     /// Beside other things.
-    pub const NARROW: Self = Self { lane: 84.0, labels: 290.0 };
+    pub const NARROW: Self = Self { lane: 76.0, labels: 250.0 };
 }
 
 /// The drawing as a file of its own.
@@ -204,11 +204,12 @@ impl Canvas<'_> {
     /// A message that left and does not arrive within the picture.
     fn stub(&mut self, envelope: &Envelope, left: usize, fate: &str) {
         let (from, to) = self.way(envelope, left, left);
-        let reach = if fate == "waiting" { 0.42 } else { 0.34 };
+        // Flat, so as not to lie on the arrow of another message of the same step.
+        let (reach, dip) = if fate == "waiting" { (0.42, 0.36) } else { (0.34, 0.08) };
         let side = (to.x - from.x).signum();
         // The nearer half of a lane is enough to tell the direction, whoever it is for.
         let lanes = ((to.x - from.x).abs() / self.layout.lane).sqrt();
-        let end = Point { x: from.x + side * self.layout.lane * reach * lanes, y: from.y + ROW * 0.36 };
+        let end = Point { x: from.x + side * self.layout.lane * reach * lanes, y: from.y + ROW * dip };
         let head = match fate {
             "lost" => cross(end),
             "waiting" => format!("<circle class=\"end\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/>", end.x, end.y),
@@ -222,7 +223,7 @@ impl Canvas<'_> {
         let (class, title) = (family(envelope), escape(&format!("{}: {said}", words::message(envelope))));
         self.draw(&format!(
             "<g class=\"message {class} {fate}\"><title>{title}</title><line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>{head}</g>",
-            from.x + side * MARK, from.y + MARK * 0.5, end.x, end.y
+            from.x + side * MARK, from.y + MARK * dip, end.x, end.y
         ));
     }
 
@@ -282,7 +283,7 @@ impl Canvas<'_> {
         let label = &self.trace.steps[at].label;
         let (name, rest) = label.split_once(['(', ' ']).unwrap_or((label, ""));
         let rest = rest.strip_suffix(')').unwrap_or(rest);
-        let room = (self.layout.labels / 6.4) as usize;
+        let room = (self.layout.labels / 6.9) as usize;
         let arguments = if rest.chars().count() > room {
             rest.chars().take(room - 1).chain(['…']).collect::<String>()
         } else {

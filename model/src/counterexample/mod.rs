@@ -151,7 +151,7 @@ pub fn happening(cluster: &Cluster, state: &State, action: Action, next: &State)
 pub fn label(happening: &Happening) -> String {
     match happening {
         Happening::Step { server, input, .. } => words::input(*server, input),
-        Happening::DropMessage(envelope) => format!("DropMessage {}", words::message(envelope)),
+        Happening::DropMessage(envelope) => format!("DropMessage({})", words::message(envelope)),
     }
 }
 

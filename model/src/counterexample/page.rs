@@ -10,6 +10,8 @@ use serde_json::{Value as Json, json};
 pub const STYLE: &str = include_str!("../assets/page.css");
 /// How a state becomes a table; shared by all pages.
 pub const STATE_SCRIPT: &str = include_str!("../assets/state.js");
+/// What the lines and marks of a diagram mean.
+pub const LEGEND: &str = include_str!("../assets/legend.html");
 const PAGE: &str = include_str!("../assets/counterexample.html");
 const SCRIPT: &str = include_str!("../assets/counterexample.js");
 
@@ -28,6 +30,7 @@ pub fn of_counterexample(trace: &Trace) -> String {
             ("title", &format!("{} is broken", names.join(", "))),
             ("found", &escape(&found)),
             ("laws", &laws.chain(message).collect::<String>()),
+            ("legend", LEGEND),
             ("diagram", &diagram::drawing(trace, Layout::PAGE)),
             ("text", &escape(&text::of_trace(trace))),
             ("script", &format!("{STATE_SCRIPT}\n{SCRIPT}")),

@@ -53,9 +53,7 @@ fn story(trace: &Trace, failure: Option<&str>) -> String {
     for law in &trace.laws {
         lines.push(format!("# {} is broken: {}", law.name(), law.says()));
     }
-    if let Some(message) = &trace.message {
-        lines.push(format!("# {message}"));
-    }
+    lines.extend(trace.message.iter().flat_map(|message| message.lines()).map(|line| format!("# {}", line.trim())));
     lines.push(format!(
         "# Found by `raft-model check {}` ({}): a shortest way, of {} steps.",
         configuration.name,

@@ -1,6 +1,7 @@
 //! Values and actions in short words: what a person reads of a state, a message or a step.
 //!
-//! Entries are written `index@term payload`, as in scenario scripts; everything else keeps the spec's names.
+//! Entries are written `index@term payload`, as in scenario scripts, and who led when `s1 in term 2`; everything else
+//! keeps the spec's names.
 
 use crate::render;
 use crate::server::Input;
@@ -46,6 +47,9 @@ pub fn value(value: &Value) -> String {
         Value::Set(items) => format!("{{{}}}", list(items.iter())),
         Value::Seq(items) if items.is_empty() => "<<>>".to_string(),
         Value::Seq(items) if items.iter().all(is_entry) => entries(items, 1),
+        Value::Seq(items) if matches!(items.as_slice(), [Value::Int(_), Value::Model(_)]) => {
+            format!("{} in term {}", items[1], items[0])
+        }
         Value::Seq(items) => format!("<<{}>>", list(items.iter())),
         Value::Function(pairs) => lines(pairs).join("; "),
         Value::Record(fields) => record(fields),
