@@ -14,6 +14,7 @@ pub mod facts;
 pub mod laws;
 pub mod render;
 pub mod server;
+pub mod simulate;
 pub mod symmetry;
 pub mod tables;
 pub mod terminal;

@@ -17,6 +17,7 @@ enum Command {
     Check(commands::check::Arguments),
     Conform(commands::conform::Arguments),
     Explore(commands::explore::Arguments),
+    Simulate(commands::simulate::Arguments),
     Tlc(commands::tlc::Arguments),
 }
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Conform(arguments) => commands::conform::run(&arguments),
         Command::Explore(arguments) => commands::explore::run(&arguments),
+        Command::Simulate(arguments) => commands::simulate::run(&arguments),
         Command::Tlc(arguments) => commands::tlc::run(&arguments),
     }
 }

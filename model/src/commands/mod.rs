@@ -3,4 +3,5 @@
 pub mod check;
 pub mod conform;
 pub mod explore;
+pub mod simulate;
 pub mod tlc;

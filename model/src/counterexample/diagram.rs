@@ -15,7 +15,7 @@ pub const STYLE: &str = include_str!("../assets/diagram.css");
 const ROW: f64 = 46.0;
 const TOP: f64 = 52.0;
 const LEFT: f64 = 42.0;
-const BOTTOM: f64 = 34.0;
+const BOTTOM: f64 = 36.0;
 /// How far an arrow keeps from the middle of a lane.
 const MARK: f64 = 8.0;
 
@@ -30,7 +30,7 @@ pub struct Layout {
 
 impl Layout {
     /// For a page of its own.
-    pub const PAGE: Self = Self { lane: 110.0, labels: 350.0 };
+    pub const PAGE: Self = Self { lane: 108.0, labels: 340.0 };
     /// Beside other things.
     pub const NARROW: Self = Self { lane: 76.0, labels: 250.0 };
 }
@@ -97,7 +97,7 @@ impl Canvas<'_> {
     }
 
     fn labels_at(&self) -> f64 {
-        LEFT + self.layout.lane * self.trace.servers.len() as f64 + 12.0
+        LEFT + self.layout.lane * self.trace.servers.len() as f64 + 36.0
     }
 
     fn x(&self, id: NodeId) -> f64 {
@@ -125,9 +125,14 @@ impl Canvas<'_> {
         for (id, server) in (1..).map(NodeId).zip(&self.trace.servers) {
             let x = self.x(id);
             self.draw(&format!("<text class=\"server\" x=\"{x}\" y=\"22\">{server}</text>"));
+            // Again at the end, for whoever has scrolled there.
+            let end = TOP + ROW * self.trace.steps.len() as f64 + 28.0;
+            if self.trace.steps.len() > 6 {
+                self.draw(&format!("<text class=\"server\" x=\"{x}\" y=\"{end}\">{server}</text>"));
+            }
             let mut from = TOP - 16.0;
             for at in 0..=self.trace.steps.len() {
-                let to = if at == self.trace.steps.len() { Self::y(at) - ROW / 2.0 + 14.0 } else { Self::y(at) };
+                let to = if at == self.trace.steps.len() { Self::y(at) - ROW / 2.0 + 10.0 } else { Self::y(at) };
                 let role = word(self.trace.state(at), "role", server);
                 self.draw(&format!("<line class=\"lane {role}\" x1=\"{x}\" y1=\"{from}\" x2=\"{x}\" y2=\"{to}\"/>"));
                 from = to;

@@ -38,12 +38,20 @@ pub fn of_trace(trace: &Trace) -> Replay {
     if writer.failure.is_none() {
         writer.take(&["status".to_string()]);
     }
-    let text = format!("{}\n\n{}\n", story(trace, writer.failure.as_deref()), writer.blocks.join("\n\n"));
-    Replay {
-        text,
-        cluster: writer.script.cluster().filter(|_| writer.failure.is_none()).cloned(),
-        failure: writer.failure,
+    let story = story(trace, writer.failure.as_deref());
+    writer.end(&story)
+}
+
+/// The script of these commands, below a comment.
+#[must_use]
+pub fn of_commands(story: &str, commands: &[String]) -> Replay {
+    let mut writer = Writer::default();
+    for command in commands {
+        if writer.failure.is_none() {
+            writer.take(std::slice::from_ref(command));
+        }
     }
+    writer.end(story)
 }
 
 /// The comment at the head.
@@ -69,7 +77,9 @@ fn story(trace: &Trace, failure: Option<&str>) -> String {
     lines.join("\n")
 }
 
-fn cluster_command(configuration: &Configuration) -> String {
+/// The command that makes the cluster of a configuration. It has no bounds.
+#[must_use]
+pub fn cluster_command(configuration: &Configuration) -> String {
     let config = configuration.raft_config(NodeId(1));
     let usual = RaftConfig::new(1, 1..=u64::from(configuration.servers));
     let mut command = format!("cluster {} disk=manual", configuration.servers);
@@ -156,6 +166,12 @@ struct Writer {
 }
 
 impl Writer {
+    fn end(self, story: &str) -> Replay {
+        let text = format!("{story}\n\n{}\n", self.blocks.join("\n\n"));
+        let cluster = self.script.cluster().filter(|_| self.failure.is_none()).cloned();
+        Replay { text, failure: self.failure, cluster }
+    }
+
     fn cluster(&self) -> &Cluster {
         self.script.cluster().expect("the first command makes one")
     }
