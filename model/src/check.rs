@@ -97,7 +97,7 @@ impl Verdict {
             Self::Complete => "complete".to_string(),
             Self::Violated(violation) => {
                 let names: Vec<&str> = violation.laws.iter().map(|law| law.name()).collect();
-                format!("VIOLATED {} after {} steps", names.join(", "), violation.path.len() - 1)
+                format!("VIOLATED {} after {} steps", names.join(", "), violation.path.len().saturating_sub(1))
             }
             Self::Truncated(why) => format!("TRUNCATED: {why}"),
             Self::Vacuous(missing) => format!("VACUOUS: never reached {}", missing.join(", ")),

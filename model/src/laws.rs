@@ -12,11 +12,11 @@ use raft_io::types::HardState;
 use raft_io::{Action, Envelope, Event, LogView, Message, RoleKind, quorum};
 
 macro_rules! names {
-    ($(#[$doc:meta])* $name:ident { $($(#[$item:meta])* $variant:ident,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $(#[doc = $says:literal] $variant:ident,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
-            $($(#[$item])* $variant,)*
+            $(#[doc = $says] $variant,)*
         }
 
         impl $name {
@@ -28,6 +28,14 @@ macro_rules! names {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($variant),)*
+                }
+            }
+
+            /// What it says, in a sentence.
+            #[must_use]
+            pub const fn says(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $says.trim_ascii(),)*
                 }
             }
 

@@ -16,6 +16,8 @@ struct Arguments {
 enum Command {
     Check(commands::check::Arguments),
     Conform(commands::conform::Arguments),
+    Explore(commands::explore::Arguments),
+    Simulate(commands::simulate::Arguments),
     Tlc(commands::tlc::Arguments),
 }
 
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Conform(arguments) => commands::conform::run(&arguments),
+        Command::Explore(arguments) => commands::explore::run(&arguments),
+        Command::Simulate(arguments) => commands::simulate::run(&arguments),
         Command::Tlc(arguments) => commands::tlc::run(&arguments),
     }
 }

@@ -194,7 +194,7 @@ impl Server {
 }
 
 /// Runs `step`; a panic becomes its message.
-fn quietly<T>(step: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn quietly<T>(step: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(step)).map_err(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_string()

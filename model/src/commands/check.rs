@@ -3,9 +3,11 @@
 use crate::check::{Limits, Progress, Report, Verdict, check};
 use crate::config::Configuration;
 use crate::configurations::{ALL, CONFORMANCE, NIGHTLY, named};
+use crate::counterexample::{self, Trace, text};
 use crate::laws::Law;
 use crate::terminal::{Line, memory_bytes, thousands};
 use clap::Args;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +15,10 @@ use std::time::Duration;
 ///
 /// Exit code 0: every configuration is complete and clean. 1: a law is broken, a goal was never reached, or a count has
 /// drifted. 2: a run was cut short, which shows nothing.
+///
+/// A broken law is told as a shortest way there, one transition a line, and in three files: `counterexample.html`, a page
+/// with a space-time diagram; `counterexample.svg`, the diagram alone; and `counterexample.txt`, a scenario script that
+/// breaks the law under `cargo test`.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Configurations by name; see --list. Without any: `core`.
@@ -38,6 +44,9 @@ pub struct Arguments {
     /// Cut each run short after so many distinct states.
     #[arg(long, value_name = "STATES")]
     max_states: Option<u64>,
+    /// Where to write what tells a broken law: a page, its picture, and a scenario script that replays it.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
     /// Print one JSON object per configuration instead of the table.
     #[arg(long)]
     json: bool,
@@ -77,15 +86,18 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     let mut total = Progress::default();
     let mut codes = Vec::new();
+    let several = chosen.len() > 1;
     for configuration in chosen {
+        let name =
+            if several { format!("counterexample-{}", configuration.name) } else { "counterexample".to_string() };
         let mut line = Line::new(configuration.name);
         let report = check(configuration, &limits, |progress| line.say(|| status(progress)));
         line.clear();
         if arguments.json {
-            println!("{}", json(configuration, &report));
+            println!("{}", json(configuration, &report, &arguments.out, &name));
         } else {
             println!("{}", row(configuration, &report));
-            explain(&report);
+            explain(&report, &arguments.out, &name);
         }
         total.states += report.progress.states;
         total.steps += report.progress.steps;
@@ -162,21 +174,37 @@ fn row(configuration: &Configuration, report: &Report) -> String {
     )
 }
 
-fn explain(report: &Report) {
-    if let Verdict::Violated(violation) = &report.verdict
-        && let Some(message) = &violation.message
-    {
-        println!("  {message}");
+/// Tells a broken law: on standard output, and in files.
+fn explain(report: &Report, out: &Path, name: &str) {
+    let Verdict::Violated(violation) = &report.verdict else { return };
+    let trace = Trace::of_violation(&report.cluster, violation);
+    println!("\n{}", text::of_trace(&trace));
+    if trace.steps.is_empty() {
+        return;
+    }
+    match counterexample::write_files(&trace, out, name) {
+        Ok(files) => {
+            println!("page     {}", files.page.display());
+            println!("picture  {}", files.picture.display());
+            println!("script   {}", files.script.display());
+        }
+        Err(error) => eprintln!("cannot write to {}: {error}; choose another place with --out", out.display()),
     }
 }
 
-fn json(configuration: &Configuration, report: &Report) -> serde_json::Value {
+fn json(configuration: &Configuration, report: &Report, out: &Path, name: &str) -> serde_json::Value {
     let progress = &report.progress;
     let (servers, messages, steps) = report.cluster.tables().sizes();
-    let laws: Vec<&str> = match &report.verdict {
-        Verdict::Violated(violation) => violation.laws.iter().map(|law| law.name()).collect(),
-        _ => Vec::new(),
+    let trace = match &report.verdict {
+        Verdict::Violated(violation) => Some(Trace::of_violation(&report.cluster, violation)),
+        _ => None,
     };
+    let laws: Vec<&str> = trace.iter().flat_map(|trace| &trace.laws).map(|law| law.name()).collect();
+    let path: Vec<&str> = trace.iter().flat_map(|trace| &trace.steps).map(|step| step.label.as_str()).collect();
+    let files = trace.as_ref().filter(|trace| !trace.steps.is_empty()).and_then(|trace| {
+        let files = counterexample::write_files(trace, out, name).ok()?;
+        Some([files.page, files.picture, files.script].map(|path| path.display().to_string()))
+    });
     serde_json::json!({
         "configuration": configuration.name,
         "bounds": configuration.bounds(),
@@ -192,6 +220,8 @@ fn json(configuration: &Configuration, report: &Report) -> serde_json::Value {
         "collision_probability": (progress.states as f64).powi(2) / 2_f64.powi(65),
         "verdict": report.verdict.summary(),
         "laws": laws,
+        "counterexample": path,
+        "files": files,
         "exit_code": report.verdict.exit_code(),
     })
 }

@@ -2,4 +2,6 @@
 
 pub mod check;
 pub mod conform;
+pub mod explore;
+pub mod simulate;
 pub mod tlc;
