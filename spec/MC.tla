@@ -35,5 +35,6 @@ NoLeader == Leaders = {}
 NoCommit == committed = <<>>
 NoReelection == \A one, other \in leaders : one[1] = other[1]
 NoTruncation ==
-    [][\A i \in Server : Crashed(i) \/ (Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i])]_vars
+    [][crashes' = crashes =>
+        \A i \in Server : Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
 =============================================================================

@@ -1,72 +1,148 @@
 ------------------------------ MODULE RaftLaws ------------------------------
 (***************************************************************************)
-(* The laws of Raft.tla, under the names that they have everywhere: see    *)
-(* docs/INVARIANTS.md.  What speaks of two states is an action property.   *)
+(* The laws of Raft.tla, under the names that they have everywhere: a row  *)
+(* of docs/INVARIANTS.md says where else each is checked.  What speaks of  *)
+(* two states is an action property, `[][...]_vars`.                       *)
 (***************************************************************************)
 EXTENDS Raft
 
-Roles == {"Follower", "PreCandidate", "Candidate", "Leader"}
-Terms == 0..MaxTerm
-Indexes == 0..MaxLogLength
-IsLog(entries) ==
-    /\ Len(entries) <= MaxLogLength
-    /\ \A k \in DOMAIN entries : entries[k].term \in 1..MaxTerm /\ entries[k].payload \in {"Noop", "Command"}
-
-TypeOK ==
-    /\ \A i \in Server :
-        /\ currentTerm[i] \in Terms
-        /\ votedFor[i] \in Server \cup {Nil}
-        /\ role[i] \in Roles
-        /\ leader[i] \in Server \cup {Nil}
-        /\ leaderIsRecent[i] \in BOOLEAN
-        /\ votesGranted[i] \subseteq Server
-        /\ votesRefused[i] \subseteq Server
-        /\ IsLog(log[i])
-        /\ commitIndex[i] \in Indexes /\ appliedIndex[i] \in Indexes /\ durableIndex[i] \in Indexes
-        /\ IF role[i] = "Leader" THEN DOMAIN progress[i] = Peers(i) ELSE progress[i] = NoProgress
-        /\ Len(pending[i]) <= MaxPending
-        /\ disk[i].term \in Terms /\ disk[i].vote \in Server \cup {Nil} /\ IsLog(disk[i].log)
-    /\ Network = "lossy" => Cardinality(messages) <= MaxMessages
-    /\ \A m \in messages : m.from \in Server /\ m.to \in Server \ {m.from} /\ m.term \in Terms
-    /\ leaders \subseteq Terms \X Server
-    /\ crashes \in 0..MaxCrashes
-
-Prefix(entries, count) == SubSeq(entries, 1, count)
 Leaders == {i \in Server : role[i] = "Leader"}
 
 -----------------------------------------------------------------------------
-(* Safety of the cluster (Figure 3.2) *)
+(* The values of the variables                                             *)
 
-ElectionSafety == \A one, other \in leaders : one[1] = other[1] => one[2] = other[2]
+Terms == 0..MaxTerm
+Indexes == 0..MaxLogLength
+Optional == Server \cup {Nil}
 
-LogsMatch(one, other) ==
-    \A k \in 1..Min(Len(one), Len(other)) : one[k].term = other[k].term => Prefix(one, k) = Prefix(other, k)
+IsEntry(entry) ==
+    /\ DOMAIN entry = {"term", "payload"}
+    /\ entry.term \in 1..MaxTerm
+    /\ entry.payload \in {"Noop", "Command"}
 
-LogMatching ==
-    \A i, j \in Server :
-        /\ LogsMatch(log[i], log[j])
-        /\ LogsMatch(log[i], disk[j].log)
-        /\ LogsMatch(disk[i].log, disk[j].log)
+IsLog(entries) ==
+    /\ Len(entries) <= MaxLogLength
+    /\ \A k \in DOMAIN entries : IsEntry(entries[k])
 
-IsEntry(entry, k) == entry.term = committed[k].term /\ entry.payload = committed[k].payload
+IsEntryId(id) ==
+    /\ DOMAIN id = {"index", "term"}
+    /\ id.index \in Indexes
+    /\ id.term \in Terms
 
-\* The term in which it was committed counts, not the entry's own.
-LeaderCompleteness ==
-    \A i \in Leaders : \A k \in DOMAIN committed :
-        committed[k].commitTerm < currentTerm[i] => k <= Len(log[i]) /\ IsEntry(log[i][k], k)
+IsResult(result) ==
+    CASE result.kind = "Accepted" -> result.matchIndex \in Indexes
+      [] result.kind = "Rejected" -> result.prevIndex \in Indexes /\ IsEntryId(result.hint)
+      [] result.kind = "StaleTerm" -> DOMAIN result = {"kind"}
 
-StateMachineSafety ==
-    \A i \in Server :
-        /\ commitIndex[i] <= Len(committed)
-        /\ \A k \in 1..commitIndex[i] : IsEntry(log[i][k], k)
+IsMessage(m) ==
+    /\ m.from \in Server
+    /\ m.to \in Peers(m.from)
+    /\ m.term \in Terms
+    /\ CASE m.type = "PreVoteRequest" -> m.campaignTerm = m.term + 1 /\ IsEntryId(m.last)
+         [] m.type = "PreVoteResponse" -> m.campaignTerm \in 1..(MaxTerm + 1) /\ m.granted \in BOOLEAN
+         [] m.type = "RequestVoteRequest" -> IsEntryId(m.last)
+         [] m.type = "RequestVoteResponse" -> m.granted \in BOOLEAN
+         [] m.type = "AppendEntriesRequest" ->
+                /\ IsEntryId(m.prev)
+                /\ IsLog(m.entries) /\ Len(m.entries) <= MaxAppendEntries
+                /\ m.commit \in Indexes
+         [] m.type = "AppendEntriesResponse" -> IsResult(m.result)
+
+IsProgress(p) ==
+    /\ p.matchIndex \in Indexes
+    /\ p.nextIndex \in 1..(MaxLogLength + 1)
+    /\ p.state \in {"Probe", "ProbeSent", "Replicate", "Snapshot"}
+    /\ p.active \in BOOLEAN
+    /\ Len(p.inflight) <= MaxInflight
+    /\ \A k \in DOMAIN p.inflight : p.inflight[k] \in Indexes
+
+IsHardState(state) == state.term \in Terms /\ state.vote \in Optional
+
+IsWrite(write) ==
+    /\ write.hardState = <<>> \/ (Len(write.hardState) = 1 /\ IsHardState(write.hardState[1]))
+    /\ write.truncateFrom \in Indexes
+    /\ IsLog(write.entries)
+    /\ write.durable \in Indexes
+    /\ \A m \in write.messages : IsMessage(m)
+
+TypeOK ==
+    /\ \A m \in messages : IsMessage(m)
+    /\ Network = "lossy" => Cardinality(messages) <= MaxMessages
+    /\ \A i \in Server :
+        /\ currentTerm[i] \in Terms
+        /\ votedFor[i] \in Optional
+        /\ role[i] \in {"Follower", "PreCandidate", "Candidate", "Leader"}
+        /\ leader[i] \in Optional
+        /\ leaderIsRecent[i] \in BOOLEAN
+        /\ votesGranted[i] \subseteq Server
+        /\ votesRefused[i] \subseteq Server
+        /\ role[i] \notin {"PreCandidate", "Candidate"} => votesGranted[i] = {} /\ votesRefused[i] = {}
+        /\ IsLog(log[i])
+        /\ commitIndex[i] \in Indexes
+        /\ appliedIndex[i] \in Indexes
+        /\ durableIndex[i] \in Indexes
+        /\ IF role[i] = "Leader"
+           THEN DOMAIN progress[i] = Peers(i) /\ \A j \in Peers(i) : IsProgress(progress[i][j])
+           ELSE progress[i] = NoProgress
+        /\ Len(pending[i]) <= MaxPending
+        /\ \A k \in DOMAIN pending[i] : IsWrite(pending[i][k])
+        /\ IsHardState(disk[i])
+        /\ IsLog(disk[i].log)
+    /\ leaders \subseteq (1..MaxTerm) \X Server
+    /\ Len(committed) <= MaxLogLength
+    /\ \A k \in DOMAIN committed : committed[k].commitTerm \in 1..MaxTerm
+    /\ crashes \in 0..MaxCrashes
 
 -----------------------------------------------------------------------------
-(* What safety rests on *)
+(* Safety of the cluster (Figure 3.2)                                      *)
 
+\* Over all time, not only of those that lead at once.
+ElectionSafety == \A one, other \in leaders : one[1] = other[1] => one[2] = other[2]
+
+LeaderAppendOnly ==
+    [][\A i \in Server :
+        role[i] = "Leader" /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ log'[i] # log[i] =>
+            Len(log'[i]) > Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
+
+LogsMatch(one, other) ==
+    one = other \/ \A k \in 1..Min(Len(one), Len(other)) :
+                       one[k].term = other[k].term => Prefix(one, k) = Prefix(other, k)
+
+\* Of the logs as decided and of those on the disks.
+LogMatching ==
+    LET logs == {log[i] : i \in Server} \cup {disk[i].log : i \in Server}
+    IN \A one, other \in logs : LogsMatch(one, other)
+
+IsCommitted(entry, k) == entry.term = committed[k].term /\ entry.payload = committed[k].payload
+
+\* Up to `count` a log holds what was committed.
+HoldsCommitted(entries, count) == count <= Len(entries) /\ \A k \in 1..count : IsCommitted(entries[k], k)
+
+\* The term in which it was committed counts: an entry's own term may be older, and the leaders of the terms between
+\* need not have it (3.6.2).
+LeaderCompleteness ==
+    \A i \in Leaders : \A k \in DOMAIN committed :
+        committed[k].commitTerm < currentTerm[i] => k <= Len(log[i]) /\ IsCommitted(log[i][k], k)
+
+StateMachineSafety ==
+    \A i \in Server : commitIndex[i] <= Len(committed) /\ HoldsCommitted(log[i], commitIndex[i])
+
+-----------------------------------------------------------------------------
+(* What safety rests on                                                    *)
+
+\* The disks of a quorum hold a vote for the leader, or have moved on since.
 LeaderHasQuorum ==
     \A i \in Leaders :
         IsQuorum({j \in Server : \/ disk[j].term > currentTerm[i]
                                  \/ disk[j].term = currentTerm[i] /\ disk[j].vote = i})
+
+\* What is on a disk is kept over all lives; what was decided, for this one.
+KeepsVote(term, vote, newTerm, newVote) == newTerm = term /\ vote # Nil => newVote = vote
+
+VotesGrantedOnce ==
+    [][\A i \in Server :
+        /\ KeepsVote(disk[i].term, disk[i].vote, disk'[i].term, disk'[i].vote)
+        /\ crashes' = crashes => KeepsVote(currentTerm[i], votedFor[i], currentTerm'[i], votedFor'[i])]_vars
 
 MatchIndexSound ==
     \A i \in Leaders : \A j \in Peers(i) :
@@ -75,40 +151,88 @@ MatchIndexSound ==
             IN k <= Len(log[i]) /\ k <= Len(disk[j].log) /\ Prefix(disk[j].log, k) = Prefix(log[i], k)
 
 CommittedIsDurable ==
-    \A k \in DOMAIN committed :
-        IsQuorum({j \in Server : k <= Len(disk[j].log) /\ \A earlier \in 1..k : IsEntry(disk[j].log[earlier], earlier)})
+    \A k \in DOMAIN committed : IsQuorum({j \in Server : HoldsCommitted(disk[j].log, k)})
 
-\* What a message on its way promises is on its sender's disk, or the sender's disk has moved on to a later term.
-IsBacked(m) ==
-    LET d == disk[m.from] IN
+\* What a message promises is on its sender's disk, or the disk has moved on to a later term, in which nobody relies on
+\* the promise.  A leader's appends promise nothing but that it leads the term.
+IsBacked(m, d) ==
     \/ d.term > m.term
     \/ /\ d.term = m.term
        /\ CASE m.type = "RequestVoteRequest" -> d.vote = m.from
             [] m.type = "RequestVoteResponse" -> m.granted => d.vote = m.to
+            [] m.type = "AppendEntriesRequest" -> d.vote = m.from
             [] m.type = "AppendEntriesResponse" ->
-                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
+                m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
 
-\* Where nothing is ever removed, an old acceptance may be older than a later truncation: there the promise was kept when
-\* it was given.
-PersistFirst == \A m \in messages : IsBacked(m)
+PersistFirst == [][\A m \in messages' \ messages : IsBacked(m, disk'[m.from])]_vars
 
-VotesOnce(old, new) == old.term = new.term /\ old.vote # Nil => new.vote = old.vote
-VotesGrantedOnce == [][\A i \in Server : VotesOnce(disk[i], disk'[i])]_vars
+\* Of a crash it is the server's life that ends, and nobody else's that changes.
+TermMonotonic ==
+    [][\A i \in Server : /\ disk'[i].term >= disk[i].term
+                         /\ crashes' = crashes => currentTerm'[i] >= currentTerm[i]]_vars
+
+CommitMonotonic == [][crashes' = crashes => \A i \in Server : commitIndex'[i] >= commitIndex[i]]_vars
+
+AppliedInOrder ==
+    [][\A i \in Server : /\ crashes' = crashes => appliedIndex'[i] >= appliedIndex[i]
+                         /\ appliedIndex'[i] <= Min(commitIndex'[i], durableIndex'[i])]_vars
+
+\* Who is asked answers, now or behind a write, and changes nothing else; who asks keeps term and vote, and writes
+\* nothing (9.6).
+WithoutMessages(writes) == [k \in DOMAIN writes |-> [writes[k] EXCEPT !.messages = {}]]
+
+PreVoteLeavesHardStateAlone ==
+    [][\A i \in Server :
+        /\ HandlePreVoteRequest(i) =>
+            /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused,
+                           commitIndex, appliedIndex, durableIndex, progress, disk>>
+            /\ WithoutMessages(pending'[i]) = WithoutMessages(pending[i])
+        /\ role'[i] = "PreCandidate" =>
+            /\ currentTerm'[i] = currentTerm[i] /\ votedFor'[i] = votedFor[i]
+            /\ role[i] # "PreCandidate" => WithoutMessages(pending'[i]) = WithoutMessages(pending[i])]_vars
+
+\* Each pre-vote that counts was granted for that very term, and those of a quorum are there when the campaign begins.
+CountsPreVote(i, voter) ==
+    voter = i \/ \E m \in Inbox(i, "PreVoteResponse") :
+                     m.from = voter /\ m.granted /\ m.campaignTerm = currentTerm[i] + 1
+
+CampaignHasPreVotes ==
+    [][PreVote => \A i \in Server :
+        /\ role'[i] = "PreCandidate" =>
+            \A voter \in votesGranted'[i] : \/ role[i] = "PreCandidate" /\ voter \in votesGranted[i]
+                                            \/ CountsPreVote(i, voter)
+        /\ role'[i] = "Candidate" /\ currentTerm'[i] # currentTerm[i] =>
+            /\ role[i] = "PreCandidate"
+            /\ currentTerm'[i] = currentTerm[i] + 1
+            /\ IsQuorum({voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
+
+\* What a check would make of each leader.  It is said of the state before, since a check that changes nothing would go
+\* unseen as a step (6.2).
+CheckedLeaderHasAnswers ==
+    CheckQuorum => \A i \in Leaders :
+        LET checked == CheckAnswers(Local(i))
+        IN checked.role = "Leader" =>
+            /\ IsQuorum({j \in Peers(i) : progress[i][j].active} \cup {i})
+            /\ \A j \in Peers(i) : ~checked.progress[j].active
 
 -----------------------------------------------------------------------------
-(* One server's own state *)
+(* One server's own state                                                  *)
 
 CommitWithinLog == \A i \in Server : commitIndex[i] <= Len(log[i])
-AppliedIsCommitted == \A i \in Server : appliedIndex[i] <= commitIndex[i] /\ appliedIndex[i] <= durableIndex[i]
+AppliedIsCommitted == \A i \in Server : appliedIndex[i] <= commitIndex[i]
 TermsWithinCurrent == \A i \in Server : TermAt(log[i], Len(log[i])) <= currentTerm[i]
 TermsStartAtOne == \A i \in Server : \A k \in DOMAIN log[i] : log[i][k].term >= 1
 TermsGrow == \A i \in Server : \A k \in 2..Len(log[i]) : log[i][k - 1].term <= log[i][k].term
+
+\* What counts as durable is on the disk and in the log; with no write in flight that is everything.
 DurableWithinLog ==
     \A i \in Server :
         /\ durableIndex[i] <= Len(log[i])
         /\ Prefix(disk[i].log, durableIndex[i]) = Prefix(log[i], durableIndex[i])
-        /\ pending[i] = <<>> => disk[i] = [term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i]]
+        /\ pending[i] = <<>> => /\ disk[i] = [term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i]]
+                                /\ durableIndex[i] = Len(log[i])
+
 FollowerFollowsAnother == \A i \in Server : role[i] = "Follower" => leader[i] # i
 CandidateKnowsNoLeader == \A i \in Server : role[i] \in {"PreCandidate", "Candidate"} => leader[i] = Nil
 CandidateVotedForItself == \A i \in Server : role[i] = "Candidate" => votedFor[i] = i
@@ -116,47 +240,9 @@ LeaderKnowsItself == \A i \in Leaders : leader[i] = i
 LeaderVotedForItself == \A i \in Leaders : votedFor[i] = i
 LeaderHasItsNoop ==
     \A i \in Leaders : \E k \in DOMAIN log[i] :
-        log[i][k] = Entry(currentTerm[i], "Noop") /\ (k = 1 \/ log[i][k - 1].term < currentTerm[i])
+        log[i][k] = Entry(currentTerm[i], "Noop") /\ TermAt(log[i], k - 1) < currentTerm[i]
 MatchBelowNext == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].matchIndex < progress[i][j].nextIndex
 NextWithinLog == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].nextIndex <= Len(log[i]) + 1
 RecentLeaderIsKnown == \A i \in Server : leaderIsRecent[i] => leader[i] # Nil /\ role[i] # "Leader"
 RecentLeaderOnlyWithCheckQuorum == \A i \in Server : leaderIsRecent[i] => CheckQuorum
-
------------------------------------------------------------------------------
-(* Actions *)
-
-Crashed(i) == crashes' > crashes /\ role'[i] = "Follower" /\ pending'[i] = <<>>
-
-LeaderAppendOnly ==
-    [][\A i \in Server :
-        role[i] = "Leader" /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] =>
-            Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
-
-TermMonotonic ==
-    [][\A i \in Server : disk'[i].term >= disk[i].term /\ (currentTerm'[i] >= currentTerm[i] \/ Crashed(i))]_vars
-
-CommitMonotonic == [][\A i \in Server : commitIndex'[i] >= commitIndex[i] \/ Crashed(i)]_vars
-
-AppliedInOrder == [][\A i \in Server : appliedIndex'[i] >= appliedIndex[i] \/ Crashed(i)]_vars
-
-\* Who asks for a pre-vote, or answers, keeps term and vote, and an answerer all the rest (9.6).
-PreVoteLeavesHardStateAlone ==
-    [][\A i \in Server :
-        role'[i] = "PreCandidate" /\ role[i] # "PreCandidate" =>
-            currentTerm'[i] = currentTerm[i] /\ votedFor'[i] = votedFor[i]]_vars
-
-CampaignHasPreVotes ==
-    [][\A i \in Server :
-        PreVote /\ role[i] # "Candidate" /\ role'[i] = "Candidate" =>
-            role[i] = "PreCandidate" /\ currentTerm'[i] = currentTerm[i] + 1 /\
-            \E voter \in Server :
-                /\ IsQuorum(votesGranted[i] \cup {voter})
-                /\ \E m \in messages : m.type = "PreVoteResponse" /\ m.to = i /\ m.from = voter /\ m.granted]_vars
-
-\* Where the answers are forgotten and the leader stays, a quorum had answered (6.2).
-CheckedLeaderHasAnswers ==
-    [][\A i \in Server :
-        /\ role[i] = "Leader" /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i]
-        /\ \E j \in Peers(i) : progress[i][j].active /\ ~progress'[i][j].active
-        => IsQuorum({j \in Peers(i) : progress[i][j].active} \cup {i})]_vars
 =============================================================================

@@ -78,6 +78,30 @@ fn what_a_row_names_exists() {
     }
 }
 
+/// What a cell names on its side: the law's own name for `same`, else what stands in backquotes; `–` is nothing.
+fn counterpart(law: &str, cell: &str) -> Option<String> {
+    if cell.starts_with("same") { Some(law.to_string()) } else { words_in_code(cell).into_iter().next() }
+}
+
+#[test]
+fn the_spec_and_the_model_have_what_the_table_says() {
+    let (spec, model) = (read("spec/RaftLaws.tla"), read("model/src/laws.rs"));
+    for (law, cells) in rows(&read("docs/INVARIANTS.md")) {
+        if let Some(name) = counterpart(&law, &cells[2]) {
+            assert!(spec.contains(&format!("\n{name} ==")), "{law}: spec/RaftLaws.tla does not define {name}");
+            let action = cells[2].contains('→');
+            let text = &spec[spec.find(&format!("\n{name} ==")).unwrap_or_default() + 1..];
+            let definition = text.split("\n\n").next().unwrap_or_default();
+            let definition = definition.split("\n").take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
+            let first = definition.split(" ==").nth(1).unwrap_or_default();
+            assert_eq!(first.trim_start().starts_with("[]["), action, "{law}: → is an action property of the spec");
+        }
+        if let Some(name) = counterpart(&law, &cells[5]) {
+            assert!(model.contains(&format!("        {name},\n")), "{law}: model/src/laws.rs has no {name}");
+        }
+    }
+}
+
 #[test]
 fn the_reading_of_the_table_can_fail() {
     let table = "| Law | x |\n|---|---|\n| `ALaw`: text | §1 | same | `src/lib.rs` `gone` | – | same |\n";

@@ -37,6 +37,38 @@ fn every_message_has_its_transition() {
     assert_eq!(handlers, handled);
 }
 
+/// What the environment does: actions of the spec and of the model that are no transitions.
+const ENVIRONMENT: &[&str] = &["Crash", "DropMessage"];
+
+#[test]
+fn the_spec_has_one_action_for_each_transition() {
+    let spec = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/spec/Raft.tla")).expect("spec/Raft.tla");
+    let mut expected = transitions();
+    expected.extend(ENVIRONMENT.iter().map(|name| (*name).to_string()));
+    assert_eq!(spec_actions(&spec), expected);
+    for name in expected {
+        assert!(spec.contains(&format!("\n{name}(i) ==")), "{name} is not defined");
+    }
+}
+
+#[test]
+fn the_model_labels_its_actions_with_the_same_names() {
+    let action =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/model/src/action.rs")).expect("action.rs");
+    let code = shipped_code_of(&action);
+    assert!(code.contains("Transition::ALL.iter().map(|transition| transition.name())"), "labels are the transitions");
+    let list = code.split("ENVIRONMENT: ").nth(1).and_then(|rest| rest.split(';').nth(1)).unwrap_or_default();
+    let listed: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    assert_eq!(listed, ENVIRONMENT);
+}
+
+/// The actions in the disjunction `Next`.
+fn spec_actions(spec: &str) -> Names {
+    let next = spec.split("\nNext ==\n").nth(1).expect("Next");
+    let disjuncts = next.lines().take_while(|line| line.trim_start().starts_with("\\/"));
+    disjuncts.filter_map(|line| line.split(" : ").nth(1)).map(|action| word(action).to_string()).collect()
+}
+
 fn protocol_code() -> String {
     let rooms = below("src/protocol", "rs");
     assert!(rooms.len() > 1, "the protocol's sources were not found");
@@ -112,6 +144,13 @@ fn word(text: &str) -> &str {
 
 mod the_checks_themselves {
     use super::*;
+
+    #[test]
+    fn the_actions_of_a_spec_are_those_of_next() {
+        let spec =
+            "Other(i) == TRUE\nNext ==\n    \\/ \\E i \\in S : One(i)\n    \\/ \\E i \\in S : Two(i)\n\nSpec == Next\n";
+        assert_eq!(spec_actions(spec), names(&["One", "Two"]));
+    }
 
     fn names(all: &[&str]) -> Names {
         all.iter().map(|name| (*name).to_string()).collect()

@@ -1,0 +1,321 @@
+----------------------------- MODULE RaftServer -----------------------------
+(***************************************************************************)
+(* One server within one step: what src/protocol does with it.             *)
+(*                                                                         *)
+(* Nothing here is an action.  A server is a record `n`; an operator takes *)
+(* it and gives the record afterwards, as a function of the code changes   *)
+(* `self`.  Operators are named like those functions and stand in the      *)
+(* order of the chapters.  `Raft.tla` makes actions of them.               *)
+(***************************************************************************)
+EXTENDS Integers, Sequences, FiniteSets
+
+CONSTANTS
+    Server,             \* the servers
+    Nil,                \* no server
+    PreVote,            \* whether servers ask before they campaign (9.6)
+    CheckQuorum,        \* whether leaders step down without a quorum, and candidates are ignored while the
+                        \* leader is heard (6.2, 4.2.3)
+    MaxInflight,        \* the most appends on their way to one follower (10.2.1)
+    MaxAppendEntries    \* the most entries in one append
+
+Min(a, b) == IF a < b THEN a ELSE b
+Max(a, b) == IF a > b THEN a ELSE b
+
+Majority == Cardinality(Server) \div 2 + 1
+IsQuorum(servers) == Cardinality(servers) >= Majority
+
+PeersOf == [i \in Server |-> Server \ {i}]
+Peers(i) == PeersOf[i]
+
+-----------------------------------------------------------------------------
+(* Entries and logs (3.3, 3.5)                                             *)
+
+Entry(term, payload) == [term |-> term, payload |-> payload]
+EntryId(index, term) == [index |-> index, term |-> term]
+
+Prefix(entries, count) == SubSeq(entries, 1, count)
+
+\* Index 0 is the position before the first entry; it has term 0.
+TermAt(entries, index) == IF index = 0 THEN 0 ELSE entries[index].term
+IdAt(entries, index) == EntryId(index, TermAt(entries, index))
+LastId(entries) == IdAt(entries, Len(entries))
+
+\* The up-to-date check: the later term wins, then the longer log (3.6.1).
+AtLeast(one, other) == one.term > other.term \/ (one.term = other.term /\ one.index >= other.index)
+
+\* The last entry at or before `bound` whose term is at most `term`: beyond it this log cannot agree with one whose
+\* entry at `bound` has that term, because terms only grow along a log (3.5).
+AgreeMax(entries, bound, term) ==
+    IdAt(entries, CHOOSE k \in 0..bound :
+                      /\ TermAt(entries, k) <= term
+                      /\ \A later \in (k + 1)..bound : TermAt(entries, later) > term)
+
+-----------------------------------------------------------------------------
+(* The server as a record                                                  *)
+(*                                                                         *)
+(* The fields are the variables of Raft.tla at one server, and two that    *)
+(* exist only within a step: `dirty` says that term or vote changed and no *)
+(* write carries them yet, `out` is what leaves with the step.             *)
+
+NoProgress == <<>>
+
+\* A server that starts, or starts again, from what its disk holds (`Protocol::new`).
+Started(i, d) ==
+    [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
+     recent |-> FALSE, granted |-> {}, refused |-> {}, commit |-> 0, applied |-> 0, durable |-> Len(d.log),
+     progress |-> NoProgress, pending |-> <<>>, disk |-> d, dirty |-> FALSE, out |-> {}]
+
+-----------------------------------------------------------------------------
+(* Writes, and what waits for them (3.8, 10.2.1; tail.rs)                  *)
+
+\* One atomic write: term and vote if they changed, a truncation unless `truncateFrom` is 0, entries.  What it replaces
+\* is durable no more, and no earlier write in flight will make it so again.
+Persist(n, truncateFrom, entries) ==
+    LET cut(index) == IF truncateFrom = 0 THEN index ELSE Min(index, truncateFrom - 1)
+        kept == IF truncateFrom = 0 THEN n.log ELSE Prefix(n.log, truncateFrom - 1)
+        earlier == IF truncateFrom = 0 THEN n.pending
+                   ELSE [k \in DOMAIN n.pending |-> [n.pending[k] EXCEPT !.durable = cut(@)]]
+        write == [hardState |-> IF n.dirty THEN <<[term |-> n.term, vote |-> n.vote]>> ELSE <<>>,
+                  truncateFrom |-> truncateFrom,
+                  entries |-> entries,
+                  durable |-> Len(kept) + Len(entries),
+                  messages |-> {}]
+    IN [n EXCEPT !.log = kept \o entries, !.durable = cut(@), !.pending = Append(earlier, write), !.dirty = FALSE]
+
+PersistHardState(n) == IF n.dirty THEN Persist(n, 0, <<>>) ELSE n
+
+\* Messages leave once everything decided before them is durable: at once if nothing is in flight, else behind the last
+\* write.  What waits for one write leaves together and needs saying only once: a set.
+SendAll(n, sent) ==
+    IF n.pending = <<>> THEN [n EXCEPT !.out = @ \cup sent]
+    ELSE [n EXCEPT !.pending[Len(n.pending)].messages = @ \cup sent]
+
+Send(n, message) == SendAll(n, {message})
+
+\* The disk after a write reached it.
+DiskAfterWrite(d, write) ==
+    LET kept == IF write.truncateFrom = 0 THEN d.log ELSE Prefix(d.log, write.truncateFrom - 1)
+        hardState == IF write.hardState = <<>> THEN d ELSE write.hardState[1]
+    IN [term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries]
+
+\* The disk after the oldest `count` writes reached it.
+RECURSIVE DiskAfter(_, _, _)
+DiskAfter(d, writes, count) ==
+    IF count = 0 THEN d ELSE DiskAfterWrite(DiskAfter(d, writes, count - 1), writes[count])
+
+-----------------------------------------------------------------------------
+(* What servers say to each other (Figure 3.1, 9.6; message.rs)            *)
+
+PreVoteRequest(n, to) ==
+    [type |-> "PreVoteRequest", from |-> n.id, to |-> to, term |-> n.term,
+     campaignTerm |-> n.term + 1, last |-> LastId(n.log)]
+
+PreVoteResponse(n, to, campaignTerm, granted) ==
+    [type |-> "PreVoteResponse", from |-> n.id, to |-> to, term |-> n.term,
+     campaignTerm |-> campaignTerm, granted |-> granted]
+
+RequestVoteRequest(n, to) ==
+    [type |-> "RequestVoteRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> LastId(n.log)]
+
+RequestVoteResponse(n, to, granted) ==
+    [type |-> "RequestVoteResponse", from |-> n.id, to |-> to, term |-> n.term, granted |-> granted]
+
+AppendEntriesRequest(n, to, prevIndex, entries) ==
+    [type |-> "AppendEntriesRequest", from |-> n.id, to |-> to, term |-> n.term,
+     prev |-> IdAt(n.log, prevIndex), entries |-> entries, commit |-> n.commit]
+
+AppendEntriesResponse(n, to, result) ==
+    [type |-> "AppendEntriesResponse", from |-> n.id, to |-> to, term |-> n.term, result |-> result]
+
+\* The follower's durable log agrees with the leader's up to and including `matchIndex`.
+ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
+\* The follower has no entry at `prevIndex` like the leader's; the logs can agree at most up to `hint`.
+ResultRejected(prevIndex, hint) == [kind |-> "Rejected", prevIndex |-> prevIndex, hint |-> hint]
+\* The leader's term is over.
+ResultStaleTerm == [kind |-> "StaleTerm"]
+
+-----------------------------------------------------------------------------
+(* Terms and roles (3.3, 3.4; mod.rs).  What belongs to a role ends with it. *)
+
+\* The vote stays: it belongs to the term, not to the role.
+BecomeFollower(n, newLeader) ==
+    [n EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = FALSE, !.granted = {}, !.refused = {},
+              !.progress = NoProgress]
+
+\* A higher term was seen.  It is written by the end of the step, before any answer in it leaves.
+UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.dirty = TRUE], Nil)
+
+-----------------------------------------------------------------------------
+(* What a leader knows of one follower (3.5, 10.2.1; progress.rs)          *)
+(*                                                                         *)
+(* "Probe": it is not known where the logs agree; one append at a time,    *)
+(* and in "ProbeSent" it is on its way.  "Replicate": the logs agree up to *)
+(* `matchIndex`; appends follow each other within a window, and `inflight` *)
+(* has the last index of each.  "Snapshot": the leader's log does not      *)
+(* reach back far enough; without compaction nobody gets there.            *)
+
+NewProgress(last) ==
+    [matchIndex |-> 0, nextIndex |-> last + 1, state |-> "Probe", active |-> FALSE, inflight |-> <<>>]
+
+WindowOpen(p) == Len(p.inflight) < MaxInflight
+
+\* Whether there is something to send, of what is durable up to `durable`.
+MaySend(p, durable) ==
+    \/ p.state = "Probe"
+    \/ p.state = "Replicate" /\ p.nextIndex <= durable
+
+\* Whether entries from `first` on, just appended, can go as they are: all before was sent, and the window is open.
+TakesNext(p, first) ==
+    /\ p.nextIndex = first
+    /\ p.state = "Probe" \/ (p.state = "Replicate" /\ WindowOpen(p))
+
+\* Appends that end with these indexes leave.  What a probe carries counts as sent once the probe is answered.
+Sent(p, ends) ==
+    CASE ends = <<>> -> p
+      [] ends # <<>> /\ p.state = "Probe" -> [p EXCEPT !.state = "ProbeSent"]
+      [] OTHER -> [p EXCEPT !.nextIndex = ends[Len(ends)] + 1, !.inflight = @ \o ends]
+
+\* The follower agrees up to `matchIndex`.  An answer older than what is known proves nothing about the present.
+Accepted(p, matchIndex) ==
+    LET known == [p EXCEPT !.matchIndex = matchIndex,
+                           !.nextIndex = Max(@, matchIndex + 1),
+                           !.inflight = SelectSeq(@, LAMBDA last : last > matchIndex)]
+        replicates == [known EXCEPT !.state = "Replicate", !.nextIndex = matchIndex + 1]
+    IN CASE matchIndex < p.matchIndex -> p
+         [] matchIndex >= p.matchIndex /\ p.state = "Replicate" -> known
+         [] matchIndex = p.matchIndex /\ p.state = "Snapshot" -> known
+         [] OTHER -> replicates
+
+\* Whether a refusal concerns what was sent last, rather than arriving late.
+RefusalIsCurrent(p, prevIndex) ==
+    /\ prevIndex > p.matchIndex
+    /\ \/ p.state = "Replicate" /\ prevIndex < p.nextIndex
+       \/ p.state \in {"Probe", "ProbeSent"} /\ prevIndex + 1 = p.nextIndex
+
+\* The follower refused; the logs cannot agree beyond `agreeMax`.
+Refused(p, agreeMax) ==
+    [p EXCEPT !.inflight = <<>>, !.state = "Probe",
+              !.nextIndex = Min(Max(agreeMax + 1, p.matchIndex + 1), @)]
+
+-----------------------------------------------------------------------------
+(* How a leader replicates and commits (3.5, 3.6.2; replication.rs)        *)
+
+\* The last index of each append that a follower's state and window allow, of what is durable here.  A probe goes even
+\* without entries.
+AppendEnds(n, p) ==
+    CASE p.state = "Probe" ->
+            <<Max(p.nextIndex - 1, Min(n.durable, p.nextIndex - 1 + MaxAppendEntries))>>
+      [] p.state = "Replicate" /\ p.nextIndex <= n.durable /\ WindowOpen(p) ->
+            LET pieces == (n.durable - p.nextIndex) \div MaxAppendEntries + 1
+            IN [k \in 1..Min(pieces, MaxInflight - Len(p.inflight)) |->
+                   Min(n.durable, p.nextIndex - 1 + k * MaxAppendEntries)]
+      [] OTHER -> <<>>
+
+\* The appends that end there, one after the other from `first` on.
+Appends(n, to, first, ends) ==
+    {LET prev == IF k = 1 THEN first - 1 ELSE ends[k - 1]
+     IN AppendEntriesRequest(n, to, prev, SubSeq(n.log, prev + 1, ends[k])) : k \in DOMAIN ends}
+
+ReplicateTo(n, j) ==
+    LET p == n.progress[j]
+        ends == AppendEnds(n, p)
+    IN [n EXCEPT !.progress[j] = Sent(p, ends), !.out = @ \cup Appends(n, j, p.nextIndex, ends)]
+
+\* What was not sent when it was appended follows once it is durable here.
+ReplicateDurable(n) ==
+    IF n.role = "Leader" /\ \E j \in Peers(n.id) : MaySend(n.progress[j], n.durable)
+    THEN LET ends == [j \in Peers(n.id) |-> AppendEnds(n, n.progress[j])]
+         IN [n EXCEPT !.progress = [j \in Peers(n.id) |-> Sent(n.progress[j], ends[j])],
+                      !.out = @ \cup UNION {Appends(n, j, n.progress[j].nextIndex, ends[j]) : j \in Peers(n.id)}]
+    ELSE n
+
+\* A leader writes entries and sends them in parallel: its messages promise nothing about its own disk, and it counts
+\* itself only once its write is durable (10.2.1).
+AppendAsLeader(n, entries) ==
+    LET written == Persist(n, 0, entries)
+        first == Len(n.log) + 1
+        takers == {j \in Peers(n.id) : TakesNext(n.progress[j], first)}
+    IN [written EXCEPT
+            !.progress = [j \in Peers(n.id) |->
+                IF j \in takers THEN Sent(n.progress[j], <<Len(written.log)>>) ELSE n.progress[j]],
+            !.out = @ \cup {AppendEntriesRequest(written, j, first - 1, entries) : j \in takers}]
+
+\* Hands out what is committed and durable here: a state machine must not get ahead of the log that it would be
+\* replayed from.
+AdvanceApply(n) == [n EXCEPT !.applied = Max(@, Min(n.commit, n.durable))]
+
+\* A leader commits what a quorum holds durably, but only from its own term on: what is older commits with the first
+\* entry of its own (3.6.2, Figure 3.7).
+AdvanceCommit(n) ==
+    IF n.role # "Leader" THEN n
+    ELSE LET holders(k) == {j \in Peers(n.id) : n.progress[j].matchIndex >= k} \cup
+                           (IF n.durable >= k THEN {n.id} ELSE {})
+             committed == {k \in (n.commit + 1)..Len(n.log) : n.log[k].term = n.term /\ IsQuorum(holders(k))}
+         IN IF committed = {} THEN n
+            ELSE AdvanceApply([n EXCEPT !.commit = CHOOSE k \in committed : \A other \in committed : other <= k])
+
+-----------------------------------------------------------------------------
+(* How a leader is elected (3.4, 4.2.3, 9.6; election.rs)                  *)
+
+\* Candidates are ignored by a leader, and by who heard its leader just now (4.2.3).
+DisregardsCandidates(n) == CheckQuorum /\ (n.recent \/ n.role = "Leader")
+
+\* A log that ends with `last` holds all that this server's log could have helped to commit (3.6.1).
+IsUpToDate(n, last) == AtLeast(last, LastId(n.log))
+
+\* Starts a campaign in a new term.  The own vote counts, and the requests leave, once term and vote are durable: else a
+\* crash could let this server vote twice in the term.
+BecomeCandidate(n) ==
+    LET candidate == PersistHardState(
+            [n EXCEPT !.term = @ + 1, !.vote = n.id, !.dirty = TRUE, !.role = "Candidate", !.leader = Nil,
+                      !.recent = FALSE, !.granted = {}, !.refused = {}, !.progress = NoProgress])
+    IN SendAll(candidate, {RequestVoteRequest(candidate, j) : j \in Peers(n.id)})
+
+\* Asks whether an election could succeed.  The own pre-vote is no promise, so it needs no write (9.6).
+BecomePreCandidate(n) ==
+    LET asking == [n EXCEPT !.role = "PreCandidate", !.leader = Nil, !.recent = FALSE, !.granted = {n.id},
+                            !.refused = {}, !.progress = NoProgress]
+    IN IF IsQuorum(asking.granted) THEN BecomeCandidate(asking)
+       ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in Peers(n.id)})
+
+\* Leads the term, beginning with an entry whose commit commits everything before it (3.6.2, 6.4).
+BecomeLeader(n) ==
+    LET new == NewProgress(Len(n.log))
+    IN AppendAsLeader([n EXCEPT !.role = "Leader", !.leader = n.id, !.recent = FALSE, !.granted = {}, !.refused = {},
+                                !.progress = [j \in Peers(n.id) |-> new]],
+                      <<Entry(n.term, "Noop")>>)
+
+\* The votes are sets, so that an answer that comes twice counts once.
+RecordVote(n, voter, granted) ==
+    IF granted THEN [n EXCEPT !.granted = @ \cup {voter}] ELSE [n EXCEPT !.refused = @ \cup {voter}]
+
+VoteResult(n) ==
+    CASE IsQuorum(n.granted) -> "Won"
+      [] ~IsQuorum(n.granted) /\ ~IsQuorum(Server \ n.refused) -> "Lost"
+      [] OTHER -> "Pending"
+
+CountPreVote(n, voter, granted) ==
+    LET counted == RecordVote(n, voter, granted)
+        result == VoteResult(counted)
+    IN CASE result = "Won" -> BecomeCandidate(counted)
+         [] result = "Lost" -> BecomeFollower(counted, Nil)
+         [] OTHER -> counted
+
+CountVote(n, voter, granted) ==
+    LET counted == RecordVote(n, voter, granted)
+        result == VoteResult(counted)
+    IN CASE result = "Won" -> BecomeLeader(counted)
+         [] result = "Lost" -> BecomeFollower(counted, Nil)
+         [] OTHER -> counted
+
+\* The oldest write in flight is durable: what waited for it alone leaves, and the own vote of this campaign counts.
+PopWrite(n) ==
+    LET write == Head(n.pending)
+        popped == [n EXCEPT !.durable = Max(@, write.durable), !.pending = Tail(@), !.out = @ \cup write.messages]
+    IN IF n.role = "Candidate" /\ write.hardState = <<[term |-> n.term, vote |-> n.vote]>>
+       THEN CountVote(popped, n.id, TRUE)
+       ELSE popped
+
+RECURSIVE PopWrites(_, _)
+PopWrites(n, count) == IF count = 0 THEN n ELSE PopWrites(PopWrite(n), count - 1)
+=============================================================================
