@@ -27,10 +27,130 @@ const CORE: Configuration = Configuration {
 };
 
 /// Those that `check --all` runs, in this order.
-pub const ALL: &[Configuration] = &[CORE];
+pub const ALL: &[Configuration] = &[
+    Configuration { purpose: "election, replication, commits, heartbeats; messages get lost and overtake", ..CORE },
+    Configuration {
+        name: "core-duplication",
+        purpose: "the same, and messages arrive twice",
+        network: Network::Lossy { messages_max: 1, duplication: true },
+        ..CORE
+    },
+    Configuration {
+        name: "core-two-messages",
+        purpose: "two messages on their way at once",
+        log_max: 1,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        client_requests: false,
+        ..CORE
+    },
+    Configuration {
+        name: "core-monotone",
+        purpose: "a network that forgets nothing: any message may arrive at any later time",
+        log_max: 1,
+        network: Network::Monotone,
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 2,
+        ..CORE
+    },
+    Configuration {
+        name: "fsync",
+        purpose: "two writes in flight and a crash that loses any suffix of them",
+        pending_max: 2,
+        crashes_max: 1,
+        goals: WITH_LOST_WRITE,
+        ..CORE
+    },
+    Configuration {
+        name: "fsync-two-crashes",
+        purpose: "two crashes",
+        log_max: 1,
+        pending_max: 2,
+        crashes_max: 2,
+        client_requests: false,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::LostWrite],
+        ..CORE
+    },
+    Configuration {
+        name: "pre-vote",
+        purpose: "questions before campaigns",
+        log_max: 1,
+        pre_vote: true,
+        client_requests: false,
+        ..CORE
+    },
+    Configuration {
+        name: "check-quorum",
+        purpose: "pre-vote, stickiness, and leaders that step down",
+        log_max: 1,
+        pre_vote: true,
+        check_quorum: true,
+        heartbeats: false,
+        client_requests: false,
+        goals: WITH_STEP_DOWN,
+        ..CORE
+    },
+    Configuration {
+        name: "conflicts",
+        purpose: "longer logs that differ, two appends in flight, several entries in each",
+        log_max: 3,
+        inflight_max: 2,
+        single_entry_appends: false,
+        ..CORE
+    },
+    Configuration { name: "three-terms", purpose: "three terms", term_max: 3, ..CORE },
+    Configuration {
+        name: "four-servers",
+        purpose: "an even number of servers",
+        servers: 4,
+        campaigners: 2,
+        log_max: 1,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        heartbeats: false,
+        client_requests: false,
+        ..CORE
+    },
+    Configuration {
+        name: "five-servers",
+        purpose: "a quorum of three",
+        servers: 5,
+        campaigners: 2,
+        log_max: 1,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        heartbeats: false,
+        client_requests: false,
+        ..CORE
+    },
+];
+
+const WITH_LOST_WRITE: &[Goal] =
+    &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::CommitOfAnOlderTerm, Goal::LostWrite];
+
+const WITH_STEP_DOWN: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::StepDown];
 
 /// Those that only `check --nightly` runs beside them.
-pub const NIGHTLY: &[Configuration] = &[];
+pub const NIGHTLY: &[Configuration] = &[
+    Configuration {
+        name: "check-quorum-heartbeats",
+        purpose: "check-quorum with heartbeats",
+        log_max: 1,
+        pre_vote: true,
+        check_quorum: true,
+        client_requests: false,
+        goals: WITH_STEP_DOWN,
+        ..CORE
+    },
+    Configuration {
+        name: "fsync-two-messages",
+        purpose: "a crash, with two messages on their way",
+        log_max: 1,
+        crashes_max: 1,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        client_requests: false,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::LostWrite],
+        ..CORE
+    },
+];
 
 /// Those whose states and transitions are compared with TLC's: no symmetry, nothing dropped.
 pub const CONFORMANCE: &[Configuration] = &[
