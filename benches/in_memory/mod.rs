@@ -94,17 +94,14 @@ impl InMemory {
         let node = &mut self.nodes[at];
         let mut out = Out { network: &mut self.network, writes: &mut self.writes, apply: None };
         node.protocol.step(&node.log, event, &mut out).expect("the event is in order");
-        loop {
-            if let Some(through) = out.apply.take() {
-                node.apply(through);
-            }
-            if out.writes.is_empty() {
-                return;
-            }
+        while !out.writes.is_empty() {
             let persisted = Event::Persisted { writes: out.writes.len() };
             let Ok(()) = node.log.append(out.writes);
             let Ok(()) = node.log.sync();
             node.protocol.step(&node.log, persisted, &mut out).expect("the event is in order");
+        }
+        if let Some(through) = out.apply {
+            node.apply(through);
         }
     }
 }
@@ -132,11 +129,11 @@ impl ActionSink for Out<'_> {
 
 impl Node {
     fn apply(&mut self, through: Index) {
-        for entry in self.log.range(self.applied.next(), through.next()) {
+        self.log.range(self.applied.next(), through.next()).for_each(|entry| {
             if let Payload::Command(command) = &entry.payload {
                 self.sum.apply(command);
             }
-        }
+        });
         self.applied = through;
     }
 }
