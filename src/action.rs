@@ -76,7 +76,24 @@ pub type Actions = Vec<Action>;
 pub trait ActionSink {
     /// Takes the next action.
     fn push(&mut self, action: Action);
+
+    /// Takes the next action, an [`Action::Persist`].
+    ///
+    /// A sink that makes the write durable on the spot returns the proof, and the step goes on as if
+    /// the [`Event::Persisted`](crate::Event::Persisted) of this write had come: none must be
+    /// stepped for it. All earlier writes must be reported by then.
+    #[inline]
+    fn persist(&mut self, write: Write) -> Option<Durable> {
+        self.push(Action::Persist(write));
+        None
+    }
 }
+
+/// The proof that a write is durable. Only [`WriteThrough`](crate::log::WriteThrough) makes one, from
+/// a log that has synced.
+#[derive(Debug)]
+#[must_use]
+pub struct Durable(pub(crate) ());
 
 impl ActionSink for Vec<Action> {
     #[inline]

@@ -29,6 +29,7 @@ pub enum Event {
     ProposeBatch(Vec<Bytes>),
     /// The oldest `writes` of the [`Action::Persist`](crate::Action::Persist) still in flight are
     /// durable, in the order in which they came out, and the log passed to this step holds them.
+    /// Not for writes that the sink proved [durable](crate::action::Durable) within their step.
     Persisted {
         /// How many; at least 1, at most the number in flight.
         writes: usize,

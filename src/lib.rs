@@ -91,12 +91,12 @@ pub mod types;
 #[cfg(feature = "framing")]
 pub mod wire;
 
-pub use action::{Action, ActionSink, Actions, RoleKind, Write};
+pub use action::{Action, ActionSink, Actions, Durable, RoleKind, Write};
 pub use config::RaftConfig;
 #[cfg(feature = "std")]
 pub use driver::{Raft, StateMachine, Status};
 pub use event::Event;
-pub use log::{LogView, MemoryLog, RaftLog};
+pub use log::{LogView, MemoryLog, RaftLog, WriteThrough};
 pub use membership::Membership;
 pub use message::{Envelope, Message};
 pub use node::RaftNode;

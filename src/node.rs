@@ -20,11 +20,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use crate::action::{self, RoleKind, Write};
+use crate::action::{self, ActionSink, Durable, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event;
-use crate::log::{MemoryLog, RaftLog, Read};
+use crate::log::{MemoryLog, RaftLog, Read, WriteThrough};
 use crate::message::{Envelope, Message};
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
@@ -110,6 +110,22 @@ pub enum NodeError<E: core::error::Error> {
     Stopped,
 }
 
+/// Writes what is to be persisted, and keeps the other actions for after the step.
+struct Sink<'a, 'log, L: RaftLog> {
+    log: &'a WriteThrough<'log, L>,
+    actions: &'a mut action::Actions,
+}
+
+impl<L: RaftLog> ActionSink for Sink<'_, '_, L> {
+    fn push(&mut self, action: action::Action) {
+        self.actions.push(action);
+    }
+
+    fn persist(&mut self, write: Write) -> Option<Durable> {
+        self.log.write(write)
+    }
+}
+
 /// One node of one group, with its timers and its log.
 #[derive(Clone, Debug)]
 pub struct RaftNode<L: RaftLog = MemoryLog> {
@@ -177,30 +193,24 @@ impl<L: RaftLog> RaftNode<L> {
         due.into_iter().try_for_each(|event| self.run(event, out))
     }
 
-    /// Steps the protocol until nothing is left to persist.
+    /// Steps the protocol, which finds each of its writes durable at once.
     fn run(&mut self, event: event::Event, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
-        let mut next = Some(event);
-        while let Some(event) = next.take() {
-            self.protocol.step(&self.log, event, &mut self.actions)?;
-            let mut actions = core::mem::take(&mut self.actions);
-            for action in actions.drain(..) {
-                self.ticker.observe(&action);
-                self.carry_out(action, out)?;
-            }
-            self.actions = actions;
-            if !self.writes.is_empty() {
-                let writes = self.writes.len();
-                self.log.append(&mut self.writes).map_err(NodeError::Log)?;
-                self.log.sync().map_err(NodeError::Log)?;
-                next = Some(event::Event::Persisted { writes });
-            }
+        let log = WriteThrough::new(&mut self.log, &mut self.writes);
+        let mut sink = Sink { log: &log, actions: &mut self.actions };
+        self.protocol.step(&log, event, &mut sink)?;
+        log.finish().map_err(NodeError::Log)?;
+        let mut actions = core::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            self.ticker.observe(&action);
+            self.carry_out(action, out)?;
         }
+        self.actions = actions;
         Ok(())
     }
 
     fn carry_out(&mut self, action: action::Action, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
         match action {
-            action::Action::Persist(write) => self.writes.push(write),
+            action::Action::Persist(_) => unreachable!("PersistFirst: the sink has written it"),
             action::Action::Send(envelope) => out.push(Action::Send(envelope)),
             action::Action::Proposed { first, count } => out.push(Action::Proposed { first, count }),
             action::Action::Apply { through } => self.apply(through, out)?,

@@ -340,7 +340,8 @@ impl FromIterator<Entry> for Entries {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
         let mut entries = entries.into_iter();
         if entries.size_hint() == (1, Some(1)) {
-            return entries.next().map_or(Self::EMPTY, Self::one);
+            let Some(entry) = entries.next() else { return Self::EMPTY };
+            return Self::one(entry);
         }
         let shared: Arc<[Entry]> = entries.collect();
         if shared.is_empty() {

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("action", 2),
     ("log/mod", 3),
     ("log/shared", 4),
+    ("log/write_through", 4),
     ("protocol", 5),
     ("log/memory", 5),
     ("log/wal", 5),

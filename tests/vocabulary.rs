@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 type Names = BTreeSet<String>;
 
 /// What `step` and `dispatch` call beside transitions.
-const HELPERS: &[&str] = &["public_role", "receive", "check"];
+const HELPERS: &[&str] = &["public_role", "receive", "conclude", "check"];
 
 #[test]
 fn every_transition_is_a_function_of_the_protocol_and_nothing_else_is() {

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use raft_io::types::Payload;
-use raft_io::{Action, ActionSink, Envelope, Event, Index, MemoryLog, Protocol, RaftConfig, RaftLog, RoleKind, Write};
+use raft_io::{
+    Action, ActionSink, Durable, Envelope, Event, Index, MemoryLog, Protocol, RaftConfig, RoleKind, Write, WriteThrough,
+};
 use std::collections::VecDeque;
 
 /// A state machine: it reads every byte of every command, and costs next to nothing.
@@ -30,7 +32,7 @@ pub(crate) struct InMemory {
     nodes: Vec<Node>,
     /// Messages under way, to any node, oldest first.
     network: VecDeque<Envelope>,
-    /// What a step asks to persist.
+    /// Room for what a step writes.
     writes: Vec<Write>,
 }
 
@@ -92,51 +94,49 @@ impl InMemory {
     /// Steps one node and carries out what it asks for.
     fn step(&mut self, at: usize, event: Event) {
         let node = &mut self.nodes[at];
-        let mut out = Out { network: &mut self.network, writes: &mut self.writes, apply: None };
-        node.protocol.step(&node.log, event, &mut out).expect("the event is in order");
-        loop {
-            if let Some(through) = out.apply.take() {
-                node.apply(through);
-            }
-            if out.writes.is_empty() {
-                return;
-            }
-            let persisted = Event::Persisted { writes: out.writes.len() };
-            let Ok(()) = node.log.append(out.writes);
-            let Ok(()) = node.log.sync();
-            node.protocol.step(&node.log, persisted, &mut out).expect("the event is in order");
+        let log = WriteThrough::new(&mut node.log, &mut self.writes);
+        let mut out = Out { network: &mut self.network, log: &log, apply: None };
+        node.protocol.step(&log, event, &mut out).expect("the event is in order");
+        let apply = out.apply;
+        let Ok(()) = log.finish();
+        if let Some(through) = apply {
+            node.apply(through);
         }
     }
 }
 
 /// Takes each action where it belongs. Messages may go at once (law 2), and here none of them arrives
 /// before the step is over.
-struct Out<'a> {
+struct Out<'a, 'log> {
     network: &'a mut VecDeque<Envelope>,
-    writes: &'a mut Vec<Write>,
+    log: &'a WriteThrough<'log, MemoryLog>,
     apply: Option<Index>,
 }
 
-impl ActionSink for Out<'_> {
+impl ActionSink for Out<'_, '_> {
     // Where the action is made, its kind is known: inlined, nothing is left of the match.
     #[inline(always)]
     fn push(&mut self, action: Action) {
         match action {
-            Action::Persist(write) => self.writes.push(write),
             Action::Send(envelope) => self.network.push_back(envelope),
             Action::Apply { through } => self.apply = Some(through),
             _ => {}
         }
     }
+
+    #[inline]
+    fn persist(&mut self, write: Write) -> Option<Durable> {
+        self.log.write(write)
+    }
 }
 
 impl Node {
     fn apply(&mut self, through: Index) {
-        for entry in self.log.range(self.applied.next(), through.next()) {
+        self.log.range(self.applied.next(), through.next()).for_each(|entry| {
             if let Payload::Command(command) = &entry.payload {
                 self.sum.apply(command);
             }
-        }
+        });
         self.applied = through;
     }
 }

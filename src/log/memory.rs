@@ -6,6 +6,7 @@ use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::hash::{Hash, Hasher};
+use core::{iter, mem};
 
 /// A log in memory. Its durability is that of the process: `sync` has nothing to do.
 ///
@@ -16,8 +17,7 @@ pub struct MemoryLog {
     hard_state: HardState,
     base: EntryId,
     last: EntryId,
-    /// Consecutive non-empty runs; the first begins right after `base`.
-    runs: Vec<Entries>,
+    runs: Runs,
 }
 
 impl MemoryLog {
@@ -30,11 +30,7 @@ impl MemoryLog {
     /// Forgets the entries up to and including `through`, which must not lie beyond the last.
     pub fn compact(&mut self, through: Index) {
         let Some(term) = self.term(through) else { return };
-        let whole = self.runs.partition_point(|run| run[run.len() - 1].id.index <= through);
-        self.runs.drain(..whole);
-        if let Some(run) = self.runs.first_mut() {
-            *run = run.range(through.next(), Index::MAX);
-        }
+        self.runs.remove_through(through);
         self.base = EntryId { index: through, term };
     }
 
@@ -46,47 +42,26 @@ impl MemoryLog {
     /// The entries with an index in `[first, end)`, as far as the log holds them, in order.
     #[inline]
     pub fn range(&self, first: Index, end: Index) -> impl Iterator<Item = &Entry> {
-        let first = first.max(self.base.index.next());
+        let mut next = first.max(self.base.index.next());
         let end = end.min(self.last.index.next());
-        if first >= end {
-            return Range { current: [].iter(), runs: &self.runs, position: 0, count: 0 };
-        }
-        let position = self.run_of(first);
-        let run = &self.runs[position];
-        let current = run[(first.0 - run[0].id.index.0) as usize..].iter();
-        Range { current, runs: &self.runs, position, count: (end.0 - first.0) as usize }
-    }
-
-    /// The position of the run that holds `index`, which lies in `(base, last]`.
-    #[inline]
-    fn run_of(&self, index: Index) -> usize {
-        // Reads near the end are by far the most frequent: look there before halving the whole.
-        const NEAR: usize = 8;
-        let mut position = self.runs.len() - 1;
-        let far = position.saturating_sub(NEAR);
-        while self.runs[position][0].id.index > index {
-            if position == far {
-                return self.runs.partition_point(|run| run[0].id.index <= index) - 1;
-            }
-            position -= 1;
-        }
-        position
+        let run = move || {
+            let left = end.0.checked_sub(next.0).filter(|&left| left > 0)? as usize;
+            let (run, start) = self.runs.find(next);
+            let entries = &run[start..];
+            let entries = &entries[..left.min(entries.len())];
+            next = next.plus(entries.len());
+            Some(entries)
+        };
+        iter::from_fn(run).flatten()
     }
 
     fn truncate_from(&mut self, first: Index) {
-        while let Some(run) = self.runs.last_mut() {
-            if run[0].id.index >= first {
-                self.runs.pop();
-            } else {
-                let start = run[0].id.index;
-                *run = run.range(start, first);
-                break;
-            }
-        }
-        self.last = self.runs.last().and_then(Entries::last_id).unwrap_or(self.base);
+        self.runs.remove_from(first);
+        self.last = self.runs.last.last().and_then(Entries::last_id).unwrap_or(self.base);
     }
 
-    fn write(&mut self, write: Write) {
+    /// Takes the entries and leaves the rest.
+    fn write(&mut self, write: &mut Write) {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
@@ -97,33 +72,84 @@ impl MemoryLog {
         if let (Some(first), Some(last)) = (write.entries.first_id(), write.entries.last_id()) {
             assert!(first.index == self.last.index.next(), "entries must follow the last one");
             self.last = last;
-            self.runs.push(write.entries);
+            self.runs.push(mem::take(&mut write.entries));
         }
     }
 }
 
-/// The entries that are left of a range: those of the present run, then the following runs.
-struct Range<'a> {
-    current: core::slice::Iter<'a, Entry>,
-    runs: &'a [Entries],
-    position: usize,
-    count: usize,
+/// Consecutive non-empty runs, in blocks: a log that grows never moves what it holds.
+#[derive(Clone, Debug, Default)]
+struct Runs {
+    /// The blocks before the last, none of them empty.
+    earlier: Vec<Vec<Entries>>,
+    /// The last block; empty only when there are no runs.
+    last: Vec<Entries>,
 }
 
-impl<'a> Iterator for Range<'a> {
-    type Item = &'a Entry;
+impl Runs {
+    /// How many runs a block takes.
+    const BLOCK: usize = 512;
 
+    fn iter(&self) -> impl Iterator<Item = &Entries> {
+        self.earlier.iter().flatten().chain(&self.last)
+    }
+
+    fn push(&mut self, run: Entries) {
+        if self.last.len() == Self::BLOCK {
+            self.earlier.push(mem::replace(&mut self.last, Vec::with_capacity(Self::BLOCK)));
+        }
+        self.last.push(run);
+    }
+
+    /// The run that holds `index`, which no caller asks for unless there is one, and the position in it.
     #[inline]
-    fn next(&mut self) -> Option<&'a Entry> {
-        if self.count == 0 {
-            return None;
+    fn find(&self, index: Index) -> (&Entries, usize) {
+        // Reads near the end are by far the most frequent: look there before halving the whole.
+        const NEAR: usize = 4;
+        let position_in = |run: &Entries| index.0.checked_sub(run.first_id()?.index.0);
+        for run in self.last.iter().rev().take(NEAR) {
+            if let Some(position) = position_in(run) {
+                return (run, position as usize);
+            }
         }
-        self.count -= 1;
-        if self.current.as_slice().is_empty() {
-            self.position += 1;
-            self.current = self.runs[self.position].iter();
+        self.find_far(index)
+    }
+
+    #[cold]
+    fn find_far(&self, index: Index) -> (&Entries, usize) {
+        let begins_by = |run: &Entries| run[0].id.index <= index;
+        let in_last = self.last.first().is_some_and(begins_by);
+        let earlier = self.earlier.partition_point(|block| begins_by(&block[0]));
+        let block = if in_last { &self.last } else { &self.earlier[earlier - 1] };
+        let run = &block[block.partition_point(begins_by) - 1];
+        (run, (index.0 - run[0].id.index.0) as usize)
+    }
+
+    /// Removes the entries up to and including `through`.
+    fn remove_through(&mut self, through: Index) {
+        let ends_by = |run: &Entries| run[run.len() - 1].id.index <= through;
+        let whole = self.earlier.partition_point(|block| block.last().is_some_and(ends_by));
+        self.earlier.drain(..whole);
+        let block = self.earlier.first_mut().unwrap_or(&mut self.last);
+        block.drain(..block.partition_point(ends_by));
+        if let Some(run) = block.first_mut() {
+            *run = run.range(through.next(), Index::MAX);
         }
-        self.current.next()
+    }
+
+    /// Removes the entries from `first` on.
+    fn remove_from(&mut self, first: Index) {
+        while let Some(run) = self.last.last_mut() {
+            let start = run[0].id.index;
+            if start < first {
+                *run = run.range(start, first);
+                return;
+            }
+            self.last.pop();
+            if self.last.is_empty() {
+                self.last = self.earlier.pop().unwrap_or_default();
+            }
+        }
     }
 }
 
@@ -148,8 +174,8 @@ impl LogView for MemoryLog {
         } else if index < self.base.index || index > self.last.index {
             None
         } else {
-            let run = &self.runs[self.run_of(index)];
-            Some(run[(index.0 - run[0].id.index.0) as usize].id.term)
+            let (run, position) = self.runs.find(index);
+            Some(run[position].id.term)
         }
     }
 
@@ -161,19 +187,16 @@ impl LogView for MemoryLog {
         if first >= end {
             return Read::Entries(Entries::EMPTY);
         }
-        let position = self.run_of(first);
-        let run = &self.runs[position];
-        if run[0].id.index.plus(run.len()) >= end {
+        let (run, position) = self.runs.find(first);
+        if first.plus(run.len() - position) >= end {
             return Read::Entries(run.range_within(first, end, bytes_max));
         }
         // Entries of several runs go into a run of their own: only a reader that lags asks for them.
         let mut bytes = 0usize;
         let mut gathered = Vec::new();
-        for entry in
-            self.runs[position..].iter().flat_map(|run| run.iter()).skip((first.0 - run[0].id.index.0) as usize)
-        {
+        for entry in self.range(first, end) {
             bytes = bytes.saturating_add(entry.size_bytes());
-            if entry.id.index >= end || (bytes > bytes_max && !gathered.is_empty()) {
+            if bytes > bytes_max && !gathered.is_empty() {
                 break;
             }
             gathered.push(entry.clone());
@@ -186,12 +209,8 @@ impl RaftLog for MemoryLog {
     type Error = Infallible;
 
     fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), Infallible> {
-        if writes.len() == 1 {
-            // By far the most frequent, and cheaper than a drain.
-            writes.pop().into_iter().for_each(|write| self.write(write));
-        } else {
-            writes.drain(..).for_each(|write| self.write(write));
-        }
+        writes.iter_mut().for_each(|write| self.write(write));
+        writes.clear();
         Ok(())
     }
 
@@ -257,5 +276,28 @@ mod tests {
             }
         }
         assert_eq!(MemoryLog::new().range(Index(0), Index(5)).count(), 0);
+    }
+
+    /// Whatever is cut off at either end, the rest is found, across the blocks of runs.
+    #[test]
+    fn a_log_of_many_runs_is_cut_at_both_ends() {
+        let lengths: Vec<u64> = (0..3 * Runs::BLOCK as u64).map(|run| 1 + run % 2).collect();
+        let whole = log_of_runs(&lengths);
+        let end = whole.last.index.0 + 1;
+        let cuts = [1, 2, 700, 767, 768, 769, 1500, 1536, 1537, 2000, end - 2, end - 1, end];
+        for (first, end) in cuts.iter().flat_map(|&first| cuts.map(|end| (first, end))).filter(|(f, e)| f <= e) {
+            let mut log = whole.clone();
+            let truncation = Write { truncate_from: Some(Index(end)), ..Write::default() };
+            let Ok(()) = log.append(&mut alloc::vec![truncation]);
+            log.compact(Index(first - 1));
+            let found: Vec<u64> = log.iter().map(|entry| entry.id.index.0).collect();
+            assert_eq!(found, (first..end).collect::<Vec<u64>>(), "[{first}, {end})");
+            assert_eq!((log.base.index.0, log.last.index.0), (first - 1, end - 1));
+            for index in (first..end).step_by(97) {
+                let from_there: Vec<u64> =
+                    log.range(Index(index), Index(index + 600)).map(|entry| entry.id.index.0).collect();
+                assert_eq!(from_there, (index..end.min(index + 600)).collect::<Vec<u64>>());
+            }
+        }
     }
 }

@@ -18,12 +18,14 @@ mod memory;
 mod shared;
 #[cfg(feature = "persistence")]
 pub mod wal;
+mod write_through;
 
 pub use memory::MemoryLog;
 #[cfg(feature = "std")]
 pub use shared::{Locked, SharedLog};
 #[cfg(feature = "persistence")]
 pub use wal::{WalError, WalLog, WalOptions};
+pub use write_through::WriteThrough;
 
 use crate::action::Write;
 use crate::types::{Entries, EntryId, HardState, Index, Term};

@@ -70,6 +70,9 @@ pub struct Protocol {
     role: Role,
     /// Whether role, term or leader changed in this step. False between steps.
     role_changed: bool,
+    /// Whether a write of this step was durable at once, and what follows from it is still to be
+    /// done. False between steps.
+    wrote_through: bool,
     /// The leader of this term, as far as known; this node itself when it leads.
     leader: Option<NodeId>,
     /// The leader was heard within the minimum election timeout: candidates are ignored (§4.2.3).
@@ -123,6 +126,7 @@ impl Protocol {
             hard_state_dirty: false,
             role: Role::Follower,
             role_changed: false,
+            wrote_through: false,
             leader: None,
             leader_is_recent: false,
             tail: Tail::new(log.last()),
@@ -166,14 +170,7 @@ impl Protocol {
                 Ok(())
             }
         };
-        if self.role_changed {
-            self.role_changed = false;
-            actions.push(Action::RoleChanged {
-                role: self.role.kind(),
-                term: self.hard_state.term,
-                leader: self.leader,
-            });
-        }
+        self.conclude(log, actions);
         assert!(!self.hard_state_dirty, "PersistFirst: a step must write the hard state that it changed");
         if cfg!(debug_assertions) {
             self.check(log);
@@ -285,10 +282,39 @@ impl Protocol {
                 self.own_vote_durable(durable, actions);
             }
         }
+        self.advance_durable(log, actions);
+        Ok(())
+    }
+
+    /// What follows once more of this log is durable.
+    fn advance_durable(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return self.advance_apply(actions);
+        }
         self.advance_commit(actions);
         self.advance_apply(actions);
         self.replicate_durable(log, actions);
-        Ok(())
+    }
+
+    /// Reports the role, and draws the consequences of what was written through in this step.
+    fn conclude(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
+        self.report_role(actions);
+        while core::mem::take(&mut self.wrote_through) {
+            self.own_vote_durable(self.hard_state, actions);
+            // A leader that this vote made has written its first entry: what follows, follows from that.
+            if !self.wrote_through {
+                self.advance_durable(log, actions);
+            }
+            self.report_role(actions);
+        }
+    }
+
+    fn report_role(&mut self, actions: &mut impl ActionSink) {
+        if self.role_changed {
+            self.role_changed = false;
+            let (role, term, leader) = (self.role.kind(), self.hard_state.term, self.leader);
+            actions.push(Action::RoleChanged { role, term, leader });
+        }
     }
 
     /// Emits a write of the hard state alone, if it changed and no other write carried it.
@@ -309,7 +335,7 @@ impl Protocol {
     ) {
         let hard_state = self.hard_state_dirty.then_some(self.hard_state);
         self.hard_state_dirty = false;
-        self.tail.write(Write { hard_state, truncate_from, entries }, before, actions);
+        self.wrote_through |= self.tail.write(Write { hard_state, truncate_from, entries }, before, actions);
     }
 
     /// Sends a message once everything decided so far is durable (law 2).

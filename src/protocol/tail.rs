@@ -11,7 +11,7 @@
 //! step that appends them; whoever needs them later gets them from the log, once durable.
 
 use super::state::WriteInFlight;
-use crate::action::{Action, ActionSink, Write};
+use crate::action::{Action, ActionSink, Durable, Write};
 use crate::log::{LogView, Read};
 use crate::message::Envelope;
 use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
@@ -94,14 +94,22 @@ impl Tail {
         }
     }
 
-    /// Emits a write. `truncate_from` comes with the id of the entry before it.
-    pub(super) fn write(&mut self, write: Write, before: EntryId, actions: &mut impl ActionSink) {
+    /// Emits a write and returns whether it is durable already. `truncate_from` comes with the id of
+    /// the entry before it.
+    pub(super) fn write(&mut self, write: Write, before: EntryId, actions: &mut impl ActionSink) -> bool {
         if write.truncate_from.is_some() {
             self.truncate_after(before);
         }
         self.extend(&write.entries);
-        self.writes.push_back(PendingWrite { hard_state: write.hard_state, durable: self.last.index, messages: 0 });
-        actions.push(Action::Persist(write));
+        let hard_state = write.hard_state;
+        let Some(Durable(())) = actions.persist(write) else {
+            self.writes.push_back(PendingWrite { hard_state, durable: self.last.index, messages: 0 });
+            return false;
+        };
+        assert!(self.writes.is_empty(), "WritesInOrder: an earlier write is not yet reported durable");
+        self.durable = self.last;
+        self.term_changes.clear();
+        true
     }
 
     /// The entries after `last` are replaced: those in flight no longer count.
