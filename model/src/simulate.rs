@@ -7,10 +7,10 @@
 use crate::configurations::named;
 use crate::counterexample::script;
 use crate::server::quietly;
+use raft_io::Protocol;
 use raft_io::testkit::cluster::{Cluster, MoveError};
 use raft_io::testkit::script::Script;
 use raft_io::testkit::walk::choose;
-use raft_io::{LogView, Protocol};
 use std::time::{Duration, Instant};
 
 /// A cluster to walk through.
@@ -35,7 +35,12 @@ const SETUPS: &[(&str, &str, &str)] = &[
     (
         "three-narrow",
         "cluster 3 disk=manual pre_vote=false check_quorum=false append_bytes_max=1 inflight_messages_max=2 entries_in_memory=2",
-        "one entry a message, a window of two, hardly anything in memory",
+        "one entry a message, a window of two, hardly anything in memory: followers stay far behind",
+    ),
+    (
+        "three-windows",
+        "cluster 3 disk=manual pre_vote=false append_bytes_max=200 inflight_messages_max=4 entries_in_memory=8",
+        "few entries a message and several messages in flight",
     ),
     ("seven-fast", "cluster 7 pre_vote=false", "seven servers whose disks sync within the step: the most messages"),
 ];
@@ -214,8 +219,11 @@ pub fn walk(setup: &Setup, settings: &Settings, mut watch: impl FnMut(&Reached))
             let ran = run.run(&command);
             reached.crashes += usize::from(command.starts_with("crash"));
             commands.push(command);
-            if let Ran::Failed(law, words) = ran {
-                return (reached, End::Failed(Failure { law, words, commands }));
+            match ran {
+                Ran::Moved => {}
+                // A read that nobody waits for.
+                Ran::Impossible => _ = commands.pop(),
+                Ran::Failed(law, words) => return (reached, End::Failed(Failure { law, words, commands })),
             }
         }
         if reached.steps.is_multiple_of(64) {
@@ -230,9 +238,25 @@ pub fn walk(setup: &Setup, settings: &Settings, mut watch: impl FnMut(&Reached))
             return (reached, End::Clean);
         }
         reached.steps += 1;
-        let number = random.next();
-        next = run.script.cluster().and_then(|cluster| choose(cluster, number as u8, (number >> 32) as u32));
+        next = run.script.cluster().and_then(|cluster| move_of(cluster, reached.steps, random.next()));
     }
+}
+
+/// How many moves the stormy weather lasts, and the calm.
+const WEATHER_STEPS: usize = 250;
+
+/// The move that a number chooses. The testkit's choice leaves out the ends of reads that were not in memory; and it
+/// lets leaders hardly ever rule for long, so every other while nothing speaks against them: logs and windows fill.
+fn move_of(cluster: &Cluster, step: usize, number: u64) -> Option<String> {
+    let (kind, rest, pick) = (number as u8, (number >> 8) as u8, (number >> 32) as u32);
+    if rest.is_multiple_of(16) {
+        return cluster.ids().nth(pick as usize % cluster.ids().count()).map(|id| format!("cold_read {id}"));
+    }
+    let calm = (step / WEATHER_STEPS) % 2 == 1 && cluster.leader().is_some();
+    let disturbs = |command: &String| {
+        ["election_timeout", "quorum_check", "crash", "partition"].iter().any(|verb| command.starts_with(verb))
+    };
+    choose(cluster, kind, pick).filter(|command| !(calm && disturbs(command)))
 }
 
 /// Leaves out whatever the failure does without: ever smaller parts of the schedule, until no single command can go
@@ -286,6 +310,7 @@ fn replay(commands: &[String], settings: &Settings) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raft_io::LogView;
 
     /// As if no entry of a second term were allowed to commit.
     fn a_commit_in_a_later_term(cluster: &Cluster) -> Option<String> {

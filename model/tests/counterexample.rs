@@ -174,7 +174,7 @@ fn the_page_needs_nothing_else() {
     let (_, trace, _) = counterexample(core(), is_reelected);
     let page = page::of_counterexample(&trace);
     let diagram = page.split("<svg").nth(1).and_then(|rest| rest.split("</svg>").next()).expect("a diagram");
-    assert_eq!(diagram.matches("class=\"server\"").count(), 3, "a lane for each server");
+    assert_eq!(diagram.matches("class=\"server\"").count(), 6, "a lane for each server, named at both ends");
     assert_eq!(diagram.matches("<rect class=\"row").count(), trace.steps.len(), "a row for each step");
     assert!(diagram.contains("marker-end"), "messages are arrows");
     for resource in ["src=", "href=", "@import", "url(http", "fetch("] {

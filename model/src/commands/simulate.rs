@@ -24,7 +24,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Moves in each walk.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 20_000)]
     steps: usize,
     /// Walks through each setup.
     #[arg(long, default_value_t = 4)]

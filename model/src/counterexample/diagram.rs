@@ -29,8 +29,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// For a page of its own.
-    pub const PAGE: Self = Self { lane: 108.0, labels: 340.0 };
+    /// For a page of its own. Many lanes are narrower: the words and the state shall stand beside them.
+    #[must_use]
+    pub fn page(servers: usize) -> Self {
+        Self { lane: if servers > 3 { 80.0 } else { 108.0 }, labels: 340.0 }
+    }
+
     /// Beside other things.
     pub const NARROW: Self = Self { lane: 76.0, labels: 250.0 };
 }
@@ -38,7 +42,7 @@ impl Layout {
 /// The drawing as a file of its own.
 #[must_use]
 pub fn picture(trace: &Trace) -> String {
-    let drawing = drawing(trace, Layout::PAGE);
+    let drawing = drawing(trace, Layout::page(trace.servers.len()));
     let (opening, rest) = drawing.split_once('>').expect("it is an element");
     format!("{opening}>\n<style>{STYLE}</style>\n<rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n{rest}\n")
 }

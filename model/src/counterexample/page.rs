@@ -31,7 +31,7 @@ pub fn of_counterexample(trace: &Trace) -> String {
             ("found", &escape(&found)),
             ("laws", &laws.chain(message).collect::<String>()),
             ("legend", LEGEND),
-            ("diagram", &diagram::drawing(trace, Layout::PAGE)),
+            ("diagram", &diagram::drawing(trace, Layout::page(trace.servers.len()))),
             ("text", &escape(&text::of_trace(trace))),
             ("script", &format!("{STATE_SCRIPT}\n{SCRIPT}")),
             ("trace", &in_script(&data(trace))),
