@@ -165,7 +165,7 @@ IsBacked(m, d) ==
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
 
-PersistFirst == [][\A m \in messages' \ messages : IsBacked(m, disk'[m.from])]_vars
+PersistFirst == \A m \in messages : IsBacked(m, disk[m.from])
 
 \* Of a crash it is the server's life that ends, and nobody else's that changes.
 TermMonotonic ==
@@ -207,14 +207,14 @@ CampaignHasPreVotes ==
             /\ currentTerm'[i] = currentTerm[i] + 1
             /\ IsQuorum({voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
 
-\* What a check would make of each leader.  It is said of the state before, since a check that changes nothing would go
-\* unseen as a step (6.2).
+\* Whatever happens next: a check now would keep only a leader that a quorum answered, and ask anew.  It is said of what
+\* the check makes of the leader, because a check that wrongly changes nothing is no step (6.2).
 CheckedLeaderHasAnswers ==
-    CheckQuorum => \A i \in Leaders :
+    [][CheckQuorum => \A i \in Leaders :
         LET checked == CheckAnswers(Local(i))
         IN checked.role = "Leader" =>
             /\ IsQuorum({j \in Peers(i) : progress[i][j].active} \cup {i})
-            /\ \A j \in Peers(i) : ~checked.progress[j].active
+            /\ \A j \in Peers(i) : ~checked.progress[j].active]_vars
 
 -----------------------------------------------------------------------------
 (* One server's own state                                                  *)
