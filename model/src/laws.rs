@@ -95,6 +95,8 @@ names! {
         ServerLaws,
         /// A log that is ahead of its reports makes no difference to a step.
         LogAheadChangesNothing,
+        /// A log that is written within the step ends where a step and the reports of its writes end.
+        WritingThroughChangesNothing,
         /// The protocol treats all servers alike: renaming them before a step or after it is the same.
         ServersAreAlike,
         /// What the rule of dead messages drops would change nothing, in any state that is reached from there.

@@ -4,8 +4,11 @@
 
 use crate::config::Configuration;
 use bytes::Bytes;
+use raft_io::action::Durable;
+use raft_io::log::WriteThrough;
 use raft_io::{
-    Action, Envelope, Event, MemoryLog, NodeId, Protocol, RaftLog, Transition, Write, protocol::ProtocolState,
+    Action, ActionSink, Envelope, Event, MemoryLog, NodeId, Protocol, RaftLog, Transition, Write,
+    protocol::ProtocolState,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -87,6 +90,36 @@ pub struct Stepped {
     pub sent: Vec<Envelope>,
 }
 
+impl Stepped {
+    fn new(server: Server, actions: Vec<Action>) -> Self {
+        let (mut others, mut sent) = (Vec::new(), Vec::new());
+        for action in actions {
+            match action {
+                Action::Persist(_) => {}
+                Action::Send(envelope) => sent.push(envelope),
+                other => others.push(other),
+            }
+        }
+        Self { server, actions: others, sent }
+    }
+}
+
+/// Writes within the step, and keeps the other actions.
+struct Sink<'a, 'log> {
+    log: &'a WriteThrough<'log, MemoryLog>,
+    actions: &'a mut Vec<Action>,
+}
+
+impl ActionSink for Sink<'_, '_> {
+    fn push(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn persist(&mut self, write: Write) -> Option<Durable> {
+        self.log.write(write)
+    }
+}
+
 impl Server {
     /// A server with an empty disk.
     ///
@@ -120,6 +153,38 @@ impl Server {
         self.carry_out(configuration, input, true)
     }
 
+    /// As [`step`](Self::step), but each write is durable within the step (`WriteThrough`). Only without writes in flight.
+    ///
+    /// # Errors
+    /// The server stopped itself.
+    pub fn step_writing_through(&self, event: &Event) -> Result<Stepped, String> {
+        quietly(|| {
+            let (mut disk, mut buffer) = (self.disk.clone(), Vec::new());
+            let mut protocol = self.protocol.clone();
+            let mut actions = Vec::new();
+            let log = WriteThrough::new(&mut disk, &mut buffer);
+            let _ = protocol.step(&log, event.clone(), &mut Sink { log: &log, actions: &mut actions });
+            let Ok(()) = log.finish();
+            Stepped::new(Self { protocol, disk, in_flight: Vec::new() }, actions)
+        })
+    }
+
+    /// The event, and then the reports of all writes that it leads to, until none is in flight.
+    ///
+    /// # Errors
+    /// The server stopped itself.
+    pub fn step_until_durable(&self, configuration: &Configuration, event: &Event) -> Result<Stepped, String> {
+        let mut stepped = self.step(configuration, &Input::Event(event.clone()))?;
+        while !stepped.server.in_flight.is_empty() {
+            let reported = Input::Event(Event::Persisted { writes: stepped.server.in_flight.len() });
+            let next = stepped.server.step(configuration, &reported)?;
+            stepped.server = next.server;
+            stepped.sent.extend(next.sent);
+            stepped.actions.extend(next.actions);
+        }
+        Ok(stepped)
+    }
+
     fn carry_out(&self, configuration: &Configuration, input: &Input, log_ahead: bool) -> Result<Stepped, String> {
         let mut stepped = quietly(|| match input {
             Input::Crash { survive } => {
@@ -146,16 +211,11 @@ impl Server {
         // Whether a proposal is refused shows in the state: nothing changes.
         let _ = protocol.step(log, event.clone(), &mut actions);
         protocol.check(log);
-        let mut stepped_actions = Vec::new();
-        let mut sent = Vec::new();
-        for action in actions {
-            match action {
-                Action::Persist(write) => in_flight.push(write),
-                Action::Send(envelope) => sent.push(envelope),
-                other => stepped_actions.push(other),
-            }
-        }
-        Stepped { server: Self { protocol, disk, in_flight }, actions: stepped_actions, sent }
+        in_flight.extend(actions.iter().filter_map(|action| match action {
+            Action::Persist(write) => Some(write.clone()),
+            _ => None,
+        }));
+        Stepped::new(Self { protocol, disk, in_flight }, actions)
     }
 
     /// The disk once the oldest `writes` in flight are on it.
