@@ -28,11 +28,16 @@ const CORE: Configuration = Configuration {
 
 /// Those that `check --all` runs, in this order.
 pub const ALL: &[Configuration] = &[
-    Configuration { purpose: "election, replication, commits, heartbeats; messages get lost and overtake", ..CORE },
+    Configuration {
+        purpose: "election, replication, commits, heartbeats; messages get lost and overtake",
+        golden: Some(512_262),
+        ..CORE
+    },
     Configuration {
         name: "core-duplication",
         purpose: "the same, and messages arrive twice",
         network: Network::Lossy { messages_max: 1, duplication: true },
+        golden: Some(581_312),
         ..CORE
     },
     Configuration {
@@ -41,6 +46,7 @@ pub const ALL: &[Configuration] = &[
         log_max: 1,
         network: Network::Lossy { messages_max: 2, duplication: false },
         client_requests: false,
+        golden: Some(1_441_721),
         ..CORE
     },
     Configuration {
@@ -51,6 +57,7 @@ pub const ALL: &[Configuration] = &[
         heartbeats: false,
         client_requests: false,
         campaigners: 2,
+        golden: Some(154_341),
         ..CORE
     },
     Configuration {
@@ -59,6 +66,7 @@ pub const ALL: &[Configuration] = &[
         pending_max: 2,
         crashes_max: 1,
         goals: WITH_LOST_WRITE,
+        golden: Some(4_057_755),
         ..CORE
     },
     Configuration {
@@ -69,6 +77,7 @@ pub const ALL: &[Configuration] = &[
         crashes_max: 2,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::LostWrite],
+        golden: Some(907_660),
         ..CORE
     },
     Configuration {
@@ -77,6 +86,7 @@ pub const ALL: &[Configuration] = &[
         log_max: 1,
         pre_vote: true,
         client_requests: false,
+        golden: Some(3_841_373),
         ..CORE
     },
     Configuration {
@@ -88,6 +98,7 @@ pub const ALL: &[Configuration] = &[
         heartbeats: false,
         client_requests: false,
         goals: WITH_STEP_DOWN,
+        golden: Some(1_773_533),
         ..CORE
     },
     Configuration {
@@ -96,9 +107,20 @@ pub const ALL: &[Configuration] = &[
         log_max: 3,
         inflight_max: 2,
         single_entry_appends: false,
+        golden: Some(7_892_824),
         ..CORE
     },
-    Configuration { name: "three-terms", purpose: "three terms", term_max: 3, ..CORE },
+    Configuration {
+        name: "figure-8",
+        purpose: "four terms: an old entry on a majority, and a leader that does not have it (Figure 3.7)",
+        term_max: 4,
+        campaigners: 2,
+        heartbeats: false,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        client_requests: false,
+        ..CORE
+    },
+    Configuration { name: "three-terms", purpose: "three terms", term_max: 3, golden: Some(4_087_939), ..CORE },
     Configuration {
         name: "four-servers",
         purpose: "an even number of servers",
@@ -108,6 +130,7 @@ pub const ALL: &[Configuration] = &[
         network: Network::Lossy { messages_max: 2, duplication: false },
         heartbeats: false,
         client_requests: false,
+        golden: Some(43_427),
         ..CORE
     },
     Configuration {
@@ -119,6 +142,7 @@ pub const ALL: &[Configuration] = &[
         network: Network::Lossy { messages_max: 2, duplication: false },
         heartbeats: false,
         client_requests: false,
+        golden: Some(237_256),
         ..CORE
     },
 ];
