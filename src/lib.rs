@@ -61,6 +61,7 @@
 //! | `tcp` | yes | `TcpTransport` |
 //! | `serde` | no | `Serialize` and `Deserialize` on public data types |
 //! | `tracing` | no | events from the driver and the transport |
+//! | `trace` | no | recording every step of a node, for `raft-model trace` to validate against the spec |
 //! | `testkit` | no | simulator, fault injection, conformance suites, checkers |
 
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -84,6 +85,8 @@ pub mod quorum;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod ticker;
+#[cfg(feature = "trace")]
+pub mod trace;
 pub mod transition;
 #[cfg(feature = "std")]
 pub mod transport;

@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("transport", 5),
     ("ticker", 6),
     ("session", 6),
+    ("trace", 6),
     ("node", 7),
     ("driver", 8),
     ("testkit", 9),
@@ -46,6 +47,11 @@ const NEVER: &[(&str, &str)] = &[
     ("ticker", "log/wal"),
     ("ticker", "wire"),
     ("ticker", "transport"),
+    // A trace tells of the protocol; what is stored and sent is none of its business.
+    ("trace", "log/memory"),
+    ("trace", "log/wal"),
+    ("trace", "wire"),
+    ("trace", "transport"),
     // RaftNode is no_std and synchronous: it reaches messages, not sockets or files.
     ("node", "log/wal"),
     ("node", "wire"),
@@ -63,13 +69,13 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
     ("std::time", &["driver", "transport"], "only driver and transport see clocks"),
     ("std::thread", &["driver", "transport"], "only driver and transport see threads"),
     ("std::net", &["transport"], "only transport sees the network"),
-    ("std::fs", &["log/wal"], "only log/wal sees files"),
+    ("std::fs", &["log/wal", "trace"], "only log/wal and trace see files"),
     ("rand", &["ticker", "log/wal", "transport", "driver"], "the protocol knows no chance (law 1)"),
     ("rand_chacha", &["ticker", "log/wal", "transport", "driver"], "the protocol knows no chance (law 1)"),
 ];
 
 /// The rooms behind the feature `std`; every other room is `no_std + alloc`.
-const WITH_STD: &[&str] = &["log/shared", "log/wal", "wire", "transport", "driver", "testkit"];
+const WITH_STD: &[&str] = &["log/shared", "log/wal", "wire", "transport", "trace", "driver", "testkit"];
 
 /// Lines of a file, at most.
 const LINES_MAX: usize = 600;

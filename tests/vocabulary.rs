@@ -62,6 +62,28 @@ fn the_model_labels_its_actions_with_the_same_names() {
     assert_eq!(listed, ENVIRONMENT);
 }
 
+#[test]
+fn the_trace_spec_explains_every_transition_by_its_own_action() {
+    let spec = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/spec/TraceRaft.tla")).expect("TraceRaft");
+    for name in transitions() {
+        let explained =
+            spec.lines().filter_map(|line| line.trim().strip_prefix(&format!("\\/ Line.event = \"{name}\" /\\ ")));
+        let explained: Vec<&str> = explained.collect();
+        assert!(explained.iter().any(|action| action.contains(&name)), "{name}: {explained:?}");
+    }
+}
+
+#[cfg(feature = "trace")]
+#[test]
+fn a_trace_names_its_events_as_the_spec_does() {
+    use raft_io::trace::EventName;
+    for transition in Transition::ALL {
+        let written = serde_json::to_string(&EventName::Step(*transition)).expect("a name");
+        assert_eq!(written, format!("\"{}\"", transition.name()));
+        assert_eq!(serde_json::from_str::<EventName>(&written).expect("a name"), EventName::Step(*transition));
+    }
+}
+
 /// The actions in the disjunction `Next`.
 fn spec_actions(spec: &str) -> Names {
     let next = spec.split("\nNext ==\n").nth(1).expect("Next");

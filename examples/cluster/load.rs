@@ -17,6 +17,7 @@ pub(crate) type Recorded = (u32, Operation<In, Out>);
 /// What the clients share.
 pub(crate) struct Shared {
     pub(crate) epoch: Instant,
+    pause: Duration,
     nodes: Nodes,
     stop: AtomicBool,
     /// Grows when a node is back: its clients return to it.
@@ -47,9 +48,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(nodes: &Nodes, connections: u32, seed: u64) -> std::io::Result<Self> {
+    /// Each client rests for `pause` between two operations.
+    pub(crate) fn start(nodes: &Nodes, connections: u32, seed: u64, pause: Duration) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
+            pause,
             nodes: nodes.clone(),
             stop: AtomicBool::new(false),
             homecomings: AtomicU32::new(0),
@@ -108,6 +111,9 @@ impl Worker {
             self.sequence += 1;
             let (key, input) = self.choose();
             self.perform(key, input);
+            if !self.shared.pause.is_zero() {
+                thread::sleep(self.shared.pause);
+            }
         }
         self.notes
     }

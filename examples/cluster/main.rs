@@ -3,6 +3,9 @@
 //! ```text
 //! cargo run --release --example cluster            # about 30 seconds; exit code 0 if all is well
 //! cargo run --release --example cluster -- serve   # keeps the cluster up for redis-cli
+//!
+//! cargo run --release --features trace --example cluster -- --trace    # records target/cluster/trace.jsonl
+//! cargo run --release -p raft-model -- trace target/cluster/trace.jsonl # is it a behaviour of the TLA+ spec?
 //! ```
 //!
 //! The nodes are processes of their own: this program starting itself as the server of
@@ -27,6 +30,8 @@ mod screen;
 #[path = "../kv/server/mod.rs"]
 mod server;
 mod timeline;
+#[cfg(feature = "trace")]
+mod traced;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -52,10 +57,10 @@ struct Options {
     #[arg(long, value_name = "DIR", default_value = "target/cluster", global = true)]
     dir: PathBuf,
     /// Client connections, spread over all nodes
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=900))]
+    #[arg(long, value_name = "N", default_value_t = 64, default_value_if("trace", "true", "4"), value_parser = clap::value_parser!(u32).range(1..=900))]
     connections: u32,
     /// Seconds of load before the kill, between kill and restart, and after the restart
-    #[arg(long, value_name = "S", default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=600))]
+    #[arg(long, value_name = "S", default_value_t = 8, default_value_if("trace", "true", "3"), value_parser = clap::value_parser!(u64).range(2..=600))]
     seconds: u64,
     /// The seed of the load and of the nodes' election timeouts
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -63,6 +68,10 @@ struct Options {
     /// The nodes' heartbeat interval in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 30, global = true)]
     tick_ms: u64,
+    /// Record every step of every node in DIR/trace.jsonl, for `raft-model trace` to validate. The load is then light
+    /// enough for TLC; the build needs `--features trace`
+    #[arg(long)]
+    trace: bool,
 }
 
 #[derive(Subcommand)]

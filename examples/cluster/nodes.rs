@@ -1,10 +1,12 @@
 //! The nodes: processes of this program, started, killed, restarted, always reaped.
 
+use crate::Options;
 use crate::client::{Client, NodeStatus};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +29,8 @@ pub(crate) struct Nodes {
 struct Shared {
     nodes: Mutex<Vec<Node>>,
     dir: PathBuf,
+    /// Where the nodes record their steps, if they do.
+    trace: Option<PathBuf>,
     seed: u64,
     tick_ms: u64,
 }
@@ -54,8 +58,13 @@ impl Shared {
 
 impl Nodes {
     /// Starts every node anew in a directory, from which what an earlier run left is removed.
-    pub(crate) fn start(dir: &Path, seed: u64, tick_ms: u64) -> io::Result<Self> {
+    pub(crate) fn start(options: &Options) -> io::Result<Self> {
+        let dir = &options.dir;
         fs::create_dir_all(dir)?;
+        let trace = options.trace.then(|| dir.join("trace"));
+        for traces in trace.iter().filter(|traces| traces.exists()) {
+            fs::remove_dir_all(traces)?;
+        }
         for id in 1..=NODES {
             // By name: the directory may be one that holds other things.
             let data = dir.join(format!("node-{id}"));
@@ -69,7 +78,8 @@ impl Nodes {
         }
         let ports = free_ports(2 * NODES)?;
         let nodes = ports.chunks(2).map(|pair| Node { child: None, client_port: pair[0], peer_port: pair[1] });
-        let shared = Shared { nodes: Mutex::new(nodes.collect()), dir: dir.to_owned(), seed, tick_ms };
+        let (dir, seed, tick_ms) = (dir.clone(), options.seed, options.tick_ms);
+        let shared = Shared { nodes: Mutex::new(nodes.collect()), dir, trace, seed, tick_ms };
         let nodes = Self { shared: Arc::new(shared) };
         for node in 0..NODES {
             nodes.restart(node)?;
@@ -84,12 +94,14 @@ impl Nodes {
             nodes.iter().enumerate().map(|(at, node)| format!("{}=127.0.0.1:{}", at + 1, node.peer_port)).collect();
         let id = (node + 1).to_string();
         let log = File::options().create(true).append(true).open(self.log_path(node))?;
+        let trace = self.shared.trace.iter().flat_map(|dir| [OsStr::new("--trace"), dir.as_os_str()]);
         let child = Command::new(std::env::current_exe()?)
             .args(["node", "--until-stdin-ends", "--id", &id, "--peers", &peers.join(",")])
             .args(["--listen", &format!("127.0.0.1:{}", nodes[node].client_port)])
             .args(["--peer-listen", &format!("127.0.0.1:{}", nodes[node].peer_port)])
             .arg("--data")
             .arg(self.shared.dir.join(format!("node-{id}")))
+            .args(trace)
             .args(["--seed", &self.shared.seed.to_string(), "--tick-ms", &self.shared.tick_ms.to_string()])
             // Held open by this process, so that its end, however it comes, ends the node.
             .stdin(Stdio::piped())
@@ -103,6 +115,12 @@ impl Nodes {
     /// Where a node's standard error goes.
     pub(crate) fn log_path(&self, node: usize) -> PathBuf {
         self.shared.dir.join(format!("node-{}.log", node + 1))
+    }
+
+    /// Where the nodes record their steps, if they do.
+    #[cfg(feature = "trace")]
+    pub(crate) fn traces(&self) -> Option<&std::path::Path> {
+        self.shared.trace.as_deref()
     }
 
     /// SIGKILL. The process is gone when this returns.

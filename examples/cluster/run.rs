@@ -13,11 +13,15 @@ use std::time::{Duration, Instant};
 /// How long the cluster may take for a leader, a restart, a catch-up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long each client rests between two operations when every step is recorded.
+const TRACED_PAUSE: Duration = Duration::from_millis(120);
+
 /// Load, kill, restart, verify. `Ok(false)` when a check fails.
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let mut screen = Screen::new();
     let nodes = start(options, &screen)?;
-    let load = Load::start(&nodes, options.connections, options.seed).map_err(|error| error.to_string())?;
+    let pause = if options.trace { TRACED_PAUSE } else { Duration::ZERO };
+    let load = Load::start(&nodes, options.connections, options.seed, pause).map_err(|error| error.to_string())?;
     screen.say(&format!("load: {} connections over {NODES} nodes", options.connections));
     let phase = Duration::from_secs(options.seconds);
     let mut events = Events::default();
@@ -41,6 +45,8 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     let history = operations.into_iter().chain(reads).collect();
     let checks = [lost, verify::check_history(history), replicas, verify::check_replies(&notes), failover(&events)];
     nodes.end_all();
+    #[cfg(feature = "trace")]
+    crate::traced::put_together(&nodes, &options.dir, &screen)?;
     screen.finish();
     publish(options, &timeline, &events, &checks)
 }
@@ -83,7 +89,11 @@ pub(crate) fn keep_serving(options: &Options) -> Result<bool, String> {
 
 /// Starts the nodes and waits until one leads and all answer.
 fn start(options: &Options, screen: &Screen) -> Result<Nodes, String> {
-    let nodes = Nodes::start(&options.dir, options.seed, options.tick_ms).map_err(|error| error.to_string())?;
+    if options.trace && !cfg!(feature = "trace") {
+        let build = "cargo run --release --features trace --example cluster -- --trace";
+        return Err(format!("this build records no traces; run: {build}"));
+    }
+    let nodes = Nodes::start(options).map_err(|error| error.to_string())?;
     let at_interrupt = nodes.clone();
     let handler = ctrlc::set_handler(move || {
         at_interrupt.end_all();

@@ -19,4 +19,5 @@ pub mod symmetry;
 pub mod tables;
 pub mod terminal;
 pub mod tlc;
+pub mod trace;
 pub mod value;

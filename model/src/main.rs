@@ -19,6 +19,7 @@ enum Command {
     Explore(commands::explore::Arguments),
     Simulate(commands::simulate::Arguments),
     Tlc(commands::tlc::Arguments),
+    Trace(commands::trace::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -28,5 +29,6 @@ fn main() -> ExitCode {
         Command::Explore(arguments) => commands::explore::run(&arguments),
         Command::Simulate(arguments) => commands::simulate::run(&arguments),
         Command::Tlc(arguments) => commands::tlc::run(&arguments),
+        Command::Trace(arguments) => commands::trace::run(&arguments),
     }
 }

@@ -33,6 +33,7 @@ mod node;
 mod options;
 mod proposals;
 mod raft;
+mod recording;
 mod signal;
 mod slot;
 mod status;

@@ -8,6 +8,7 @@ use super::mailbox::Mailbox;
 use super::options::DriverOptions;
 use super::proposals::{Appended, Held};
 use super::raft::{Applied, RoleChange, StateMachine, WaitError};
+use super::recording::Recording;
 use super::signal::Signal;
 use super::slot::{self, Completion};
 use super::status::{Counters, Status};
@@ -115,6 +116,7 @@ pub(super) struct State<R> {
     pub(super) draining: bool,
     pub(super) fatal: Option<String>,
     pub(super) protocol: Protocol,
+    pub(super) recording: Recording,
     pub(super) ticker: Ticker,
     actions: Actions,
     /// The term that this node leads, if it does.
@@ -165,13 +167,14 @@ where
     }
     let view = log.reader();
     let protocol = Protocol::new(config, &view)?;
+    let recording = Recording::start::<L>(&options, config, &protocol, &view);
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
         tick: config.tick,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
-        state: Mutex::new(State::new(protocol, Ticker::new(config))),
+        state: Mutex::new(State::new(protocol, recording, Ticker::new(config))),
         tick_wake: Condvar::new(),
         view,
         transport,
@@ -200,11 +203,12 @@ where
 }
 
 impl<R> State<R> {
-    fn new(protocol: Protocol, ticker: Ticker) -> Self {
+    fn new(protocol: Protocol, recording: Recording, ticker: Ticker) -> Self {
         Self {
             draining: false,
             fatal: None,
             protocol,
+            recording,
             ticker,
             actions: Actions::new(),
             leading: None,
@@ -270,7 +274,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             return Ok(None);
         }
         let persisted = matches!(event, Event::Persisted { .. });
-        let State { protocol, actions, .. } = state;
+        let State { protocol, actions, recording, .. } = state;
+        let input = recording.input(&event);
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
             Ok(Ok(())) => {}
             Ok(Err(StepError::Propose(error))) => return Err(error),
@@ -283,6 +288,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 return Ok(None);
             }
         }
+        // Before anything of it leaves: what others see of this node, its trace tells.
+        recording.step(input, protocol, actions);
         let first = self.carry_out(state);
         if persisted || state.leading.is_none() {
             self.append_held(state);
@@ -384,6 +391,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     pub(super) fn halt(&self, state: &mut State<M::Response>) {
         state.actions.clear();
         state.outbox.clear();
+        state.recording.flush();
         state.changed = true;
         self.writes.close();
         self.applies.close();

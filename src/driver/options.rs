@@ -24,6 +24,10 @@ pub struct DriverOptions {
     /// How long a shutdown waits for open proposals before it answers them `OutcomeUnknown`.
     /// Default 1 s.
     pub drain_timeout: Duration,
+    /// Where every step is recorded, for `raft-model trace` to validate. Default `None`: nowhere. A trace that cannot be
+    /// written ends; the node goes on, and its status says why.
+    #[cfg(feature = "trace")]
+    pub trace: Option<crate::trace::TraceOptions>,
 }
 
 impl Default for DriverOptions {
@@ -34,6 +38,8 @@ impl Default for DriverOptions {
             apply_bytes_max: 1 << 20,
             cold_reads_max: 64,
             drain_timeout: Duration::from_secs(1),
+            #[cfg(feature = "trace")]
+            trace: None,
         }
     }
 }

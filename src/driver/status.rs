@@ -47,6 +47,9 @@ pub struct Status {
     pub fatal: Option<String>,
     /// The node is shut down, or shutting down.
     pub shutdown: bool,
+    /// Why the recording of a trace ended before the node did; `None` while it goes on, and without one.
+    #[cfg(feature = "trace")]
+    pub trace_stopped: Option<String>,
     /// What happened since the start.
     pub counters: Counters,
 }
@@ -212,6 +215,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             open_proposals: self.open.load(Ordering::SeqCst),
             fatal: state.fatal.clone(),
             shutdown: state.draining,
+            #[cfg(feature = "trace")]
+            trace_stopped: state.recording.stopped(),
             counters: state.counters,
         };
         drop(state);

@@ -4,7 +4,7 @@ use super::apply::apply_loop;
 use super::error::StartError;
 use super::lifecycle::Inside;
 use super::mailbox::Mail;
-use super::node::{Node, panic_message};
+use super::node::{Node, State, panic_message};
 use super::raft::StateMachine;
 use super::sync::atomic::Ordering;
 use super::sync::{lock, wait_until};
@@ -119,7 +119,9 @@ fn send_filled<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L
     match filled {
         Some(envelope) if node.is_running() && state.leading == Some(envelope.message.term()) => {
             node.cold_reads_done.fetch_add(1, Ordering::Relaxed);
-            state.outbox.push(envelope);
+            let State { recording, protocol, outbox, .. } = &mut *state;
+            recording.sent_from_log(&envelope, protocol);
+            outbox.push(envelope);
         }
         _ => {
             node.cold_reads_dropped.fetch_add(1, Ordering::Relaxed);

@@ -91,6 +91,8 @@ pub struct Cluster {
     pub(super) checker: Checker,
     transcript: Vec<String>,
     commands: Vec<(EntryId, bytes::Bytes)>,
+    #[cfg(feature = "trace")]
+    pub(super) recording: Option<super::recording::Recording>,
 }
 
 /// The protocol's view of a disk of which only the end is in memory.
@@ -139,6 +141,8 @@ impl Cluster {
             network: Network::default(),
             transcript: Vec::new(),
             commands: Vec::new(),
+            #[cfg(feature = "trace")]
+            recording: None,
         };
         for id in voters {
             let mut config = RaftConfig { id, ..cluster.options.config.clone() };
@@ -250,6 +254,8 @@ impl Cluster {
             self.checker.received(&node.view(id), envelope);
         }
         let entries_in_memory = self.options.entries_in_memory;
+        #[cfg(feature = "trace")]
+        let input = self.recording.as_ref().map(|_| crate::trace::Input::of(&event));
         let node = self.node_mut(id)?;
         let Some(protocol) = node.protocol.as_mut() else { return impossible(format!("node {id} is down")) };
         let before = protocol.commit_index();
@@ -257,6 +263,10 @@ impl Cluster {
         let view = WarmEnd { disk: &node.disk, entries_in_memory };
         let result = protocol.step(&view, event, &mut actions);
         let commit = protocol.commit_index();
+        #[cfg(feature = "trace")]
+        if let (Some(input), Ok(())) = (input, &result) {
+            self.record_step(id, input, &actions);
+        }
         self.tell(format!("{id} {transition}{source}"));
         if commit != before {
             self.tell(format!("  commit {commit}"));
@@ -379,6 +389,8 @@ impl Cluster {
         };
         if let Read::Entries(entries) = node.disk.read(first, end, bytes_max) {
             request.entries = entries;
+            #[cfg(feature = "trace")]
+            self.record_sent_from_log(id, &envelope);
             self.send(envelope)?;
         }
         Ok(())

@@ -43,6 +43,9 @@ impl Cluster {
         }
         node.start(entries_in_memory)?;
         let last = node.disk.last();
+        #[cfg(feature = "trace")]
+        self.record_start(id);
+        let node = self.node_mut(id)?;
         let state = render::hard_state(node.disk.hard_state());
         self.tell(format!("{id} restarts {state} last={last}"));
         Ok(self.check_move(id)?)
@@ -59,6 +62,8 @@ impl Cluster {
         let node = self.node_mut(id)?;
         *node = Node::on_disk(node.config.clone(), disk);
         node.start(entries_in_memory)?;
+        #[cfg(feature = "trace")]
+        self.record_start(id);
         self.checker.crashed(id);
         Ok(self.check_move(id)?)
     }

@@ -13,6 +13,8 @@ pub mod invariants;
 pub mod linearizability;
 pub mod log_suite;
 pub mod network;
+#[cfg(feature = "trace")]
+pub mod recording;
 pub mod render;
 pub mod script;
 pub mod walk;

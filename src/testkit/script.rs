@@ -26,7 +26,7 @@
 //!
 //! `OPTIONS`: `pre_vote`, `without_pre_vote=3` (that server alone), `check_quorum`, `append_bytes_max`, `inflight_messages_max`, `inflight_bytes_max`,
 //! `uncommitted_bytes_max`, `command_bytes_max`, `seed`, `election_ticks`, `disk=manual` (writes become durable by
-//! command only), `entries_in_memory`.
+//! command only), `entries_in_memory`, with the feature `trace` also `trace=true` (every step is recorded).
 //!
 //! The output names each event with the server that takes it and the transition that it is, and below it what follows:
 //! `→ 2` is a message to server 2, `✗` one that is lost; `←` is where a message came from.
@@ -113,7 +113,13 @@ impl Script {
         }
         let words = Words::parse(line)?;
         if words.verb == "cluster" {
-            self.cluster = Some(Cluster::new(words.options()?)?);
+            #[allow(unused_mut, reason = "it is changed with the feature `trace` alone")]
+            let mut cluster = Cluster::new(words.options()?)?;
+            #[cfg(feature = "trace")]
+            if words.options.get("trace") == Some(&"true") {
+                cluster.record();
+            }
+            self.cluster = Some(cluster);
             return Ok(String::new());
         }
         let Some(cluster) = &mut self.cluster else { return impossible("the first command is `cluster`") };
@@ -223,6 +229,8 @@ impl<'a> Words<'a> {
                 "election_ticks" => config.election_ticks = number(value)? as u32,
                 "seed" => config.seed = number(value)?,
                 "disk" => options.sync_at_once = *value != "manual",
+                #[cfg(feature = "trace")]
+                "trace" => {}
                 "entries_in_memory" => options.entries_in_memory = number(value)?,
                 _ => return impossible(format!("there is no option {key}")),
             }

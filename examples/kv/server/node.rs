@@ -5,7 +5,7 @@ use super::forward::Forwarder;
 use super::options::{ServeOptions, Settings};
 use super::places::{self, Places};
 use super::store::Store;
-use raft_io::driver::Raft;
+use raft_io::driver::{DriverOptions, Raft};
 use raft_io::log::wal::{WalLog, WalOptions};
 use raft_io::transport::RaftTransport as _;
 use raft_io::transport::tcp::{TcpConfig, TcpTransport};
@@ -122,16 +122,39 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
             "node {id}: the limit of open files leaves room for {granted} clients, not {wanted}; raise ulimit -n"
         );
     }
-    let raft = Raft::start(settings.config.clone(), log, transport.clone(), Store::default());
+    let driver = driver_options(&settings, cluster)?;
+    let raft = Raft::start_with(settings.config.clone(), driver, log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
     let (started, forwarder, request_bytes) = (Instant::now(), Forwarder::new(), AtomicUsize::new(0));
     Ok((Server { raft, settings, started, forwarder, transport, places, request_bytes }, listener))
+}
+
+/// The driver's defaults, and where it records its steps if it is to.
+#[cfg(feature = "trace")]
+fn driver_options(settings: &Settings, cluster: ClusterId) -> Result<DriverOptions, Vec<String>> {
+    use raft_io::trace::TraceOptions;
+    let mut driver = DriverOptions::default();
+    if let Some(dir) = &settings.options.trace {
+        std::fs::create_dir_all(dir).map_err(|error| vec![format!("--trace {}: {error}", dir.display())])?;
+        // Every start finds the traces of those before, and begins one of its own.
+        let path = |life: u64| dir.join(format!("node-{}-life-{life}.jsonl", settings.config.id));
+        let life = (1..).find(|life| !path(*life).exists()).unwrap_or(1);
+        driver.trace = Some(TraceOptions::new(path(life)).cluster(cluster).life(life));
+    }
+    Ok(driver)
+}
+
+#[cfg(not(feature = "trace"))]
+fn driver_options(_: &Settings, _: ClusterId) -> Result<DriverOptions, Vec<String>> {
+    Ok(DriverOptions::default())
 }
 
 fn report_roles(server: &Arc<Server>) {
     let mut watch = server.raft.watch();
     let weak = Arc::downgrade(server);
     let id = server.raft.id();
+    #[cfg(feature = "trace")]
+    let mut complained = false;
     thread::spawn(move || {
         while let Some(server) = weak.upgrade() {
             if let Some(change) = watch.next(Duration::from_secs(1)) {
@@ -139,6 +162,10 @@ fn report_roles(server: &Arc<Server>) {
                 eprintln!("node {id}: {} in term {}, leader {leader}", change.role.name(), change.term);
             }
             let status = server.raft.status();
+            #[cfg(feature = "trace")]
+            if let Some(reason) = status.trace_stopped.filter(|_| !std::mem::replace(&mut complained, true)) {
+                eprintln!("node {id}: records its steps no more: {reason}");
+            }
             if let Some(reason) = status.fatal {
                 eprintln!("node {id}: has stopped for good and answers nothing any more: {reason}");
                 return;

@@ -53,6 +53,9 @@ pub(crate) struct ServeOptions {
     /// How much unfinished requests of all clients may hold together, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub(crate) request_memory_mib: usize,
+    /// Record every step in this directory, one file per life of the node; needs a build with the feature `trace`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) trace: Option<PathBuf>,
     /// Stop when standard input ends: a supervisor's death then takes its nodes along
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
@@ -101,6 +104,9 @@ impl ServeOptions {
         let peers = parse_peers(&self.peers, &mut problems);
         if !peers.is_empty() && !peers.contains_key(&self.id) {
             problems.push(format!("--id {}: is not in --peers {}", self.id, self.peers));
+        }
+        if self.trace.is_some() && !cfg!(feature = "trace") {
+            problems.push("--trace: this build records no traces; build it with --features trace".into());
         }
         if self.connections_max == 0 {
             problems.push("--connections-max 0: must be at least 1".into());

@@ -5,3 +5,4 @@ pub mod conform;
 pub mod explore;
 pub mod simulate;
 pub mod tlc;
+pub mod trace;

@@ -1,0 +1,158 @@
+//! A line as the record that `TraceRaft.tla` takes.
+
+use super::window::{Network, Window};
+use crate::render::{node, role};
+use crate::value::Value;
+use raft_io::trace::Line;
+use raft_io::trace::line::{
+    EntryRun, MessageRecord, PayloadName, ProgressName, ProgressRecord, ResultRecord, ServerState, WriteRecord,
+};
+use raft_io::{EntryId, HardState, NodeId};
+
+/// A line of a window, or another one in its place.
+pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
+    let Network { kept, last } = window.network(at);
+    let one = |message: &Option<MessageRecord>| Value::Seq(message.iter().map(self::message).collect());
+    let count = |count: Option<usize>| Value::int(count.unwrap_or(0) as u64);
+    let log = line.start.as_ref().map_or_else(|| Value::Seq(Vec::new()), |start| entries(&start.log));
+    Value::record([
+        ("event", Value::str(line.event.name())),
+        ("node", node(line.node)),
+        ("message", one(&line.message)),
+        ("writes", count(line.writes)),
+        ("commands", count(line.commands)),
+        ("first", Value::Bool(window.is_first(line))),
+        ("log", log),
+        ("last", Value::Bool(*last)),
+        ("kept", messages(line.sent.iter().filter(|message| kept.contains(message)))),
+        ("sent", messages(&line.sent)),
+        ("state", state(&line.state)),
+    ])
+}
+
+/// What each server's disk held at the beginning.
+pub(super) fn disks(window: &Window) -> Value {
+    Value::function(window.starts().map(|(line, start)| {
+        let disk = Value::record([
+            ("term", Value::int(line.state.current_term.0)),
+            ("vote", optional(line.state.voted_for)),
+            ("log", entries(&start.log)),
+        ]);
+        (node(line.node), disk)
+    }))
+}
+
+/// A server's state, by the names of `Recorded` in `TraceRaft.tla`.
+pub(super) fn state(state: &ServerState) -> Value {
+    let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
+    Value::record([
+        ("currentTerm", Value::int(state.current_term.0)),
+        ("votedFor", optional(state.voted_for)),
+        ("role", Value::str(role(state.role))),
+        ("leader", optional(state.leader)),
+        ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
+        ("votesGranted", nodes(&state.votes_granted)),
+        ("votesRefused", nodes(&state.votes_refused)),
+        ("last", entry_id(state.last)),
+        ("durable", entry_id(state.durable)),
+        ("commitIndex", Value::int(state.commit_index.0)),
+        ("appliedIndex", Value::int(state.applied_index.0)),
+        ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
+        ("pending", Value::Seq(state.pending.iter().map(write).collect())),
+    ])
+}
+
+fn progress(peer: &ProgressRecord) -> Value {
+    let state = match peer.state {
+        ProgressName::Probe => "Probe",
+        ProgressName::ProbeSent => "ProbeSent",
+        ProgressName::Replicate => "Replicate",
+        ProgressName::Snapshot => "Snapshot",
+    };
+    Value::record([
+        ("matchIndex", Value::int(peer.match_index.0)),
+        ("nextIndex", Value::int(peer.next_index.0)),
+        ("state", Value::str(state)),
+        ("active", Value::Bool(peer.active)),
+        ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
+    ])
+}
+
+fn write(write: &WriteRecord) -> Value {
+    let hard_state =
+        |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
+    Value::record([
+        ("hardState", Value::Seq(write.hard_state.map(hard_state).into_iter().collect())),
+        ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
+        ("entries", entries(&write.entries)),
+        ("durable", Value::int(write.durable.0)),
+        ("messages", messages(&write.messages)),
+    ])
+}
+
+pub(super) fn messages<'a>(messages: impl IntoIterator<Item = &'a MessageRecord>) -> Value {
+    Value::Set(messages.into_iter().map(message).collect())
+}
+
+fn message(message: &MessageRecord) -> Value {
+    let (from, to) = message.way();
+    let (kind, term, fields) = match message {
+        MessageRecord::PreVoteRequest { term, campaign_term, last, .. } => {
+            ("PreVoteRequest", term, vec![("campaignTerm", Value::int(campaign_term.0)), ("last", entry_id(*last))])
+        }
+        MessageRecord::PreVoteResponse { term, campaign_term, granted, .. } => (
+            "PreVoteResponse",
+            term,
+            vec![("campaignTerm", Value::int(campaign_term.0)), ("granted", Value::Bool(*granted))],
+        ),
+        MessageRecord::RequestVoteRequest { term, last, .. } => {
+            ("RequestVoteRequest", term, vec![("last", entry_id(*last))])
+        }
+        MessageRecord::RequestVoteResponse { term, granted, .. } => {
+            ("RequestVoteResponse", term, vec![("granted", Value::Bool(*granted))])
+        }
+        MessageRecord::AppendEntriesRequest { term, prev, entries: sent, commit, .. } => (
+            "AppendEntriesRequest",
+            term,
+            vec![("prev", entry_id(*prev)), ("entries", entries(sent)), ("commit", Value::int(commit.0))],
+        ),
+        MessageRecord::AppendEntriesResponse { term, result, .. } => {
+            ("AppendEntriesResponse", term, vec![("result", self::result(result))])
+        }
+    };
+    let ends = [("type", Value::str(kind)), ("from", node(from)), ("to", node(to)), ("term", Value::int(term.0))];
+    Value::Record(ends.into_iter().chain(fields).map(|(name, value)| (name.to_string(), value)).collect())
+}
+
+fn result(result: &ResultRecord) -> Value {
+    match result {
+        ResultRecord::Accepted { match_index } => {
+            Value::record([("kind", Value::str("Accepted")), ("matchIndex", Value::int(match_index.0))])
+        }
+        ResultRecord::Rejected { prev_index, hint } => Value::record([
+            ("kind", Value::str("Rejected")),
+            ("prevIndex", Value::int(prev_index.0)),
+            ("hint", entry_id(*hint)),
+        ]),
+        ResultRecord::StaleTerm {} => Value::record([("kind", Value::str("StaleTerm"))]),
+    }
+}
+
+fn optional(id: Option<NodeId>) -> Value {
+    id.map_or_else(|| Value::Model("Nil".to_string()), node)
+}
+
+fn entry_id(id: EntryId) -> Value {
+    Value::record([("index", Value::int(id.index.0)), ("term", Value::int(id.term.0))])
+}
+
+fn entries(runs: &[EntryRun]) -> Value {
+    let entry = |run: &EntryRun| {
+        let payload = match run.payload {
+            PayloadName::Noop => "Noop",
+            PayloadName::Command => "Command",
+        };
+        Value::record([("term", Value::int(run.term.0)), ("payload", Value::str(payload))])
+    };
+    Value::Seq(runs.iter().flat_map(|run| std::iter::repeat_n(entry(run), run.count as usize)).collect())
+}

@@ -1,0 +1,206 @@
+//! Of an accepted trace no field of any kind of event can be altered: each alteration is refused, by the reader or by the
+//! spec. All that the reader lets through are tried in one run of TLC.
+
+use raft_io::testkit::script::Script;
+use raft_io::trace::Line;
+use raft_model::tlc::Tlc;
+use raft_model::trace::{Options, Variant, Window, explained_variants};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Elections, appends, a batch, every timer, a refusal, a crash that keeps one of two writes, a restart.
+const STORY: &[&str] = &[
+    "cluster 3 disk=manual trace=true",
+    // One voter alone is asked: with two answers on their way, either could be the first, and both would be right.
+    "election_timeout 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "persisted 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "persisted 2",
+    "deliver 2 1",
+    "stabilize",
+    "client_request 1 x y",
+    "client_request 1 z",
+    "heartbeat_timeout 1",
+    "quorum_check_timeout 1",
+    "persisted 1 1",
+    "deliver 1 2",
+    "deliver 1 2",
+    "crash 2 keep=1",
+    "restart 2",
+    "stabilize",
+    "minimum_election_timeout 3",
+    "minimum_election_timeout 2",
+    "crash 1",
+    "election_timeout 2",
+    "deliver 2 3",
+    "deliver 3 2",
+    "persisted 2",
+    "stabilize",
+    "client_request 2 w",
+    "restart 1",
+    "stabilize",
+    "heartbeat_timeout 2",
+    "stabilize",
+];
+
+/// Lines of each kind that are altered: those that say most.
+const LINES_OF_A_KIND: usize = 3;
+
+fn recorded() -> Vec<Line> {
+    let mut script = Script::default();
+    for command in STORY {
+        script.run(command).unwrap_or_else(|error| panic!("{command}: {error}"));
+    }
+    script.cluster().expect("a cluster").trace().to_vec()
+}
+
+/// The positions of the lines to alter.
+fn chosen(lines: &[Line]) -> Vec<usize> {
+    let mut kinds: BTreeMap<(&str, u64), Vec<(usize, usize)>> = BTreeMap::new();
+    for (at, line) in lines.iter().enumerate() {
+        let text = serde_json::to_string(line).expect("a line");
+        // A start and a restart are two kinds.
+        let life = if line.start.is_some() { line.life.min(2) } else { 0 };
+        kinds.entry((line.event.name(), life)).or_default().push((text.len(), at));
+    }
+    let names: Vec<&str> = kinds.keys().map(|(name, _)| *name).collect();
+    for transition in raft_io::Transition::ALL {
+        assert!(names.contains(&transition.name()), "the story has no {transition}");
+    }
+    assert!(kinds.contains_key(&("Start", 1)) && kinds.contains_key(&("Start", 2)), "the story has no restart");
+    let richest = |mut of_kind: Vec<(usize, usize)>| {
+        of_kind.sort_unstable();
+        of_kind.into_iter().rev().take(LINES_OF_A_KIND).map(|(_, at)| at)
+    };
+    kinds.into_values().flat_map(richest).collect()
+}
+
+/// Every value that differs from `value` in one place, with the way there.
+fn altered(value: &Value, way: &str) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    let mut note = |other: Value| found.push((way.to_string(), other));
+    let field = way.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap_or("");
+    let is_node =
+        ["node", "from", "to", "peer", "votedFor", "vote", "leader", "votesGranted", "votesRefused", "voters"]
+            .contains(&field);
+    match value {
+        Value::Number(number) if is_node => note(json!(number.as_u64().unwrap_or(0) % 3 + 1)),
+        Value::Number(number) => note(json!(number.as_u64().unwrap_or(0) + 1)),
+        Value::Bool(yes) => note(json!(!yes)),
+        Value::Null if field == "hardState" => note(json!({ "term": 1, "vote": null })),
+        Value::Null => note(json!(1)),
+        Value::String(word) => note(json!(other_word(word))),
+        Value::Array(items) => {
+            if let Some((_, rest)) = items.split_last() {
+                note(json!(rest));
+            }
+            note(json!([items.as_slice(), &[one_more(field)]].concat()));
+            for (at, item) in items.iter().enumerate() {
+                for (way, other) in altered(item, &format!("{way}/{at}")) {
+                    let mut all = items.clone();
+                    all[at] = other;
+                    found.push((way, json!(all)));
+                }
+            }
+        }
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                for (way, other) in altered(inner, &format!("{way}/{name}")) {
+                    let mut all = fields.clone();
+                    all.insert(name.clone(), other);
+                    found.push((way, Value::Object(all)));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn other_word(word: &str) -> &'static str {
+    match word {
+        "Follower" => "PreCandidate",
+        "PreCandidate" | "Leader" => "Candidate",
+        "Candidate" => "Follower",
+        "Noop" => "Command",
+        "Command" => "Noop",
+        "Probe" => "ProbeSent",
+        "ProbeSent" | "Snapshot" => "Replicate",
+        "Replicate" => "Probe",
+        "Accepted" | "Rejected" => "StaleTerm",
+        "ElectionTimeout" => "HeartbeatTimeout",
+        "HeartbeatTimeout" | "MinimumElectionTimeout" => "QuorumCheckTimeout",
+        "QuorumCheckTimeout" => "ElectionTimeout",
+        "RequestVoteRequest" => "PreVoteRequest",
+        "HandleRequestVoteRequest" => "HandlePreVoteRequest",
+        _ => "AppendEntriesResponse",
+    }
+}
+
+/// An element that a list of this name could have.
+fn one_more(field: &str) -> Value {
+    let message = json!({ "type": "RequestVoteResponse", "from": 3, "to": 2, "term": 1, "granted": false });
+    match field {
+        "entries" | "log" => json!({ "term": 1, "payload": "Command", "count": 1 }),
+        "progress" => json!({
+            "peer": 3, "matchIndex": 0, "nextIndex": 1, "state": "Probe", "active": false, "inflight": []
+        }),
+        "pending" => json!({
+            "hardState": null, "truncateFrom": null, "entries": [], "durable": 0, "messages": []
+        }),
+        "messages" | "sent" => message,
+        _ => json!(3),
+    }
+}
+
+#[test]
+fn no_field_of_any_event_can_be_altered() {
+    let lines = recorded();
+    let window = Window::new(lines.clone(), usize::MAX).expect("a trace");
+    let (mut variants, mut ways, mut refused) = (Vec::new(), Vec::new(), 0);
+    for at in chosen(&lines) {
+        let line = &lines[at];
+        for (way, other) in altered(&serde_json::to_value(line).expect("a line"), "") {
+            let mut trace = lines.clone();
+            let Ok(other) = serde_json::from_value::<Line>(other) else {
+                refused += 1;
+                continue;
+            };
+            if other == *line || same_set(line, &other) {
+                continue;
+            }
+            trace[at] = other.clone();
+            if Window::new(trace, usize::MAX).is_err() {
+                refused += 1;
+                continue;
+            }
+            ways.push(format!("line {}, {}{way}: {other:?}", at + 1, line.event));
+            variants.push(Variant { at, line: other });
+        }
+    }
+    let spec = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../spec"));
+    let options = Options { events_max: usize::MAX, spec: &spec };
+    if let Err(error) = Tlc::find() {
+        return eprintln!("skipped, there is no TLC to ask: {error}");
+    }
+    let explained = explained_variants(&window, &variants, &options).expect("TLC runs");
+    let wrongly: Vec<&String> = explained.iter().map(|variant| &ways[*variant]).collect();
+    assert!(wrongly.is_empty(), "{} alterations are explained:\n{wrongly:#?}", wrongly.len());
+    eprintln!("{} lines, {refused} alterations refused by the reader, {} by the spec", lines.len(), variants.len());
+    assert!(variants.len() > 500, "only {} alterations were tried", variants.len());
+}
+
+/// Votes are sets: the same one twice says nothing new.
+fn same_set(line: &Line, other: &Line) -> bool {
+    let mut one = other.clone();
+    let sorted = |ids: &[raft_io::NodeId]| ids.iter().copied().collect::<std::collections::BTreeSet<_>>();
+    let votes = |line: &Line| (sorted(&line.state.votes_granted), sorted(&line.state.votes_refused));
+    let same = votes(line) == votes(other);
+    one.state.votes_granted.clone_from(&line.state.votes_granted);
+    one.state.votes_refused.clone_from(&line.state.votes_refused);
+    same && one == *line
+}

@@ -1,0 +1,395 @@
+//! One line of a trace, as data. Field names in the text are the spec's.
+
+use crate::action::RoleKind;
+use crate::message::{AppendResult, Envelope, Message};
+use crate::protocol::{PeerState, ProgressState};
+use crate::transition::Transition;
+use crate::types::{ClusterId, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::vec::Vec;
+
+/// One line: a start of a node, or one of its steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Line {
+    /// What happened.
+    pub event: EventName,
+    /// To which node.
+    pub node: NodeId,
+    /// In which of its lives: a number that is larger after every restart.
+    pub life: u64,
+    /// The position in that life. Starts at 0 with the start itself; grows by one.
+    pub seq: u64,
+    /// Of a start alone: what was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+    /// Of an event that handles a message, and of `SendFromLog`: the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessageRecord>,
+    /// Of `Persisted` alone: how many writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<usize>,
+    /// Of `ClientRequest` alone: how many commands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commands: Option<usize>,
+    /// How many appends of this step wait for entries that are not in memory. Such a message is sent later, by a line
+    /// `SendFromLog`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cold_reads: usize,
+    /// The server after the step.
+    pub state: ServerState,
+    /// What the step sent at once, in this order.
+    pub sent: Vec<MessageRecord>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// What a line tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EventName {
+    /// A step of the protocol, by the spec's name.
+    Step(Transition),
+    /// Something around the protocol.
+    Around(AroundName),
+}
+
+/// What happens around the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum AroundName {
+    /// The node started, or started again, from what its log held.
+    Start,
+    /// An append left whose entries had to be read from the disk first.
+    SendFromLog,
+}
+
+impl EventName {
+    /// A start.
+    pub const START: Self = Self::Around(AroundName::Start);
+
+    /// The name as written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step(transition) => transition.name(),
+            Self::Around(AroundName::Start) => "Start",
+            Self::Around(AroundName::SendFromLog) => "SendFromLog",
+        }
+    }
+}
+
+impl fmt::Display for EventName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a node found when it started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Start {
+    /// The version of the format: [`VERSION`](super::VERSION).
+    pub version: u32,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The settings that the spec knows, or whose limits it does without.
+    pub settings: Settings,
+    /// What the log held.
+    pub log: Vec<EntryRun>,
+}
+
+/// What of a configuration decides which steps are right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// The members of the cluster, ascending.
+    pub voters: Vec<NodeId>,
+    /// Whether a node asks before it campaigns.
+    pub pre_vote: bool,
+    /// Whether a leader without a quorum steps down, and candidates are ignored while a leader is heard.
+    pub check_quorum: bool,
+    /// The most appends on their way to one follower.
+    pub inflight_messages_max: usize,
+    /// The most bytes of entries on their way to one follower.
+    pub inflight_bytes_max: usize,
+    /// The most bytes of entries in one append.
+    pub append_bytes_max: usize,
+}
+
+/// Consecutive entries that are alike. What a command says is not in a trace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EntryRun {
+    /// Their term.
+    pub term: Term,
+    /// What they carry.
+    pub payload: PayloadName,
+    /// How many there are; at least 1.
+    pub count: u64,
+}
+
+/// What an entry carries, without its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PayloadName {
+    /// The entry with which a leader begins its term.
+    Noop,
+    /// A client's command.
+    Command,
+}
+
+/// The entries as runs.
+pub fn runs<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<EntryRun> {
+    let mut runs = Vec::new();
+    add_runs(&mut runs, entries);
+    runs
+}
+
+/// Entries that follow those of `runs`.
+pub fn add_runs<'a>(runs: &mut Vec<EntryRun>, entries: impl IntoIterator<Item = &'a Entry>) {
+    for entry in entries {
+        let payload = if matches!(entry.payload, Payload::Noop) { PayloadName::Noop } else { PayloadName::Command };
+        let term = entry.id.term;
+        match runs.last_mut().filter(|run| run.term == term && run.payload == payload) {
+            Some(run) => run.count += 1,
+            None => runs.push(EntryRun { term, payload, count: 1 }),
+        }
+    }
+}
+
+/// A server, as far as the spec knows it; the log itself is known from its beginning and what every step adds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServerState {
+    /// The term, durable or not.
+    pub current_term: Term,
+    /// The vote in it, durable or not.
+    pub voted_for: Option<NodeId>,
+    /// The role.
+    pub role: RoleKind,
+    /// The leader of the term, as far as known.
+    pub leader: Option<NodeId>,
+    /// Whether candidates are ignored because the leader was heard just now.
+    pub leader_is_recent: bool,
+    /// Who granted in this campaign, ascending.
+    pub votes_granted: Vec<NodeId>,
+    /// Who refused in this campaign, ascending.
+    pub votes_refused: Vec<NodeId>,
+    /// The last entry, durable or not.
+    pub last: EntryId,
+    /// The last entry that is durable and not replaced by a write in flight.
+    pub durable: EntryId,
+    /// The highest index known committed.
+    pub commit_index: Index,
+    /// The last index handed out for applying.
+    pub applied_index: Index,
+    /// What a leader knows of its peers, ascending by id.
+    pub progress: Vec<ProgressRecord>,
+    /// The writes in flight, oldest first.
+    pub pending: Vec<WriteRecord>,
+}
+
+/// What a leader knows of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProgressRecord {
+    /// The peer.
+    pub peer: NodeId,
+    /// Highest index known durable on it.
+    pub match_index: Index,
+    /// The next index to send to it.
+    pub next_index: Index,
+    /// How appends are sent to it.
+    pub state: ProgressName,
+    /// Whether it answered since the last quorum check.
+    pub active: bool,
+    /// The last index of each append on its way, oldest first.
+    pub inflight: Vec<Index>,
+}
+
+/// How appends are sent to a peer, in the spec's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "they are those of `ProgressState`")]
+pub enum ProgressName {
+    Probe,
+    ProbeSent,
+    Replicate,
+    Snapshot,
+}
+
+impl From<&PeerState> for ProgressRecord {
+    fn from(peer: &PeerState) -> Self {
+        Self {
+            peer: peer.peer,
+            match_index: peer.match_index,
+            next_index: peer.next_index,
+            state: match peer.state {
+                ProgressState::Probe { sent: false } => ProgressName::Probe,
+                ProgressState::Probe { sent: true } => ProgressName::ProbeSent,
+                ProgressState::Replicate => ProgressName::Replicate,
+                ProgressState::Snapshot => ProgressName::Snapshot,
+            },
+            active: peer.active,
+            inflight: peer.inflight.clone(),
+        }
+    }
+}
+
+/// A write in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WriteRecord {
+    /// The term and vote that it carries, if any.
+    pub hard_state: Option<HardState>,
+    /// Entries from this index on go first, if any.
+    pub truncate_from: Option<Index>,
+    /// The entries to append.
+    pub entries: Vec<EntryRun>,
+    /// Up to where the log is durable after it, less what a later write replaces.
+    pub durable: Index,
+    /// The messages that wait for it.
+    pub messages: Vec<MessageRecord>,
+}
+
+/// A message with its way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are those of `Envelope` and of the structs in `message`")]
+pub enum MessageRecord {
+    /// See [`PreVoteRequest`](crate::message::PreVoteRequest).
+    PreVoteRequest { from: NodeId, to: NodeId, term: Term, campaign_term: Term, last: EntryId },
+    /// See [`PreVoteResponse`](crate::message::PreVoteResponse).
+    PreVoteResponse { from: NodeId, to: NodeId, term: Term, campaign_term: Term, granted: bool },
+    /// See [`RequestVoteRequest`](crate::message::RequestVoteRequest).
+    RequestVoteRequest { from: NodeId, to: NodeId, term: Term, last: EntryId },
+    /// See [`RequestVoteResponse`](crate::message::RequestVoteResponse).
+    RequestVoteResponse { from: NodeId, to: NodeId, term: Term, granted: bool },
+    /// See [`AppendEntriesRequest`](crate::message::AppendEntriesRequest).
+    AppendEntriesRequest { from: NodeId, to: NodeId, term: Term, prev: EntryId, entries: Vec<EntryRun>, commit: Index },
+    /// See [`AppendEntriesResponse`](crate::message::AppendEntriesResponse).
+    AppendEntriesResponse { from: NodeId, to: NodeId, term: Term, result: ResultRecord },
+}
+
+/// What became of an append.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are those of `AppendResult`")]
+pub enum ResultRecord {
+    /// See [`AppendResult::Accepted`].
+    Accepted { match_index: Index },
+    /// See [`AppendResult::Rejected`].
+    Rejected { prev_index: Index, hint: EntryId },
+    /// See [`AppendResult::StaleTerm`].
+    StaleTerm {},
+}
+
+impl MessageRecord {
+    /// The transition that consumes this message.
+    #[must_use]
+    pub const fn handled_by(&self) -> Transition {
+        match self {
+            Self::PreVoteRequest { .. } => Transition::HandlePreVoteRequest,
+            Self::PreVoteResponse { .. } => Transition::HandlePreVoteResponse,
+            Self::RequestVoteRequest { .. } => Transition::HandleRequestVoteRequest,
+            Self::RequestVoteResponse { .. } => Transition::HandleRequestVoteResponse,
+            Self::AppendEntriesRequest { .. } => Transition::HandleAppendEntriesRequest,
+            Self::AppendEntriesResponse { .. } => Transition::HandleAppendEntriesResponse,
+        }
+    }
+
+    /// Who sent it, and whom it is for.
+    #[must_use]
+    pub const fn way(&self) -> (NodeId, NodeId) {
+        match self {
+            Self::PreVoteRequest { from, to, .. }
+            | Self::PreVoteResponse { from, to, .. }
+            | Self::RequestVoteRequest { from, to, .. }
+            | Self::RequestVoteResponse { from, to, .. }
+            | Self::AppendEntriesRequest { from, to, .. }
+            | Self::AppendEntriesResponse { from, to, .. } => (*from, *to),
+        }
+    }
+}
+
+impl From<&Envelope> for MessageRecord {
+    fn from(envelope: &Envelope) -> Self {
+        let (from, to, term) = (envelope.from, envelope.to, envelope.message.term());
+        match &envelope.message {
+            Message::PreVoteRequest(m) => {
+                Self::PreVoteRequest { from, to, term, campaign_term: m.campaign_term, last: m.last }
+            }
+            Message::PreVoteResponse(m) => {
+                Self::PreVoteResponse { from, to, term, campaign_term: m.campaign_term, granted: m.granted }
+            }
+            Message::RequestVoteRequest(m) => Self::RequestVoteRequest { from, to, term, last: m.last },
+            Message::RequestVoteResponse(m) => Self::RequestVoteResponse { from, to, term, granted: m.granted },
+            Message::AppendEntriesRequest(m) => {
+                let entries = runs(m.entries.iter());
+                Self::AppendEntriesRequest { from, to, term, prev: m.prev, entries, commit: m.commit }
+            }
+            Message::AppendEntriesResponse(m) => {
+                let result = match m.result {
+                    AppendResult::Accepted { match_index } => ResultRecord::Accepted { match_index },
+                    AppendResult::Rejected { prev_index, hint } => ResultRecord::Rejected { prev_index, hint },
+                    AppendResult::StaleTerm => ResultRecord::StaleTerm {},
+                };
+                Self::AppendEntriesResponse { from, to, term, result }
+            }
+        }
+    }
+}
+
+impl Line {
+    /// What is wrong with the line by itself: each kind of event has its own fields.
+    #[must_use]
+    pub fn problem(&self) -> Option<&'static str> {
+        let is_start = self.event == EventName::START;
+        let (takes_message, is_request, is_report) = match self.event {
+            EventName::Step(transition) => {
+                let handles = self.message.as_ref().map(MessageRecord::handled_by);
+                let takes = !matches!(
+                    transition,
+                    Transition::ElectionTimeout
+                        | Transition::MinimumElectionTimeout
+                        | Transition::HeartbeatTimeout
+                        | Transition::QuorumCheckTimeout
+                        | Transition::ClientRequest
+                        | Transition::Persisted
+                );
+                if takes && handles.is_some_and(|handled_by| handled_by != transition) {
+                    return Some("the event handles another type of message");
+                }
+                (takes, transition == Transition::ClientRequest, transition == Transition::Persisted)
+            }
+            EventName::Around(name) => (name == AroundName::SendFromLog, false, false),
+        };
+        if self.start.is_some() != is_start {
+            return Some("a `start` belongs to the event Start and to no other");
+        }
+        if self.message.is_some() != takes_message {
+            return Some("a `message` belongs to events that handle one and to no other");
+        }
+        if self.writes.is_some() != is_report || self.writes == Some(0) {
+            return Some("`writes`, at least 1, belongs to the event Persisted and to no other");
+        }
+        if self.commands.is_some() != is_request || self.commands == Some(0) {
+            return Some("`commands`, at least 1, belongs to the event ClientRequest and to no other");
+        }
+        if is_start != (self.seq == 0) {
+            return Some("a life begins with its Start, which has `seq` 0");
+        }
+        if is_start && self.start.as_ref().is_some_and(|start| start.version != super::VERSION) {
+            return Some("this version of the format is not known here");
+        }
+        let receiver =
+            self.message.as_ref().map(MessageRecord::way).filter(|_| matches!(self.event, EventName::Step(_)));
+        if receiver.is_some_and(|(_, to)| to != self.node) {
+            return Some("the message is for another node");
+        }
+        None
+    }
+}

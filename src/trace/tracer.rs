@@ -1,0 +1,161 @@
+//! From steps to lines.
+
+use super::VERSION;
+use super::line::{
+    AroundName, EntryRun, EventName, Line, MessageRecord, ProgressRecord, ServerState, Settings, Start, WriteRecord,
+    runs,
+};
+use crate::action::{Action, Write};
+use crate::config::RaftConfig;
+use crate::event::Event;
+use crate::message::Envelope;
+use crate::protocol::Protocol;
+use crate::types::{ClusterId, Index, NodeId};
+use std::collections::VecDeque;
+use std::vec;
+use std::vec::Vec;
+
+/// Makes the lines of one node's life.
+#[derive(Clone, Debug)]
+pub struct Tracer {
+    node: NodeId,
+    life: u64,
+    /// Of the next line.
+    seq: u64,
+    /// The contents of the writes in flight, oldest first: the protocol does not keep them.
+    writes: VecDeque<Content>,
+}
+
+#[derive(Clone, Debug)]
+struct Content {
+    truncate_from: Option<Index>,
+    entries: Vec<EntryRun>,
+}
+
+/// What a step consumes, noted before it does.
+#[derive(Clone, Debug)]
+pub struct Input {
+    event: EventName,
+    message: Option<MessageRecord>,
+    writes: Option<usize>,
+    commands: Option<usize>,
+}
+
+impl Input {
+    /// What an event brings.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        let mut input =
+            Self { event: EventName::Step(event.transition()), message: None, writes: None, commands: None };
+        match event {
+            Event::Receive(envelope) => input.message = Some(envelope.into()),
+            Event::Propose(_) => input.commands = Some(1),
+            Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
+            Event::Persisted { writes } => input.writes = Some(*writes),
+            Event::ElectionTimeout
+            | Event::MinimumElectionTimeout
+            | Event::HeartbeatTimeout
+            | Event::QuorumCheckTimeout => {}
+        }
+        input
+    }
+}
+
+impl Tracer {
+    /// A life begins: the protocol as it started, and the entries that it found.
+    #[must_use]
+    pub fn start(
+        cluster: ClusterId,
+        life: u64,
+        config: &RaftConfig,
+        protocol: &Protocol,
+        log: Vec<EntryRun>,
+    ) -> (Self, Line) {
+        let mut tracer = Self { node: protocol.id(), life, seq: 0, writes: VecDeque::new() };
+        let settings = Settings {
+            voters: config.membership.voters().to_vec(),
+            pre_vote: config.pre_vote,
+            check_quorum: config.check_quorum,
+            inflight_messages_max: config.inflight_messages_max,
+            inflight_bytes_max: config.inflight_bytes_max,
+            append_bytes_max: config.append_bytes_max,
+        };
+        let start = Start { version: VERSION, cluster, settings, log };
+        let line = Line { start: Some(start), ..tracer.line(EventName::START, protocol, Vec::new()) };
+        (tracer, line)
+    }
+
+    /// A step that was not refused: what it consumed, the protocol after it, and what came out.
+    pub fn step(&mut self, input: Input, protocol: &Protocol, actions: &[Action]) -> Line {
+        self.writes.drain(..input.writes.unwrap_or(0).min(self.writes.len()));
+        let mut sent = Vec::new();
+        let mut cold_reads = 0;
+        for action in actions {
+            match action {
+                Action::Persist(write) => self.writes.push_back(Content::of(write)),
+                Action::Send(envelope) => sent.push(envelope.into()),
+                Action::SendFromLog { .. } => cold_reads += 1,
+                _ => {}
+            }
+        }
+        let Input { event, message, writes, commands } = input;
+        Line { message, writes, commands, cold_reads, ..self.line(event, protocol, sent) }
+    }
+
+    /// An append leaves whose entries had to be read first.
+    pub fn sent_from_log(&mut self, envelope: &Envelope, protocol: &Protocol) -> Line {
+        let message = MessageRecord::from(envelope);
+        let line = self.line(EventName::Around(AroundName::SendFromLog), protocol, vec![message.clone()]);
+        Line { message: Some(message), ..line }
+    }
+
+    fn line(&mut self, event: EventName, protocol: &Protocol, sent: Vec<MessageRecord>) -> Line {
+        let seq = self.seq;
+        self.seq += 1;
+        Line {
+            event,
+            node: self.node,
+            life: self.life,
+            seq,
+            start: None,
+            message: None,
+            writes: None,
+            commands: None,
+            cold_reads: 0,
+            state: self.state(protocol),
+            sent,
+        }
+    }
+
+    fn state(&self, protocol: &Protocol) -> ServerState {
+        let state = protocol.state();
+        let pending = state.writes.iter().zip(&self.writes).map(|(waiting, content)| WriteRecord {
+            hard_state: waiting.hard_state,
+            truncate_from: content.truncate_from,
+            entries: content.entries.clone(),
+            durable: waiting.durable,
+            messages: waiting.messages.iter().map(MessageRecord::from).collect(),
+        });
+        ServerState {
+            pending: pending.collect(),
+            progress: state.progress.iter().map(ProgressRecord::from).collect(),
+            current_term: state.hard_state.term,
+            voted_for: state.hard_state.vote,
+            role: state.role,
+            leader: state.leader,
+            leader_is_recent: state.leader_is_recent,
+            votes_granted: state.votes_granted,
+            votes_refused: state.votes_refused,
+            last: state.last,
+            durable: state.durable,
+            commit_index: state.commit_index,
+            applied_index: state.applied_through,
+        }
+    }
+}
+
+impl Content {
+    fn of(write: &Write) -> Self {
+        Self { truncate_from: write.truncate_from, entries: runs(write.entries.iter()) }
+    }
+}
