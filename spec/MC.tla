@@ -7,8 +7,8 @@ EXTENDS RaftLaws
 Symmetry == {p \in Permutations(Server) : \A i \in Campaigners : p[i] \in Campaigners}
 
 \* Liveness.  While something can happen, something does.  Where no message is ever lost and no timeout repeats, every
-\* action is progress, so this is enough.  It is WF_vars(Next), with ENABLED <<Next>>_vars written out for a network that
-\* forgets nothing: TLC would evaluate every handler again for each variable that it sets.
+\* action is progress, so this is enough.  It is WF_vars(Next), with ENABLED <<Next>>_vars written out for a network
+\* that forgets nothing: TLC would evaluate every handler again for each variable that it sets.
 After(m) ==
     CASE m.type = "PreVoteRequest" -> AfterPreVoteRequest(m)
       [] m.type = "PreVoteResponse" -> AfterPreVoteResponse(m)
@@ -34,7 +34,12 @@ ProposalCommits ==
 NoLeader == Leaders = {}
 NoCommit == committed = <<>>
 NoReelection == \A one, other \in leaders : one[1] = other[1]
+NoCommitOfAnOlderTerm == \A k \in DOMAIN committed : committed[k].commitTerm = committed[k].term
 NoTruncation ==
     [][crashes' = crashes =>
         \A i \in Server : Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
+NoLostWrite == [][crashes' = crashes \/ UNCHANGED <<currentTerm, votedFor, log>>]_vars
+NoStepDown ==
+    [][\A i \in Server : role[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ crashes' = crashes =>
+                            role'[i] = "Leader"]_vars
 =============================================================================
