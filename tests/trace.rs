@@ -164,3 +164,14 @@ fn lines_of_a_node_must_follow_each_other() {
     broken.remove(gap);
     assert!(merge(vec![broken]).unwrap_err().to_string().contains("follows line 1"));
 }
+
+#[test]
+fn the_documented_line_is_one() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/TRACE.md")).unwrap();
+    let sample = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let line: Line = serde_json::from_str(sample).unwrap();
+    assert_eq!(line.problem(), None);
+    // Its fields, its state's and its message's are all that there are: none is left to a default.
+    let written = serde_json::to_value(&line).unwrap();
+    assert_eq!(written, serde_json::from_str::<serde_json::Value>(sample).unwrap());
+}

@@ -10,6 +10,7 @@ use raft_io::{EntryId, Index, MemoryLog, Raft, RaftConfig, RoleKind, StateMachin
 use raft_model::tlc::Tlc;
 use raft_model::trace::{Error, Options, Verdict, validate_lines};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// Whether TLC can be run. Where there is no Java, these tests have nothing to ask.
@@ -135,4 +136,35 @@ fn start(id: u64, network: &MemoryNetwork, folder: &Path) -> Raft<Ignorant> {
     let config = RaftConfig::new(id, [1, 2, 3]);
     let log = Locked::new(MemoryLog::new());
     Raft::start_with(config, options, log, network.transport(id), Ignorant).expect("it starts")
+}
+
+#[test]
+fn the_command_says_yes_or_no_or_that_it_cannot() {
+    let folder = std::env::temp_dir().join(format!("raft-model-judged-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join("trace.jsonl");
+    let judge = |arguments: &[&str]| {
+        let command = Command::new(env!("CARGO_BIN_EXE_raft-model")).arg("trace").arg(&path).args(arguments).output();
+        let output = command.expect("raft-model runs");
+        (output.status.code(), [output.stdout, output.stderr].concat())
+    };
+    let said = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+    std::fs::write(&path, "{}\n").expect("a file");
+    let (code, text) = judge(&[]);
+    assert!(code == Some(2) && said(&text).contains("trace.jsonl:1:"), "{}", said(&text));
+    if has_tlc() {
+        let mut lines = recorded("cluster 3 disk=manual trace=true", 2);
+        lines.truncate(60);
+        raft_io::trace::write(&path, &lines).expect("a file");
+        let (code, text) = judge(&["--json", "--events", "40"]);
+        let found: serde_json::Value = serde_json::from_slice(&text).expect("one JSON object");
+        assert_eq!((code, &found["events"], &found["all"]), (Some(0), &40.into(), &false.into()), "{found}");
+        lines[50].state.commit_index = Index(99);
+        raft_io::trace::write(&path, &lines).expect("a file");
+        let (code, text) = judge(&["--json"]);
+        let found: serde_json::Value = serde_json::from_slice(&text).expect("one JSON object");
+        assert_eq!((code, &found["number"]), (Some(1), &51.into()), "{found}");
+        assert_eq!(found["differences"]["commitIndex"]["trace"], "99");
+    }
+    std::fs::remove_dir_all(&folder).expect("it is no longer needed");
 }

@@ -1,7 +1,7 @@
 //! Traces: every step of a running node as a line of text, for the spec to judge.
 //!
-//! Lives here: what a [`line`] holds, who makes lines of steps ([`tracer`]), the [`file`](mod@file) that they go to, and how the
-//! files of several nodes become one ([`merge`](mod@merge)). Does not live here: whether a trace is right, which TLC decides
+//! Lives here: what a [`Line`] holds, who makes lines of steps ([`tracer`]), the [`file`](mod@file) that they go to, and how
+//! the files of several nodes become one ([`merge`](mod@merge)). Does not live here: whether a trace is right, which TLC decides
 //! (`raft-model trace`, `spec/TraceRaft.tla`). The format is documented in `docs/TRACE.md`.
 //!
 //! A trace names what happened in the spec's words (law 7): events are the names of
