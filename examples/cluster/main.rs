@@ -56,10 +56,10 @@ struct Options {
     /// Where nodes keep their data and where report.html goes; node-* of an earlier run are removed
     #[arg(long, value_name = "DIR", default_value = "target/cluster", global = true)]
     dir: PathBuf,
-    /// Client connections, spread over all nodes
+    /// Client connections, spread over all nodes; with --trace 4 unless given
     #[arg(long, value_name = "N", default_value_t = 64, default_value_if("trace", "true", "4"), value_parser = clap::value_parser!(u32).range(1..=900))]
     connections: u32,
-    /// Seconds of load before the kill, between kill and restart, and after the restart
+    /// Seconds of load before the kill, between kill and restart, and after the restart; with --trace 3 unless given
     #[arg(long, value_name = "S", default_value_t = 8, default_value_if("trace", "true", "3"), value_parser = clap::value_parser!(u64).range(2..=600))]
     seconds: u64,
     /// The seed of the load and of the nodes' election timeouts
