@@ -118,6 +118,7 @@ pub const ALL: &[Configuration] = &[
         heartbeats: false,
         network: Network::Lossy { messages_max: 2, duplication: false },
         client_requests: false,
+        golden: Some(1_827_622),
         ..CORE
     },
     Configuration { name: "three-terms", purpose: "three terms", term_max: 3, golden: Some(4_087_939), ..CORE },

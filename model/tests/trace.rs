@@ -146,22 +146,23 @@ fn the_command_says_yes_or_no_or_that_it_cannot() {
     let judge = |arguments: &[&str]| {
         let command = Command::new(env!("CARGO_BIN_EXE_raft-model")).arg("trace").arg(&path).args(arguments).output();
         let output = command.expect("raft-model runs");
-        (output.status.code(), [output.stdout, output.stderr].concat())
+        // Where there is no terminal, progress goes to standard error in lines of its own.
+        (output.status.code(), output.stdout, output.stderr)
     };
     let said = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
     std::fs::write(&path, "{}\n").expect("a file");
-    let (code, text) = judge(&[]);
+    let (code, _, text) = judge(&[]);
     assert!(code == Some(2) && said(&text).contains("trace.jsonl:1:"), "{}", said(&text));
     if has_tlc() {
         let mut lines = recorded("cluster 3 disk=manual trace=true", 2);
         lines.truncate(60);
         raft_io::trace::write(&path, &lines).expect("a file");
-        let (code, text) = judge(&["--json", "--events", "40"]);
+        let (code, text, _) = judge(&["--json", "--events", "40"]);
         let found: serde_json::Value = serde_json::from_slice(&text).expect("one JSON object");
         assert_eq!((code, &found["events"], &found["all"]), (Some(0), &40.into(), &false.into()), "{found}");
         lines[50].state.commit_index = Index(99);
         raft_io::trace::write(&path, &lines).expect("a file");
-        let (code, text) = judge(&["--json"]);
+        let (code, text, _) = judge(&["--json"]);
         let found: serde_json::Value = serde_json::from_slice(&text).expect("one JSON object");
         assert_eq!((code, &found["number"]), (Some(1), &51.into()), "{found}");
         assert_eq!(found["differences"]["commitIndex"]["trace"], "99");

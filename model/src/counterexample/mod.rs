@@ -1,6 +1,6 @@
 //! A way through the model, told to a person: as text, as a picture in a page, and as a script that replays it.
 //!
-//! Lives here: [`Trace`], what all of these are made of, and [`report`], which makes them for a broken law. A trace
+//! Lives here: [`Trace`], what all of these are made of, and what makes them for a broken law. A trace
 //! holds nothing but words and messages, so that it outlives the tables of the run it came from.
 
 pub mod changes;
