@@ -19,3 +19,7 @@ bench *args:
 # One table of ratios against other Raft crates; needs protoc (Debian: protobuf-compiler).
 peers *args:
     cargo run --release --manifest-path benches/peers/Cargo.toml -- {{ args }}
+
+# The shipped step function in every state within bounds, the spec under TLC, and both compared.
+proof:
+    scripts/check model spec mutants
