@@ -2,6 +2,7 @@
 
 use crate::config::{Configuration, Network};
 use crate::laws::Goal;
+use crate::mutants::configurations::MUTANTS;
 
 /// What the configurations have in common: three servers, everything small, nothing optional.
 const CORE: Configuration = Configuration {
@@ -266,7 +267,7 @@ const SPEC: Configuration = Configuration { symmetry: false, drop_dead: false, .
 /// The configuration of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Configuration> {
-    [ALL, NIGHTLY, CONFORMANCE, CONFORMANCE_NIGHTLY]
+    [ALL, NIGHTLY, CONFORMANCE, CONFORMANCE_NIGHTLY, MUTANTS]
         .into_iter()
         .flatten()
         .find(|configuration| configuration.name == name)

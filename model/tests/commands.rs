@@ -43,7 +43,7 @@ fn an_unknown_name_lists_the_known_ones() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["check", "simulate", "explore"] {
+    for command in ["check", "simulate", "explore", "mutants"] {
         let output = raft_model(&[command, "--help"]);
         assert!(output.status.success());
         assert!(text(&output.stdout).lines().count() > 10, "{command}");

@@ -5,6 +5,7 @@ use crate::config::Configuration;
 use crate::configurations::{ALL, CONFORMANCE, NIGHTLY, named};
 use crate::counterexample::{self, Trace, text};
 use crate::laws::Law;
+use crate::mutants::configurations::MUTANTS;
 use crate::terminal::{Line, memory_bytes, thousands};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -134,7 +135,8 @@ fn chosen(arguments: &Arguments) -> Result<Vec<&'static Configuration>, String> 
 }
 
 fn list() {
-    for (title, configurations) in [("--all", ALL), ("--nightly", NIGHTLY), ("conform", CONFORMANCE)] {
+    let lists = [("--all", ALL), ("--nightly", NIGHTLY), ("conform", CONFORMANCE), ("mutants", MUTANTS)];
+    for (title, configurations) in lists {
         println!("{title}");
         for configuration in configurations {
             println!("  {:<22} {:<44} {}", configuration.name, configuration.bounds(), configuration.purpose);
@@ -200,6 +202,10 @@ fn json(configuration: &Configuration, report: &Report, out: &Path, name: &str) 
         _ => None,
     };
     let laws: Vec<&str> = trace.iter().flat_map(|trace| &trace.laws).map(|law| law.name()).collect();
+    let message = match &report.verdict {
+        Verdict::Violated(violation) => violation.message.as_deref(),
+        _ => None,
+    };
     let path: Vec<&str> = trace.iter().flat_map(|trace| &trace.steps).map(|step| step.label.as_str()).collect();
     let files = trace.as_ref().filter(|trace| !trace.steps.is_empty()).and_then(|trace| {
         let files = counterexample::write_files(trace, out, name).ok()?;
@@ -220,6 +226,7 @@ fn json(configuration: &Configuration, report: &Report, out: &Path, name: &str) 
         "collision_probability": (progress.states as f64).powi(2) / 2_f64.powi(65),
         "verdict": report.verdict.summary(),
         "laws": laws,
+        "message": message,
         "counterexample": path,
         "files": files,
         "exit_code": report.verdict.exit_code(),

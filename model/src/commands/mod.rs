@@ -3,6 +3,7 @@
 pub mod check;
 pub mod conform;
 pub mod explore;
+pub mod mutants;
 pub mod simulate;
 pub mod tlc;
 pub mod trace;

@@ -1,0 +1,176 @@
+//! The bounds in which mutants must die: for each kind of mistake the smallest ones known that show it.
+//!
+//! No message is dropped by the rule of dead messages here: a mutant may well find a use for one.
+
+use crate::config::{Configuration, Network};
+
+/// What they have in common: three servers of which the first two campaign, one message on its way, nothing optional.
+const SMALL: Configuration = Configuration {
+    name: "",
+    purpose: "",
+    servers: 3,
+    term_max: 1,
+    log_max: 1,
+    pending_max: 1,
+    crashes_max: 0,
+    network: Network::Lossy { messages_max: 1, duplication: false },
+    pre_vote: false,
+    check_quorum: false,
+    heartbeats: false,
+    client_requests: false,
+    inflight_max: 1,
+    single_entry_appends: true,
+    campaigners: 2,
+    symmetry: true,
+    drop_dead: false,
+    goals: &[],
+    golden: None,
+};
+
+/// Two messages on their way: one can be late.
+const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
+
+/// Those that only mutants need.
+pub const MUTANTS: &[Configuration] = &[
+    Configuration { name: "mutant-election", purpose: "two candidates of one term", ..SMALL },
+    Configuration { name: "mutant-vote-lost", purpose: "a voter that crashes", crashes_max: 1, ..SMALL },
+    Configuration {
+        name: "mutant-late-vote",
+        purpose: "votes of an earlier term",
+        term_max: 2,
+        campaigners: 3,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-five-servers",
+        purpose: "votes of an earlier term that make a quorum of five with those of this one",
+        servers: 5,
+        term_max: 2,
+        network: TWO_MESSAGES,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-two-terms",
+        purpose: "logs of two leaders, with heartbeats",
+        term_max: 2,
+        heartbeats: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-longer-log",
+        purpose: "logs of one term that differ in length",
+        term_max: 2,
+        log_max: 2,
+        heartbeats: true,
+        client_requests: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-three-terms",
+        purpose: "a third leader finds the logs of two others",
+        term_max: 3,
+        log_max: 2,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-three-terms-heartbeats",
+        purpose: "a third leader's heartbeats on the logs of two others",
+        term_max: 3,
+        log_max: 2,
+        heartbeats: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-figure-8",
+        purpose: "the dissertation's Figure 3.7 with three servers",
+        term_max: 4,
+        log_max: 2,
+        network: TWO_MESSAGES,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-second-leadership",
+        purpose: "a leader of five that led before",
+        servers: 5,
+        term_max: 3,
+        log_max: 2,
+        network: TWO_MESSAGES,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-late-append",
+        purpose: "every append can come again at any later time",
+        log_max: 2,
+        campaigners: 1,
+        network: Network::Monotone,
+        client_requests: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-late-leader",
+        purpose: "what a deposed leader sent or is answered comes late, after a crash",
+        term_max: 2,
+        crashes_max: 1,
+        network: TWO_MESSAGES,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-commit-lost",
+        purpose: "a crash between an append and its durability",
+        term_max: 2,
+        crashes_max: 1,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-late-heartbeat",
+        purpose: "heartbeats that overtake each other",
+        campaigners: 1,
+        network: TWO_MESSAGES,
+        heartbeats: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-repeated-append",
+        purpose: "an append comes twice",
+        campaigners: 1,
+        network: Network::Lossy { messages_max: 1, duplication: true },
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-pre-vote",
+        purpose: "two pre-candidates of one term",
+        network: TWO_MESSAGES,
+        pre_vote: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-pre-candidates",
+        purpose: "a pre-candidate between two candidates of its term",
+        campaigners: 3,
+        network: TWO_MESSAGES,
+        pre_vote: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-pre-vote-rounds",
+        purpose: "pre-votes of two terms",
+        term_max: 2,
+        network: TWO_MESSAGES,
+        pre_vote: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-check-quorum",
+        purpose: "one leader that checks its quorum",
+        campaigners: 1,
+        check_quorum: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-step-down",
+        purpose: "a leader that steps down and another candidate of its term",
+        network: TWO_MESSAGES,
+        check_quorum: true,
+        ..SMALL
+    },
+];
