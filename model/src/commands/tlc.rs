@@ -16,6 +16,9 @@ pub struct Arguments {
     /// Configurations by the names of their files (`MCElection`). Without any: every `MC*.cfg`, and every `Goal*.cfg`,
     /// which must be violated.
     configurations: Vec<String>,
+    /// The larger ones of the night as well: every `Nightly*.cfg`.
+    #[arg(long, conflicts_with = "configurations")]
+    nightly: bool,
     /// The spec's folder, if it is not `spec` here or above.
     #[arg(long, value_name = "DIR")]
     spec: Option<PathBuf>,
@@ -50,6 +53,9 @@ fn run_all(arguments: &Arguments) -> Result<u8, TlcError> {
     if chosen.is_empty() {
         chosen = configs(&folder, "MC")?;
         chosen.extend(configs(&folder, "Goal")?);
+        if arguments.nightly {
+            chosen.extend(configs(&folder, "Nightly")?);
+        }
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = arguments.workers.unwrap_or(cores).max(1);
