@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example kv -- serve --id 1 --listen 127.0.0.1:6371 --peer-listen 127.0.0.1:7371 \
-//!     --peers 1=127.0.0.1:7371,2=127.0.0.1:7372,3=127.0.0.1:7373 --data /tmp/kv-1
+//!     --peers 1=127.0.0.1:7371,2=127.0.0.1:7372,3=127.0.0.1:7373 --data data/kv-1
 //! ```
 //!
 //! Start nodes 2 and 3 likewise; any of them serves `redis-cli -p 6371`. `examples/cluster` starts

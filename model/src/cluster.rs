@@ -214,7 +214,9 @@ impl Cluster {
         let number = copies.step(&self.tables, &self.configuration, &self.permutations, id, code);
         let outcome = copies.outcome(number);
         let stopped = outcome.broken & Law::ServerLaws.bit() != 0;
-        if !outcome.in_bounds || (stopped && self.watched & Law::ServerLaws.bit() == 0) {
+        // A step that breaks a law is shown even where it leads beyond the bounds.
+        let shown = outcome.in_bounds || outcome.broken & self.watched != 0;
+        if !shown || (stopped && self.watched & Law::ServerLaws.bit() == 0) {
             return;
         }
         let handled = if let Code::Receive(message) = code { Some(message) } else { None };

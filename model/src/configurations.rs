@@ -190,6 +190,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         check_quorum: true,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::StepDown],
+        golden: Some(30_528),
         ..SPEC
     },
     Configuration {
@@ -200,6 +201,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         pre_vote: true,
         heartbeats: false,
         client_requests: false,
+        golden: Some(41_778),
         ..SPEC
     },
     Configuration {
@@ -208,6 +210,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         term_max: 1,
         campaigners: 1,
         goals: &[Goal::Leader, Goal::Commit],
+        golden: Some(15_369),
         ..SPEC
     },
     Configuration {
@@ -218,6 +221,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         heartbeats: false,
         inflight_max: 2,
         single_entry_appends: false,
+        golden: Some(19_499),
         ..SPEC
     },
     Configuration {
@@ -229,6 +233,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         crashes_max: 1,
         heartbeats: false,
         client_requests: false,
+        golden: Some(24_930),
         ..SPEC
     },
     Configuration {
@@ -240,6 +245,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         heartbeats: false,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit],
+        golden: Some(2_831),
         ..SPEC
     },
 ];
@@ -258,6 +264,7 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[Configuration {
     inflight_max: 2,
     single_entry_appends: false,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LostWrite, Goal::StepDown],
+    golden: Some(135_424),
     ..SPEC
 }];
 

@@ -81,6 +81,8 @@ names! {
         TermMonotonic,
         /// The commit index never decreases within a life.
         CommitMonotonic,
+        /// What is durable is on the disk, and a prefix of the log.
+        DurableWithinLog,
         /// Entries are applied in order, and only committed and durable ones.
         AppliedInOrder,
         /// Neither asking for a pre-vote nor granting one changes term, vote or a timer of the voter.
@@ -126,7 +128,7 @@ names! {
 
 /// The laws that a step of one server breaks, as a mask.
 #[must_use]
-pub fn of_step(before: &Server, input: &Input, stepped: &Stepped) -> u32 {
+pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, stepped: &Stepped) -> u32 {
     let after = &stepped.server;
     let (old, new) = (before.state(), after.state());
     let (old_disk, new_disk) = (before.disk.hard_state(), after.disk.hard_state());
@@ -140,8 +142,10 @@ pub fn of_step(before: &Server, input: &Input, stepped: &Stepped) -> u32 {
         Law::VotesGrantedOnce,
     );
     let applied_grows = crash || new.applied_through >= old.applied_through;
-    let applied_is_safe = new.applied_through <= new.commit_index && new.applied_through <= new.durable.index;
-    check(applied_grows && applied_is_safe && hands_out(&stepped.actions, &old, &new), Law::AppliedInOrder);
+    let applied_is_safe = new.applied_through <= new.commit_index && new.applied_through <= after.disk.last().index;
+    let handed_out = crash || hands_out(&stepped.actions, &old, &new);
+    check(applied_grows && applied_is_safe && handed_out, Law::AppliedInOrder);
+    check(durable_is_on_disk(after, &new), Law::DurableWithinLog);
     let leads = |state: &raft_io::protocol::ProtocolState| state.role == RoleKind::Leader;
     if !crash && leads(&old) && leads(&new) && old.hard_state.term == new.hard_state.term {
         let (old_log, new_log) = (before.log(), after.log());
@@ -151,15 +155,16 @@ pub fn of_step(before: &Server, input: &Input, stepped: &Stepped) -> u32 {
     let misbehaved = stepped.actions.iter().any(|action| matches!(action, Action::Misbehaved { .. }));
     check(!misbehaved, Law::HonestServersBehave);
     check(pre_vote_is_harmless(before, input, stepped), Law::PreVoteLeavesHardStateAlone);
-    if old.role == RoleKind::PreCandidate && new.role == RoleKind::Candidate {
-        check(has_pre_votes(before, input, &old), Law::CampaignHasPreVotes);
+    let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
+    if configuration.pre_vote && campaigns {
+        let asked = old.role == RoleKind::PreCandidate && new.hard_state.term == old.hard_state.term.next();
+        check(asked && has_pre_votes(before, input, &old), Law::CampaignHasPreVotes);
     }
     if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
         let answered = old.progress.iter().filter(|peer| peer.active).count();
-        check(
-            answered + 1 >= quorum::majority(before.protocol.membership().voters().len()),
-            Law::CheckedLeaderHasAnswers,
-        );
+        let enough = answered + 1 >= quorum::majority(before.protocol.membership().voters().len());
+        let asked_anew = new.progress.iter().all(|peer| !peer.active);
+        check(enough && asked_anew, Law::CheckedLeaderHasAnswers);
     }
     broken
 }
@@ -184,7 +189,16 @@ fn hands_out(
             through = *next;
         }
     }
-    actions.is_empty() || through == new.applied_through
+    through == new.applied_through
+}
+
+/// What the protocol takes for durable is on the disk and no write in flight replaces it; with none in flight, that is all.
+fn durable_is_on_disk(server: &Server, state: &raft_io::protocol::ProtocolState) -> bool {
+    let durable = state.durable.index;
+    let log = server.log();
+    let ends = log.iter().zip(server.disk.iter()).take(durable.0 as usize).all(|(decided, written)| decided == written);
+    let idle = !server.in_flight.is_empty() || durable == log.last().index;
+    ends && idle && durable <= server.disk.last().index && durable <= log.last().index
 }
 
 /// Whether what a message promises is on its sender's disk.
@@ -192,7 +206,10 @@ fn is_backed(envelope: &Envelope, sender: &Server) -> bool {
     let disk = sender.disk.hard_state();
     let term = envelope.message.term();
     let promise = match &envelope.message {
-        Message::RequestVoteRequest(_) => disk.term > term || disk.vote == Some(envelope.from),
+        // Who campaigns, and who leads, has voted for itself.
+        Message::RequestVoteRequest(_) | Message::AppendEntriesRequest(_) => {
+            disk.term > term || disk.vote == Some(envelope.from)
+        }
         Message::RequestVoteResponse(response) if response.granted => {
             disk.term > term || disk.vote == Some(envelope.to)
         }
@@ -277,7 +294,8 @@ pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64,
             check(matching, Law::LogMatching);
         }
         let commit = u32::from(one.commit);
-        check(one.log.prefix(commit) == committed.entries().prefix(commit), Law::StateMachineSafety);
+        let known = commit <= one.log.len() && commit <= committed.len();
+        check(known && one.log.prefix(commit) == committed.entries().prefix(commit), Law::StateMachineSafety);
         if one.role == RoleKind::Leader {
             check(leader_is_complete(one, committed), Law::LeaderCompleteness);
             check(has_votes(configuration, servers, one), Law::LeaderHasQuorum);
@@ -315,5 +333,6 @@ fn has_votes(configuration: &Configuration, servers: &[&Facts], leader: &Facts) 
 /// What the leader believes of a peer in its term is on the peer's disk.
 fn match_is_sound(leader: &Facts, peer: &Facts) -> bool {
     let matched = u32::from(leader.matches[peer.position as usize]);
-    peer.term != leader.term || peer.disk_log.prefix(matched) == leader.log.prefix(matched)
+    let agrees = matched <= leader.log.len() && peer.disk_log.prefix(matched) == leader.log.prefix(matched);
+    peer.term != leader.term || agrees
 }

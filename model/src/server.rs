@@ -215,6 +215,9 @@ impl Server {
             Action::Persist(write) => Some(write.clone()),
             _ => None,
         }));
+        let waiting: Vec<_> = protocol.state().writes.iter().map(|write| write.hard_state).collect();
+        let written: Vec<_> = in_flight.iter().map(|write| write.hard_state).collect();
+        assert_eq!(waiting, written, "EveryWriteIsWaitedFor: the protocol and its driver count the same writes");
         Stepped::new(Self { protocol, disk, in_flight }, actions)
     }
 

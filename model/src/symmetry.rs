@@ -2,8 +2,8 @@
 //!
 //! stateright's breadth-first search does not use its own symmetry option, so a state's fingerprint itself is made
 //! symmetric: the least, over all permutations of the names, of the hash that the state would have under them. That the
-//! protocol really treats servers alike is not assumed: every distinct step is compared with the same step under other
-//! names (`Law::ServersAreAlike`).
+//! protocol really treats servers alike is tested on the way: every distinct step is compared with the same step under
+//! one other naming, which differs from step to step (`Law::ServersAreAlike`).
 
 use raft_io::NodeId;
 

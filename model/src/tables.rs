@@ -237,7 +237,7 @@ impl Tables {
         stepped: &Stepped,
         name: u8,
     ) -> Outcome {
-        let mut broken = laws::of_step(server, input, stepped);
+        let mut broken = laws::of_step(configuration, server, input, stepped);
         if server.step_with_log_ahead(configuration, input).as_ref() != Ok(stepped) {
             broken |= Law::LogAheadChangesNothing.bit();
         }
@@ -286,7 +286,9 @@ fn is_alike(
     input: &Input,
     stepped: &Stepped,
 ) -> bool {
-    let chosen = content_hash(&(server, input)) as usize % permutations.len();
+    // The first is the identity, which would show nothing.
+    let others = permutations.len().saturating_sub(1).max(1);
+    let chosen = (1 + content_hash(&(server, input)) as usize % others).min(permutations.len() - 1);
     let permutation = permutations.nth(chosen);
     let rename = |id: NodeId| permutation.apply(id);
     let Ok(renamed) = server.permute(rename).step(configuration, &input.permute(rename)) else { return false };
@@ -423,9 +425,9 @@ impl Tables {
                 }
                 looked += 1;
                 let input = Input::Event(Event::Receive((**message).clone()));
-                let nothing = server
-                    .step(configuration, &input)
-                    .is_ok_and(|stepped| stepped.server == **server && stepped.sent.is_empty());
+                let nothing = server.step(configuration, &input).is_ok_and(|stepped| {
+                    stepped.server == **server && stepped.sent.is_empty() && stepped.actions.is_empty()
+                });
                 if !nothing {
                     return (looked, Some(format!("{message:?} at {:?}", server.state())));
                 }

@@ -35,7 +35,7 @@ fn a_run_cut_short_is_no_pass() {
 fn an_unknown_name_lists_the_known_ones() {
     for command in ["simulate", "explore"] {
         let output = raft_model(&[command, "nope"]);
-        assert_eq!(output.status.code(), Some(64));
+        assert_eq!(output.status.code(), Some(2));
         let said = text(&output.stderr);
         assert!(said.contains("nope") && said.contains("there are: ") && said.contains("core"), "{said}");
     }

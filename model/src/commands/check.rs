@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(chosen) => chosen,
         Err(message) => {
             eprintln!("{message}");
-            return ExitCode::from(64);
+            return ExitCode::from(2);
         }
     };
     if arguments.list {

@@ -25,7 +25,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> ExitCode {
     let Some(configuration) = named(&arguments.configuration) else {
         eprintln!("{}", ExploreError::UnknownConfiguration(arguments.configuration.clone()));
-        return ExitCode::from(64);
+        return ExitCode::from(2);
     };
     // The page reports what stops a server; its backtrace would only hide that.
     std::panic::set_hook(Box::new(|_| {}));
@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(64)
+            ExitCode::from(2)
         }
     }
 }
