@@ -33,7 +33,7 @@ pub struct Arguments {
     /// List the configurations with their bounds, and end.
     #[arg(long)]
     list: bool,
-    /// Only these laws count (repeatable); see docs/INVARIANTS.md for their names.
+    /// Only these laws count (repeatable); see docs/INVARIANTS.md and docs/VERIFICATION.md for their names.
     #[arg(long = "law", value_name = "NAME", value_parser = parse_law)]
     laws: Vec<Law>,
     /// Threads; all cores if not given.
