@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, State};
 use crate::config::Configuration;
 use crate::laws::{Goal, Law};
+use crate::proofs;
 use stateright::{Checker, HasDiscoveries, Model};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -97,7 +98,10 @@ impl Verdict {
             Self::Complete => "complete".to_string(),
             Self::Violated(violation) => {
                 let names: Vec<&str> = violation.laws.iter().map(|law| law.name()).collect();
-                format!("VIOLATED {} after {} steps", names.join(", "), violation.path.len().saturating_sub(1))
+                match violation.path.len() {
+                    0 => format!("VIOLATED {}", names.join(", ")),
+                    states => format!("VIOLATED {} after {} steps", names.join(", "), states - 1),
+                }
             }
             Self::Truncated(why) => format!("TRUNCATED: {why}"),
             Self::Vacuous(missing) => format!("VACUOUS: never reached {}", missing.join(", ")),
@@ -111,10 +115,20 @@ impl Verdict {
 pub struct Violation {
     /// The laws that the last state, or the step to it, breaks.
     pub laws: Vec<Law>,
-    /// The states from the first to the one that breaks the law, each with the action that follows.
+    /// The states from the first to the one that breaks the law, each with the action that follows; empty if what is broken
+    /// is a rule by which states were left out.
     pub path: Vec<(State, Option<crate::action::Action>)>,
     /// What the server said that stopped itself, if one did.
     pub message: Option<String>,
+}
+
+/// For how much the rules were proven by which an exploration leaves states out; see [`proofs`](crate::proofs).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proven {
+    /// Pairs of server and dead message.
+    pub dead_messages: u64,
+    /// Pairs of step and renaming.
+    pub renamed_steps: u64,
 }
 
 /// The result of a run.
@@ -123,8 +137,8 @@ pub struct Report {
     pub cluster: Cluster,
     /// How far it went.
     pub progress: Progress,
-    /// How many pairs of server and message the rule of dead messages was proven for.
-    pub dead_pairs: u64,
+    /// For how much the exploration was proven to be right in what it left out.
+    pub proven: Proven,
     /// What may be concluded.
     pub verdict: Verdict,
 }
@@ -155,7 +169,7 @@ fn explore(
     let handles = checker.handles();
     let mut truncated = None;
     while !handles.iter().all(JoinHandle::is_finished) {
-        std::thread::sleep(Duration::from_millis(if start.elapsed().as_millis() < 200 { 2 } else { 50 }));
+        std::thread::sleep(Duration::from_millis(5));
         let now = progress(&cluster, &checker, start);
         watch(&now);
         if truncated.is_none() {
@@ -171,19 +185,27 @@ fn explore(
             std::panic::resume_unwind(payload);
         }
     }
-    let progress = progress(&cluster, &checker, start);
+    let mut progress = progress(&cluster, &checker, start);
     let violated = checker.discoveries().into_values().next();
-    let (dead_pairs, verdict) = match (violated, truncated) {
+    let mut proven = Proven::default();
+    let verdict = match (violated, truncated) {
         (Some(path), _) => {
             let path = path.into_vec();
             let laws = path.last().map_or(Vec::new(), |(state, _)| cluster.broken_laws(state));
             let message = laws.contains(&Law::ServerLaws).then(|| cluster.tables().panics().first().cloned()).flatten();
-            (0, Verdict::Violated(Violation { laws, path, message }))
+            Verdict::Violated(Violation { laws, path, message })
         }
-        (None, Some(why)) => (0, Verdict::Truncated(why)),
-        (None, None) => conclude(&cluster, progress.states),
+        (None, Some(why)) => Verdict::Truncated(why),
+        (None, None) => match prove(&cluster, threads) {
+            Ok(all) => {
+                proven = all;
+                conclude(&cluster, progress.states)
+            }
+            Err(violation) => Verdict::Violated(violation),
+        },
     };
-    Report { cluster, progress, dead_pairs, verdict }
+    progress.elapsed = start.elapsed();
+    Report { cluster, progress, proven, verdict }
 }
 
 fn progress(cluster: &Cluster, checker: &impl Checker<Cluster>, start: Instant) -> Progress {
@@ -197,25 +219,40 @@ fn progress(cluster: &Cluster, checker: &impl Checker<Cluster>, start: Instant) 
     }
 }
 
+/// Proves that what the exploration left out could be left out.
+fn prove(cluster: &Cluster, threads: usize) -> Result<Proven, Violation> {
+    let (configuration, tables) = (cluster.configuration(), cluster.tables());
+    let violation = |law| move |message| Violation { laws: vec![law], path: Vec::new(), message: Some(message) };
+    let mut proven = Proven::default();
+    if configuration.drop_dead && cluster.watches(Law::DeadMessagesAreDead) {
+        let proof = proofs::dead_messages(tables, configuration);
+        proven.dead_messages = proof.map_err(violation(Law::DeadMessagesAreDead))?;
+    }
+    if cluster.watches(Law::ServersAreAlike) {
+        let proof = proofs::servers_alike(tables, configuration, cluster.permutations(), threads);
+        proven.renamed_steps = proof.map_err(violation(Law::ServersAreAlike))?;
+    }
+    Ok(proven)
+}
+
 /// Every state was looked at and no law was broken: does that mean something?
-fn conclude(cluster: &Cluster, states: u64) -> (u64, Verdict) {
+fn conclude(cluster: &Cluster, states: u64) -> Verdict {
+    let missing = never_reached(cluster);
+    match cluster.configuration().golden {
+        _ if !missing.is_empty() => Verdict::Vacuous(missing),
+        Some(golden) if golden != states => Verdict::Drifted { golden },
+        _ => Verdict::Complete,
+    }
+}
+
+/// The names of the goals that a complete exploration should have reached and of the actions that it should have taken,
+/// but did not.
+#[must_use]
+pub fn never_reached(cluster: &Cluster) -> Vec<String> {
     let configuration = cluster.configuration();
-    let (dead_pairs, counterexample) =
-        if configuration.drop_dead { cluster.tables().prove_dead_messages(configuration) } else { (0, None) };
-    let verdict = if let Some(counterexample) = counterexample {
-        let laws = vec![Law::DeadMessagesAreDead];
-        Verdict::Violated(Violation { laws, path: Vec::new(), message: Some(counterexample) })
-    } else {
-        let reached: Vec<Goal> = cluster.goals_reached().collect();
-        let missing_goals = configuration.goals.iter().filter(|goal| !reached.contains(goal)).map(|goal| goal.name());
-        let taken: Vec<&str> = cluster.names_taken().collect();
-        let missing_names = configuration.actions().filter(|name| !taken.contains(name));
-        let missing: Vec<String> = missing_goals.chain(missing_names).map(str::to_string).collect();
-        match configuration.golden {
-            _ if !missing.is_empty() => Verdict::Vacuous(missing),
-            Some(golden) if golden != states => Verdict::Drifted { golden },
-            _ => Verdict::Complete,
-        }
-    };
-    (dead_pairs, verdict)
+    let reached: Vec<Goal> = cluster.goals_reached().collect();
+    let goals = configuration.goals.iter().filter(|goal| !reached.contains(goal)).map(|goal| goal.name());
+    let taken: Vec<&str> = cluster.names_taken().collect();
+    let names = configuration.actions().filter(|name| !taken.contains(name));
+    goals.chain(names).map(str::to_string).collect()
 }

@@ -8,7 +8,7 @@ use crate::config::{Configuration, Network};
 use crate::facts::{Facts, PackedLog, SERVERS_MAX};
 use crate::laws::{self, Goal, Law};
 use crate::server::Server;
-use crate::symmetry::Permutations;
+use crate::symmetry::{Permutations, mix};
 use crate::tables::{Code, Copies, MessageId, Outcome, ServerId, Tables};
 use raft_io::RoleKind;
 use smallvec::SmallVec;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A state of the cluster, by numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct State {
     servers: [ServerId; SERVERS_MAX],
     /// The messages on their way, ascending.
@@ -33,6 +33,13 @@ pub struct State {
     broken: u32,
     /// The same for all states that count as one.
     fingerprint: u64,
+}
+
+impl Clone for State {
+    fn clone(&self) -> Self {
+        // The derived one would clone message by message.
+        Self { messages: SmallVec::from_slice(&self.messages), ..*self }
+    }
 }
 
 impl Hash for State {
@@ -123,6 +130,18 @@ impl Cluster {
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
         &self.configuration
+    }
+
+    /// The renamings under which states count as one.
+    #[must_use]
+    pub fn permutations(&self) -> &Permutations {
+        &self.permutations
+    }
+
+    /// Whether a law counts.
+    #[must_use]
+    pub fn watches(&self, law: Law) -> bool {
+        self.watched & law.bit() != 0
     }
 
     /// The distinct servers, messages and steps so far.
@@ -320,19 +339,29 @@ impl Cluster {
     /// The least hash under any permutation. Servers and messages know their names themselves, so their hashes can be
     /// added in any order.
     fn fingerprint(&self, copies: &Copies, state: &State) -> u64 {
-        let count = self.permutations.len();
-        let mut sums: SmallVec<[u64; 8]> = SmallVec::from_elem(0, count);
+        let least = match self.permutations.len() {
+            1 => self.least_sum(copies, state, [0; 1]),
+            2 => self.least_sum(copies, state, [0; 2]),
+            6 => self.least_sum(copies, state, [0; 6]),
+            count => self.least_sum(copies, state, SmallVec::<[u64; 120]>::from_elem(0, count)),
+        };
+        let rest = u64::from(state.crashes) << 32 | u64::from(state.broken);
+        mix(least ^ mix(state.committed.0.wrapping_add(mix(rest))))
+    }
+
+    /// The least of the sums, one per permutation. The usual numbers of permutations come as arrays, so that the compiler
+    /// knows how many there are: this is the hottest loop of all.
+    fn least_sum(&self, copies: &Copies, state: &State, mut sums: impl AsMut<[u64]>) -> u64 {
+        let sums = sums.as_mut();
+        let count = sums.len();
         let mut add =
             |hashes: &[u64]| sums.iter_mut().zip(hashes).for_each(|(sum, hash)| *sum = sum.wrapping_add(*hash));
         self.present(state).iter().for_each(|&id| add(copies.server_hashes(id, count)));
         state.messages.iter().for_each(|&id| add(copies.message_hashes(id, count)));
-        let with_leaders = sums
-            .iter()
-            .zip(self.permutations.iter())
-            .map(|(sum, permutation)| sum.wrapping_add(mix(permutation.apply_masks(state.leaders))));
-        let least = with_leaders.min().unwrap_or(0);
-        let rest = u64::from(state.crashes) << 32 | u64::from(state.broken);
-        mix(least ^ mix(state.committed.0.wrapping_add(mix(rest))))
+        for (term, mask) in state.leaders.to_le_bytes().into_iter().enumerate().filter(|(_, mask)| *mask != 0) {
+            add(self.permutations.leader_hashes(term, mask));
+        }
+        sums.iter().copied().min().unwrap_or(0)
     }
 
     fn count_judged(&self) {
@@ -345,14 +374,6 @@ impl Cluster {
             self.found.judged.fetch_add(256, Ordering::Relaxed);
         }
     }
-}
-
-/// Spreads every bit over the whole word (the finaliser of splitmix64).
-fn mix(mut word: u64) -> u64 {
-    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ word >> 31
 }
 
 impl Model for Cluster {

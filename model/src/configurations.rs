@@ -159,6 +159,7 @@ pub const NIGHTLY: &[Configuration] = &[
     Configuration {
         name: "check-quorum-heartbeats",
         purpose: "check-quorum with heartbeats",
+        golden: Some(17_026_207),
         log_max: 1,
         pre_vote: true,
         check_quorum: true,
@@ -169,6 +170,7 @@ pub const NIGHTLY: &[Configuration] = &[
     Configuration {
         name: "fsync-two-messages",
         purpose: "a crash, with two messages on their way",
+        golden: Some(6_583_059),
         log_max: 1,
         crashes_max: 1,
         network: Network::Lossy { messages_max: 2, duplication: false },

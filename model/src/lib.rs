@@ -13,6 +13,7 @@ pub mod explore;
 pub mod facts;
 pub mod laws;
 pub mod mutants;
+pub mod proofs;
 pub mod render;
 pub mod server;
 pub mod simulate;

@@ -4,6 +4,9 @@ use clap::{Parser, Subcommand};
 use raft_model::commands;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Checks raft-io: the shipped step function exhaustively, the TLA+ spec with TLC, and that both agree.
 #[derive(Parser)]
 #[command(version, about)]

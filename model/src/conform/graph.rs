@@ -35,6 +35,8 @@ pub struct Graph {
     transitions: HashSet<(StateId, u8, StateId)>,
     actions: Vec<String>,
     initial: Vec<StateId>,
+    /// States that stand for several ones, of which not all go on alike.
+    ambiguous: Vec<StateId>,
     /// Gives a state's variables again.
     render: Option<Box<dyn Fn(StateId) -> Variables>>,
 }
@@ -67,6 +69,11 @@ impl Graph {
             self.actions.len() - 1
         });
         self.transitions.insert((from, u8::try_from(position).expect("few actions"), to));
+    }
+
+    /// Notes that a state stands for several ones, of which not all go on alike.
+    pub(super) fn add_ambiguous(&mut self, state: StateId) {
+        self.ambiguous.push(state);
     }
 
     /// Says how a state's variables are had again.
@@ -138,12 +145,14 @@ enum Beyond {
     Initial(StateId),
     /// A transition from a state that both have. What it leads to may be unknown to the other side.
     Transition(StateId, u8, StateId),
+    /// A state that is several ones, which differ in what they do next.
+    Ambiguous(StateId),
 }
 
 impl Beyond {
     fn from(self) -> StateId {
         match self {
-            Self::Initial(state) | Self::Transition(state, ..) => state,
+            Self::Initial(state) | Self::Transition(state, ..) | Self::Ambiguous(state) => state,
         }
     }
 }
@@ -160,6 +169,7 @@ fn beyond(own: &Graph, other: &Graph) -> Vec<Beyond> {
     let initial =
         own.initial.iter().filter(|&&state| theirs[state as usize].is_none_or(|their| !other.initial.contains(&their)));
     let mut found: Vec<Beyond> = initial.map(|&state| Beyond::Initial(state)).collect();
+    found.extend(own.ambiguous.iter().map(|&state| Beyond::Ambiguous(state)));
     for &(from, action, to) in &own.transitions {
         let Some(their_from) = theirs[from as usize] else { continue };
         let same = match (their_actions[usize::from(action)], theirs[to as usize]) {
@@ -184,6 +194,11 @@ fn describe(side: Side, own: &Graph, other: &Graph, ways: &Ways, item: Beyond) -
     let line = |(name, value): (&String, &Value)| format!("{name} = {value}");
     let text = match item {
         Beyond::Initial(state) => own.variables(state).iter().map(line).collect(),
+        Beyond::Ambiguous(state) => {
+            let mut text = vec!["several states that are one in the spec's words and go on differently:".to_string()];
+            text.extend(own.variables(state).iter().map(line).map(|line| format!("  {line}")));
+            text
+        }
         Beyond::Transition(from, action, to) => {
             let name = &own.actions[usize::from(action)];
             path.push(name.clone());

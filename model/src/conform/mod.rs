@@ -61,6 +61,8 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// How many there are in all.
     pub differences_count: usize,
+    /// The goals and actions that the code's side should have reached and did not: the comparison shows too little.
+    pub missing: Vec<String>,
 }
 
 /// Something that one side has and the other has not.
@@ -97,7 +99,7 @@ pub fn compare(
     let config = spec_name(configuration.name);
     check_bounds(configuration, spec_folder, &config)?;
     let start = std::time::Instant::now();
-    let code = model::explore(configuration, |states| watch(&format!("code: {states} states")));
+    let (code, missing) = model::explore(configuration, |states| watch(&format!("code: {states} states")));
     let code_elapsed = start.elapsed();
     let dump = std::env::temp_dir().join(format!("raft-model-{}-{config}.dot", std::process::id()));
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -110,7 +112,7 @@ pub fn compare(
     let spec = read?;
     watch("comparing");
     let (differences, differences_count) = graph::differences(&spec, &code, differences_max);
-    Ok(Comparison { spec, code, elapsed: [outcome.elapsed, code_elapsed], differences, differences_count })
+    Ok(Comparison { spec, code, elapsed: [outcome.elapsed, code_elapsed], differences, differences_count, missing })
 }
 
 fn read_dump(config: &str, outcome: &Outcome, dump: &Path) -> Result<Graph, ConformError> {
