@@ -1,17 +1,19 @@
 //! Exhaustive exploration of one configuration, and what may be concluded from it.
 
+use crate::action::Action;
 use crate::cluster::{Cluster, State};
 use crate::config::Configuration;
 use crate::laws::{Goal, Law};
 use crate::proofs;
-use stateright::{Checker, HasDiscoveries, Model};
-use std::thread::JoinHandle;
+use crate::search::{self, Counts, Found};
+use std::panic::resume_unwind;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How far to look, and with what.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Threads; 1 makes the search strictly breadth-first.
+    /// Threads, at least 1.
     pub threads: usize,
     /// Give up after this long.
     pub timeout: Option<Duration>,
@@ -117,7 +119,7 @@ pub struct Violation {
     pub laws: Vec<Law>,
     /// The states from the first to the one that breaks the law, each with the action that follows; empty if what is broken
     /// is a rule by which states were left out.
-    pub path: Vec<(State, Option<crate::action::Action>)>,
+    pub path: Vec<(State, Option<Action>)>,
     /// What the server said that stopped itself, if one did.
     pub message: Option<String>,
 }
@@ -145,78 +147,48 @@ pub struct Report {
 
 /// Looks at every state of a configuration. `watch` is told how it goes, several times a second.
 pub fn check(configuration: &Configuration, limits: &Limits, mut watch: impl FnMut(&Progress)) -> Report {
-    let found = explore(configuration, limits, limits.threads, &mut watch);
-    // With several threads the search is not strictly by depth: look again with one, for a shortest way.
-    if matches!(found.verdict, Verdict::Violated(_)) && limits.threads > 1 {
-        let shortest = explore(configuration, limits, 1, &mut watch);
-        if matches!(shortest.verdict, Verdict::Violated(_)) {
-            return shortest;
-        }
-    }
-    found
-}
-
-fn explore(
-    configuration: &Configuration,
-    limits: &Limits,
-    threads: usize,
-    watch: &mut impl FnMut(&Progress),
-) -> Report {
     let start = Instant::now();
     let cluster = Cluster::watching(configuration.clone(), &limits.laws);
-    let builder = cluster.clone().checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
-    let mut checker = builder.spawn_bfs();
-    let handles = checker.handles();
-    let mut truncated = None;
-    while !handles.iter().all(JoinHandle::is_finished) {
-        std::thread::sleep(Duration::from_millis(5));
-        let now = progress(&cluster, &checker, start);
-        watch(&now);
-        if truncated.is_none() {
-            truncated = limits.exceeded(&now);
-            if truncated.is_some() {
-                // stateright's own limits end a run as if it were done; this one says that it was not.
-                cluster.stop();
-            }
+    let counts = Counts::default();
+    let breaks_a_law = |state: &State| !cluster.keeps_the_laws(state);
+    let (found, exceeded) = std::thread::scope(|scope| {
+        let searching = scope.spawn(|| search::search(&cluster, limits.threads, &counts, breaks_a_law));
+        let mut exceeded = None;
+        while !searching.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+            let now = progress(&counts, start);
+            watch(&now);
+            exceeded = exceeded.or_else(|| limits.exceeded(&now));
+            counts.stop.fetch_or(exceeded.is_some(), Ordering::Relaxed);
         }
-    }
-    for handle in handles {
-        if let Err(payload) = handle.join() {
-            std::panic::resume_unwind(payload);
-        }
-    }
-    let mut progress = progress(&cluster, &checker, start);
-    let violated = checker.discoveries().into_values().next();
+        (searching.join().unwrap_or_else(|payload| resume_unwind(payload)), exceeded)
+    });
     let mut proven = Proven::default();
-    let verdict = match (violated, truncated) {
-        (Some(path), _) => {
-            let path = path.into_vec();
-            let laws = path.last().map_or(Vec::new(), |(state, _)| cluster.broken_laws(state));
-            let message = laws.contains(&Law::ServerLaws).then(|| cluster.tables().panics().first().cloned()).flatten();
-            Verdict::Violated(Violation { laws, path, message })
-        }
-        (None, Some(why)) => Verdict::Truncated(why),
-        (None, None) => match prove(&cluster, threads) {
+    let verdict = match found {
+        Found::Way(path) => Verdict::Violated(violation(&cluster, path)),
+        Found::Stopped => Verdict::Truncated(exceeded.unwrap_or_default()),
+        Found::Nothing => match prove(&cluster, limits.threads) {
             Ok(all) => {
                 proven = all;
-                conclude(&cluster, progress.states)
+                conclude(&cluster, counts.states.load(Ordering::Relaxed))
             }
             Err(violation) => Verdict::Violated(violation),
         },
     };
-    progress.elapsed = start.elapsed();
+    let progress = progress(&counts, start);
     Report { cluster, progress, proven, verdict }
 }
 
-fn progress(cluster: &Cluster, checker: &impl Checker<Cluster>, start: Instant) -> Progress {
-    let states = checker.unique_state_count() as u64;
-    Progress {
-        states,
-        steps: checker.state_count() as u64,
-        queue: states.saturating_sub(cluster.judged()),
-        depth: checker.max_depth() as u64,
-        elapsed: start.elapsed(),
-    }
+fn progress(counts: &Counts, start: Instant) -> Progress {
+    let [states, steps, looked_at, depth] =
+        [&counts.states, &counts.steps, &counts.looked_at, &counts.depth].map(|count| count.load(Ordering::Relaxed));
+    Progress { states, steps, queue: states.saturating_sub(looked_at), depth, elapsed: start.elapsed() }
+}
+
+fn violation(cluster: &Cluster, path: Vec<(State, Option<Action>)>) -> Violation {
+    let laws = path.last().map_or(Vec::new(), |(state, _)| cluster.broken_laws(state));
+    let message = laws.contains(&Law::ServerLaws).then(|| cluster.tables().panics().first().cloned()).flatten();
+    Violation { laws, path, message }
 }
 
 /// Proves that what the exploration left out could be left out.

@@ -15,6 +15,7 @@ pub mod laws;
 pub mod mutants;
 pub mod proofs;
 pub mod render;
+pub mod search;
 pub mod server;
 pub mod simulate;
 pub mod symmetry;

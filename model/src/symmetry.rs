@@ -1,8 +1,7 @@
 //! Symmetry: states that differ in the servers' names alone are one.
 //!
-//! stateright's breadth-first search does not use its own symmetry option, so a state's fingerprint itself is made
-//! symmetric: the least, over all permutations of the names, of the hash that the state would have under them. That the
-//! protocol really treats servers alike is proven after every run ([`proofs`](crate::proofs), `Law::ServersAreAlike`).
+//! A state's fingerprint is the least, over all permutations of the names, of the hash that the state would have under
+//! them, so that whoever searches by fingerprints needs to know nothing of it. That the protocol really treats servers alike is proven after every run ([`proofs`](crate::proofs), `Law::ServersAreAlike`).
 
 use raft_io::NodeId;
 
