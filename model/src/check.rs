@@ -124,7 +124,7 @@ pub struct Violation {
     pub message: Option<String>,
 }
 
-/// For how much the rules were proven by which an exploration leaves states out; see [`proofs`](crate::proofs).
+/// For how much the rules were proven by which an exploration leaves states out; see [`proofs`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Proven {
     /// Pairs of server and dead message.
