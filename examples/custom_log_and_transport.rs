@@ -233,7 +233,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("node {} leads; word {} is entry {}", leader.id(), applied.response, applied.id);
         for node in &nodes {
             node.wait_for(PATIENCE, |status| status.applied_index >= applied.id.index)?;
-            println!("  node {} knows {:?}", node.id(), node.query(|words| words.0.clone())?);
+            println!("  node {} knows {:?}", node.id(), node.stale_read(|words| words.0.clone())?);
         }
         nodes.iter().for_each(Raft::shutdown);
     }

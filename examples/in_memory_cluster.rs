@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     for node in &nodes {
         node.wait_for(PATIENCE, |status| status.applied_index >= applied.id.index)?;
-        println!("node {}: the sum is {}", node.id(), node.query(|sum| sum.0)?);
+        println!("node {}: the sum is {}", node.id(), node.stale_read(|sum| sum.0)?);
     }
     nodes.iter().for_each(Raft::shutdown);
     Ok(())

@@ -16,12 +16,15 @@ After(m) ==
       [] m.type = "RequestVoteResponse" -> AfterRequestVoteResponse(m)
       [] m.type = "AppendEntriesRequest" -> AfterAppendEntriesRequest(m)
       [] m.type = "AppendEntriesResponse" -> AfterAppendEntriesResponse(m)
+      [] m.type = "ConfirmLeaderRequest" -> AfterConfirmLeaderRequest(m)
+      [] m.type = "ConfirmLeaderResponse" -> AfterConfirmLeaderResponse(m)
 ChangesSomething(n) ==
     IsWithinBounds(n) /\ (~(n.out \subseteq messages) \/ [n EXCEPT !.out = {}] # Local(n.id))
 CanStep ==
     \/ \E i \in Campaigners : role[i] # "Leader" /\ IsWithinBounds(BecomeCandidate(Local(i)))
     \/ \E i \in Server : pending[i] # <<>>
     \/ \E i \in Leaders : IsWithinBounds(AppendAsLeader(Local(i), <<Entry(currentTerm[i], "Command")>>))
+    \/ Leaders # {} /\ Len(readHistory) < MaxReads
     \/ \E m \in messages : ChangesSomething(After(m))
 FairSpec == Spec /\ ([]<>(~CanStep) \/ []<><<Next>>_vars)
 
@@ -39,6 +42,10 @@ NoTruncation ==
     [][crashes' = crashes =>
         \A i \in Server : Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
 NoLostWrite == [][crashes' = crashes \/ UNCHANGED <<currentTerm, votedFor, log>>]_vars
+NoRead == \A c \in DOMAIN readHistory : readHistory[c].index = Nil
+\* A read waits at a leader while a later term has a leader too: only such reads can be stale.
+NoReadAtADeposedLeader ==
+    \A i \in Leaders : \A j \in Leaders : currentTerm[j] > currentTerm[i] => reads[i] = <<>>
 NoStepDown ==
     [][\A i \in Server : role[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ crashes' = crashes =>
                             role'[i] = "Leader"]_vars

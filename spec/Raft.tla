@@ -30,6 +30,7 @@ CONSTANTS
     MaxLogLength,       \* the longest log
     MaxPending,         \* the most writes in flight at one server
     MaxCrashes,         \* the most crashes in a history
+    MaxReads,           \* the most reads in a history, and the most rounds of confirmation in a term
     \* The network.  "lossy" holds at most MaxMessages; what is handled leaves it, anything may be lost, and what finds
     \* no room is lost.  "monotone" forgets nothing: a message can be handled at any later time, any number of times,
     \* or never, which is loss, reordering and duplication in one.
@@ -48,16 +49,19 @@ VARIABLES
     appliedIndex,       \* the last index handed out for applying
     durableIndex,       \* up to here the log is on the disk, and no write in flight replaces it
     progress,           \* what a leader knows of its peers; empty in other roles
+    readRound,          \* the last round of confirmation that a leader began; 0 in other roles
+    reads,              \* the reads that wait for a leader's confirmation
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
     disk,               \* term, vote and log: what survives a crash
     \* What nobody in the cluster can see: history, for the laws.
     leaders,            \* <<term, server>> of everyone who ever led
     committed,          \* everything ever committed, with the term of the server that committed it first
+    readHistory,        \* of every read what was committed when it began, and where it was answered
     crashes             \* how many there were
 
 serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, commitIndex,
-                appliedIndex, durableIndex, progress, pending, disk>>
-vars == <<messages, serverVars, leaders, committed, crashes>>
+                appliedIndex, durableIndex, progress, readRound, reads, pending, disk>>
+vars == <<messages, serverVars, leaders, committed, readHistory, crashes>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
@@ -66,7 +70,8 @@ Local(i) ==
     [id |-> i, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i], role |-> role[i], leader |-> leader[i],
      recent |-> leaderIsRecent[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
      commit |-> commitIndex[i], applied |-> appliedIndex[i], durable |-> durableIndex[i], progress |-> progress[i],
-     pending |-> pending[i], disk |-> disk[i], dirty |-> FALSE, out |-> {}]
+     readRound |-> readRound[i], reads |-> reads[i], pending |-> pending[i], disk |-> disk[i],
+     dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 \* What the network may hold after `sent` went into it, when it held `held`.
 Networks(held, sent) ==
@@ -80,7 +85,19 @@ NewlyCommitted(n) ==
         LET entry == n.log[Len(committed) + k]
         IN [term |-> entry.term, payload |-> entry.payload, commitTerm |-> n.term]]
 
-IsWithinBounds(n) == n.term <= MaxTerm /\ Len(n.log) <= MaxLogLength /\ Len(n.pending) <= MaxPending
+\* A read that begins now must find all that is committed by now; `Nil` until it is answered.
+ReadsAfter(n) ==
+    LET begun == IF n.begins THEN Append(readHistory, [floor |-> Len(committed), index |-> Nil]) ELSE readHistory
+        answers(context) == {read \in n.answered : read.context = context}
+    IN [context \in DOMAIN begun |->
+           IF answers(context) = {} THEN begun[context]
+           ELSE [begun[context] EXCEPT !.index = (CHOOSE read \in answers(context) : TRUE).index]]
+
+IsWithinBounds(n) ==
+    /\ n.term <= MaxTerm
+    /\ Len(n.log) <= MaxLogLength
+    /\ Len(n.pending) <= MaxPending
+    /\ n.readRound <= MaxReads
 
 \* Makes `server` what it is, if that is within the bounds.  `held` is what the network holds apart from what it sends.
 \* (The quantifier has TLC evaluate `server` once and not for each variable.)
@@ -99,10 +116,13 @@ Install(server, held) == \E n \in {server} :
     /\ appliedIndex' = [appliedIndex EXCEPT ![n.id] = n.applied]
     /\ durableIndex' = [durableIndex EXCEPT ![n.id] = n.durable]
     /\ progress' = [progress EXCEPT ![n.id] = n.progress]
+    /\ readRound' = [readRound EXCEPT ![n.id] = n.readRound]
+    /\ reads' = [reads EXCEPT ![n.id] = n.reads]
     /\ pending' = [pending EXCEPT ![n.id] = n.pending]
     /\ disk' = [disk EXCEPT ![n.id] = n.disk]
     /\ leaders' = IF n.role = "Leader" THEN leaders \cup {<<n.term, n.id>>} ELSE leaders
     /\ committed' = IF n.commit > Len(committed) THEN committed \o NewlyCommitted(n) ELSE committed
+    /\ readHistory' = ReadsAfter(n)
 
 \* A server's own step: whatever it hears of the network it hears by messages.
 Stepped(n) ==
@@ -136,13 +156,14 @@ MinimumElectionTimeout(i) ==
     /\ Stepped([Local(i) EXCEPT !.recent = FALSE])
 
 \* A leader assures every follower that it leads, and finds out what got lost: an empty append after the last entry
-\* sent.  Like all its appends it promises nothing about its own disk, and waits for no write.
+\* sent.  Like all its appends it promises nothing about its own disk, and waits for no write.  Reads that wait are asked
+\* for again.
 HeartbeatTimeout(i) ==
     /\ Heartbeats
     /\ role[i] = "Leader"
     /\ LET n == Local(i)
            heartbeats == {AppendEntriesRequest(n, j, n.progress[j].nextIndex - 1, <<>>) : j \in Peers(i)}
-       IN Stepped([n EXCEPT !.out = heartbeats])
+       IN Stepped(RepeatReadRound([n EXCEPT !.out = heartbeats]))
 
 \* A leader that no quorum answered since the last check steps down, so that its clients turn elsewhere.
 CheckAnswers(n) ==
@@ -293,6 +314,37 @@ HandleAppendEntriesResponse(i) ==
     \E m \in Inbox(i, "AppendEntriesResponse") : Handle(m, AfterAppendEntriesResponse(m))
 
 -----------------------------------------------------------------------------
+(* Reads (6.4)                                                             *)
+
+\* A client wants to read what is committed.
+ReadRequest(i) ==
+    /\ Len(readHistory) < MaxReads
+    /\ role[i] = "Leader"
+    /\ Stepped(BeginRead(Local(i), Len(readHistory) + 1))
+
+\* Says whether this server follows the sender in its term.
+AfterConfirmLeaderRequest(m) ==
+    LET n == Received(m)
+        follower == PersistHardState(IF m.term = n.term THEN Follow(n, m.from) ELSE n)
+    IN IF m.term = n.term /\ n.leader \notin {Nil, m.from} THEN PersistHardState(n)
+       ELSE SendAfterTerm(follower, ConfirmLeaderResponse(follower, m.from, m.term, m.round))
+
+HandleConfirmLeaderRequest(i) == \E m \in Inbox(i, "ConfirmLeaderRequest") : Handle(m, AfterConfirmLeaderRequest(m))
+
+\* Counts an answer to a question of this term: the question may be one of an earlier term in which this server led too.
+AfterConfirmLeaderResponse(m) ==
+    LET n == Received(m)
+        counts == m.term = n.term /\ m.leaderTerm = n.term /\ n.role = "Leader" /\ m.round <= n.readRound
+    IN PersistHardState(
+           IF counts
+           THEN AnswerReads([n EXCEPT !.progress[m.from].active = TRUE,
+                                      !.progress[m.from].confirmedRound = Max(@, m.round)])
+           ELSE n)
+
+HandleConfirmLeaderResponse(i) ==
+    \E m \in Inbox(i, "ConfirmLeaderResponse") : Handle(m, AfterConfirmLeaderResponse(m))
+
+-----------------------------------------------------------------------------
 (* Disks, crashes, and what gets lost (3.8)                                *)
 
 \* The oldest `count` writes in flight are durable; one report may cover any number of them.
@@ -313,7 +365,7 @@ Crash(i) ==
 DropMessage(i) ==
     /\ Network = "lossy"
     /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, crashes>>
+    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, crashes>>
 
 -----------------------------------------------------------------------------
 
@@ -333,10 +385,13 @@ Init ==
     /\ appliedIndex = [i \in Server |-> 0]
     /\ durableIndex = [i \in Server |-> 0]
     /\ progress = [i \in Server |-> NoProgress]
+    /\ readRound = [i \in Server |-> 0]
+    /\ reads = [i \in Server |-> <<>>]
     /\ pending = [i \in Server |-> <<>>]
     /\ disk = [i \in Server |-> EmptyDisk]
     /\ leaders = {}
     /\ committed = <<>>
+    /\ readHistory = <<>>
     /\ crashes = 0
 
 \* TLC names a transition after the definition that a disjunct of `Next` is, which takes a constant to range over: so
@@ -347,6 +402,7 @@ Next ==
     \/ \E i \in Server : HeartbeatTimeout(i)
     \/ \E i \in Server : QuorumCheckTimeout(i)
     \/ \E i \in Server : ClientRequest(i)
+    \/ \E i \in Server : ReadRequest(i)
     \/ \E i \in Server : Persisted(i)
     \/ \E i \in Server : Crash(i)
     \/ \E i \in Server : HandlePreVoteRequest(i)
@@ -355,6 +411,8 @@ Next ==
     \/ \E i \in Server : HandleRequestVoteResponse(i)
     \/ \E i \in Server : HandleAppendEntriesRequest(i)
     \/ \E i \in Server : HandleAppendEntriesResponse(i)
+    \/ \E i \in Server : HandleConfirmLeaderRequest(i)
+    \/ \E i \in Server : HandleConfirmLeaderResponse(i)
     \/ \E i \in Server : DropMessage(i)
 
 Spec == Init /\ [][Next]_vars

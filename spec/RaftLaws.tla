@@ -47,14 +47,22 @@ IsMessage(m) ==
                 /\ IsLog(m.entries) /\ Len(m.entries) <= MaxAppendEntries
                 /\ m.commit \in Indexes
          [] m.type = "AppendEntriesResponse" -> IsResult(m.result)
+         [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
+         [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
 
 IsProgress(p) ==
     /\ p.matchIndex \in Indexes
     /\ p.nextIndex \in 1..(MaxLogLength + 1)
     /\ p.state \in {"Probe", "ProbeSent", "Replicate", "Snapshot"}
     /\ p.active \in BOOLEAN
+    /\ p.confirmedRound \in 0..MaxReads
     /\ Len(p.inflight) <= MaxInflight
     /\ \A k \in DOMAIN p.inflight : p.inflight[k] \in Indexes
+
+IsRead(read) ==
+    /\ read.context \in DOMAIN readHistory
+    /\ read.round \in 1..(MaxReads + 1)
+    /\ read.index \in Indexes
 
 IsHardState(state) == state.term \in Terms /\ state.vote \in Optional
 
@@ -84,6 +92,9 @@ TypeOK ==
         /\ IF role[i] = "Leader"
            THEN DOMAIN progress[i] = Peers(i) /\ \A j \in Peers(i) : IsProgress(progress[i][j])
            ELSE progress[i] = NoProgress
+        /\ readRound[i] \in 0..MaxReads
+        /\ role[i] # "Leader" => readRound[i] = 0 /\ reads[i] = <<>>
+        /\ \A k \in DOMAIN reads[i] : IsRead(reads[i][k])
         /\ Len(pending[i]) <= MaxPending
         /\ \A k \in DOMAIN pending[i] : IsWrite(pending[i][k])
         /\ IsHardState(disk[i])
@@ -91,6 +102,8 @@ TypeOK ==
     /\ leaders \subseteq (1..MaxTerm) \X Server
     /\ Len(committed) <= MaxLogLength
     /\ \A k \in DOMAIN committed : committed[k].commitTerm \in 1..MaxTerm
+    /\ Len(readHistory) <= MaxReads
+    /\ \A c \in DOMAIN readHistory : readHistory[c].floor \in Indexes /\ readHistory[c].index \in Indexes \cup {Nil}
     /\ crashes \in 0..MaxCrashes
 
 -----------------------------------------------------------------------------
@@ -160,7 +173,7 @@ IsBacked(m, d) ==
     \/ /\ d.term = m.term
        /\ CASE m.type = "RequestVoteRequest" -> d.vote = m.from
             [] m.type = "RequestVoteResponse" -> m.granted => d.vote = m.to
-            [] m.type = "AppendEntriesRequest" -> d.vote = m.from
+            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest"} -> d.vote = m.from
             [] m.type = "AppendEntriesResponse" ->
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
@@ -217,6 +230,21 @@ CheckedLeaderHasAnswers ==
             /\ \A j \in Peers(i) : ~checked.progress[j].active]_vars
 
 -----------------------------------------------------------------------------
+(* Reads (6.4)                                                             *)
+
+\* Who reads finds everything that was committed, by whoever, when the read began.
+LinearizableRead ==
+    \A c \in DOMAIN readHistory : readHistory[c].index # Nil => readHistory[c].index >= readHistory[c].floor
+
+\* A read waits where it began until it is answered, once, or the server leads no more.
+EveryReadEndsOnce ==
+    [][/\ \A c \in DOMAIN readHistory : readHistory[c].index # Nil => readHistory'[c] = readHistory[c]
+       /\ \A i \in Leaders : \A k \in DOMAIN reads[i] :
+            \/ role'[i] # "Leader"
+            \/ readHistory'[reads[i][k].context].index = reads[i][k].index
+            \/ \E later \in DOMAIN reads'[i] : reads'[i][later] = reads[i][k]]_vars
+
+-----------------------------------------------------------------------------
 (* One server's own state                                                  *)
 
 CommitWithinLog == \A i \in Server : commitIndex[i] <= Len(log[i])
@@ -244,5 +272,12 @@ LeaderHasItsNoop ==
 MatchBelowNext == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].matchIndex < progress[i][j].nextIndex
 NextWithinLog == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].nextIndex <= Len(log[i]) + 1
 RecentLeaderIsKnown == \A i \in Server : leaderIsRecent[i] => leader[i] # Nil /\ role[i] # "Leader"
+\* Reads go on in the order in which they began, and the first of them waits for a round that is on its way.
+ReadsInOrder ==
+    \A i \in Leaders :
+        /\ \A k \in DOMAIN reads[i] : reads[i][k].round <= readRound[i] + (IF k = 1 THEN 0 ELSE 1)
+        /\ \A k \in 2..Len(reads[i]) : /\ reads[i][k - 1].round <= reads[i][k].round
+                                       /\ reads[i][k - 1].index <= reads[i][k].index
+ConfirmedWasAsked == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].confirmedRound <= readRound[i]
 RecentLeaderOnlyWithCheckQuorum == \A i \in Server : leaderIsRecent[i] => CheckQuorum
 =============================================================================

@@ -53,9 +53,10 @@ AgreeMax(entries, bound, term) ==
 -----------------------------------------------------------------------------
 (* The server as a record                                                  *)
 (*                                                                         *)
-(* The fields are the variables of Raft.tla at one server, and two that    *)
+(* The fields are the variables of Raft.tla at one server, and four that   *)
 (* exist only within a step: `dirty` says that term or vote changed and no *)
-(* write carries them yet, `out` is what leaves with the step.             *)
+(* write carries them yet, `out` is what leaves with the step, `begins`    *)
+(* whether a read begins with it, `answered` which ones it answers.        *)
 
 NoProgress == <<>>
 
@@ -63,7 +64,8 @@ NoProgress == <<>>
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
      recent |-> FALSE, granted |-> {}, refused |-> {}, commit |-> 0, applied |-> 0, durable |-> Len(d.log),
-     progress |-> NoProgress, pending |-> <<>>, disk |-> d, dirty |-> FALSE, out |-> {}]
+     progress |-> NoProgress, readRound |-> 0, reads |-> <<>>, pending |-> <<>>, disk |-> d,
+     dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 -----------------------------------------------------------------------------
 (* Writes, and what waits for them (3.8, 10.2.1; tail.rs)                  *)
@@ -91,6 +93,11 @@ SendAll(n, sent) ==
     ELSE [n EXCEPT !.pending[Len(n.pending)].messages = @ \cup sent]
 
 Send(n, message) == SendAll(n, {message})
+
+\* A message that promises nothing but its sender's term waits for that alone.
+SendAfterTerm(n, message) ==
+    IF \E k \in DOMAIN n.pending : n.pending[k].hardState # <<>> THEN Send(n, message)
+    ELSE [n EXCEPT !.out = @ \cup {message}]
 
 \* The disk after a write reached it.
 DiskAfterWrite(d, write) ==
@@ -127,6 +134,14 @@ AppendEntriesRequest(n, to, prevIndex, entries) ==
 AppendEntriesResponse(n, to, result) ==
     [type |-> "AppendEntriesResponse", from |-> n.id, to |-> to, term |-> n.term, result |-> result]
 
+ConfirmLeaderRequest(n, to) ==
+    [type |-> "ConfirmLeaderRequest", from |-> n.id, to |-> to, term |-> n.term, round |-> n.readRound]
+
+\* Echoes term and round of the question: who leads again in a later term counts its rounds from 1 again.
+ConfirmLeaderResponse(n, to, leaderTerm, round) ==
+    [type |-> "ConfirmLeaderResponse", from |-> n.id, to |-> to, term |-> n.term,
+     leaderTerm |-> leaderTerm, round |-> round]
+
 \* The follower's durable log agrees with the leader's up to and including `matchIndex`.
 ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
 \* The follower has no entry at `prevIndex` like the leader's; the logs can agree at most up to `hint`.
@@ -140,7 +155,7 @@ ResultStaleTerm == [kind |-> "StaleTerm"]
 \* The vote stays: it belongs to the term, not to the role.
 BecomeFollower(n, newLeader) ==
     [n EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = FALSE, !.granted = {}, !.refused = {},
-              !.progress = NoProgress]
+              !.progress = NoProgress, !.readRound = 0, !.reads = <<>>]
 
 \* A higher term was seen.  It is written by the end of the step, before any answer in it leaves.
 UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.dirty = TRUE], Nil)
@@ -155,7 +170,8 @@ UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.d
 (* reach back far enough; without compaction nobody gets there.            *)
 
 NewProgress(last) ==
-    [matchIndex |-> 0, nextIndex |-> last + 1, state |-> "Probe", active |-> FALSE, inflight |-> <<>>]
+    [matchIndex |-> 0, nextIndex |-> last + 1, state |-> "Probe", active |-> FALSE, confirmedRound |-> 0,
+     inflight |-> <<>>]
 
 WindowOpen(p) == Len(p.inflight) < MaxInflight
 
@@ -253,6 +269,41 @@ AdvanceCommit(n) ==
              committed == {k \in (n.commit + 1)..Len(n.log) : n.log[k].term = n.term /\ IsQuorum(holders(k))}
          IN IF committed = {} THEN n
             ELSE AdvanceApply([n EXCEPT !.commit = CHOOSE k \in committed : \A other \in committed : other <= k])
+
+-----------------------------------------------------------------------------
+(* Reads without an entry of the log (6.4; read.rs)                        *)
+(*                                                                         *)
+(* A read takes the commit index when it begins, and waits for a round of  *)
+(* confirmations that begins after it: a quorum follows this leader.  One  *)
+(* round is on its way at a time.                                          *)
+
+\* Everything that earlier leaders committed lies before this term's no-op, whether this leader knows it or not.
+ReadIndex(n) ==
+    Max(n.commit, CHOOSE k \in DOMAIN n.log : n.log[k].term = n.term /\ TermAt(n.log, k - 1) < n.term)
+
+\* Asks all followers.  Like a leader's appends this waits for no write.
+BeginReadRound(n) ==
+    LET asking == [n EXCEPT !.readRound = @ + 1]
+    IN [asking EXCEPT !.out = @ \cup {ConfirmLeaderRequest(asking, j) : j \in Peers(n.id)}]
+
+\* The read belongs to the next round: whatever is on its way was sent before.
+BeginRead(n, context) ==
+    LET read == [context |-> context, round |-> n.readRound + 1, index |-> ReadIndex(n)]
+        waiting == [n EXCEPT !.reads = Append(@, read), !.begins = TRUE]
+    IN IF n.reads = <<>> THEN BeginReadRound(waiting) ELSE waiting
+
+\* With a heartbeat what was lost of a round is asked again, as a new round.
+RepeatReadRound(n) == IF n.reads = <<>> THEN n ELSE BeginReadRound(n)
+
+\* Lets go of the reads whose round a quorum confirmed, and begins the next round if reads wait for it.
+AnswerReads(n) ==
+    LET confirmers(round) == {j \in Peers(n.id) : n.progress[j].confirmedRound >= round} \cup
+                             (IF n.readRound >= round THEN {n.id} ELSE {})
+        isConfirmed(read) == IsQuorum(confirmers(read.round))
+        waiting == SelectSeq(n.reads, LAMBDA read : ~isConfirmed(read))
+        ready == {n.reads[k] : k \in {k \in DOMAIN n.reads : isConfirmed(n.reads[k])}}
+        answered == [n EXCEPT !.reads = waiting, !.answered = @ \cup ready]
+    IN IF waiting # <<>> /\ waiting[1].round > n.readRound THEN BeginReadRound(answered) ELSE answered
 
 -----------------------------------------------------------------------------
 (* How a leader is elected (3.4, 4.2.3, 9.6; election.rs)                  *)

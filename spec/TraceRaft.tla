@@ -59,6 +59,8 @@ Recorded(i) ==
      leaderIsRecent |-> leaderIsRecent[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
      last |-> LastId(log[i]), durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
+     readRound |-> readRound[i],
+     reads |-> [k \in DOMAIN reads[i] |-> [round |-> reads[i][k].round, index |-> reads[i][k].index]],
      pending |-> pending[i]]
 
 \* Says what differs if something does.
@@ -103,6 +105,7 @@ Event(i) ==
     \/ Line.event = "QuorumCheckTimeout" /\ QuorumCheckTimeout(i)
     \/ Line.event = "ClientRequest" /\ Line.commands = 1 /\ ClientRequest(i)
     \/ Line.event = "ClientRequest" /\ Line.commands # 1 /\ ClientRequestBatch(i)
+    \/ Line.event = "ReadRequest" /\ ReadRequest(i)
     \/ Line.event = "Persisted" /\ PersistedWrites(i)
     \/ Line.event = "HandlePreVoteRequest" /\ HandlePreVoteRequest(i)
     \/ Line.event = "HandlePreVoteResponse" /\ HandlePreVoteResponse(i)
@@ -110,6 +113,8 @@ Event(i) ==
     \/ Line.event = "HandleRequestVoteResponse" /\ HandleRequestVoteResponse(i)
     \/ Line.event = "HandleAppendEntriesRequest" /\ HandleAppendEntriesRequest(i)
     \/ Line.event = "HandleAppendEntriesResponse" /\ HandleAppendEntriesResponse(i)
+    \/ Line.event = "HandleConfirmLeaderRequest" /\ HandleConfirmLeaderRequest(i)
+    \/ Line.event = "HandleConfirmLeaderResponse" /\ HandleConfirmLeaderResponse(i)
     \/ Line.event = "Start" /\ Start(i)
     \/ Ignored(i)
 
@@ -136,10 +141,13 @@ TraceInit ==
     /\ appliedIndex = [i \in Server |-> started[i].applied]
     /\ durableIndex = [i \in Server |-> started[i].durable]
     /\ progress = [i \in Server |-> started[i].progress]
+    /\ readRound = [i \in Server |-> started[i].readRound]
+    /\ reads = [i \in Server |-> started[i].reads]
     /\ pending = [i \in Server |-> started[i].pending]
     /\ disk = [i \in Server |-> started[i].disk]
     /\ leaders = {}
     /\ committed = <<>>
+    /\ readHistory = <<>>
     /\ crashes = 0
     /\ l = 1
     /\ variant = 0

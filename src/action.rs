@@ -29,6 +29,19 @@ pub enum Action {
         /// The last index to apply.
         through: Index,
     },
+    /// A read may be answered from the state machine as soon as this index is applied: whatever was committed when the
+    /// read began lies at or before it, and this server still led after that.
+    ReadReady {
+        /// That of the [`Event::ReadRequest`](crate::Event::ReadRequest).
+        context: u64,
+        /// What must be applied; it may lie beyond what is committed so far.
+        index: Index,
+    },
+    /// This server stopped leading before it could answer a read; ask the next leader.
+    ReadAborted {
+        /// That of the [`Event::ReadRequest`](crate::Event::ReadRequest).
+        context: u64,
+    },
     /// Start the election timer anew, with a fresh random duration, and the minimum election
     /// timeout with it.
     ResetElectionTimer,

@@ -14,6 +14,9 @@ pub enum StepError {
     /// The proposal was refused; nothing was appended.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+    /// The read was refused; there will be no answer to it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// `Persisted` reported more writes than are in flight: a defect of the caller.
     #[error("Persisted {{ writes: {reported} }} with {in_flight} writes in flight; report each Persist action once")]
     NotInFlight {
@@ -60,6 +63,21 @@ pub enum ProposeError {
     /// The batch had no command in it.
     #[error("an empty batch of commands was proposed")]
     Empty,
+}
+
+/// Why a read was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum ReadError {
+    /// This node does not lead; ask the leader, if one is named.
+    #[error("not the leader in term {term}; {}", leader_hint(*leader))]
+    NotLeader {
+        /// The leader that this node follows, if it knows one.
+        leader: Option<NodeId>,
+        /// This node's term.
+        term: Term,
+    },
 }
 
 fn leader_hint(leader: Option<NodeId>) -> String {
@@ -111,6 +129,12 @@ pub enum PeerMisbehaved {
     AcknowledgedUnsent {
         /// The index that it claims to hold.
         index: Index,
+    },
+    /// A response confirms a round of questions that the leader has not begun.
+    #[error("confirms round {round} of a leader that has not asked it")]
+    ConfirmedUnasked {
+        /// The round that it claims to confirm.
+        round: u64,
     },
     /// The campaign term of a pre-vote is not the one after the sender's term.
     #[error("asks for a pre-vote in a term that is not its next")]

@@ -27,6 +27,12 @@ pub enum Event {
     Propose(Bytes),
     /// Clients propose several commands, which are appended together or refused together.
     ProposeBatch(Vec<Bytes>),
+    /// A client wants to read what is committed. Answered by one [`Action::ReadReady`](crate::Action::ReadReady) or
+    /// [`Action::ReadAborted`](crate::Action::ReadAborted) with the same `context`, now or later, unless it is refused.
+    ReadRequest {
+        /// Whatever tells the reader which read this is. The protocol does not look at it.
+        context: u64,
+    },
     /// The oldest `writes` of the [`Action::Persist`](crate::Action::Persist) still in flight are
     /// durable, in the order in which they came out, and the log passed to this step holds them.
     /// Not for writes that the sink proved [durable](crate::action::Durable) within their step.
@@ -52,8 +58,11 @@ impl Event {
                 Message::RequestVoteResponse(_) => Transition::HandleRequestVoteResponse,
                 Message::AppendEntriesRequest(_) => Transition::HandleAppendEntriesRequest,
                 Message::AppendEntriesResponse(_) => Transition::HandleAppendEntriesResponse,
+                Message::ConfirmLeaderRequest(_) => Transition::HandleConfirmLeaderRequest,
+                Message::ConfirmLeaderResponse(_) => Transition::HandleConfirmLeaderResponse,
             },
             Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
+            Self::ReadRequest { .. } => Transition::ReadRequest,
             Self::Persisted { .. } => Transition::Persisted,
         }
     }

@@ -34,6 +34,10 @@ pub enum Message {
     AppendEntriesRequest(AppendEntriesRequest),
     /// My log matches yours up to here, or it doesn't.
     AppendEntriesResponse(AppendEntriesResponse),
+    /// Do you follow me?
+    ConfirmLeaderRequest(ConfirmLeaderRequest),
+    /// I do, or am in a later term.
+    ConfirmLeaderResponse(ConfirmLeaderResponse),
 }
 
 impl Message {
@@ -48,6 +52,8 @@ impl Message {
             Self::RequestVoteResponse(m) => m.term,
             Self::AppendEntriesRequest(m) => m.term,
             Self::AppendEntriesResponse(m) => m.term,
+            Self::ConfirmLeaderRequest(m) => m.term,
+            Self::ConfirmLeaderResponse(m) => m.term,
         }
     }
 }
@@ -140,4 +146,27 @@ pub enum AppendResult {
     },
     /// The request came from a leader of an older term; `term` of the response tells it.
     StaleTerm,
+}
+
+/// Asks whether the receiver follows the sender, the leader of `term`: reads wait for the answers of a quorum (§6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ConfirmLeaderRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Counts the leader's questions of this term, from 1.
+    pub round: u64,
+}
+
+/// Answers a [`ConfirmLeaderRequest`]. It promises nothing about the time after: only that the responder's term was not
+/// later than `term` when it answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ConfirmLeaderResponse {
+    /// The responder's term. It follows the leader if this is `leader_term`.
+    pub term: Term,
+    /// The question's `term`, echoed: a leader that comes back in a later term counts its rounds from 1 again.
+    pub leader_term: Term,
+    /// The question's `round`, echoed.
+    pub round: u64,
 }

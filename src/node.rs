@@ -46,6 +46,12 @@ pub enum Event {
     Propose(Bytes),
     /// Clients propose several commands, which are appended together or refused together.
     ProposeBatch(Vec<Bytes>),
+    /// A client wants to read what is committed. Ends with one [`Action::ReadReady`] or
+    /// [`Action::ReadAborted`] of the same `context`, now or later, unless it is refused.
+    Read {
+        /// Whatever tells the embedder which read this is.
+        context: u64,
+    },
 }
 
 /// What comes out of [`RaftNode::step`], in the order in which to carry it out.
@@ -71,6 +77,17 @@ pub enum Action {
         first: EntryId,
         /// How many commands.
         count: usize,
+    },
+    /// Answer this read now, from the state machine as it is after the actions before this one: it
+    /// holds everything that was committed when the read began (§6.4).
+    ReadReady {
+        /// That of the [`Event::Read`].
+        context: u64,
+    },
+    /// This node stopped leading before it could answer the read; ask the next leader.
+    ReadAborted {
+        /// That of the [`Event::Read`].
+        context: u64,
     },
     /// Role, term or known leader changed.
     RoleChanged {
@@ -137,6 +154,9 @@ pub struct RaftNode<L: RaftLog = MemoryLog> {
     /// Reused between steps.
     actions: action::Actions,
     writes: Vec<Write>,
+    /// Confirmed reads that wait for this index to be applied. Not always ascending: an entry that a
+    /// former leadership waited for may have been replaced.
+    reads: Vec<(Index, u64)>,
 }
 
 impl RaftNode<MemoryLog> {
@@ -163,6 +183,7 @@ impl<L: RaftLog> RaftNode<L> {
             stopped: false,
             actions: Vec::new(),
             writes: Vec::new(),
+            reads: Vec::new(),
         })
     }
 
@@ -179,6 +200,7 @@ impl<L: RaftLog> RaftNode<L> {
             Event::Tick => self.tick(&mut out),
             Event::Receive(envelope) => self.run(event::Event::Receive(envelope), &mut out),
             Event::Propose(command) => self.run(event::Event::Propose(command), &mut out),
+            Event::Read { context } => self.run(event::Event::ReadRequest { context }, &mut out),
             Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
         };
         if let Err(NodeError::Log(_)) = stepped {
@@ -205,6 +227,14 @@ impl<L: RaftLog> RaftNode<L> {
             self.carry_out(action, out)?;
         }
         self.actions = actions;
+        let applied = self.applied;
+        self.reads.retain(|&(index, context)| {
+            let ready = index <= applied;
+            if ready {
+                out.push(Action::ReadReady { context });
+            }
+            !ready
+        });
         Ok(())
     }
 
@@ -214,6 +244,8 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::Send(envelope) => out.push(Action::Send(envelope)),
             action::Action::Proposed { first, count } => out.push(Action::Proposed { first, count }),
             action::Action::Apply { through } => self.apply(through, out)?,
+            action::Action::ReadReady { context, index } => self.reads.push((index, context)),
+            action::Action::ReadAborted { context } => out.push(Action::ReadAborted { context }),
             action::Action::ResetElectionTimer => {}
             action::Action::RoleChanged { role, term, leader } => out.push(Action::RoleChanged { role, term, leader }),
             action::Action::SnapshotNeeded { peer } => out.push(Action::SnapshotNeeded { peer }),

@@ -48,34 +48,43 @@ pub fn vote_result(membership: &Membership, granted: &BTreeSet<NodeId>, refused:
 /// clusters of the usual size.
 #[must_use]
 pub fn committed_index(matches: impl ExactSizeIterator<Item = Index>) -> Index {
-    const INLINE: usize = 9;
     let count = matches.len();
+    reached_by_majority(matches, count)
+}
+
+/// The highest value that a majority of `count` voters has reached, given the value of each. Without voters: the least
+/// value there is.
+pub(crate) fn reached_by_majority<V>(reached: impl Iterator<Item = V>, count: usize) -> V
+where
+    V: Copy + Ord + Default,
+{
+    const INLINE: usize = 9;
     if count == 0 {
-        return Index::ZERO;
+        return V::default();
     }
     if count == 3 {
         // By far the most frequent: of three, the one in the middle.
-        let mut of_three = matches;
-        let mut next = || of_three.next().unwrap_or(Index::ZERO);
+        let mut of_three = reached;
+        let mut next = || of_three.next().unwrap_or_default();
         let (a, b, c) = (next(), next(), next());
         return a.min(b).max(a.max(b).min(c));
     }
-    // With the indexes descending, everything before the position of the majority is at least the
+    // With the values descending, everything before the position of the majority is at least the
     // one there: a majority has reached it.
     let position = majority(count) - 1;
     if count > INLINE {
-        let mut all: Vec<Index> = matches.collect();
+        let mut all: Vec<V> = reached.collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
         return all[position];
     }
-    let mut descending = [Index::ZERO; INLINE];
-    for (placed, index) in matches.enumerate() {
+    let mut descending = [V::default(); INLINE];
+    for (placed, value) in reached.enumerate() {
         let mut slot = placed;
-        while slot > 0 && descending[slot - 1] < index {
+        while slot > 0 && descending[slot - 1] < value {
             descending[slot] = descending[slot - 1];
             slot -= 1;
         }
-        descending[slot] = index;
+        descending[slot] = value;
     }
     descending[position]
 }

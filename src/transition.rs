@@ -54,6 +54,12 @@ transitions! {
     HandleAppendEntriesResponse,
     /// A client proposed commands to the leader (§3.5).
     ClientRequest,
+    /// A client wants to read what is committed (§6.4).
+    ReadRequest,
+    /// A leader asks whether this server follows it (§6.4).
+    HandleConfirmLeaderRequest,
+    /// A server answered that question (§6.4).
+    HandleConfirmLeaderResponse,
     /// The oldest writes in flight became durable.
     Persisted,
 }

@@ -5,19 +5,14 @@
 mod driver_support;
 
 use bytes::Bytes;
-use driver_support::{Cluster, PATIENCE, Recorder, config, propose};
+use driver_support::{Cluster, PATIENCE, Recorder, block_on, config, propose};
 use raft_io::driver::{
     DriverOptions, LeaderHint, Limit, NotLeaderReason, Raft, RequestError, StartError, UnknownReason, WaitError,
 };
 use raft_io::log::Locked;
 use raft_io::transport::MemoryNetwork;
 use raft_io::{Index, MemoryLog, NodeId, RoleKind, Term};
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 #[test]
@@ -27,14 +22,14 @@ fn a_proposal_resolves_after_apply_with_the_response() {
     for expected in 1..=5 {
         let applied = propose(&cluster.nodes[&leader], "x").unwrap();
         assert_eq!(applied.response, expected);
-        // Applied here already: a query on this node sees it.
-        let seen = cluster.nodes[&leader].query(|machine| machine.applied.last().map(|(id, _)| *id)).unwrap();
+        // Applied here already: a stale read on this node sees it.
+        let seen = cluster.nodes[&leader].stale_read(|machine| machine.applied.last().map(|(id, _)| *id)).unwrap();
         assert!(seen >= Some(applied.id), "{seen:?} {}", applied.id);
     }
     let last = cluster.nodes[&leader].status().last_index;
     for (&id, raft) in &cluster.nodes {
         cluster.wait_applied(id, last);
-        assert_eq!(raft.query(|machine| machine.applied.len()).unwrap(), 5, "node {id}");
+        assert_eq!(raft.stale_read(|machine| machine.applied.len()).unwrap(), 5, "node {id}");
     }
 }
 
@@ -65,7 +60,7 @@ fn a_batch_is_appended_in_order_and_each_command_has_an_outcome() {
     let ids: Vec<_> = proposals.into_iter().map(|proposal| proposal.wait(PATIENCE).unwrap().id).collect();
     assert!(ids.windows(2).all(|pair| pair[1].index == pair[0].index.next() && pair[1].term == pair[0].term));
     let applied: Vec<Bytes> = cluster.nodes[&leader]
-        .query(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect())
+        .stale_read(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect())
         .unwrap();
     assert_eq!(applied, commands);
     assert!(cluster.nodes[&leader].propose_batch(Vec::new()).is_empty());
@@ -93,7 +88,7 @@ fn an_isolated_leader_answers_unknown_and_the_others_go_on() {
     cluster.network.heal();
     cluster.wait_applied(old, after.id.index);
     let commands: Vec<Bytes> = cluster.nodes[&old]
-        .query(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect())
+        .stale_read(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect())
         .unwrap();
     assert_eq!(commands, ["before", "after"]);
 }
@@ -114,7 +109,7 @@ fn a_deadline_tells_where_the_command_was_appended() {
     }
     // It was proposed, and so it is applied in the end.
     cluster.wait_applied(leader, id.index);
-    assert_eq!(cluster.nodes[&leader].query(|machine| machine.applied.len()).unwrap(), 1);
+    assert_eq!(cluster.nodes[&leader].stale_read(|machine| machine.applied.len()).unwrap(), 1);
 }
 
 #[test]
@@ -166,27 +161,6 @@ fn a_role_watch_is_ordered_and_terms_only_grow() {
     // A later watch begins with the present state.
     let present = cluster.nodes[&watched].watch().next(Duration::ZERO).unwrap();
     assert!(present.term >= term);
-}
-
-struct Unpark(thread::Thread, AtomicUsize);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> (F::Output, usize) {
-    let unpark = Arc::new(Unpark(thread::current(), AtomicUsize::new(0)));
-    let waker = Waker::from(unpark.clone());
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return (output, unpark.1.load(Ordering::SeqCst)),
-            Poll::Pending => thread::park(),
-        }
-    }
 }
 
 #[test]
@@ -306,7 +280,7 @@ fn three_nodes_over_the_memory_network_survive_their_leader() {
     for raft in &nodes {
         raft.wait_for(PATIENCE, |status| status.applied_index >= second.id.index).unwrap();
         let commands: Vec<Bytes> =
-            raft.query(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect()).unwrap();
+            raft.stale_read(|machine| machine.applied.iter().map(|(_, command)| command.clone()).collect()).unwrap();
         assert_eq!(commands, ["first", "second"], "node {}", raft.id());
     }
     for raft in nodes {

@@ -46,7 +46,7 @@ fn a_failed_sync_is_fatal_and_never_retried() {
     assert!(matches!(outcome, Err(RequestError::Fatal { .. })), "{outcome:?}");
     let outcome = propose(raft, "after");
     assert!(matches!(outcome, Err(RequestError::Fatal { .. })), "{outcome:?}");
-    let outcome = raft.query(|machine| machine.applied.len());
+    let outcome = raft.stale_read(|machine| machine.applied.len());
     assert!(matches!(outcome, Err(RequestError::Fatal { .. })), "{outcome:?}");
     let waited = raft.wait_for(PATIENCE, |_| false);
     assert!(matches!(waited, Err(WaitError::Fatal { .. })), "{waited:?}");
@@ -110,10 +110,10 @@ fn a_panic_of_the_state_machine_is_fatal_and_stays_inside() {
 }
 
 #[test]
-fn a_panic_of_a_query_comes_back_to_its_caller_alone() {
+fn a_panic_of_a_stale_read_comes_back_to_its_caller_alone() {
     let (raft, _faults, _network) = single(DriverOptions::default());
     let asking = raft.clone();
-    let panic = thread::spawn(move || asking.query(|_| panic!("mine"))).join().unwrap_err();
+    let panic = thread::spawn(move || asking.stale_read(|_| panic!("mine"))).join().unwrap_err();
     assert_eq!(*panic.downcast::<&str>().unwrap(), "mine");
     assert_eq!(propose(&raft, "x").unwrap().response, 1);
 }
@@ -139,7 +139,7 @@ fn a_shutdown_during_a_sync_answers_at_once_and_ends_after_it() {
     assert_eq!((id.index, reason), (Index(2), UnknownReason::Shutdown));
     assert_eq!(held.wait(PATIENCE), Err(RequestError::Shutdown));
     assert_eq!(propose(&raft, "late"), Err(RequestError::Shutdown));
-    assert_eq!(raft.query(|_| ()), Err(RequestError::Shutdown));
+    assert_eq!(raft.stale_read(|_| ()), Err(RequestError::Shutdown));
     assert!(ended.try_recv().is_err(), "the sync is still in progress");
     faults.sync_gate.open();
     for _ in 0..2 {
@@ -235,7 +235,7 @@ fn a_cancelled_proposal_is_never_appended() {
     first.wait(PATIENCE).unwrap();
     assert_eq!(kept.wait(PATIENCE).unwrap().response, 2);
     let commands: Vec<bytes::Bytes> =
-        raft.query(|machine| machine.applied.iter().map(|(_, c)| c.clone()).collect()).unwrap();
+        raft.stale_read(|machine| machine.applied.iter().map(|(_, c)| c.clone()).collect()).unwrap();
     assert_eq!(commands, ["first", "kept"]);
 }
 
@@ -281,7 +281,8 @@ fn a_restart_applies_the_log_again() {
         let applied = propose(&raft, "x").unwrap();
         assert_eq!(applied.response, life);
         ids.push(applied.id);
-        let seen: Vec<EntryId> = raft.query(|machine| machine.applied.iter().map(|(id, _)| *id).collect()).unwrap();
+        let seen: Vec<EntryId> =
+            raft.stale_read(|machine| machine.applied.iter().map(|(id, _)| *id).collect()).unwrap();
         assert_eq!(seen, ids);
         raft.shutdown();
     }

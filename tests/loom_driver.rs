@@ -92,6 +92,31 @@ fn a_deadline_that_meets_the_begin_ends_with_the_note() {
     });
 }
 
+/// As a read does, which may be given up until its answer is there.
+#[test]
+fn a_deadline_and_an_answer_without_a_beginning_agree() {
+    loom::model(|| {
+        let (completer, completion) = slot::<(), u32>();
+        let other = thread::spawn(move || {
+            let looked = !completer.is_cancelled();
+            if looked {
+                if let Some(wake) = completer.complete(42) {
+                    wake.wake();
+                }
+            }
+            looked
+        });
+        let outcome = completion.wait(past());
+        let looked = other.join().unwrap();
+        match outcome {
+            Outcome::Done(42) => assert!(looked),
+            // It may have looked in vain.
+            Outcome::Expired(None) => {}
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
 #[test]
 fn a_completer_that_is_dropped_leaves_nobody_waiting() {
     loom::model(|| {

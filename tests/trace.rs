@@ -89,6 +89,7 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     for command in ["a", "b", "c"] {
         propose(&nodes.running[&first], command).unwrap();
     }
+    assert_eq!(nodes.running[&first].read(|machine| machine.applied.len()).wait(PATIENCE), Ok(3));
     // Cut off, it steps down at its quorum check, and the others elect another.
     nodes.network.isolate(&[NodeId(first)]);
     let other = IDS.into_iter().find(|id| *id != first).unwrap();

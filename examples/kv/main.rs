@@ -16,11 +16,14 @@ use std::process::ExitCode;
 
 /// A durable, replicated key-value server that speaks RESP2, the protocol of Redis.
 ///
-/// Every command of a client goes through the replicated log: reads are linearizable (READONLY
-/// selects stale local ones) and an acknowledged write survives the loss of a minority of nodes.
+/// Writes go through the replicated log: an acknowledged one survives the loss of a minority of nodes.
+/// Reads are answered by the leader without an entry of the log, once a majority confirmed that it
+/// leads: they are linearizable (READONLY selects stale local ones). The commands of one connection
+/// run in order.
 ///
 /// Errors: -CLUSTERDOWN: no leader, the command did not run. -BUSY: too much is in progress, it did
-/// not run. -UNKNOWN: the answer was lost, it may or may not have run. -MOVED: ask the node named.
+/// not run. -UNKNOWN: the answer to a write was lost, it may or may not have run; a read is tried
+/// again instead. -MOVED: ask the node named.
 #[derive(Parser)]
 #[command(name = "kv", version)]
 struct Cli {

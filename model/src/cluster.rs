@@ -5,7 +5,7 @@
 
 use crate::action::{Action, name_position};
 use crate::config::{Configuration, Network};
-use crate::facts::{Facts, PackedLog, SERVERS_MAX};
+use crate::facts::{Facts, PackedLog, READS_MAX, SERVERS_MAX};
 use crate::laws::{self, Goal, Law};
 use crate::server::Server;
 use crate::symmetry::{Permutations, mix};
@@ -18,6 +18,25 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// What is remembered of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadHistory {
+    /// How much was committed, by whoever, when it began.
+    pub floor: u8,
+    /// Where it was answered, if it was.
+    pub index: Option<u8>,
+}
+
+impl ReadHistory {
+    fn is_linearizable(self) -> bool {
+        self.index.is_none_or(|index| index >= self.floor)
+    }
+
+    fn bits(self) -> u64 {
+        0x8000 | u64::from(self.floor) << 8 | self.index.map_or(0, |index| 0x80 | u64::from(index))
+    }
+}
+
 /// A state of the cluster, by numbers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct State {
@@ -28,6 +47,8 @@ pub struct State {
     leaders: u64,
     /// Everything committed so far, with the term of the server that committed it first.
     committed: PackedLog,
+    /// The reads that began, by context from 1 on.
+    reads: [Option<ReadHistory>; READS_MAX],
     crashes: u8,
     /// The laws that the last step broke.
     broken: u32,
@@ -79,6 +100,11 @@ impl State {
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// The reads that began, by context from 1 on.
+    pub fn reads(&self) -> impl Iterator<Item = ReadHistory> + '_ {
+        self.reads.iter().flatten().copied()
     }
 
     /// How many crashes there were.
@@ -184,7 +210,9 @@ impl Cluster {
             let facts: SmallVec<[&Facts; SERVERS_MAX]> =
                 self.present(state).iter().map(|&id| copies.facts(id)).collect();
             let broken = laws::of_state(&self.configuration, &facts, state.leaders, state.committed);
-            (broken | state.broken) & self.watched
+            let stale = state.reads().any(|read| !read.is_linearizable());
+            let stale = if stale { Law::LinearizableRead.bit() } else { 0 };
+            (broken | stale | state.broken) & self.watched
         })
     }
 
@@ -203,7 +231,7 @@ impl Cluster {
     }
 
     /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash.
-    fn own_codes(&self, position: u8, facts: &Facts, crashes: u8, mut offer: impl FnMut(Code)) {
+    fn own_codes(&self, position: u8, facts: &Facts, state: &State, mut offer: impl FnMut(Code)) {
         let configuration = &self.configuration;
         let leads = facts.role == RoleKind::Leader;
         if !leads && position < configuration.campaigners {
@@ -221,8 +249,12 @@ impl Cluster {
         if leads && configuration.client_requests {
             offer(Code::ClientRequest);
         }
+        let reads = state.reads().count() as u8;
+        if leads && reads < configuration.reads_max {
+            offer(Code::ReadRequest(reads + 1));
+        }
         (1..=facts.pending).for_each(|writes| offer(Code::Persisted(writes)));
-        if crashes < configuration.crashes_max {
+        if state.crashes < configuration.crashes_max {
             (0..=facts.pending).for_each(|survive| offer(Code::Crash(survive)));
         }
     }
@@ -300,6 +332,15 @@ impl Cluster {
                 fresh += 1;
             }
         }
+        if let Code::ReadRequest(context) = code {
+            next.reads[usize::from(context) - 1] =
+                Some(ReadHistory { floor: state.committed.len() as u8, index: None });
+        }
+        for (context, index) in outcome.answers.into_iter().flatten() {
+            if let Some(read) = &mut next.reads[usize::from(context) - 1] {
+                read.index = Some(index);
+            }
+        }
         let after = copies.facts(outcome.next);
         if after.role == RoleKind::Leader {
             next.leaders |= 1 << (8 * after.term + server);
@@ -344,7 +385,8 @@ impl Cluster {
             6 => self.least_sum(copies, state, [0; 6]),
             count => self.least_sum(copies, state, SmallVec::<[u64; 120]>::from_elem(0, count)),
         };
-        let rest = u64::from(state.crashes) << 32 | u64::from(state.broken);
+        let reads = state.reads().fold(0, |bits, read| bits << 16 | read.bits());
+        let rest = mix(reads) ^ (u64::from(state.crashes) << 32 | u64::from(state.broken));
         // Never 0, which the search keeps for itself.
         mix(least ^ mix(state.committed.0.wrapping_add(mix(rest)))).max(1)
     }
@@ -379,6 +421,7 @@ impl Model for Cluster {
             messages: SmallVec::new(),
             leaders: 0,
             committed: PackedLog::default(),
+            reads: [None; READS_MAX],
             crashes: 0,
             broken: 0,
             fingerprint: 0,
@@ -390,7 +433,7 @@ impl Model for Cluster {
         self.with_copies(state, |copies| {
             for server in 0..self.configuration.servers {
                 let facts = *copies.facts(state.servers[usize::from(server)]);
-                self.own_codes(server, &facts, state.crashes, |code| {
+                self.own_codes(server, &facts, state, |code| {
                     self.offer(copies, state, server, code, actions);
                 });
             }

@@ -34,6 +34,8 @@ pub struct Configuration {
     pub pending_max: u8,
     /// The most crashes in a whole history.
     pub crashes_max: u8,
+    /// The most reads in a whole history, at most 2, and the most rounds of confirmation in a term.
+    pub reads_max: u8,
     /// The network.
     pub network: Network,
     /// Ask before campaigning (§9.6).
@@ -93,6 +95,7 @@ impl Configuration {
             "HeartbeatTimeout" => self.heartbeats,
             "ClientRequest" => self.client_requests,
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
+            "ReadRequest" | "HandleConfirmLeaderRequest" | "HandleConfirmLeaderResponse" => self.reads_max > 0,
             "Crash" => self.crashes_max > 0,
             "DropMessage" => matches!(self.network, Network::Lossy { .. }),
             _ => true,
@@ -112,6 +115,9 @@ impl Configuration {
             "n{} T{} L{} {network} W{} K{}",
             self.servers, self.term_max, self.log_max, self.pending_max, self.crashes_max
         );
+        if self.reads_max > 0 {
+            text += &format!(" R{}", self.reads_max);
+        }
         for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum")] {
             if on {
                 text += word;

@@ -13,6 +13,7 @@ const CORE: Configuration = Configuration {
     log_max: 2,
     pending_max: 1,
     crashes_max: 0,
+    reads_max: 0,
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
@@ -147,6 +148,38 @@ pub const ALL: &[Configuration] = &[
         golden: Some(237_256),
         ..CORE
     },
+    Configuration {
+        name: "reads",
+        purpose: "reads without an entry of the log, two at a time, while leaders change",
+        reads_max: 2,
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 2,
+        goals: WITH_READS,
+        golden: Some(40_666),
+        ..CORE
+    },
+    Configuration {
+        name: "reads-two-messages",
+        purpose: "reads whose confirmations come late",
+        reads_max: 2,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 2,
+        goals: WITH_READS,
+        golden: Some(1_573_613),
+        ..CORE
+    },
+    Configuration {
+        name: "reads-heartbeats",
+        purpose: "reads whose rounds heartbeats repeat",
+        reads_max: 2,
+        client_requests: false,
+        goals: WITH_READS,
+        golden: Some(10_890_040),
+        ..CORE
+    },
 ];
 
 const WITH_LOST_WRITE: &[Goal] =
@@ -179,6 +212,8 @@ pub const NIGHTLY: &[Configuration] = &[
         ..CORE
     },
 ];
+
+const WITH_READS: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted];
 
 /// Those whose states and transitions are compared with TLC's: no symmetry, nothing dropped.
 pub const CONFORMANCE: &[Configuration] = &[
@@ -236,6 +271,29 @@ pub const CONFORMANCE: &[Configuration] = &[
         heartbeats: false,
         client_requests: false,
         golden: Some(24_930),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-reads",
+        purpose: "reads without an entry of the log, with two leaders",
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 2,
+        reads_max: 2,
+        goals: WITH_READS,
+        golden: Some(83_973),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-read-rounds",
+        purpose: "rounds of confirmation that heartbeats repeat",
+        term_max: 1,
+        log_max: 1,
+        client_requests: false,
+        campaigners: 1,
+        reads_max: 2,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Read],
+        golden: Some(76_325),
         ..SPEC
     },
     Configuration {

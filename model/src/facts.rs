@@ -6,6 +6,9 @@ use raft_io::protocol::ProtocolState;
 use raft_io::types::Payload;
 use raft_io::{Envelope, LogView, MemoryLog, Message, NodeId, RoleKind};
 
+/// The most reads of a configuration.
+pub const READS_MAX: usize = 2;
+
 /// The most servers of a configuration.
 pub const SERVERS_MAX: usize = 5;
 
@@ -111,6 +114,8 @@ pub struct Facts {
     pub pending: u8,
     /// Commit index.
     pub commit: u8,
+    /// The last round of confirmation that a leader began; 0 elsewhere.
+    pub read_round: u8,
     /// The log as decided.
     pub log: PackedLog,
     /// The log on disk.
@@ -147,6 +152,7 @@ impl Facts {
             leader_is_recent: state.leader_is_recent,
             pending: state.writes.len() as u8,
             commit: state.commit_index.0 as u8,
+            read_round: state.read_round as u8,
             log: PackedLog::of(&server.log()),
             disk_log: PackedLog::of(&server.disk),
             matches,
@@ -176,6 +182,8 @@ impl MessageFacts {
             Message::PreVoteResponse(response) => (response.campaign_term.0 - 1).max(response.term.0) as u8,
             Message::RequestVoteResponse(response) => response.term.0 as u8,
             Message::AppendEntriesResponse(response) => response.term.0 as u8,
+            // The responder's term is never before that of the question.
+            Message::ConfirmLeaderResponse(response) => response.term.0 as u8,
             _ => NEVER_DEAD,
         };
         Self { to: position(envelope.to), answers_term }

@@ -8,6 +8,7 @@ use crate::config::Configuration;
 use crate::facts::{Facts, NOBODY, PackedLog};
 use crate::server::{Input, Server, Stepped};
 use raft_io::message::AppendResult;
+use raft_io::protocol::ProtocolState;
 use raft_io::types::HardState;
 use raft_io::{Action, Envelope, Event, LogView, Message, RoleKind, quorum};
 
@@ -91,6 +92,10 @@ names! {
         CampaignHasPreVotes,
         /// A leader stays beyond a quorum check only if a quorum answered.
         CheckedLeaderHasAnswers,
+        /// A read is answered only where everything is applied that was committed, by whoever, when it began.
+        LinearizableRead,
+        /// Each read that a server takes is answered or aborted once, at the latest when it stops leading.
+        EveryReadEndsOnce,
         /// Honest servers never find each other misbehaving.
         HonestServersBehave,
         /// No assertion of the protocol fails: the laws that one server checks alone, by their names.
@@ -123,6 +128,10 @@ names! {
         LostWrite,
         /// A leader that stepped down for want of a quorum.
         StepDown,
+        /// A read that is answered.
+        Read,
+        /// A leader that stepped down while reads waited.
+        ReadAborted,
     }
 }
 
@@ -146,7 +155,7 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     let handed_out = crash || hands_out(&stepped.actions, &old, &new);
     check(applied_grows && applied_is_safe && handed_out, Law::AppliedInOrder);
     check(durable_is_on_disk(after, &new), Law::DurableWithinLog);
-    let leads = |state: &raft_io::protocol::ProtocolState| state.role == RoleKind::Leader;
+    let leads = |state: &ProtocolState| state.role == RoleKind::Leader;
     if !crash && leads(&old) && leads(&new) && old.hard_state.term == new.hard_state.term {
         let (old_log, new_log) = (before.log(), after.log());
         check(old_log.iter().zip(new_log.iter()).all(|(a, b)| a == b) && new.last >= old.last, Law::LeaderAppendOnly);
@@ -155,6 +164,7 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     let misbehaved = stepped.actions.iter().any(|action| matches!(action, Action::Misbehaved { .. }));
     check(!misbehaved, Law::HonestServersBehave);
     check(pre_vote_is_harmless(before, input, stepped), Law::PreVoteLeavesHardStateAlone);
+    check(crash || reads_end_once(&old, &new, input, &stepped.actions), Law::EveryReadEndsOnce);
     let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
     if configuration.pre_vote && campaigns {
         let asked = old.role == RoleKind::PreCandidate && new.hard_state.term == old.hard_state.term.next();
@@ -174,12 +184,24 @@ fn votes_once(old: HardState, new: HardState) -> bool {
     old.term != new.term || old.vote.is_none() || old.vote == new.vote
 }
 
+/// Of the reads that waited, and the one that begins, each is answered, is aborted, or waits, and only one of these.
+fn reads_end_once(old: &ProtocolState, new: &ProtocolState, input: &Input, actions: &[Action]) -> bool {
+    let mut open: Vec<u64> = old.reads.iter().map(|read| read.context).collect();
+    if let (Input::Event(Event::ReadRequest { context }), RoleKind::Leader) = (input, old.role) {
+        open.push(*context);
+    }
+    let ended = actions.iter().filter_map(|action| match action {
+        Action::ReadReady { context, .. } | Action::ReadAborted { context } => Some(*context),
+        _ => None,
+    });
+    let mut accounted: Vec<u64> = new.reads.iter().map(|read| read.context).chain(ended).collect();
+    open.sort_unstable();
+    accounted.sort_unstable();
+    open == accounted
+}
+
 /// `Apply` says just how far the applied index went, and nothing is said when it stayed.
-fn hands_out(
-    actions: &[Action],
-    old: &raft_io::protocol::ProtocolState,
-    new: &raft_io::protocol::ProtocolState,
-) -> bool {
+fn hands_out(actions: &[Action], old: &ProtocolState, new: &ProtocolState) -> bool {
     let mut through = old.applied_through;
     for action in actions {
         if let Action::Apply { through: next } = action {
@@ -193,7 +215,7 @@ fn hands_out(
 }
 
 /// What the protocol takes for durable is on the disk and no write in flight replaces it; with none in flight, that is all.
-fn durable_is_on_disk(server: &Server, state: &raft_io::protocol::ProtocolState) -> bool {
+fn durable_is_on_disk(server: &Server, state: &ProtocolState) -> bool {
     let durable = state.durable.index;
     let log = server.log();
     let ends = log.iter().zip(server.disk.iter()).take(durable.0 as usize).all(|(decided, written)| decided == written);
@@ -207,7 +229,7 @@ fn is_backed(envelope: &Envelope, sender: &Server) -> bool {
     let term = envelope.message.term();
     let promise = match &envelope.message {
         // Who campaigns, and who leads, has voted for itself.
-        Message::RequestVoteRequest(_) | Message::AppendEntriesRequest(_) => {
+        Message::RequestVoteRequest(_) | Message::AppendEntriesRequest(_) | Message::ConfirmLeaderRequest(_) => {
             disk.term > term || disk.vote == Some(envelope.from)
         }
         Message::RequestVoteResponse(response) if response.granted => {
@@ -245,7 +267,7 @@ fn pre_vote_is_harmless(before: &Server, input: &Input, stepped: &Stepped) -> bo
 }
 
 /// Whether the grants before this input, and the one that it brings, are those of a quorum for the next term.
-fn has_pre_votes(before: &Server, input: &Input, old: &raft_io::protocol::ProtocolState) -> bool {
+fn has_pre_votes(before: &Server, input: &Input, old: &ProtocolState) -> bool {
     let voters = before.protocol.membership().voters();
     let mut granted = old.votes_granted.clone();
     if let Input::Event(Event::Receive(Envelope { from, message: Message::PreVoteResponse(response), .. })) = input {
@@ -259,7 +281,7 @@ fn has_pre_votes(before: &Server, input: &Input, old: &raft_io::protocol::Protoc
 
 /// What a step shows of the goals, as a mask.
 #[must_use]
-pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input) -> u32 {
+pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Action]) -> u32 {
     let mut reached = 0;
     let mut reach = |is: bool, goal: Goal| reached |= if is { goal.bit() } else { 0 };
     let crash = matches!(input, Input::Crash { .. });
@@ -270,6 +292,8 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input) -> u32 {
     reach(crash && (after.log != before.log || after.term != before.term), Goal::LostWrite);
     let checked = matches!(input, Input::Event(Event::QuorumCheckTimeout));
     reach(checked && before.role == RoleKind::Leader && after.role != RoleKind::Leader, Goal::StepDown);
+    reach(actions.iter().any(|action| matches!(action, Action::ReadReady { .. })), Goal::Read);
+    reach(actions.iter().any(|action| matches!(action, Action::ReadAborted { .. })), Goal::ReadAborted);
     if after.role == RoleKind::Leader && after.commit > before.commit {
         let older = (u32::from(before.commit)..u32::from(after.commit)).any(|at| after.log.term(at) < after.term);
         reach(older, Goal::CommitOfAnOlderTerm);

@@ -7,7 +7,7 @@
 use crate::config::Configuration;
 use crate::server::Input;
 use crate::symmetry::Permutations;
-use crate::tables::{Code, Copies, Outcome, ServerId, Tables, content_hash};
+use crate::tables::{self, Code, Copies, Outcome, ServerId, Tables, content_hash};
 use raft_io::Event;
 use std::collections::BTreeSet;
 use std::thread;
@@ -93,7 +93,8 @@ impl Renamed<'_> {
         let alike = stepped.is_ok_and(|stepped| {
             let sent: BTreeSet<u64> = stepped.sent.iter().map(content_hash).collect();
             let expected = self.copies.sent(outcome).iter().map(|&id| self.copies.message_hashes(id, count)[at]);
-            content_hash(&stepped.server) == self.copies.server_hashes(outcome.next, count)[at]
+            tables::answers(&stepped.actions) == outcome.answers
+                && content_hash(&stepped.server) == self.copies.server_hashes(outcome.next, count)[at]
                 && sent == expected.collect()
         });
         if alike { Ok(()) } else { Err(format!("{} under other names at {:?}", input.name(), server.state())) }

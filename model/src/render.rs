@@ -3,12 +3,12 @@
 //! There is no judgement here: each variable of `spec/Raft.tla` is a part of the real server's state, of its disk, or of
 //! what the model remembers of the history.
 
-use crate::cluster::{Cluster, State};
+use crate::cluster::{Cluster, ReadHistory, State};
 use crate::facts::PackedLog;
 use crate::server::Server;
 use crate::value::Value;
 use raft_io::message::AppendResult;
-use raft_io::protocol::{PeerState, ProgressState, WriteInFlight};
+use raft_io::protocol::{PeerState, ProgressState, ReadState, WriteInFlight};
 use raft_io::types::{HardState, Payload};
 use raft_io::{Entry, EntryId, Envelope, LogView, Message, NodeId, RoleKind, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,7 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
         .map(|(term, at)| Value::Seq(vec![Value::int(u64::from(term)), node(NodeId(u64::from(at) + 1))]));
     variables.insert("leaders".to_string(), Value::Set(leaders.collect()));
     variables.insert("committed".to_string(), committed(state.committed()));
+    variables.insert("readHistory".to_string(), Value::Seq(state.reads().map(read_history).collect()));
     variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
     variables
 }
@@ -56,6 +57,8 @@ pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
         ("appliedIndex", Value::int(state.applied_through.0)),
         ("durableIndex", Value::int(state.durable.index.0)),
         ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
+        ("readRound", Value::int(state.read_round)),
+        ("reads", Value::Seq(state.reads.iter().map(waiting_read).collect())),
         ("pending", Value::Seq(pending.collect())),
         (
             "disk",
@@ -123,8 +126,22 @@ fn progress(peer: &PeerState) -> Value {
         ("nextIndex", Value::int(peer.next_index.0)),
         ("state", Value::str(state)),
         ("active", Value::Bool(peer.active)),
+        ("confirmedRound", Value::int(peer.confirmed_round)),
         ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
     ])
+}
+
+fn waiting_read(read: &ReadState) -> Value {
+    Value::record([
+        ("context", Value::int(read.context)),
+        ("round", Value::int(read.round)),
+        ("index", Value::int(read.index.0)),
+    ])
+}
+
+fn read_history(read: ReadHistory) -> Value {
+    let index = read.index.map_or_else(|| Value::Model("Nil".to_string()), |index| Value::int(u64::from(index)));
+    Value::record([("floor", Value::int(u64::from(read.floor))), ("index", index)])
 }
 
 fn pending_write(waiting: &WriteInFlight, write: &Write) -> Value {
@@ -163,6 +180,10 @@ pub fn envelope(envelope: &Envelope) -> Value {
             ],
         ),
         Message::AppendEntriesResponse(m) => ("AppendEntriesResponse", vec![("result", append_result(m.result))]),
+        Message::ConfirmLeaderRequest(m) => ("ConfirmLeaderRequest", vec![("round", Value::int(m.round))]),
+        Message::ConfirmLeaderResponse(m) => {
+            ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
+        }
         other => unreachable!("the spec has no message like {other:?}"),
     };
     let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];

@@ -6,11 +6,11 @@
 //! ([`Copies`]), which it brings up to date when it meets a number that it does not know.
 
 use crate::config::Configuration;
-use crate::facts::{Facts, MessageFacts};
+use crate::facts::{Facts, MessageFacts, READS_MAX};
 use crate::laws::{self, Law};
 use crate::server::{Input, Server, Stepped, permute_envelope};
 use crate::symmetry::Permutations;
-use raft_io::{Envelope, Event};
+use raft_io::{Action, Envelope, Event};
 use rustc_hash::FxHashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +34,8 @@ pub enum Code {
     QuorumCheckTimeout,
     /// `ClientRequest`.
     ClientRequest,
+    /// `ReadRequest`, by the read's context.
+    ReadRequest(u8),
     /// One of the `Handle…`.
     Receive(MessageId),
     /// `Persisted`, of so many writes.
@@ -51,6 +53,7 @@ impl Code {
             Self::QuorumCheckTimeout => 0x1_0003,
             Self::ClientRequest => 0x1_0004,
             Self::Receive(message) => u32::from(message),
+            Self::ReadRequest(context) => 0x4_0000 | u32::from(context),
             Self::Persisted(writes) => 0x2_0000 | u32::from(writes),
             Self::Crash(survive) => 0x3_0000 | u32::from(survive),
         };
@@ -74,8 +77,25 @@ pub struct Outcome {
     pub broken: u32,
     /// The goals that it reached.
     pub goals: u32,
+    /// The reads that it answers.
+    pub answers: Answers,
     /// Its input's position among the names of actions; see `Action::NAMES`.
     pub name: u8,
+}
+
+/// The reads that a step answers, by context and index.
+pub type Answers = [Option<(u8, u8)>; READS_MAX];
+
+/// The answers among a step's actions.
+#[must_use]
+pub fn answers(actions: &[Action]) -> Answers {
+    let mut answers = Answers::default();
+    let ready = actions.iter().filter_map(|action| match action {
+        Action::ReadReady { context, index } => Some((*context as u8, index.0 as u8)),
+        _ => None,
+    });
+    answers.iter_mut().zip(ready).for_each(|(slot, answer)| *slot = Some(answer));
+    answers
 }
 
 #[derive(Default)]
@@ -206,6 +226,7 @@ impl Tables {
             Code::HeartbeatTimeout => Input::Event(Event::HeartbeatTimeout),
             Code::QuorumCheckTimeout => Input::Event(Event::QuorumCheckTimeout),
             Code::ClientRequest => Input::client_request(),
+            Code::ReadRequest(context) => Input::Event(Event::ReadRequest { context: u64::from(context) }),
             Code::Receive(message) => Input::Event(Event::Receive((*self.message(message)).clone())),
             Code::Persisted(writes) => Input::Event(Event::Persisted { writes: usize::from(writes) }),
             Code::Crash(survive) => Input::Crash { survive: usize::from(survive) },
@@ -234,6 +255,7 @@ impl Tables {
                     is_nothing: false,
                     broken,
                     goals: 0,
+                    answers: Answers::default(),
                     name,
                 }
             }
@@ -274,13 +296,15 @@ impl Tables {
         let (before, after) = (shared.facts[id as usize], shared.facts[next as usize]);
         let in_bounds = after.term <= configuration.term_max
             && after.log.len() <= u32::from(configuration.log_max)
-            && after.pending <= configuration.pending_max;
-        let goals = laws::goals_of_step(&before, &after, input);
+            && after.pending <= configuration.pending_max
+            && after.read_round <= configuration.reads_max;
+        let goals = laws::goals_of_step(&before, &after, input, &stepped.actions);
+        let answers = answers(&stepped.actions);
         let sent_start = u32::try_from(shared.sent.len()).expect("fewer than 2^32 messages sent");
         let sent_len = u8::try_from(sent.len()).expect("fewer than 256 messages in one step");
         let is_nothing = next == id && sent.is_empty();
         shared.sent.extend(sent);
-        Outcome { next, sent_start, sent_len, in_bounds, is_nothing, broken, goals, name }
+        Outcome { next, sent_start, sent_len, in_bounds, is_nothing, broken, goals, answers, name }
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Elections, appends, a batch, every timer, a refusal, a crash that keeps one of two writes, a restart.
+/// Elections, appends, reads, a batch, every timer, a refusal, a crash that keeps one of two writes, a restart.
 const STORY: &[&str] = &[
     "cluster 3 disk=manual trace=true",
     // One voter alone is asked: with two answers on their way, either could be the first, and both would be right.
@@ -24,6 +24,14 @@ const STORY: &[&str] = &[
     "persisted 2",
     "deliver 2 1",
     "stabilize",
+    "read_request 1 1",
+    "read_request 1 2",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
     "client_request 1 x y",
     "client_request 1 z",
     "heartbeat_timeout 1",
@@ -133,6 +141,7 @@ fn other_word(word: &str) -> &'static str {
         "QuorumCheckTimeout" => "ElectionTimeout",
         "RequestVoteRequest" => "PreVoteRequest",
         "HandleRequestVoteRequest" => "HandlePreVoteRequest",
+        "ClientRequest" => "ReadRequest",
         _ => "AppendEntriesResponse",
     }
 }
@@ -149,6 +158,7 @@ fn one_more(field: &str) -> Value {
             "hardState": null, "truncateFrom": null, "entries": [], "durable": 0, "messages": []
         }),
         "messages" | "sent" => message,
+        "reads" => json!({ "round": 1, "index": 1 }),
         _ => json!(3),
     }
 }

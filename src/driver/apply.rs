@@ -2,9 +2,10 @@
 
 use super::error::{RequestError, UnknownReason};
 use super::mailbox::Mail;
-use super::node::{Node, Query, Settled, life, panic_message};
+use super::node::{Handle, Node, Settled, StaleRead, life, panic_message};
 use super::proposals::Appended;
 use super::raft::{Applied, StateMachine};
+use super::reads::{BoxedRead, ByIndex};
 use super::sync::atomic::Ordering;
 use crate::log::{LogView, Read, SharedLog};
 use crate::transport::RaftTransport;
@@ -28,13 +29,15 @@ pub(super) struct ApplyWork<M: StateMachine> {
     pub(super) through: Index,
     /// The proposals among the entries, ascending.
     pub(super) proposals: Vec<Appended<M::Response>>,
-    /// Who wants to look at the state machine. Each waits in a thread of its own.
-    pub(super) queries: Vec<Query<M>>,
+    /// Confirmed reads, each with the index that must be applied first.
+    pub(super) reads: Vec<(Index, BoxedRead<M>)>,
+    /// Who wants to look at the state machine as it is. Each waits in a thread of its own.
+    pub(super) stale_reads: Vec<StaleRead<M>>,
 }
 
 impl<M: StateMachine> Default for ApplyWork<M> {
     fn default() -> Self {
-        Self { through: Index::ZERO, proposals: Vec::new(), queries: Vec::new() }
+        Self { through: Index::ZERO, proposals: Vec::new(), reads: Vec::new(), stale_reads: Vec::new() }
     }
 }
 
@@ -48,13 +51,16 @@ struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     through: Index,
     /// The proposals in `(applied, through]`, ascending.
     proposals: VecDeque<Appended<M::Response>>,
+    /// Reads that wait for an index in `(applied, through]`.
+    reads: ByIndex<M>,
     /// Entries read and not yet applied, from `applied + 1` on.
     entries: Entries,
     /// Answers not yet given.
     answers: Vec<Settled<M::Response>>,
 }
 
-/// Applies until the node stops. What was committed and not applied by then is answered as unknown.
+/// Applies until the node stops. Commands that were committed and not applied by then are answered as
+/// unknown, reads as refused.
 pub(super) fn apply_loop<M, L, T>(node: &Node<M, L, T>, machine: M)
 where
     M: StateMachine,
@@ -67,6 +73,7 @@ where
         applied: Index::ZERO,
         through: Index::ZERO,
         proposals: VecDeque::new(),
+        reads: ByIndex::new(),
         entries: Entries::EMPTY,
         answers: Vec::new(),
     };
@@ -98,9 +105,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
     fn accept(&mut self, work: ApplyWork<M>) {
         self.through = self.through.max(work.through);
         self.proposals.extend(work.proposals);
-        for query in work.queries {
-            query(&self.machine);
+        for look in work.stale_reads {
+            look(&self.machine);
         }
+        let (due, later): (Vec<_>, Vec<_>) = work.reads.into_iter().partition(|(index, _)| *index <= self.applied);
+        for (index, read) in later {
+            self.reads.add(index, read);
+        }
+        self.node.answer_reads(&self.machine, due.into_iter().map(|(_, read)| read));
     }
 
     /// Applies for a while, then gives the answers together.
@@ -129,6 +141,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         node.commands_applied.fetch_add(commands, Ordering::Relaxed);
         node.applied_index.store(self.applied.0, Ordering::SeqCst);
         node.answer(mem::take(&mut self.answers));
+        if !self.reads.is_empty() {
+            let due = self.reads.take_through(self.applied);
+            node.answer_reads(&self.machine, due.map(|(_, read)| read));
+        }
         node.changed.notify();
         result
     }
@@ -177,11 +193,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
 
     /// The node stops: the rest is committed, but its responses will not be known here.
     fn abandon(mut self) {
-        // From here on a query is refused; one that came before is in what follows.
+        // From here on a read is refused; one that came before is in what follows.
         self.node.applies.close();
+        let mut reads: Vec<BoxedRead<M>> = self.reads.take_all().collect();
         while let Mail::Content(work) = self.node.applies.poll() {
-            // Dropped queries tell their callers by themselves.
+            // Dropped stale reads tell their callers by themselves.
             self.proposals.extend(work.proposals);
+            reads.extend(work.reads.into_iter().map(|(_, read)| read));
+        }
+        if !reads.is_empty() {
+            let error = self.node.why_closed();
+            self.node.refuse_reads(reads.into_iter().map(|read| (read, error.clone())).collect());
         }
         let fatal = self.node.life.load(Ordering::SeqCst) == life::FATAL;
         let reason = if fatal { UnknownReason::Fatal } else { UnknownReason::Shutdown };

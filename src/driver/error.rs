@@ -33,12 +33,14 @@ impl fmt::Display for LeaderHint {
 /// `DeadlineExceeded { proposed: None }` the command is in no log and never will be through this
 /// request, so a retry cannot apply it twice. After `OutcomeUnknown` and
 /// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
-/// what is idempotent, or within a client session.
+/// what is idempotent, or within a client session. A read changes nothing, so after any error it can
+/// be tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum RequestError {
-    /// This node does not lead; nothing was appended. Ask the leader, if one is named.
+    /// This node does not lead, or led no longer when it should have answered a read; nothing was
+    /// appended. Ask the leader, if one is named.
     #[error("not the leader in term {term}: {reason}{}", hint(leader.as_ref()))]
     NotLeader {
         /// The leader, as far as this node knows.
@@ -74,7 +76,8 @@ pub enum RequestError {
     /// The caller's deadline passed first.
     #[error("the deadline passed{}", proposed_hint(*proposed))]
     DeadlineExceeded {
-        /// Where the command was appended; `None` if it was not, and then it never will be.
+        /// Where the command was appended; `None` for a read, and for a command that was not and
+        /// never will be.
         proposed: Option<EntryId>,
     },
     /// The node is shut down, or shutting down; nothing was appended.
@@ -96,11 +99,11 @@ fn hint(leader: Option<&LeaderHint>) -> String {
 fn proposed_hint(proposed: Option<EntryId>) -> String {
     match proposed {
         Some(id) => std::format!("; the command is appended at {id} and may still be applied"),
-        None => String::from(" before the command was proposed; it never will be"),
+        None => String::from("; nothing was appended, nor will be"),
     }
 }
 
-/// Why a node cannot take a proposal.
+/// Why a node cannot take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -137,6 +140,14 @@ pub enum Limit {
     /// Too many proposals without an answer yet: `proposals_max` of the driver's options.
     #[error("{open} proposals are open, proposals_max = {max}")]
     Proposals {
+        /// How many were open.
+        open: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Too many reads without an answer yet: `reads_max` of the driver's options.
+    #[error("{open} reads are open, reads_max = {max}")]
+    Reads {
         /// How many were open.
         open: usize,
         /// The limit.

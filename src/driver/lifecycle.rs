@@ -4,8 +4,9 @@ use super::error::{RequestError, UnknownReason};
 use super::feed::{Feed, Reader};
 #[cfg(feature = "tracing")]
 use super::node::panic_message;
-use super::node::{Handle, Node, Query, Waiting, life};
+use super::node::{Handle, Node, StaleRead, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
+use super::reads::BoxedRead;
 use super::status::Status;
 use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
@@ -98,7 +99,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.changed.notify();
         let deadline = Instant::now().checked_add(self.options.drain_timeout);
         self.changed.wait_until(deadline, || {
-            let drained = self.open.load(Ordering::SeqCst) == 0;
+            let drained = self.open.load(Ordering::SeqCst) == 0 && self.reads.open.load(Ordering::SeqCst) == 0;
             (drained || !self.is_running()).then_some(())
         });
         self.stop();
@@ -118,12 +119,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.lifecycle.end();
     }
 
-    /// What is queued for the log still gets there; every proposal gets its answer now.
+    /// What is queued for the log still gets there; every request gets its answer now.
     fn stop(&self) {
         let mut state = lock(&self.state);
         if self.is_running() {
             self.life.store(life::STOPPED, Ordering::SeqCst);
             state.answer_held(&RequestError::Shutdown);
+            state.reads.abort_all(&RequestError::Shutdown);
             state.answer_appended(UnknownReason::Shutdown);
             self.halt(&mut state);
         }
@@ -148,11 +150,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         self.propose_many(commands)
     }
 
-    fn query(&self, query: Query<M>) -> Result<(), RequestError> {
+    fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError> {
+        self.begin_read(read)
+    }
+
+    fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError> {
         if lock(&self.state).draining {
             return Err(self.why_closed());
         }
-        match self.applies.post(|work| work.queries.push(query)) {
+        match self.applies.post(|work| work.stale_reads.push(read)) {
             Some(true) => self.applies.wake(),
             Some(false) => {}
             None => return Err(self.why_closed()),

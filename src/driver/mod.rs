@@ -16,6 +16,10 @@
 //! batch when it is done: the busier the node, the larger the batch, and an idle one adds no delay.
 //! Messages leave in the order of the steps, without the lock, by whoever stepped first.
 //!
+//! A linearizable read ([`Raft::read`]) appends nothing: the protocol asks a quorum whether this node
+//! still leads, and the apply thread answers once it has applied what was committed when the read
+//! began. Reads that begin while an answer is on its way share the next question.
+//!
 //! After a failed write, a failed read of committed entries or a panic of the state machine the
 //! node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
 //! process lives.
@@ -33,6 +37,7 @@ mod node;
 mod options;
 mod proposals;
 mod raft;
+mod reads;
 mod recording;
 mod signal;
 mod slot;
@@ -44,4 +49,5 @@ mod trace;
 pub use error::{LeaderHint, Limit, NotLeaderReason, RequestError, StartError, UnknownReason};
 pub use options::DriverOptions;
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
+pub use reads::Reading;
 pub use status::{Counters, PeerStatus, Status};

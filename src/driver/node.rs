@@ -6,8 +6,9 @@ use super::feed::{Feed, Reader};
 use super::lifecycle::Lifecycle;
 use super::mailbox::Mailbox;
 use super::options::DriverOptions;
-use super::proposals::{Appended, Held};
+use super::proposals::{Appended, Held, not_leader};
 use super::raft::{Applied, RoleChange, StateMachine, WaitError};
+use super::reads::{BoxedRead, ReadTally, Reads};
 use super::recording::Recording;
 use super::signal::Signal;
 use super::slot::{self, Completion};
@@ -18,7 +19,7 @@ use super::threads::{self, ColdRead, Inbound};
 use super::trace::trace_event;
 use crate::action::{Action, Actions, RoleKind, Write};
 use crate::config::RaftConfig;
-use crate::error::{ConfigError, ProposeError, StepError};
+use crate::error::{ConfigError, StepError};
 use crate::event::Event;
 use crate::log::SharedLog;
 use crate::message::Envelope;
@@ -50,14 +51,15 @@ pub(super) type Completer<R> = slot::Completer<EntryId, Answer<R>>;
 pub(super) type Settled<R> = (Completer<R>, Answer<R>);
 /// The proposer's side of an open proposal.
 pub(super) type Waiting<R> = Completion<EntryId, Answer<R>>;
-pub(super) type Query<M> = Box<dyn FnOnce(&M) + Send>;
+pub(super) type StaleRead<M> = Box<dyn FnOnce(&M) + Send>;
 
 /// A node as its handle sees it, whatever its log and transport are.
 pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn id(&self) -> NodeId;
     fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError>;
     fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError>;
-    fn query(&self, query: Query<M>) -> Result<(), RequestError>;
+    fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError>;
+    fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
     fn why_closed(&self) -> RequestError;
     fn status(&self) -> Status;
     fn watch(&self) -> Reader<RoleChange>;
@@ -86,7 +88,7 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
     pub(super) options: DriverOptions,
-    pub(super) state: Mutex<State<M::Response>>,
+    pub(super) state: Mutex<State<M>>,
     /// Of `state`: wakes the ticker thread before its time.
     pub(super) tick_wake: Condvar,
     pub(super) view: L::Reader,
@@ -102,6 +104,8 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) lifecycle: Lifecycle,
     /// How many proposals have no answer yet.
     pub(super) open: AtomicUsize,
+    /// How many reads have no answer yet, and what became of the others.
+    pub(super) reads: ReadTally,
     /// The highest index that the state machine has applied.
     pub(super) applied_index: AtomicU64,
     pub(super) commands_applied: AtomicU64,
@@ -111,7 +115,7 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
 }
 
 /// What the one lock guards.
-pub(super) struct State<R> {
+pub(super) struct State<M: StateMachine> {
     /// No new proposals: the node drains.
     pub(super) draining: bool,
     pub(super) fatal: Option<String>,
@@ -122,13 +126,15 @@ pub(super) struct State<R> {
     /// The term that this node leads, if it does.
     pub(super) leading: Option<Term>,
     /// Proposals that wait for the log to become idle, in order.
-    pub(super) held: VecDeque<Held<R>>,
+    pub(super) held: VecDeque<Held<M::Response>>,
     /// Their commands, in bytes.
     pub(super) held_bytes: usize,
     /// Proposals appended in the term that this node leads and not yet committed, in order.
-    pub(super) appended: VecDeque<Appended<R>>,
+    pub(super) appended: VecDeque<Appended<M::Response>>,
+    /// Reads that the apply thread does not have yet.
+    pub(super) reads: Reads<M>,
     /// Answers that go out as soon as the lock is released: waking runs the user's code.
-    pub(super) answers: Vec<Settled<R>>,
+    pub(super) answers: Vec<Settled<M::Response>>,
     /// Messages that go out as soon as the lock is released.
     pub(super) outbox: Vec<Envelope>,
     /// An empty buffer that takes turns with `outbox`.
@@ -138,8 +144,8 @@ pub(super) struct State<R> {
     /// The ticker thread is to send.
     pub(super) handover: bool,
     wake_log: bool,
-    wake_apply: bool,
-    wake_reader: bool,
+    pub(super) wake_apply: bool,
+    pub(super) wake_reader: bool,
     changed: bool,
     pub(super) counters: Counters,
 }
@@ -186,6 +192,7 @@ where
         life: AtomicU8::new(life::RUNNING),
         lifecycle: Lifecycle::new(),
         open: AtomicUsize::new(0),
+        reads: ReadTally::new(),
         applied_index: AtomicU64::new(0),
         commands_applied: AtomicU64::new(0),
         log_syncs: AtomicU64::new(0),
@@ -202,7 +209,7 @@ where
     Ok(node)
 }
 
-impl<R> State<R> {
+impl<M: StateMachine> State<M> {
     fn new(protocol: Protocol, recording: Recording, ticker: Ticker) -> Self {
         Self {
             draining: false,
@@ -215,6 +222,7 @@ impl<R> State<R> {
             held: VecDeque::new(),
             held_bytes: 0,
             appended: VecDeque::new(),
+            reads: Reads::new(),
             answers: Vec::new(),
             outbox: Vec::new(),
             spare: Vec::new(),
@@ -249,7 +257,7 @@ impl<R> State<R> {
     }
 }
 
-pub(super) type Guard<'a, M> = MutexGuard<'a, State<<M as StateMachine>::Response>>;
+pub(super) type Guard<'a, M> = MutexGuard<'a, State<M>>;
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     pub(super) fn is_running(&self) -> bool {
@@ -263,13 +271,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Steps the protocol on this thread and carries its actions out.
     pub(super) fn step_event(&self, event: Event) {
         let mut state = lock(&self.state);
-        // Only proposals are refused, and those have a road of their own.
+        // Only proposals and reads are refused, and those have roads of their own.
         let _ = self.step(&mut state, event);
         self.release(state);
     }
 
     /// Steps the protocol. Gives the id of the first command if this appended any.
-    pub(super) fn step(&self, state: &mut State<M::Response>, event: Event) -> Result<Option<EntryId>, ProposeError> {
+    pub(super) fn step(&self, state: &mut State<M>, event: Event) -> Result<Option<EntryId>, StepError> {
         if !self.is_running() {
             return Ok(None);
         }
@@ -278,7 +286,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let input = recording.input(&event);
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
             Ok(Ok(())) => {}
-            Ok(Err(StepError::Propose(error))) => return Err(error),
+            Ok(Err(error @ (StepError::Propose(_) | StepError::Read(_)))) => return Err(error),
             Ok(Err(error)) => {
                 self.fail(state, format!("the driver broke the protocol's contract: {error}"));
                 return Ok(None);
@@ -298,7 +306,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     /// Queues each action where it belongs, in order.
-    fn carry_out(&self, state: &mut State<M::Response>) -> Option<EntryId> {
+    fn carry_out(&self, state: &mut State<M>) -> Option<EntryId> {
         let mut first = None;
         let mut actions = mem::take(&mut state.actions);
         for action in actions.drain(..) {
@@ -312,6 +320,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 Action::Proposed { first: id, .. } => first = Some(id),
                 Action::Apply { through } => {
                     state.changed = true;
+                    state.reads.through = through;
                     let State { appended, .. } = state;
                     let committed = appended.partition_point(|proposal| proposal.id.index <= through);
                     let post = self.applies.post(|work| {
@@ -333,14 +342,20 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     trace_event!(warn, node = self.id.0, peer = peer.0, "the log no longer reaches back to this peer");
                     let _ = peer;
                 }
+                Action::ReadReady { context, index } => state.reads.confirm(context, index),
+                Action::ReadAborted { context } => {
+                    let error = not_leader(state);
+                    state.reads.abort(context, error);
+                }
                 Action::ResetElectionTimer => {}
             }
         }
         state.actions = actions;
+        self.settle_reads(state);
         first
     }
 
-    fn change_role(&self, state: &mut State<M::Response>, role: RoleKind, term: Term, leader: Option<NodeId>) {
+    fn change_role(&self, state: &mut State<M>, role: RoleKind, term: Term, leader: Option<NodeId>) {
         trace_event!(info, node = self.id.0, role = role.name(), term = term.0, leader = leader.map(|id| id.0), "role");
         state.changed = true;
         state.counters.role_changes += 1;
@@ -352,29 +367,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.roles.publish(RoleChange { role, term, leader });
     }
 
-    /// A cold read is a message: when too many wait, this one is lost.
-    fn queue_cold_read(&self, state: &mut State<M::Response>, read: ColdRead) {
-        let mut taken = false;
-        let post = self.cold_reads.post(|reads| {
-            taken = reads.len() < self.options.cold_reads_max;
-            if taken {
-                reads.push(read);
-            }
-        });
-        state.wake_reader |= post == Some(true);
-        if !taken {
-            self.cold_reads_dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// The node stops for good. Nothing is acknowledged, sent or written from here on.
-    pub(super) fn fail(&self, state: &mut State<M::Response>, reason: String) {
+    pub(super) fn fail(&self, state: &mut State<M>, reason: String) {
         if !self.is_running() {
             return;
         }
         trace_event!(error, node = self.id.0, "stopped for good: {reason}");
         self.life.store(life::FATAL, Ordering::SeqCst);
-        state.answer_held(&RequestError::Fatal { reason: reason.clone() });
+        let error = RequestError::Fatal { reason: reason.clone() };
+        state.answer_held(&error);
+        state.reads.abort_all(&error);
         state.answer_appended(UnknownReason::Fatal);
         state.fatal = Some(reason);
         self.halt(state);
@@ -388,7 +390,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     /// Nothing happens any more: closes what threads wait for.
-    pub(super) fn halt(&self, state: &mut State<M::Response>) {
+    pub(super) fn halt(&self, state: &mut State<M>) {
         state.actions.clear();
         state.outbox.clear();
         state.recording.flush();
@@ -411,6 +413,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let wake_reader = mem::take(&mut state.wake_reader);
             let changed = mem::take(&mut state.changed);
             let answers = mem::take(&mut state.answers);
+            let refused_reads = mem::take(&mut state.reads.refused);
             let mut batch = Vec::new();
             let sends = !state.sending && !state.outbox.is_empty() && rounds < SEND_ROUNDS_MAX;
             if sends {
@@ -433,6 +436,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             }
             self.send_all(&mut batch);
             self.answer(answers);
+            self.refuse_reads(refused_reads);
             if changed {
                 self.changed.notify();
             }
@@ -442,7 +446,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state = lock(&self.state);
             state.sending = false;
             state.spare = batch;
-            if state.outbox.is_empty() && state.answers.is_empty() {
+            if state.outbox.is_empty() && state.answers.is_empty() && state.reads.refused.is_empty() {
                 return;
             }
             if rounds == SEND_ROUNDS_MAX && !state.outbox.is_empty() {
@@ -475,8 +479,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.open.fetch_sub(answers.len(), Ordering::SeqCst);
         let mut wakes = Vec::new();
         for (completer, mut answer) in answers {
-            if let Err(RequestError::NotLeader { leader: Some(leader), .. }) = &mut answer {
-                leader.client_address = self.transport.client_address(leader.id);
+            if let Err(error) = &mut answer {
+                self.name_leader(error);
             }
             wakes.extend(completer.complete(answer));
         }

@@ -6,7 +6,7 @@ use super::raft::StateMachine;
 use super::slot::slot;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
-use crate::error::ProposeError;
+use crate::error::{ProposeError, StepError};
 use crate::event::Event;
 use crate::log::SharedLog;
 use crate::transport::RaftTransport;
@@ -94,9 +94,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if let Err(mut error) = self.admit(&state, &held) {
             state.counters.commands_refused += held.len() as u64;
             drop(state);
-            if let RequestError::NotLeader { leader: Some(leader), .. } = &mut error {
-                leader.client_address = self.transport.client_address(leader.id);
-            }
+            self.name_leader(&mut error);
             return Err(error);
         }
         self.open.fetch_add(held.len(), Ordering::SeqCst);
@@ -110,7 +108,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         Ok(())
     }
 
-    fn admit(&self, state: &State<M::Response>, held: &Held<M::Response>) -> Result<(), RequestError> {
+    fn admit(&self, state: &State<M>, held: &Held<M::Response>) -> Result<(), RequestError> {
         if let Some(reason) = &state.fatal {
             return Err(RequestError::Fatal { reason: reason.clone() });
         }
@@ -136,7 +134,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     /// Appends everything held, as one batch: one write, one message to each follower.
-    pub(super) fn append_held(&self, state: &mut State<M::Response>) {
+    pub(super) fn append_held(&self, state: &mut State<M>) {
         if state.held.is_empty() {
             return;
         }
@@ -185,7 +183,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 }
 
-fn not_leader<R>(state: &State<R>) -> RequestError {
+pub(super) fn not_leader<M: StateMachine>(state: &State<M>) -> RequestError {
     let leader = state.protocol.leader();
     let reason = if leader.is_some() { NotLeaderReason::Follower } else { NotLeaderReason::NoLeader };
     // The address is looked up when the lock is released.
@@ -193,12 +191,16 @@ fn not_leader<R>(state: &State<R>) -> RequestError {
     RequestError::NotLeader { leader, term: state.protocol.term(), reason }
 }
 
-fn refusal<R>(state: &State<R>, error: ProposeError) -> RequestError {
+fn refusal<M: StateMachine>(state: &State<M>, error: StepError) -> RequestError {
     match error {
-        ProposeError::Overloaded { uncommitted_bytes, proposal_bytes, limit_bytes } => RequestError::Overloaded {
-            limit: Limit::UncommittedBytes { uncommitted_bytes, proposal_bytes, max_bytes: limit_bytes },
-        },
-        ProposeError::TooLarge { bytes, limit_bytes } => RequestError::TooLarge { bytes, limit_bytes },
-        ProposeError::NotLeader { .. } | ProposeError::Empty => not_leader(state),
+        StepError::Propose(ProposeError::Overloaded { uncommitted_bytes, proposal_bytes, limit_bytes }) => {
+            RequestError::Overloaded {
+                limit: Limit::UncommittedBytes { uncommitted_bytes, proposal_bytes, max_bytes: limit_bytes },
+            }
+        }
+        StepError::Propose(ProposeError::TooLarge { bytes, limit_bytes }) => {
+            RequestError::TooLarge { bytes, limit_bytes }
+        }
+        _ => not_leader(state),
     }
 }

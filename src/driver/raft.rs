@@ -2,8 +2,9 @@
 
 use super::error::{RequestError, StartError, UnknownReason};
 use super::feed;
-use super::node::{self, Answer, Handle, Query, Waiting};
+use super::node::{self, Answer, Handle, StaleRead, Waiting};
 use super::options::DriverOptions;
+use super::reads::{self, Reading};
 use super::slot::{self, Outcome};
 use super::status::Status;
 use crate::action::RoleKind;
@@ -122,21 +123,41 @@ impl<M: StateMachine> Raft<M> {
         }
     }
 
-    /// Looks at the state machine as far as this node has applied: local, possibly stale. Runs
-    /// between two applies, on the apply thread, so it must be quick; never call it from within
-    /// the state machine. A panic in `look` comes back to the caller.
+    /// Reads linearizably: `look` sees every write that was acknowledged, and whatever an earlier
+    /// read saw, before this call, on whichever node. Only the leader answers. Nothing is appended or
+    /// synced for it: the price is a round of messages to the followers and back, which reads share.
+    ///
+    /// `look` runs between two applies, on the apply thread, so it must be quick; never wait for a
+    /// read from within the state machine or another read. It does not begin after the deadline of
+    /// [`Reading::wait`] has passed. A panic in it comes back to the caller. A read that failed, for
+    /// whatever reason, can safely be tried again, here or on another node.
+    pub fn read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
+        let (read, completion) = reads::open(look);
+        match self.owner.node.read(read) {
+            Ok(()) => Reading::open(completion),
+            Err(error) => Reading::refused(error),
+        }
+    }
+
+    /// Looks at the state machine as far as this node has applied: local, on any node, without a
+    /// message, and possibly stale by any amount; [`read`](Self::read) is not. Runs between two
+    /// applies, on the apply thread, so it must be quick; never call it from within the state
+    /// machine. A panic in `look` comes back to the caller.
     ///
     /// # Errors
     /// [`RequestError::Shutdown`] or [`RequestError::Fatal`].
-    pub fn query<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Result<R, RequestError> {
+    pub fn stale_read<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<R, RequestError> {
         let (completer, completion) = slot::slot::<(), _>();
-        let query: Query<M> = Box::new(move |machine: &M| {
+        let read: StaleRead<M> = Box::new(move |machine: &M| {
             let answer = catch_unwind(AssertUnwindSafe(|| look(machine)));
             if let Some(wake) = completer.complete(answer) {
                 wake.wake();
             }
         });
-        self.owner.node.query(query)?;
+        self.owner.node.stale_read(read)?;
         match completion.wait(None) {
             Outcome::Done(Ok(found)) => Ok(found),
             Outcome::Done(Err(panic)) => resume_unwind(panic),
@@ -164,8 +185,9 @@ impl<M: StateMachine> Raft<M> {
         self.owner.node.wait_for(deadline(timeout), &mut predicate)
     }
 
-    /// Shuts down: refuses new proposals, lets open ones finish for at most
-    /// [`DriverOptions::drain_timeout`], answers the rest `OutcomeUnknown`, writes what is queued
+    /// Shuts down: refuses new requests, lets open ones finish for at most
+    /// [`DriverOptions::drain_timeout`], answers the other proposals `OutcomeUnknown` and the other
+    /// reads `Shutdown`, writes what is queued
     /// for the log, stops the transport and joins all threads. Waits for a write or an apply in
     /// progress. Any thread may call it, any number of times; every later call on the node answers
     /// [`RequestError::Shutdown`]. Called from the node's own threads (a state machine, a waker) it
@@ -176,7 +198,7 @@ impl<M: StateMachine> Raft<M> {
 }
 
 /// A deadline; `None` when it is too far away to be one.
-fn deadline(timeout: Duration) -> Option<Instant> {
+pub(super) fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 

@@ -103,6 +103,11 @@ impl<N: Copy, T> Completer<N, T> {
         }
     }
 
+    /// Whether the waiter has given up. It still may: the work does not begin by this.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.slot.as_ref().is_none_or(|slot| matches!(lock(&slot.inner).stage, Stage::Cancelled))
+    }
+
     /// The work is under way, and known as `note` from now on.
     pub(crate) fn note(&self, note: N) {
         let Some(slot) = &self.slot else { return };

@@ -1,6 +1,6 @@
 //! What a node says about itself: an owned value, never a guard.
 
-use super::error::LeaderHint;
+use super::error::{LeaderHint, RequestError};
 use super::node::Node;
 use super::raft::StateMachine;
 use super::sync::atomic::Ordering;
@@ -43,6 +43,8 @@ pub struct Status {
     pub uncommitted_bytes: usize,
     /// How many proposals have no answer yet.
     pub open_proposals: usize,
+    /// How many linearizable reads have no answer yet.
+    pub open_reads: usize,
     /// Why the node stopped for good; `None` while it works.
     pub fatal: Option<String>,
     /// The node is shut down, or shutting down.
@@ -86,6 +88,13 @@ pub struct Counters {
     pub commands_refused: u64,
     /// Entries given to the state machine.
     pub commands_applied: u64,
+    /// Linearizable reads answered from the state machine.
+    pub reads_answered: u64,
+    /// Reads taken and not answered: leadership was lost, the reader's deadline passed, or the node
+    /// stopped.
+    pub reads_aborted: u64,
+    /// Reads refused: not the leader, overloaded, stopping.
+    pub reads_refused: u64,
     /// Messages handed to the transport.
     pub messages_sent: u64,
     /// Messages taken from the transport.
@@ -128,6 +137,7 @@ impl Status {
             ("raft_applied_index", "The highest index applied.", self.applied_index.0),
             ("raft_uncommitted_bytes", "Bytes proposed and not yet committed.", self.uncommitted_bytes as u64),
             ("raft_open_proposals", "Proposals without an answer yet.", self.open_proposals as u64),
+            ("raft_open_reads", "Linearizable reads without an answer yet.", self.open_reads as u64),
             ("raft_fatal", "1 if the node has stopped for good.", u64::from(self.fatal.is_some())),
         ];
         for (name, help, value) in gauges {
@@ -145,6 +155,9 @@ impl Status {
             ("raft_commands_proposed_total", "Commands appended as leader.", counters.commands_proposed),
             ("raft_commands_refused_total", "Commands refused.", counters.commands_refused),
             ("raft_commands_applied_total", "Commands applied.", counters.commands_applied),
+            ("raft_reads_answered_total", "Linearizable reads answered.", counters.reads_answered),
+            ("raft_reads_aborted_total", "Reads taken and not answered.", counters.reads_aborted),
+            ("raft_reads_refused_total", "Reads refused.", counters.reads_refused),
             ("raft_messages_sent_total", "Messages handed to the transport.", counters.messages_sent),
             ("raft_messages_received_total", "Messages taken from the transport.", counters.messages_received),
             ("raft_messages_misbehaved_total", "Messages that broke the protocol.", counters.messages_misbehaved),
@@ -187,6 +200,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         leader.map(|id| LeaderHint { id, client_address: self.transport.client_address(id) })
     }
 
+    /// Adds the leader's address to an error that names a leader. Not under the lock: it asks the
+    /// transport.
+    pub(super) fn name_leader(&self, error: &mut RequestError) {
+        if let RequestError::NotLeader { leader: Some(leader), .. } = error {
+            leader.client_address = self.transport.client_address(leader.id);
+        }
+    }
+
     pub(super) fn status_now(&self) -> Status {
         let state = lock(&self.state);
         let protocol = &state.protocol;
@@ -213,6 +234,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             peers: peers.collect(),
             uncommitted_bytes: protocol.uncommitted_bytes(),
             open_proposals: self.open.load(Ordering::SeqCst),
+            open_reads: self.reads.open.load(Ordering::SeqCst),
             fatal: state.fatal.clone(),
             shutdown: state.draining,
             #[cfg(feature = "trace")]
@@ -222,6 +244,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         drop(state);
         status.leader = self.leader_hint(leader);
         status.counters.commands_applied = self.commands_applied.load(Ordering::Relaxed);
+        status.counters.reads_answered = self.reads.answered.load(Ordering::Relaxed);
+        status.counters.reads_aborted = self.reads.aborted.load(Ordering::Relaxed);
         status.counters.log_syncs = self.log_syncs.load(Ordering::Relaxed);
         status.counters.cold_reads = self.cold_reads_done.load(Ordering::Relaxed);
         status.counters.cold_reads_dropped = self.cold_reads_dropped.load(Ordering::Relaxed);

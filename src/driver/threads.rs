@@ -86,6 +86,23 @@ fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T
     }
 }
 
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// A cold read is a message: when too many wait, this one is lost.
+    pub(super) fn queue_cold_read(&self, state: &mut State<M>, read: ColdRead) {
+        let mut taken = false;
+        let post = self.cold_reads.post(|reads| {
+            taken = reads.len() < self.options.cold_reads_max;
+            if taken {
+                reads.push(read);
+            }
+        });
+        state.wake_reader |= post == Some(true);
+        if !taken {
+            self.cold_reads_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 fn read_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>) {
     while let Mail::Content(reads) = node.cold_reads.take() {
         for read in reads {

@@ -7,6 +7,7 @@
 
 use super::Protocol;
 use super::progress::Progress;
+use super::read::Reads;
 use super::role::{Ballot, Leader, Role, Uncommitted};
 use crate::action::{Action, ActionSink};
 use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
@@ -199,6 +200,7 @@ impl Protocol {
             peers: self.membership.peers_of(self.settings.id).map(|peer| (peer, progress())).collect(),
             term_start: last.next(),
             uncommitted: Uncommitted::default(),
+            reads: Reads::default(),
         });
         self.role_changed = true;
         self.leader = Some(self.settings.id);

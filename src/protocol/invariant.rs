@@ -42,6 +42,7 @@ impl Protocol {
                 assert_eq!(self.hard_state.vote, Some(id), "LeaderVotedForItself");
                 assert!(leader.term_start <= self.tail.last().index, "LeaderHasItsNoop");
                 assert!(leader.peers.windows(2).all(|pair| pair[0].0 < pair[1].0), "PeersAscend");
+                Self::check_reads(&leader.reads, &leader.peers);
                 for (_, peer) in &leader.peers {
                     assert!(peer.match_index < peer.next_index, "MatchBelowNext");
                     assert!(peer.next_index <= self.tail.last().index.next(), "NextWithinLog");

@@ -20,7 +20,7 @@ mod tail;
 mod transfer;
 
 pub use progress::{Progress, ProgressState};
-pub use state::{PeerState, ProtocolState, WriteInFlight};
+pub use state::{PeerState, ProtocolState, ReadState, WriteInFlight};
 
 use crate::action::{Action, ActionSink, RoleKind, Write};
 use crate::config::RaftConfig;
@@ -152,6 +152,7 @@ impl Protocol {
             }
             Event::Propose(command) => self.client_request([command], actions).map_err(StepError::from),
             Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
+            Event::ReadRequest { context } => self.read_request(context, actions).map_err(StepError::from),
             Event::Persisted { writes } => self.persisted(log, writes, actions),
             Event::ElectionTimeout => {
                 self.election_timeout(actions);
@@ -215,6 +216,8 @@ impl Protocol {
             Message::AppendEntriesResponse(response) => {
                 self.handle_append_entries_response(log, from, response, actions);
             }
+            Message::ConfirmLeaderRequest(request) => self.handle_confirm_leader_request(from, request, actions),
+            Message::ConfirmLeaderResponse(response) => self.handle_confirm_leader_response(from, response, actions),
         }
     }
 
@@ -246,6 +249,8 @@ impl Protocol {
             Message::AppendEntriesResponse(response) => replication::is_in_range(response),
             Message::PreVoteResponse(response) => response.term <= Term::MAX,
             Message::RequestVoteResponse(response) => response.term <= Term::MAX,
+            Message::ConfirmLeaderRequest(request) => request.term <= Term::MAX,
+            Message::ConfirmLeaderResponse(response) => response.term.max(response.leader_term) <= Term::MAX,
         };
         if numbers_in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
     }
@@ -261,9 +266,10 @@ impl Protocol {
 
     /// Follows in the present term. The vote stays: it belongs to the term, not to the role.
     fn become_follower(&mut self, leader: Option<NodeId>, actions: &mut impl ActionSink) {
-        if matches!(self.role, Role::Leader(_)) {
+        if let Role::Leader(leader) = &mut self.role {
             // A leader runs no election timer.
             actions.push(Action::ResetElectionTimer);
+            Self::abort_reads(&mut leader.reads, actions);
         }
         self.role = Role::Follower;
         self.role_changed = true;
@@ -342,6 +348,15 @@ impl Protocol {
     fn send(&mut self, to: NodeId, message: Message, actions: &mut impl ActionSink) {
         assert!(!self.hard_state_dirty, "PersistFirst: a message must stand behind the write it depends on");
         self.tail.send(Envelope { from: self.settings.id, to, message }, actions);
+    }
+
+    /// Sends a message that promises nothing but this server's term, once that is durable.
+    fn send_after_term(&mut self, to: NodeId, message: Message, actions: &mut impl ActionSink) {
+        assert!(!self.hard_state_dirty, "PersistFirst: a message must stand behind the write it depends on");
+        if self.tail.hard_state_in_flight() {
+            return self.send(to, message, actions);
+        }
+        actions.push(Action::Send(Envelope { from: self.settings.id, to, message }));
     }
 
     /// The term of the entry at `index`, durable or not; `None` if the log holds no such entry.

@@ -21,6 +21,8 @@ pub struct Progress {
     pub state: ProgressState,
     /// Whether the follower answered since the last quorum check.
     pub active: bool,
+    /// The last round of confirmation, for reads, in which the follower said that it follows; 0 before the first.
+    pub confirmed_round: u64,
     pub(super) inflight: Inflight,
 }
 
@@ -105,6 +107,7 @@ impl Progress {
             next_index: last.next(),
             state: ProgressState::Probe { sent: false },
             active: false,
+            confirmed_round: 0,
             inflight: Inflight::default(),
         }
     }

@@ -1,3 +1,168 @@
-//! Linearizable reads without a log entry: ReadIndex and leases (dissertation §6.4).
+//! Reads without an entry of the log (ReadIndex).
 //!
-//! In this version a linearizable read is a proposal.
+//! Dissertation §6.4. Spec: `ReadRequest`, `HandleConfirmLeaderRequest`, `HandleConfirmLeaderResponse`.
+//!
+//! A leader may answer a read from its state machine once that holds everything that was committed when the read began,
+//! and if it still led at some time after that. So a read takes the commit index when it begins, and waits for a round of
+//! confirmations: a quorum says that it follows this leader in this term. One round is on its way at a time and serves
+//! all reads that had begun before it.
+
+use super::Protocol;
+use super::progress::Progress;
+use super::role::Role;
+use crate::action::{Action, ActionSink};
+use crate::error::{PeerMisbehaved, ReadError};
+use crate::message::{ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope, Message};
+use crate::quorum::reached_by_majority;
+use crate::types::{Index, NodeId};
+use alloc::collections::VecDeque;
+
+/// The reads that wait for a leader's confirmation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Reads {
+    /// The last round that began, counted from 1 in each term; 0 before the first.
+    pub(super) round: u64,
+    /// In the order in which they began. Those of the present round come first, then those of the next.
+    pub(super) waiting: VecDeque<WaitingRead>,
+}
+
+/// A read that waits for its round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WaitingRead {
+    pub(super) context: u64,
+    /// The first round that began after the read did.
+    pub(super) round: u64,
+    /// What must be applied before the read is answered.
+    pub(super) index: Index,
+}
+
+impl Reads {
+    /// The read belongs to the next round: whatever is on its way was sent before.
+    fn add(&mut self, context: u64, index: Index) {
+        self.waiting.push_back(WaitingRead { context, round: self.round + 1, index });
+    }
+
+    fn pop_confirmed(&mut self, confirmed: u64) -> Option<WaitingRead> {
+        if self.waiting.front()?.round <= confirmed { self.waiting.pop_front() } else { None }
+    }
+}
+
+impl Protocol {
+    /// A read begins, if this server leads.
+    pub(super) fn read_request(&mut self, context: u64, actions: &mut impl ActionSink) -> Result<(), ReadError> {
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(ReadError::NotLeader { leader: self.leader, term: self.hard_state.term });
+        };
+        // Everything that earlier leaders committed lies before this term's no-op, whether this leader knows it to be
+        // committed or not.
+        let index = self.commit_index.max(leader.term_start);
+        let idle = leader.reads.waiting.is_empty();
+        leader.reads.add(context, index);
+        if idle {
+            self.begin_read_round(actions);
+        }
+        Ok(())
+    }
+
+    /// With a heartbeat what was lost of a round is asked again, as a new round.
+    pub(super) fn repeat_read_round(&mut self, actions: &mut impl ActionSink) {
+        if matches!(&self.role, Role::Leader(leader) if !leader.reads.waiting.is_empty()) {
+            self.begin_read_round(actions);
+        }
+    }
+
+    /// Asks all followers whether they follow this leader. Like its appends this waits for no write.
+    fn begin_read_round(&mut self, actions: &mut impl ActionSink) {
+        let (from, term) = (self.settings.id, self.hard_state.term);
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.reads.round += 1;
+        let message = Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: leader.reads.round });
+        for (to, _) in &leader.peers {
+            actions.push(Action::Send(Envelope { from, to: *to, message: message.clone() }));
+        }
+        self.answer_reads(actions);
+    }
+
+    /// Says whether this server follows the sender in its term.
+    pub(super) fn handle_confirm_leader_request(
+        &mut self,
+        from: NodeId,
+        request: ConfirmLeaderRequest,
+        actions: &mut impl ActionSink,
+    ) {
+        let term = self.hard_state.term;
+        if request.term == term {
+            if let Some(leader) = self.leader.filter(|leader| *leader != from) {
+                return actions
+                    .push(Action::Misbehaved { peer: from, reason: PeerMisbehaved::SecondLeader { term, leader } });
+            }
+            self.follow(from, actions);
+        }
+        self.persist_hard_state(actions);
+        let response = ConfirmLeaderResponse { term, leader_term: request.term, round: request.round };
+        self.send_after_term(from, Message::ConfirmLeaderResponse(response), actions);
+    }
+
+    /// Counts an answer to a question of this term.
+    pub(super) fn handle_confirm_leader_response(
+        &mut self,
+        from: NodeId,
+        response: ConfirmLeaderResponse,
+        actions: &mut impl ActionSink,
+    ) {
+        let term = self.hard_state.term;
+        // The question may be one of an earlier term, in which this server led too, and which counted its rounds from 1.
+        if response.term != term || response.leader_term != term {
+            return;
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
+        let asked = leader.reads.round;
+        let Some(progress) = leader.progress_mut(from) else { return };
+        if response.round > asked {
+            let reason = PeerMisbehaved::ConfirmedUnasked { round: response.round };
+            return actions.push(Action::Misbehaved { peer: from, reason });
+        }
+        progress.active = true;
+        if response.round > progress.confirmed_round {
+            progress.confirmed_round = response.round;
+            self.answer_reads(actions);
+        }
+    }
+
+    /// Lets go of the reads whose round a quorum confirmed, this server among it, and begins the next round if reads wait
+    /// for it.
+    fn answer_reads(&mut self, actions: &mut impl ActionSink) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let own = core::iter::once(leader.reads.round);
+        let rounds = own.chain(leader.peers.iter().map(|(_, progress)| progress.confirmed_round));
+        let confirmed = reached_by_majority(rounds, 1 + leader.peers.len());
+        while let Some(read) = leader.reads.pop_confirmed(confirmed) {
+            actions.push(Action::ReadReady { context: read.context, index: read.index });
+        }
+        if leader.reads.waiting.front().is_some_and(|read| read.round > leader.reads.round) {
+            self.begin_read_round(actions);
+        }
+    }
+
+    /// This server leads no more: the reads that wait get no answer here.
+    pub(super) fn abort_reads(reads: &mut Reads, actions: &mut impl ActionSink) {
+        for read in reads.waiting.drain(..) {
+            actions.push(Action::ReadAborted { context: read.context });
+        }
+    }
+
+    /// The laws of waiting reads; see `invariant.rs`.
+    pub(super) fn check_reads(reads: &Reads, peers: &[(NodeId, Progress)]) {
+        let mut before = WaitingRead { context: 0, round: 1, index: Index::ZERO };
+        for read in &reads.waiting {
+            let in_order = read.round >= before.round && read.round <= reads.round + 1 && read.index >= before.index;
+            assert!(in_order, "ReadsInOrder: {read:?} after {before:?} in round {}", reads.round);
+            before = *read;
+        }
+        assert!(
+            reads.waiting.front().is_none_or(|read| read.round <= reads.round),
+            "ReadsInOrder: a round is on its way"
+        );
+        assert!(peers.iter().all(|(_, peer)| peer.confirmed_round <= reads.round), "ConfirmedWasAsked");
+    }
+}

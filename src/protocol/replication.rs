@@ -89,6 +89,7 @@ impl Protocol {
         for (peer, progress) in &leader.peers {
             sender.send_heartbeat(*peer, progress, actions);
         }
+        self.repeat_read_round(actions);
     }
 
     /// Takes over a leader's entries, as far as the logs agree before them (§3.5).
@@ -162,7 +163,7 @@ impl Protocol {
     }
 
     /// `from` leads this term.
-    fn follow(&mut self, from: NodeId, actions: &mut impl ActionSink) {
+    pub(super) fn follow(&mut self, from: NodeId, actions: &mut impl ActionSink) {
         if self.leader != Some(from) || !matches!(self.role, Role::Follower) {
             self.become_follower(Some(from), actions);
         }

@@ -1,6 +1,7 @@
 //! What each role knows. The data of a role lives and dies with it.
 
 use super::progress::Progress;
+use super::read::Reads;
 use crate::action::RoleKind;
 use crate::types::{Index, NodeId};
 use alloc::collections::{BTreeSet, VecDeque};
@@ -52,6 +53,7 @@ pub(super) struct Leader {
     /// commit rule needs no look into the log. Never changes within a term.
     pub(super) term_start: Index,
     pub(super) uncommitted: Uncommitted,
+    pub(super) reads: Reads,
 }
 
 impl Leader {

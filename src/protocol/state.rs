@@ -3,6 +3,7 @@
 
 use super::Protocol;
 use super::progress::{Progress, ProgressState};
+use super::read::WaitingRead;
 use super::role::Role;
 use crate::action::RoleKind;
 use crate::membership::Membership;
@@ -39,6 +40,10 @@ pub struct ProtocolState {
     pub applied_through: Index,
     /// What a leader knows of each peer, ascending by id; empty in other roles.
     pub progress: Vec<PeerState>,
+    /// The last round of confirmation that a leader began; 0 in other roles and before the first.
+    pub read_round: u64,
+    /// The reads that wait for a leader's confirmation, in the order in which they began; empty in other roles.
+    pub reads: Vec<ReadState>,
     /// The writes in flight, oldest first.
     pub writes: Vec<WriteInFlight>,
 }
@@ -57,8 +62,22 @@ pub struct PeerState {
     pub state: ProgressState,
     /// Whether the peer answered since the last quorum check.
     pub active: bool,
+    /// The last round of confirmation in which the peer said that it follows; 0 before the first.
+    pub confirmed_round: u64,
     /// The last index of each append in flight, oldest first.
     pub inflight: Vec<Index>,
+}
+
+/// A read that waits for a leader's confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ReadState {
+    /// Whose read it is, as said by who asked.
+    pub context: u64,
+    /// The first round that began after the read did.
+    pub round: u64,
+    /// What must be applied before it is answered.
+    pub index: Index,
 }
 
 /// A write that was emitted and is not yet reported durable, as the protocol remembers it: its entries are in the
@@ -82,6 +101,7 @@ impl Protocol {
             Role::PreCandidate(ballot) | Role::Candidate(ballot) => (Some(&ballot.granted), Some(&ballot.refused)),
             Role::Follower | Role::Leader(_) => (None, None),
         };
+        let reads = if let Role::Leader(leader) = &self.role { Some(&leader.reads) } else { None };
         let ascending = |votes: Option<&BTreeSet<NodeId>>| votes.into_iter().flatten().copied().collect();
         ProtocolState {
             hard_state: self.hard_state,
@@ -95,6 +115,8 @@ impl Protocol {
             commit_index: self.commit_index,
             applied_through: self.applied_through,
             progress: self.progress().map(|(peer, progress)| progress.peer_state(peer)).collect(),
+            read_round: reads.map_or(0, |reads| reads.round),
+            reads: reads.into_iter().flat_map(|reads| &reads.waiting).map(WaitingRead::state).collect(),
             writes: self.tail.writes_in_flight().collect(),
         }
     }
@@ -130,6 +152,12 @@ impl Protocol {
     }
 }
 
+impl WaitingRead {
+    fn state(&self) -> ReadState {
+        ReadState { context: self.context, round: self.round, index: self.index }
+    }
+}
+
 impl Progress {
     fn peer_state(&self, peer: NodeId) -> PeerState {
         PeerState {
@@ -138,6 +166,7 @@ impl Progress {
             next_index: self.next_index,
             state: self.state,
             active: self.active,
+            confirmed_round: self.confirmed_round,
             inflight: self.inflight.last_indexes().collect(),
         }
     }

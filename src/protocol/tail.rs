@@ -67,6 +67,11 @@ impl Tail {
         self.writes.len()
     }
 
+    /// Whether a write in flight carries term and vote.
+    pub(super) fn hard_state_in_flight(&self) -> bool {
+        self.writes.iter().any(|write| write.hard_state.is_some())
+    }
+
     /// The writes in flight with the messages behind each, oldest first.
     pub(super) fn writes_in_flight(&self) -> impl Iterator<Item = WriteInFlight> + '_ {
         let mut messages = self.messages.iter();

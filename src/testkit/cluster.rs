@@ -91,6 +91,7 @@ pub struct Cluster {
     pub(super) checker: Checker,
     transcript: Vec<String>,
     commands: Vec<(EntryId, bytes::Bytes)>,
+    reads: u64,
     #[cfg(feature = "trace")]
     pub(super) recording: Option<super::recording::Recording>,
 }
@@ -141,6 +142,7 @@ impl Cluster {
             network: Network::default(),
             transcript: Vec::new(),
             commands: Vec::new(),
+            reads: 0,
             #[cfg(feature = "trace")]
             recording: None,
         };
@@ -215,6 +217,12 @@ impl Cluster {
         &self.commands
     }
 
+    /// How many reads clients asked for so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads
+    }
+
     /// What happened since the last call, a line each.
     pub fn take_transcript(&mut self) -> Vec<String> {
         core::mem::take(&mut self.transcript)
@@ -243,6 +251,7 @@ impl Cluster {
                 commands.iter().map(|command| format!(" {}", command_words(command))).collect()
             }
             Event::Persisted { writes } => format!(" {writes}"),
+            Event::ReadRequest { context } => format!(" {context}"),
             _ => String::new(),
         };
         let proposed = match &event {
@@ -252,6 +261,11 @@ impl Cluster {
         };
         if let (Event::Receive(envelope), Some(node)) = (&event, self.nodes.get(&id)) {
             self.checker.received(&node.view(id), envelope);
+        }
+        let read = if let Event::ReadRequest { context } = event { Some(context) } else { None };
+        if let (Some(context), Some(_)) = (read, self.protocol(id)) {
+            self.checker.read_begins(id, context);
+            self.reads += 1;
         }
         let entries_in_memory = self.options.entries_in_memory;
         #[cfg(feature = "trace")]
@@ -273,6 +287,7 @@ impl Cluster {
         }
         if let Err(error) = result {
             self.tell(format!("  refused: {}", step_error_words(&error)));
+            read.into_iter().for_each(|context| self.checker.read_refused(id, context));
         }
         let mut to_apply = Vec::new();
         for action in &actions {
@@ -338,6 +353,8 @@ impl Cluster {
                 self.tell(format!("  apply {}", render::entries(&applied)));
                 to_apply.extend(applied);
             }
+            Action::ReadReady { context, index } => self.tell(format!("  read {context} ready at {index}")),
+            Action::ReadAborted { context } => self.tell(format!("  read {context} aborted")),
             Action::ResetElectionTimer => {}
             Action::RoleChanged { role, term, leader } => {
                 let leader = leader.map_or(String::new(), |leader| format!(" leader={leader}"));

@@ -7,6 +7,7 @@
 //! The checker sees servers only through [`View`], plain data, so its tests can feed it histories that no server of
 //! ours produces.
 
+use super::read_laws::ReadLaws;
 use crate::action::{Action, RoleKind};
 use crate::log::{LogView, MemoryLog, Read};
 use crate::message::{AppendResult, Envelope, Message};
@@ -55,6 +56,10 @@ pub enum Law {
     CampaignHasPreVotes,
     /// A leader stays beyond a quorum check only if a quorum answered it since the one before (§6.2).
     CheckedLeaderHasAnswers,
+    /// A read is answered only where everything is applied that was committed, by whoever, when it began (§6.4).
+    LinearizableRead,
+    /// Each read that a server takes is answered or aborted once, at the latest when it stops leading (§6.4).
+    EveryReadEndsOnce,
 }
 
 impl Law {
@@ -76,6 +81,8 @@ impl Law {
         Self::PreVoteLeavesHardStateAlone,
         Self::CampaignHasPreVotes,
         Self::CheckedLeaderHasAnswers,
+        Self::LinearizableRead,
+        Self::EveryReadEndsOnce,
     ];
 }
 
@@ -105,7 +112,7 @@ impl core::error::Error for Violation {}
 /// Whether every law held so far.
 pub type Checked = Result<(), Violation>;
 
-fn check(holds: bool, law: Law, detail: impl FnOnce() -> String) -> Checked {
+pub(super) fn check(holds: bool, law: Law, detail: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(Violation { law, detail: detail() }) }
 }
 
@@ -170,6 +177,7 @@ pub struct Checker {
     heard: BTreeMap<NodeId, Heard>,
     /// Whether leaders check that a quorum answers.
     check_quorum: bool,
+    reads: ReadLaws,
     /// The last index applied in this life of each server's state machine.
     applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
@@ -190,6 +198,7 @@ impl Checker {
             lives: BTreeMap::new(),
             heard: BTreeMap::new(),
             check_quorum: false,
+            reads: ReadLaws::default(),
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
             lost_data: false,
@@ -213,6 +222,7 @@ impl Checker {
     pub fn crashed(&mut self, id: NodeId) {
         self.lives.remove(&id);
         self.heard.remove(&id);
+        self.reads.crashed(id);
         self.applied.remove(&id);
     }
 
@@ -269,11 +279,24 @@ impl Checker {
             Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
                 heard.answers.insert(envelope.from);
             }
+            Message::ConfirmLeaderResponse(response) if response.term == receiver.hard_state.term => {
+                heard.answers.insert(envelope.from);
+            }
             Message::PreVoteResponse(response) if response.granted => {
                 heard.pre_votes.insert((envelope.from, response.campaign_term));
             }
             _ => {}
         }
+    }
+
+    /// A read begins at a server, right before the step that takes it.
+    pub fn read_begins(&mut self, id: NodeId, context: u64) {
+        self.reads.begun(id, context, self.committed_index());
+    }
+
+    /// The server refused the read.
+    pub fn read_refused(&mut self, id: NodeId, context: u64) {
+        self.reads.refused(id, context);
     }
 
     /// A server applies an entry.
@@ -305,6 +328,8 @@ impl Checker {
     pub fn stepped(&mut self, id: NodeId, transition: Transition, actions: &[Action], views: &[View<'_>]) -> Checked {
         self.check_pre_vote(id, transition, actions, views)?;
         self.check_heard(id, transition, views)?;
+        let role = views.iter().find(|view| view.id == id).and_then(|view| view.role);
+        self.reads.stepped(id, role, actions)?;
         self.moved(id, views)
     }
 

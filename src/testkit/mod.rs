@@ -13,6 +13,7 @@ pub mod invariants;
 pub mod linearizability;
 pub mod log_suite;
 pub mod network;
+mod read_laws;
 #[cfg(feature = "trace")]
 pub mod recording;
 pub mod render;

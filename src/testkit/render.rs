@@ -20,6 +20,8 @@ pub const fn message_name(message: &Message) -> &'static str {
         Message::RequestVoteResponse(_) => "RequestVoteResponse",
         Message::AppendEntriesRequest(_) => "AppendEntriesRequest",
         Message::AppendEntriesResponse(_) => "AppendEntriesResponse",
+        Message::ConfirmLeaderRequest(_) => "ConfirmLeaderRequest",
+        Message::ConfirmLeaderResponse(_) => "ConfirmLeaderResponse",
     }
 }
 
@@ -39,6 +41,8 @@ pub fn message_content(message: &Message) -> String {
             AppendResult::Rejected { prev_index, hint } => format!("rejected prev={prev_index} hint={hint}"),
             AppendResult::StaleTerm => "stale".to_string(),
         },
+        Message::ConfirmLeaderRequest(m) => format!("round={}", m.round),
+        Message::ConfirmLeaderResponse(m) => format!("leader_term={} round={}", m.leader_term, m.round),
     };
     format!("term={} {content}", message.term())
 }

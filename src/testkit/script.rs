@@ -9,6 +9,7 @@
 //! | `given 1 term=3 vote=2 log=1x3,2` | server 1 starts instead with this hard state and entries of these terms |
 //! | `election_timeout 1`, `minimum_election_timeout`, `heartbeat_timeout`, `quorum_check_timeout` | a timeout fires at each server named, or at `all` |
 //! | `client_request 1 x y` | commands are proposed, as one batch; `bytes=99` is one of that size |
+//! | `read_request 1 7` | a client wants to read at server 1; 7 is how the answer names it |
 //! | `persisted 1 2` | the oldest 2 writes of server 1 are durable and it knows; all without a number |
 //! | `sync 1 2` | they are durable and it does not know yet |
 //! | `cold_read 1` | a read of entries that were not in memory ends |
@@ -37,8 +38,8 @@ use crate::config::RaftConfig;
 use crate::event::Event;
 use crate::log::LogView;
 use crate::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, Message, PreVoteRequest, PreVoteResponse,
-    RequestVoteRequest, RequestVoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope,
+    Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
 };
 use crate::transition::Transition;
 use crate::types::{Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
@@ -315,6 +316,10 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
         Transition::QuorumCheckTimeout => Event::QuorumCheckTimeout,
         Transition::Persisted => return cluster.persisted(words.node(0)?, words.count(1)?),
         Transition::ClientRequest => return cluster.step(words.node(0)?, client_request(words)?),
+        Transition::ReadRequest => {
+            let context = words.number(1)?;
+            return cluster.step(words.node(0)?, Event::ReadRequest { context });
+        }
         _ => return handle(cluster, transition, words),
     };
     words.nodes(cluster)?.into_iter().try_for_each(|id| cluster.step(id, timeout.clone()))
@@ -433,6 +438,14 @@ fn message(words: &Words<'_>) -> Result<Message, MoveError> {
             };
             Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
         }
+        Some("confirm_leader_request") => {
+            Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: words.required("round")? })
+        }
+        Some("confirm_leader_response") => Message::ConfirmLeaderResponse(ConfirmLeaderResponse {
+            term,
+            leader_term: Term(words.required("leader_term")?),
+            round: words.required("round")?,
+        }),
         other => return impossible(format!("there is no message {}", other.unwrap_or(""))),
     })
 }

@@ -19,9 +19,10 @@ const WEIGHTS: &[(Kind, u8)] = &[
     (Kind::Sync, 8),
     (Kind::ElectionTimeout, 12),
     (Kind::MinimumElectionTimeout, 10),
-    (Kind::HeartbeatTimeout, 16),
+    (Kind::HeartbeatTimeout, 13),
     (Kind::QuorumCheckTimeout, 4),
     (Kind::ClientRequest, 20),
+    (Kind::ReadRequest, 3),
     (Kind::Drop, 8),
     (Kind::Duplicate, 8),
     (Kind::Crash, 4),
@@ -41,6 +42,7 @@ enum Kind {
     HeartbeatTimeout,
     QuorumCheckTimeout,
     ClientRequest,
+    ReadRequest,
     Drop,
     Duplicate,
     Crash,
@@ -86,6 +88,10 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
             let first = cluster.commands().len();
             let batch = (0..=detail % 3).map(|at| format!(" c{}", first + at)).collect::<String>();
             Some(format!("client_request {leader}{batch}"))
+        }
+        Kind::ReadRequest => {
+            let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
+            Some(format!("read_request {leader} {}", cluster.reads()))
         }
         Kind::Crash => one(&running).map(|id| format!("crash {id} keep={}", detail % (cluster.writes(id).0 + 1))),
         Kind::Restart => one(&down).map(|id| format!("restart {id}")),

@@ -2,7 +2,7 @@
 
 use crate::action::RoleKind;
 use crate::message::{AppendResult, Envelope, Message};
-use crate::protocol::{PeerState, ProgressState};
+use crate::protocol::{PeerState, ProgressState, ReadState};
 use crate::transition::Transition;
 use crate::types::{ClusterId, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,11 @@ pub struct Line {
     pub state: ServerState,
     /// What the step sent at once, in this order.
     pub sent: Vec<MessageRecord>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero_round(round: &u64) -> bool {
+    *round == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -189,8 +194,30 @@ pub struct ServerState {
     pub applied_index: Index,
     /// What a leader knows of its peers, ascending by id.
     pub progress: Vec<ProgressRecord>,
+    /// The last round of confirmation that a leader began.
+    #[serde(default, skip_serializing_if = "is_zero_round")]
+    pub read_round: u64,
+    /// The reads that wait for a leader's confirmation, in the order in which they began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<ReadRecord>,
     /// The writes in flight, oldest first.
     pub pending: Vec<WriteRecord>,
+}
+
+/// A read that waits for a leader's confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReadRecord {
+    /// The first round that began after the read did.
+    pub round: u64,
+    /// What must be applied before it is answered.
+    pub index: Index,
+}
+
+impl From<&ReadState> for ReadRecord {
+    fn from(read: &ReadState) -> Self {
+        Self { round: read.round, index: read.index }
+    }
 }
 
 /// What a leader knows of a peer.
@@ -207,6 +234,9 @@ pub struct ProgressRecord {
     pub state: ProgressName,
     /// Whether it answered since the last quorum check.
     pub active: bool,
+    /// The last round of confirmation in which it said that it follows.
+    #[serde(default, skip_serializing_if = "is_zero_round")]
+    pub confirmed_round: u64,
     /// The last index of each append on its way, oldest first.
     pub inflight: Vec<Index>,
 }
@@ -234,6 +264,7 @@ impl From<&PeerState> for ProgressRecord {
                 ProgressState::Snapshot => ProgressName::Snapshot,
             },
             active: peer.active,
+            confirmed_round: peer.confirmed_round,
             inflight: peer.inflight.clone(),
         }
     }
@@ -272,6 +303,10 @@ pub enum MessageRecord {
     AppendEntriesRequest { from: NodeId, to: NodeId, term: Term, prev: EntryId, entries: Vec<EntryRun>, commit: Index },
     /// See [`AppendEntriesResponse`](crate::message::AppendEntriesResponse).
     AppendEntriesResponse { from: NodeId, to: NodeId, term: Term, result: ResultRecord },
+    /// See [`ConfirmLeaderRequest`](crate::message::ConfirmLeaderRequest).
+    ConfirmLeaderRequest { from: NodeId, to: NodeId, term: Term, round: u64 },
+    /// See [`ConfirmLeaderResponse`](crate::message::ConfirmLeaderResponse).
+    ConfirmLeaderResponse { from: NodeId, to: NodeId, term: Term, leader_term: Term, round: u64 },
 }
 
 /// What became of an append.
@@ -298,6 +333,8 @@ impl MessageRecord {
             Self::RequestVoteResponse { .. } => Transition::HandleRequestVoteResponse,
             Self::AppendEntriesRequest { .. } => Transition::HandleAppendEntriesRequest,
             Self::AppendEntriesResponse { .. } => Transition::HandleAppendEntriesResponse,
+            Self::ConfirmLeaderRequest { .. } => Transition::HandleConfirmLeaderRequest,
+            Self::ConfirmLeaderResponse { .. } => Transition::HandleConfirmLeaderResponse,
         }
     }
 
@@ -310,7 +347,9 @@ impl MessageRecord {
             | Self::RequestVoteRequest { from, to, .. }
             | Self::RequestVoteResponse { from, to, .. }
             | Self::AppendEntriesRequest { from, to, .. }
-            | Self::AppendEntriesResponse { from, to, .. } => (*from, *to),
+            | Self::AppendEntriesResponse { from, to, .. }
+            | Self::ConfirmLeaderRequest { from, to, .. }
+            | Self::ConfirmLeaderResponse { from, to, .. } => (*from, *to),
         }
     }
 }
@@ -339,6 +378,10 @@ impl From<&Envelope> for MessageRecord {
                 };
                 Self::AppendEntriesResponse { from, to, term, result }
             }
+            Message::ConfirmLeaderRequest(m) => Self::ConfirmLeaderRequest { from, to, term, round: m.round },
+            Message::ConfirmLeaderResponse(m) => {
+                Self::ConfirmLeaderResponse { from, to, term, leader_term: m.leader_term, round: m.round }
+            }
         }
     }
 }
@@ -358,6 +401,7 @@ impl Line {
                         | Transition::HeartbeatTimeout
                         | Transition::QuorumCheckTimeout
                         | Transition::ClientRequest
+                        | Transition::ReadRequest
                         | Transition::Persisted
                 );
                 if takes && handles.is_some_and(|handled_by| handled_by != transition) {

@@ -2,8 +2,8 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, EntryRun, EventName, Line, MessageRecord, ProgressRecord, ServerState, Settings, Start, WriteRecord,
-    runs,
+    AroundName, EntryRun, EventName, Line, MessageRecord, ProgressRecord, ReadRecord, ServerState, Settings, Start,
+    WriteRecord, runs,
 };
 use crate::action::{Action, Write};
 use crate::config::RaftConfig;
@@ -55,7 +55,8 @@ impl Input {
             Event::ElectionTimeout
             | Event::MinimumElectionTimeout
             | Event::HeartbeatTimeout
-            | Event::QuorumCheckTimeout => {}
+            | Event::QuorumCheckTimeout
+            | Event::ReadRequest { .. } => {}
         }
         input
     }
@@ -150,6 +151,8 @@ impl Tracer {
             durable: state.durable,
             commit_index: state.commit_index,
             applied_index: state.applied_through,
+            read_round: state.read_round,
+            reads: state.reads.iter().map(ReadRecord::from).collect(),
         }
     }
 }

@@ -13,8 +13,8 @@
 
 use super::{EncodeError, FrameError, Limits, kind, write};
 use crate::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, Message, PreVoteRequest, PreVoteResponse,
-    RequestVoteRequest, RequestVoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Message,
+    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
 };
 use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
 use bytes::Bytes;
@@ -91,6 +91,21 @@ struct AppendEntriesResponseBody {
     hint_term: u64,
 }
 
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct ConfirmLeaderRequestBody {
+    term: u64,
+    round: u64,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct ConfirmLeaderResponseBody {
+    term: u64,
+    leader_term: u64,
+    round: u64,
+}
+
 /// Entries as they are written, with the size of their block computed once.
 struct EntryBlock<'a> {
     entries: &'a [Entry],
@@ -141,11 +156,13 @@ pub(super) fn kind_of(message: &Message) -> u16 {
         Message::RequestVoteResponse(_) => kind::REQUEST_VOTE_RESPONSE,
         Message::AppendEntriesRequest(_) => kind::APPEND_ENTRIES_REQUEST,
         Message::AppendEntriesResponse(_) => kind::APPEND_ENTRIES_RESPONSE,
+        Message::ConfirmLeaderRequest(_) => kind::CONFIRM_LEADER_REQUEST,
+        Message::ConfirmLeaderResponse(_) => kind::CONFIRM_LEADER_RESPONSE,
     }
 }
 
 pub(super) fn is_message(kind: u16) -> bool {
-    (kind::PRE_VOTE_REQUEST..=kind::APPEND_ENTRIES_RESPONSE).contains(&kind)
+    (kind::PRE_VOTE_REQUEST..=kind::CONFIRM_LEADER_RESPONSE).contains(&kind)
 }
 
 pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) -> Result<(), EncodeError> {
@@ -172,6 +189,12 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         }
         Message::AppendEntriesRequest(m) => encode_append(m, limits, encoder),
         Message::AppendEntriesResponse(m) => write(encoder, &append_response_body(m)),
+        Message::ConfirmLeaderRequest(m) => {
+            write(encoder, &ConfirmLeaderRequestBody { term: m.term.0, round: m.round })
+        }
+        Message::ConfirmLeaderResponse(m) => {
+            write(encoder, &ConfirmLeaderResponseBody { term: m.term.0, leader_term: m.leader_term.0, round: m.round })
+        }
     }
 }
 
@@ -258,6 +281,16 @@ pub(super) fn decode(
             };
             Ok(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(b.term), result }))
         }
+        kind::CONFIRM_LEADER_REQUEST => view(kind, body).map(|b: ConfirmLeaderRequestBody| {
+            Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(b.term), round: b.round })
+        }),
+        kind::CONFIRM_LEADER_RESPONSE => view(kind, body).map(|b: ConfirmLeaderResponseBody| {
+            Message::ConfirmLeaderResponse(ConfirmLeaderResponse {
+                term: Term(b.term),
+                leader_term: Term(b.leader_term),
+                round: b.round,
+            })
+        }),
         _ => Err(FrameError::Body { kind, what: "not a message" }),
     }
 }

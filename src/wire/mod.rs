@@ -97,6 +97,10 @@ pub mod kind {
     pub const APPEND_ENTRIES_REQUEST: u16 = 20;
     /// [`AppendEntriesResponse`](crate::message::AppendEntriesResponse).
     pub const APPEND_ENTRIES_RESPONSE: u16 = 21;
+    /// [`ConfirmLeaderRequest`](crate::message::ConfirmLeaderRequest).
+    pub const CONFIRM_LEADER_REQUEST: u16 = 22;
+    /// [`ConfirmLeaderResponse`](crate::message::ConfirmLeaderResponse).
+    pub const CONFIRM_LEADER_RESPONSE: u16 = 23;
 }
 
 /// A decoded frame.

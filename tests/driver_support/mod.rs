@@ -11,10 +11,13 @@ use raft_io::{
     Write,
 };
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -289,12 +292,24 @@ pub(crate) struct Cluster {
     pub(crate) gates: BTreeMap<NodeId, Arc<Gate>>,
 }
 
+/// A test that fails lets its nodes end.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.gates.values().for_each(|gate| gate.open());
+        self.faults.values().for_each(|faults| faults.sync_gate.open());
+    }
+}
+
 impl Cluster {
     pub(crate) fn start(size: u64) -> Self {
         Self::start_with(size, DriverOptions::default())
     }
 
     pub(crate) fn start_with(size: u64, options: DriverOptions) -> Self {
+        Self::start_configured(size, options, |_| {})
+    }
+
+    pub(crate) fn start_configured(size: u64, options: DriverOptions, change: impl Fn(&mut RaftConfig)) -> Self {
         let ids: Vec<u64> = (1..=size).collect();
         let mut cluster = Self {
             network: Network::default(),
@@ -307,7 +322,9 @@ impl Cluster {
             let gate = Arc::<Gate>::default();
             let machine = Recorder { gate: Some(gate.clone()), ..Recorder::default() };
             let transport = cluster.network.transport(id);
-            let raft = Raft::start_with(config(id, &ids), options.clone(), log, transport, machine).unwrap();
+            let mut config = config(id, &ids);
+            change(&mut config);
+            let raft = Raft::start_with(config, options.clone(), log, transport, machine).unwrap();
             cluster.nodes.insert(id.into(), raft);
             cluster.faults.insert(id.into(), faults);
             cluster.gates.insert(id.into(), gate);
@@ -353,4 +370,26 @@ pub(crate) fn single(options: DriverOptions) -> (Raft<Recorder>, Arc<Faults>, Ne
 
 pub(crate) fn propose(raft: &Raft<Recorder>, command: &'static str) -> Result<Applied<usize>, RequestError> {
     raft.propose(command).wait(PATIENCE)
+}
+
+struct Unpark(thread::Thread, AtomicUsize);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.unpark();
+    }
+}
+
+/// Runs a future on this thread. Its output, and how often it was woken.
+pub(crate) fn block_on<F: Future>(future: F) -> (F::Output, usize) {
+    let unpark = Arc::new(Unpark(thread::current(), AtomicUsize::new(0)));
+    let waker = Waker::from(unpark.clone());
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return (output, unpark.1.load(Ordering::SeqCst)),
+            Poll::Pending => thread::park(),
+        }
+    }
 }

@@ -160,7 +160,7 @@ fn replication(server: &Server, text: &mut String) {
 /// Names and values, as HGETALL would give them. Position and hashes belong to one moment.
 fn raft_status(server: &Server, out: &mut Vec<u8>) {
     let status = server.raft.status();
-    let print = server.raft.query(super::store::Store::fingerprint);
+    let print = server.raft.stale_read(super::store::Store::fingerprint);
     let text = |text: String| Field::Text(text);
     let number = |number: u64| Field::Number(number as i64);
     let leader = status.leader.as_ref();
@@ -176,6 +176,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("commit_index", number(status.commit_index.0)),
         ("applied_index", number(status.applied_index.0)),
         ("open_proposals", number(status.open_proposals as u64)),
+        ("open_reads", number(status.open_reads as u64)),
         ("connections", number(server.places.taken() as u64)),
         ("request_bytes", number(server.request_bytes() as u64)),
     ];

@@ -8,8 +8,8 @@ pub(crate) const COMMAND_BYTES_MAX: usize = 8 << 20;
 
 /// A request, understood.
 pub(crate) enum Meaning {
-    /// Belongs into the log; its encoding was added to the batch.
-    Replicated,
+    /// The leader runs it; its encoding was added to the batch.
+    ForLeader,
     /// Commands of another node's clients, encoded.
     Forwarded,
     /// Answered by this node alone.
@@ -56,7 +56,7 @@ impl Arity {
 }
 
 enum Kind {
-    Replicated(Operation),
+    ForLeader(Operation),
     Add(i64),
     AddArgument(i64),
     SetNx,
@@ -65,21 +65,21 @@ enum Kind {
 }
 
 const TABLE: &[(&str, Arity, Kind)] = &[
-    ("get", Arity::Exactly(2), Kind::Replicated(Operation::Get)),
-    ("set", Arity::AtLeast(3), Kind::Replicated(Operation::Set)),
+    ("get", Arity::Exactly(2), Kind::ForLeader(Operation::Get)),
+    ("set", Arity::AtLeast(3), Kind::ForLeader(Operation::Set)),
     ("setnx", Arity::Exactly(3), Kind::SetNx),
-    ("del", Arity::AtLeast(2), Kind::Replicated(Operation::Delete)),
-    ("exists", Arity::AtLeast(2), Kind::Replicated(Operation::Exists)),
+    ("del", Arity::AtLeast(2), Kind::ForLeader(Operation::Delete)),
+    ("exists", Arity::AtLeast(2), Kind::ForLeader(Operation::Exists)),
     ("incr", Arity::Exactly(2), Kind::Add(1)),
     ("decr", Arity::Exactly(2), Kind::Add(-1)),
     ("incrby", Arity::Exactly(3), Kind::AddArgument(1)),
     ("decrby", Arity::Exactly(3), Kind::AddArgument(-1)),
-    ("append", Arity::Exactly(3), Kind::Replicated(Operation::Append)),
-    ("mget", Arity::AtLeast(2), Kind::Replicated(Operation::MultiGet)),
-    ("mset", Arity::Pairs, Kind::Replicated(Operation::MultiSet)),
-    ("strlen", Arity::Exactly(2), Kind::Replicated(Operation::Length)),
-    ("dbsize", Arity::Exactly(1), Kind::Replicated(Operation::Count)),
-    ("flushall", Arity::AtLeast(1), Kind::Replicated(Operation::Clear)),
+    ("append", Arity::Exactly(3), Kind::ForLeader(Operation::Append)),
+    ("mget", Arity::AtLeast(2), Kind::ForLeader(Operation::MultiGet)),
+    ("mset", Arity::Pairs, Kind::ForLeader(Operation::MultiSet)),
+    ("strlen", Arity::Exactly(2), Kind::ForLeader(Operation::Length)),
+    ("dbsize", Arity::Exactly(1), Kind::ForLeader(Operation::Count)),
+    ("flushall", Arity::AtLeast(1), Kind::ForLeader(Operation::Clear)),
     ("ping", Arity::AtLeast(1), Kind::Local(Local::Ping)),
     ("echo", Arity::Exactly(2), Kind::Local(Local::Echo)),
     ("hello", Arity::AtLeast(1), Kind::Local(Local::Hello)),
@@ -96,7 +96,7 @@ const TABLE: &[(&str, Arity, Kind)] = &[
     ("readwrite", Arity::Exactly(1), Kind::Local(Local::ReadWrite)),
 ];
 
-/// Understands a request. A replicated command is added to `batch` in its encoding.
+/// Understands a request. A command for the leader is added to `batch` in its encoding.
 pub(crate) fn interpret(request: &Request<'_>, batch: &mut Vec<u8>) -> Meaning {
     let name = request.get(0);
     let Some((name, arity, kind)) = TABLE.iter().find(|(known, ..)| name.eq_ignore_ascii_case(known.as_bytes())) else {
@@ -110,12 +110,12 @@ pub(crate) fn interpret(request: &Request<'_>, batch: &mut Vec<u8>) -> Meaning {
     let encoded = match kind {
         Kind::Local(local) => return Meaning::Local(*local),
         Kind::Forward => return Meaning::Forwarded,
-        Kind::Replicated(Operation::Set) => set(request, batch),
-        Kind::Replicated(Operation::Clear) => {
+        Kind::ForLeader(Operation::Set) => set(request, batch),
+        Kind::ForLeader(Operation::Clear) => {
             store::encode(batch, Operation::Clear, 0, std::iter::empty());
             Ok(())
         }
-        Kind::Replicated(operation) => {
+        Kind::ForLeader(operation) => {
             store::encode(batch, *operation, 0, request.from(1));
             Ok(())
         }
@@ -127,7 +127,7 @@ pub(crate) fn interpret(request: &Request<'_>, batch: &mut Vec<u8>) -> Meaning {
         Kind::AddArgument(sign) => add(request.get(1), argument(request.get(2), *sign), batch),
     };
     match encoded {
-        Ok(()) if batch.len() - start <= COMMAND_BYTES_MAX => Meaning::Replicated,
+        Ok(()) if batch.len() - start <= COMMAND_BYTES_MAX => Meaning::ForLeader,
         Ok(()) => {
             batch.truncate(start);
             Meaning::Refused(format!("ERR the command exceeds {COMMAND_BYTES_MAX} bytes"))

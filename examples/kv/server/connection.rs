@@ -32,8 +32,8 @@ pub(crate) struct Session {
 enum Source {
     /// From this part of [`Batch::local`].
     Local(Range<usize>),
-    /// From the next of the replicated commands.
-    Replicated,
+    /// From the next of the commands that the leader runs.
+    ForLeader,
 }
 
 /// Requests that are answered together.
@@ -42,7 +42,7 @@ struct Batch {
     sources: Vec<Source>,
     /// Replies that are there already.
     local: Vec<u8>,
-    /// Replicated commands, one behind the other.
+    /// ForLeader commands, one behind the other.
     encoded: Vec<u8>,
     /// Where each of them ends.
     ends: Vec<usize>,
@@ -61,7 +61,7 @@ impl Batch {
         self.sources.push(Source::Local(start..self.local.len()));
     }
 
-    /// The replicated commands: slices of one allocation.
+    /// The commands for the leader: slices of one allocation.
     fn take_commands(&mut self) -> Vec<Bytes> {
         let whole = Bytes::from(std::mem::take(&mut self.encoded));
         let mut start = 0;
@@ -176,14 +176,14 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
                 }
             }
             Meaning::Refused(message) => batch.push_local(|out| resp::write_error(out, &message)),
-            Meaning::Replicated => {
+            Meaning::ForLeader => {
                 let start = batch.ends.last().copied().unwrap_or(0);
                 if session.stale_reads && store::is_read(&batch.encoded[start..]) {
                     let command = batch.encoded.split_off(start);
                     batch.push_local(|out| read_locally(server, command, out));
                 } else {
                     batch.ends.push(batch.encoded.len());
-                    batch.sources.push(Source::Replicated);
+                    batch.sources.push(Source::ForLeader);
                 }
             }
             Meaning::Forwarded => {
@@ -196,7 +196,7 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
 }
 
 fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
-    match server.raft.query(move |store| store.read_locally(&command)) {
+    match server.raft.stale_read(move |store| store.read(&command)) {
         Ok(reply) => reply.write(out),
         Err(error) => resp::write_error(out, &format!("CLUSTERDOWN {error}")),
     }
@@ -207,11 +207,11 @@ fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
 fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>, stream: &mut TcpStream) -> io::Result<()> {
     let commands = batch.take_commands();
     let answers = if commands.is_empty() { Vec::new() } else { router::run(server, &commands) };
-    let mut replicated = answers.iter();
+    let mut leaders = answers.iter();
     for source in &batch.sources {
         match source {
             Source::Local(range) => out.extend_from_slice(&batch.local[range.clone()]),
-            Source::Replicated => match replicated.next() {
+            Source::ForLeader => match leaders.next() {
                 Some(answer) => answer.write(out),
                 None => resp::write_error(out, "UNKNOWN the answer was lost; the command may or may not have run"),
             },

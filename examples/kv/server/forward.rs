@@ -4,12 +4,12 @@
 //! free sends its batch at once. Otherwise it queues, and whoever is done with a lane passes it to the
 //! first in the queue, who sends for all that have gathered: the busier, the larger the requests, and
 //! no thread is woken for nothing. Batches of different clients become one proposal, in which each
-//! keeps its order.
+//! keeps its order, or one read: a read among writes would wait for a sync, and they for it.
 
 use super::node::{Server, TOO_MANY_CLIENTS};
 use super::reply::{ReplyReader, Value};
 use super::resp;
-use super::router::{Answer, Attempt, NOT_LEADER};
+use super::router::{self, Answer, Attempt, NOT_LEADER};
 use bytes::Bytes;
 use raft_io::NodeId;
 use std::collections::VecDeque;
@@ -47,7 +47,7 @@ struct State {
     queue: VecDeque<Queued>,
 }
 
-/// A batch that waits for a lane.
+/// A batch, reads or writes, that waits for a lane.
 struct Queued {
     commands: Vec<Bytes>,
     wake: SyncSender<Wake>,
@@ -87,7 +87,7 @@ impl Forwarder {
                         (lane, own)
                     }
                     // Only a panic of the sending thread loses a sender. Nobody knows how far it came.
-                    Err(_) => return unknown("the forwarding thread broke down", commands.len()),
+                    Err(_) => return lost("the forwarding thread broke down", commands),
                 }
             }
         };
@@ -116,19 +116,23 @@ impl Forwarder {
 }
 
 impl State {
-    /// Takes as many queued batches as fit into one request with `own`.
+    /// Takes as many queued batches of the same kind as fit into one request with `own`.
     fn take_group(&mut self, own: &[Bytes]) -> Vec<Queued> {
         let bytes = |commands: &[Bytes]| commands.iter().map(Bytes::len).sum::<usize>();
         let (mut count, mut size) = (own.len(), bytes(own));
-        let mut group = Vec::new();
-        while let Some(next) = self.queue.front() {
+        let (mut group, mut rest) = (Vec::new(), VecDeque::new());
+        let mut full = false;
+        for next in self.queue.drain(..) {
+            if full || router::are_reads(&next.commands) != router::are_reads(own) {
+                rest.push_back(next);
+                continue;
+            }
             count += next.commands.len();
             size += bytes(&next.commands);
-            if count > GROUP_COMMANDS_MAX || size > GROUP_BYTES_MAX {
-                break;
-            }
-            group.extend(self.queue.pop_front());
+            full = count > GROUP_COMMANDS_MAX || size > GROUP_BYTES_MAX;
+            if full { rest.push_back(next) } else { group.push(next) }
         }
+        self.queue = rest;
         group
     }
 }
@@ -175,7 +179,7 @@ impl Lane {
             Ok(attempt) => attempt,
             Err(error) => {
                 self.upstream = None;
-                unknown(&format!("lost node {} at {} ({error})", leader.id, leader.address), commands.len())
+                lost(&format!("lost node {} at {} ({error})", leader.id, leader.address), commands)
             }
         }
     }
@@ -251,6 +255,11 @@ fn receive(upstream: &mut ReplyReader, count: usize) -> io::Result<Attempt> {
     }
 }
 
-fn unknown(reason: &str, count: usize) -> Attempt {
-    Attempt::Answered(Answer::errors(count, &format!("UNKNOWN {reason}; the command may or may not have run")))
+/// The reply to a request will not come. Reads may be asked anew: they have no effect.
+fn lost(reason: &str, commands: &[Bytes]) -> Attempt {
+    if router::are_reads(commands) {
+        return Attempt::Refused(None);
+    }
+    let message = format!("UNKNOWN {reason}; the command may or may not have run");
+    Attempt::Answered(Answer::errors(commands.len(), &message))
 }

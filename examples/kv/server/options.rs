@@ -44,7 +44,7 @@ pub(crate) struct ServeOptions {
     /// How long a command waits for a leader before -CLUSTERDOWN
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub(crate) leader_wait_ms: u64,
-    /// How long a proposed command waits for its result before -UNKNOWN
+    /// How long a proposed command waits for its result before -UNKNOWN, and a read before -CLUSTERDOWN
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub(crate) result_wait_ms: u64,
     /// How many clients may be connected at a time; fewer if the limit of open files is lower

@@ -1,14 +1,18 @@
 //! Getting a batch of commands to the leader and its answers back.
 //!
-//! A command that was refused did not run and may go elsewhere; one that may have been proposed is
-//! never sent twice. A batch is one proposal and, when forwarded, one request, so that it is refused
-//! or taken as a whole and its order holds.
+//! Writes go through the log, reads do not. So a batch runs in segments, each of one kind, one after
+//! the other: a read sees the writes before it and none behind it. A segment of writes is one
+//! proposal, a segment of reads one look at the leader's state machine, and either is one request when
+//! forwarded: it is refused or taken as a whole and its order holds.
+//!
+//! A command that was refused did not run and may go elsewhere. A write that may have been proposed is
+//! never sent twice. A read has no effect, so it is tried again until somebody answers it.
 
 use super::forward::Leader;
 use super::node::Server;
 use super::options::OnFollower;
 use super::resp;
-use super::store::{self, Reply};
+use super::store::{self, Reply, Store};
 use bytes::Bytes;
 use raft_io::driver::{LeaderHint, RequestError};
 use std::time::{Duration, Instant};
@@ -25,6 +29,16 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    /// The time for the batch is spent, and whether there is a leader is in doubt.
+    fn is_lost(&self) -> bool {
+        let message = match self {
+            Self::Reply(_) => return false,
+            Self::Error(message) => message.as_bytes(),
+            Self::Raw(bytes) => bytes.strip_prefix(b"-").unwrap_or_default(),
+        };
+        [&b"UNKNOWN "[..], b"CLUSTERDOWN "].iter().any(|code| message.starts_with(code))
+    }
+
     /// The same error for each of `count` commands.
     pub(crate) fn errors(count: usize, message: &str) -> Vec<Self> {
         (0..count).map(|_| Self::Error(message.to_owned())).collect()
@@ -49,9 +63,42 @@ pub(crate) enum Attempt {
 
 /// Runs a batch for a client of this node.
 pub(crate) fn run(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
+    match in_segments(commands, |segment| Attempt::Answered(run_segment(server, segment))) {
+        Attempt::Answered(answers) => answers,
+        Attempt::Refused(_) => Vec::new(),
+    }
+}
+
+/// Whether the commands of a segment are reads.
+pub(crate) fn are_reads(segment: &[Bytes]) -> bool {
+    segment.first().is_some_and(|command| store::is_read(command))
+}
+
+/// Runs a batch segment by segment. It is refused if the first one is. Behind commands without an
+/// answer nothing runs: their clients would wait for each segment anew.
+fn in_segments(commands: &[Bytes], mut run: impl FnMut(&[Bytes]) -> Attempt) -> Attempt {
+    let mut answers: Vec<Answer> = Vec::with_capacity(commands.len());
+    for segment in commands.chunk_by(|one, next| store::is_read(one) == store::is_read(next)) {
+        let count = segment.len();
+        if answers.last().is_some_and(Answer::is_lost) {
+            answers.extend(Answer::errors(count, "CLUSTERDOWN one before it got no answer; the command did not run"));
+            continue;
+        }
+        match run(segment) {
+            Attempt::Answered(part) => answers.extend(part),
+            Attempt::Refused(hint) if answers.is_empty() => return Attempt::Refused(hint),
+            Attempt::Refused(_) => {
+                answers.extend(Answer::errors(count, "CLUSTERDOWN the leader changed; the command did not run"));
+            }
+        }
+    }
+    Attempt::Answered(answers)
+}
+
+fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
     let deadline = Instant::now() + server.settings.leader_wait;
     loop {
-        let hint = match propose(server, commands) {
+        let hint = match run_here(server, commands) {
             Attempt::Answered(answers) => return answers,
             Attempt::Refused(hint) => hint,
         };
@@ -85,7 +132,7 @@ pub(crate) const NOT_LEADER: &str = "NOTLEADER";
 /// Runs a batch that another node forwarded; never forwards it again. Writes one array, or one error
 /// if nothing ran.
 pub(crate) fn run_forwarded(server: &Server, commands: &[Bytes], out: &mut Vec<u8>) {
-    match propose(server, commands) {
+    match in_segments(commands, |segment| run_here(server, segment)) {
         Attempt::Refused(_) => resp::write_error(out, "NOTLEADER this node does not lead; nothing ran"),
         Attempt::Answered(answers) => {
             resp::write_array(out, commands.len());
@@ -105,7 +152,23 @@ fn write_forwarded(answer: &Answer, out: &mut Vec<u8>) {
     }
 }
 
-/// Proposes a batch on this node and waits for all of it.
+/// Runs a segment on this node, if it leads.
+fn run_here(server: &Server, commands: &[Bytes]) -> Attempt {
+    if are_reads(commands) { read(server, commands) } else { propose(server, commands) }
+}
+
+/// Looks once for all of them.
+fn read(server: &Server, commands: &[Bytes]) -> Attempt {
+    let asked = commands.to_vec();
+    let look = move |store: &Store| asked.iter().map(|command| store.read(command)).collect::<Vec<_>>();
+    match server.raft.read(look).wait(server.settings.result_wait) {
+        Ok(replies) => Attempt::Answered(replies.into_iter().map(Answer::Reply).collect()),
+        Err(RequestError::NotLeader { leader, .. }) => Attempt::Refused(leader),
+        Err(error) => Attempt::Answered(Answer::errors(commands.len(), &explain(&error))),
+    }
+}
+
+/// Proposes commands on this node and waits for all of them.
 fn propose(server: &Server, commands: &[Bytes]) -> Attempt {
     let deadline = Instant::now() + server.settings.result_wait;
     let proposals = server.raft.propose_batch(commands.to_vec());

@@ -212,7 +212,8 @@ impl StateMachine for Store {
         self.applied = id;
         self.history = digest(&[&self.history.to_le_bytes(), command]);
         match Command::decode(command) {
-            Some(command) if command.operation.is_read() => self.read(&command),
+            // No reads are proposed, but older versions did.
+            Some(command) if command.operation.is_read() => self.look(&command),
             Some(command) => self.write(command),
             None => MALFORMED,
         }
@@ -225,14 +226,14 @@ impl Store {
     }
 
     /// Answers an encoded command that only reads, from this replica as it is.
-    pub(crate) fn read_locally(&self, command: &[u8]) -> Reply {
+    pub(crate) fn read(&self, command: &[u8]) -> Reply {
         match Command::decode(command) {
-            Some(command) if command.operation.is_read() => self.read(&command),
+            Some(command) if command.operation.is_read() => self.look(&command),
             _ => MALFORMED,
         }
     }
 
-    fn read(&self, command: &Command<'_>) -> Reply {
+    fn look(&self, command: &Command<'_>) -> Reply {
         let mut arguments = command.arguments.clone();
         match command.operation {
             Operation::Get => Reply::value(arguments.next().and_then(|key| self.values.get(key))),

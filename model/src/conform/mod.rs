@@ -154,6 +154,7 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         ("MaxLogLength", configuration.log_max.to_string()),
         ("MaxPending", configuration.pending_max.to_string()),
         ("MaxCrashes", configuration.crashes_max.to_string()),
+        ("MaxReads", configuration.reads_max.to_string()),
         ("MaxInflight", configuration.inflight_max.to_string()),
         ("MaxAppendEntries", append_max.to_string()),
         ("PreVote", boolean(configuration.pre_vote)),

@@ -250,7 +250,9 @@ impl Canvas<'_> {
                 Transition::Persisted => {
                     format!("<rect x=\"{}\" y=\"{}\" width=\"11\" height=\"11\"/>", x - 5.5, y - 5.5)
                 }
-                Transition::ClientRequest => format!("<path d=\"M{x} {y} m0 -8 l8 8 l-8 8 l-8 -8 z\"/>"),
+                Transition::ClientRequest | Transition::ReadRequest => {
+                    format!("<path d=\"M{x} {y} m0 -8 l8 8 l-8 8 l-8 -8 z\"/>")
+                }
                 Transition::ElectionTimeout
                 | Transition::MinimumElectionTimeout
                 | Transition::HeartbeatTimeout

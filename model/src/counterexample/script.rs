@@ -122,6 +122,7 @@ fn commands(cluster: &Cluster, happening: &Happening, needed_later: impl Fn(&Env
             let verb = verb(event.transition());
             vec![match event {
                 Event::Persisted { writes } => format!("{verb} {server} {writes}"),
+                Event::ReadRequest { context } => format!("{verb} {server} {context}"),
                 Event::Propose(_) => format!("{verb} {server} {}", String::from_utf8_lossy(COMMAND)),
                 _ => format!("{verb} {server}"),
             }]

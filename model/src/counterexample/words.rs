@@ -28,6 +28,7 @@ pub fn input(id: NodeId, input: &Input) -> String {
     let server = node(id);
     match input {
         Input::Event(Event::Receive(envelope)) => format!("Handle{}", message(envelope)),
+        Input::Event(Event::ReadRequest { context }) => format!("{name}({server}, read {context})"),
         Input::Event(Event::Persisted { writes: 1 }) => format!("{name}({server}, 1 write)"),
         Input::Event(Event::Persisted { writes }) => format!("{name}({server}, {writes} writes)"),
         Input::Crash { survive } => format!("{name}({server}, {survive} of its writes in flight kept)"),
@@ -126,6 +127,8 @@ fn message_record(fields: &BTreeMap<String, Value>) -> String {
         parts.push(format!("[{}]", entries(sequence(carried), first)));
     }
     parts.extend(word("commit").map(|commit| format!("commit {commit}")));
+    parts.extend(word("leaderTerm").map(|term| format!("leader term {term}")));
+    parts.extend(word("round").map(|round| format!("round {round}")));
     if let Some(granted) = fields.get("granted") {
         parts.push(if *granted == Value::Bool(true) { "granted" } else { "refused" }.to_string());
     }

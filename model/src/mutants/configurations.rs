@@ -13,6 +13,7 @@ const SMALL: Configuration = Configuration {
     log_max: 1,
     pending_max: 1,
     crashes_max: 0,
+    reads_max: 0,
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
@@ -171,6 +172,35 @@ pub const MUTANTS: &[Configuration] = &[
         purpose: "a leader that steps down and another candidate of its term",
         network: TWO_MESSAGES,
         check_quorum: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-reads",
+        purpose: "a read while leaders change",
+        term_max: 2,
+        log_max: 2,
+        reads_max: 1,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-late-confirmation",
+        purpose: "two reads, and confirmations that come late",
+        term_max: 2,
+        log_max: 2,
+        reads_max: 2,
+        network: TWO_MESSAGES,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-earlier-confirmation",
+        purpose: "a leader that crashes and leads again, and confirmations of its earlier term",
+        term_max: 3,
+        log_max: 2,
+        crashes_max: 1,
+        reads_max: 2,
+        network: TWO_MESSAGES,
+        // The mistake is about an answer of the present term, which is not dead: without the others it shows in minutes.
+        drop_dead: true,
         ..SMALL
     },
 ];

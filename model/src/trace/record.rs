@@ -5,7 +5,8 @@ use crate::render::{node, role};
 use crate::value::Value;
 use raft_io::trace::Line;
 use raft_io::trace::line::{
-    EntryRun, MessageRecord, PayloadName, ProgressName, ProgressRecord, ResultRecord, ServerState, WriteRecord,
+    EntryRun, MessageRecord, PayloadName, ProgressName, ProgressRecord, ReadRecord, ResultRecord, ServerState,
+    WriteRecord,
 };
 use raft_io::{EntryId, HardState, NodeId};
 
@@ -58,8 +59,14 @@ pub(super) fn state(state: &ServerState) -> Value {
         ("commitIndex", Value::int(state.commit_index.0)),
         ("appliedIndex", Value::int(state.applied_index.0)),
         ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
+        ("readRound", Value::int(state.read_round)),
+        ("reads", Value::Seq(state.reads.iter().map(read).collect())),
         ("pending", Value::Seq(state.pending.iter().map(write).collect())),
     ])
+}
+
+fn read(read: &ReadRecord) -> Value {
+    Value::record([("round", Value::int(read.round)), ("index", Value::int(read.index.0))])
 }
 
 fn progress(peer: &ProgressRecord) -> Value {
@@ -74,6 +81,7 @@ fn progress(peer: &ProgressRecord) -> Value {
         ("nextIndex", Value::int(peer.next_index.0)),
         ("state", Value::str(state)),
         ("active", Value::Bool(peer.active)),
+        ("confirmedRound", Value::int(peer.confirmed_round)),
         ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
     ])
 }
@@ -119,6 +127,14 @@ fn message(message: &MessageRecord) -> Value {
         MessageRecord::AppendEntriesResponse { term, result, .. } => {
             ("AppendEntriesResponse", term, vec![("result", self::result(result))])
         }
+        MessageRecord::ConfirmLeaderRequest { term, round, .. } => {
+            ("ConfirmLeaderRequest", term, vec![("round", Value::int(*round))])
+        }
+        MessageRecord::ConfirmLeaderResponse { term, leader_term, round, .. } => (
+            "ConfirmLeaderResponse",
+            term,
+            vec![("leaderTerm", Value::int(leader_term.0)), ("round", Value::int(*round))],
+        ),
     };
     let ends = [("type", Value::str(kind)), ("from", node(from)), ("to", node(to)), ("term", Value::int(term.0))];
     Value::Record(ends.into_iter().chain(fields).map(|(name, value)| (name.to_string(), value)).collect())

@@ -1,0 +1,366 @@
+//! The road of a linearizable read: confirmed by the protocol, then answered between two applies.
+//!
+//! Dissertation §6.4. A read waits in three places, one after the other: for the protocol, which
+//! confirms that this node still leads; for the commit of the index that the protocol names; on the
+//! apply thread, for the apply of that index. Losing leadership ends it in the first two. In the
+//! third it needs nothing but the state machine. Each read goes its own way, for the indexes of two
+//! terms of leadership need not ascend.
+
+use super::error::{Limit, RequestError};
+use super::node::{Handle, Node, State};
+use super::proposals::not_leader;
+use super::raft::{StateMachine, deadline};
+use super::slot::{self, Completer, Completion, Outcome, Wake};
+use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use super::sync::lock;
+use crate::event::Event;
+use crate::log::SharedLog;
+use crate::transport::RaftTransport;
+use crate::types::Index;
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+
+/// How long the apply thread looks before it wakes the readers whose answers it has.
+const TURN_MAX: Duration = Duration::from_micros(500);
+
+/// A read under way, whatever it reads. All of it is the user's code, its end included: no method is
+/// called and none is dropped under a lock of the driver.
+pub(super) trait OpenRead<M>: Send {
+    /// Looks, and stores what was found. `false` if the reader has given up and nobody looked.
+    fn look(&mut self, machine: &M) -> bool;
+    /// Stores why there is nothing to find.
+    fn refuse(&mut self, error: RequestError);
+    /// Wakes the reader, once its answer and those of the reads beside it are stored.
+    fn wake(&mut self);
+}
+
+pub(super) type BoxedRead<M> = Box<dyn OpenRead<M>>;
+/// A read that ends without a look, and why.
+pub(super) type RefusedRead<M> = (BoxedRead<M>, RequestError);
+
+/// What a reader gets; a panic of its `look` is its own.
+type Answer<R> = Result<thread::Result<R>, RequestError>;
+
+struct Look<R, F> {
+    look: Option<F>,
+    completer: Option<Completer<(), Answer<R>>>,
+    wake: Option<Wake<(), Answer<R>>>,
+}
+
+impl<M, R, F> OpenRead<M> for Look<R, F>
+where
+    R: Send,
+    F: FnOnce(&M) -> R + Send,
+{
+    fn look(&mut self, machine: &M) -> bool {
+        let (Some(look), Some(completer)) = (self.look.take(), self.completer.take()) else { return false };
+        if completer.is_cancelled() {
+            contain(|| drop(look));
+            return false;
+        }
+        let found = catch_unwind(AssertUnwindSafe(|| look(machine)));
+        // Without a reader the answer ends here.
+        self.wake = contain(|| completer.complete(Ok(found))).flatten();
+        true
+    }
+
+    fn refuse(&mut self, error: RequestError) {
+        let look = self.look.take();
+        contain(|| drop(look));
+        self.wake = self.completer.take().and_then(|completer| completer.complete(Err(error)));
+    }
+
+    fn wake(&mut self) {
+        if let Some(wake) = self.wake.take() {
+            contain(|| wake.wake());
+        }
+    }
+}
+
+/// The user's code, whose panic must not cost others their answers.
+fn contain<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
+}
+
+/// A new read, and its reader's side.
+pub(super) fn open<M, R, F>(look: F) -> (BoxedRead<M>, Completion<(), Answer<R>>)
+where
+    R: Send + 'static,
+    F: FnOnce(&M) -> R + Send + 'static,
+{
+    let (completer, completion) = slot::slot();
+    (Box::new(Look { look: Some(look), completer: Some(completer), wake: None }), completion)
+}
+
+/// Reads that wait for an index.
+pub(super) struct ByIndex<M>(BTreeMap<Index, Vec<BoxedRead<M>>>);
+
+impl<M> ByIndex<M> {
+    pub(super) const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn add(&mut self, index: Index, read: BoxedRead<M>) {
+        self.0.entry(index).or_default().push(read);
+    }
+
+    /// Those whose index is at most `through`, ascending.
+    pub(super) fn take_through(&mut self, through: Index) -> impl Iterator<Item = (Index, BoxedRead<M>)> + use<M> {
+        let later = self.0.split_off(&through.next());
+        let due = mem::replace(&mut self.0, later);
+        due.into_iter().flat_map(|(index, reads)| reads.into_iter().map(move |read| (index, read)))
+    }
+
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = BoxedRead<M>> + use<M> {
+        mem::take(&mut self.0).into_values().flatten()
+    }
+}
+
+/// The reads that the lock guards.
+pub(super) struct Reads<M> {
+    /// The next read's context. Only grows.
+    next_context: u64,
+    /// Those that the protocol has not answered, by context.
+    asked: BTreeMap<u64, BoxedRead<M>>,
+    /// Confirmed, with an index that the apply thread has not been told of.
+    confirmed: ByIndex<M>,
+    /// Confirmed in this step and on the way to the apply thread.
+    ready: Vec<(Index, BoxedRead<M>)>,
+    /// The last index that the apply thread was told to apply. Only grows.
+    pub(super) through: Index,
+    /// They end as soon as the lock is released.
+    pub(super) refused: Vec<RefusedRead<M>>,
+}
+
+impl<M> Reads<M> {
+    pub(super) const fn new() -> Self {
+        Self {
+            next_context: 0,
+            asked: BTreeMap::new(),
+            confirmed: ByIndex::new(),
+            ready: Vec::new(),
+            through: Index::ZERO,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Takes a read in. Its context.
+    fn begin(&mut self, read: BoxedRead<M>) -> u64 {
+        let context = self.next_context;
+        self.next_context += 1;
+        self.asked.insert(context, read);
+        context
+    }
+
+    /// The protocol confirmed a read.
+    pub(super) fn confirm(&mut self, context: u64, index: Index) {
+        let Some(read) = self.asked.remove(&context) else { return };
+        if index <= self.through {
+            self.ready.push((index, read));
+        } else {
+            self.confirmed.add(index, read);
+        }
+    }
+
+    /// The protocol gave a read up, or did not take it.
+    pub(super) fn abort(&mut self, context: u64, error: RequestError) {
+        self.refused.extend(self.asked.remove(&context).map(|read| (read, error)));
+    }
+
+    /// Nothing of this will be answered here.
+    pub(super) fn abort_all(&mut self, error: &RequestError) {
+        let asked = mem::take(&mut self.asked).into_values();
+        let ready = self.ready.drain(..).map(|(_, read)| read);
+        let all = asked.chain(self.confirmed.take_all()).chain(ready);
+        self.refused.extend(all.map(|read| (read, error.clone())));
+    }
+}
+
+/// What became of the reads, counted outside the lock.
+pub(super) struct ReadTally {
+    /// Taken and not yet ended.
+    pub(super) open: AtomicUsize,
+    pub(super) answered: AtomicU64,
+    pub(super) aborted: AtomicU64,
+}
+
+impl ReadTally {
+    pub(super) fn new() -> Self {
+        Self { open: AtomicUsize::new(0), answered: AtomicU64::new(0), aborted: AtomicU64::new(0) }
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Takes a read, and asks the protocol for its confirmation.
+    pub(super) fn begin_read(&self, read: BoxedRead<M>) -> Result<(), RequestError> {
+        let mut state = lock(&self.state);
+        if let Err(mut error) = self.admit_read(&state) {
+            state.counters.reads_refused += 1;
+            drop(state);
+            self.name_leader(&mut error);
+            return Err(error);
+        }
+        self.reads.open.fetch_add(1, Ordering::SeqCst);
+        let context = state.reads.begin(read);
+        if self.step(&mut state, Event::ReadRequest { context }).is_err() {
+            let error = not_leader(&state);
+            state.reads.abort(context, error);
+        }
+        self.release(state);
+        Ok(())
+    }
+
+    fn admit_read(&self, state: &State<M>) -> Result<(), RequestError> {
+        if let Some(reason) = &state.fatal {
+            return Err(RequestError::Fatal { reason: reason.clone() });
+        }
+        if state.draining {
+            return Err(RequestError::Shutdown);
+        }
+        if state.leading.is_none() {
+            return Err(not_leader(state));
+        }
+        let (open, max) = (self.reads.open.load(Ordering::SeqCst), self.options.reads_max);
+        if open >= max { Err(RequestError::Overloaded { limit: Limit::Reads { open, max } }) } else { Ok(()) }
+    }
+
+    /// After a step: what was confirmed and is committed goes to the apply thread; the rest waits, or
+    /// ends with the leadership, without which its index may never be reached here.
+    pub(super) fn settle_reads(&self, state: &mut State<M>) {
+        let State { reads, wake_apply, .. } = state;
+        if !reads.confirmed.is_empty() {
+            let due = reads.confirmed.take_through(reads.through);
+            reads.ready.extend(due);
+        }
+        if !reads.ready.is_empty() {
+            match self.applies.post(|work| work.reads.append(&mut reads.ready)) {
+                Some(asleep) => *wake_apply |= asleep,
+                None => reads.abort_all(&RequestError::Shutdown),
+            }
+        }
+        if state.leading.is_none() && !(state.reads.asked.is_empty() && state.reads.confirmed.is_empty()) {
+            let error = not_leader(state);
+            state.reads.abort_all(&error);
+        }
+    }
+
+    /// Answers reads whose index is applied. Called by the apply thread between two applies.
+    pub(super) fn answer_reads(&self, machine: &M, reads: impl IntoIterator<Item = BoxedRead<M>>) {
+        let mut stored: Vec<BoxedRead<M>> = Vec::new();
+        let mut began = None;
+        for mut read in reads {
+            let began = began.get_or_insert_with(Instant::now);
+            self.reads.open.fetch_sub(1, Ordering::SeqCst);
+            let looked = if self.is_running() {
+                read.look(machine)
+            } else {
+                read.refuse(self.why_closed());
+                false
+            };
+            let tally = if looked { &self.reads.answered } else { &self.reads.aborted };
+            tally.fetch_add(1, Ordering::Relaxed);
+            stored.push(read);
+            if began.elapsed() >= TURN_MAX {
+                stored.drain(..).for_each(|mut read| read.wake());
+                *began = Instant::now();
+            }
+        }
+        stored.into_iter().for_each(|mut read| read.wake());
+        if began.is_some() {
+            self.changed.notify();
+        }
+    }
+
+    /// Ends reads without an answer: first all of them, then the wake-ups.
+    pub(super) fn refuse_reads(&self, mut reads: Vec<RefusedRead<M>>) {
+        let count = reads.len();
+        if count == 0 {
+            return;
+        }
+        self.reads.open.fetch_sub(count, Ordering::SeqCst);
+        self.reads.aborted.fetch_add(count as u64, Ordering::Relaxed);
+        for (read, error) in &mut reads {
+            self.name_leader(error);
+            read.refuse(error.clone());
+        }
+        reads.into_iter().for_each(|(mut read, _)| read.wake());
+        self.changed.notify();
+    }
+}
+
+/// A linearizable read under way. Await it, or [`wait`](Self::wait) for it; a dropped one goes its
+/// way without a witness.
+#[must_use = "what was read is known only here"]
+pub struct Reading<R> {
+    stage: Stage<R>,
+}
+
+enum Stage<R> {
+    Refused(Option<RequestError>),
+    Open(Completion<(), Answer<R>>),
+}
+
+impl<R> Reading<R> {
+    pub(super) fn open(completion: Completion<(), Answer<R>>) -> Self {
+        Self { stage: Stage::Open(completion) }
+    }
+
+    pub(super) fn refused(error: RequestError) -> Self {
+        Self { stage: Stage::Refused(Some(error)) }
+    }
+
+    /// Waits for the answer for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RequestError`]; of them [`RequestError::DeadlineExceeded`] when the time is over. Whichever
+    /// it is, reading again is safe.
+    ///
+    /// # Panics
+    /// As `look` did.
+    pub fn wait(self, timeout: Duration) -> Result<R, RequestError> {
+        match self.stage {
+            Stage::Refused(error) => Err(error.unwrap_or(RequestError::Shutdown)),
+            Stage::Open(completion) => settle(completion.wait(deadline(timeout))),
+        }
+    }
+}
+
+impl<R> Future for Reading<R> {
+    type Output = Result<R, RequestError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.stage {
+            Stage::Refused(error) => Poll::Ready(Err(error.take().unwrap_or(RequestError::Shutdown))),
+            Stage::Open(completion) => completion.poll(context).map(settle),
+        }
+    }
+}
+
+fn settle<R>(outcome: Outcome<(), Answer<R>>) -> Result<R, RequestError> {
+    match outcome {
+        Outcome::Done(Ok(Ok(found))) => Ok(found),
+        Outcome::Done(Ok(Err(panic))) => resume_unwind(panic),
+        Outcome::Done(Err(error)) => Err(error),
+        Outcome::Expired(_) => Err(RequestError::DeadlineExceeded { proposed: None }),
+        Outcome::Abandoned(_) => Err(RequestError::Shutdown),
+    }
+}
+
+impl<R> fmt::Debug for Reading<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").finish_non_exhaustive()
+    }
+}

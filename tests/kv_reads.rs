@@ -1,0 +1,146 @@
+//! Reads of the kv example: linearizable without an entry of the log, in the order of their
+//! connection, and never of unknown outcome.
+
+#![cfg(all(unix, feature = "persistence", feature = "tcp"))]
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod kv_support;
+#[allow(dead_code, unused_imports, reason = "a program of its own, of which this test runs the server")]
+#[path = "../examples/kv/server/mod.rs"]
+mod server;
+
+use kv_support::{Cluster, exchange};
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+/// Not a test: the nodes of the tests are this program running only this.
+#[test]
+fn node_process() {
+    kv_support::node_process();
+}
+
+fn text(stream: &mut TcpStream, request: &str) -> String {
+    let request = format!("{request}PING end\r\n");
+    let reply = String::from_utf8(exchange(stream, request.as_bytes(), b"$3\r\nend\r\n")).expect("replies are text");
+    reply.strip_suffix("$3\r\nend\r\n").expect("the last reply").to_owned()
+}
+
+#[test]
+fn reads_leave_no_entry_in_the_log() {
+    let cluster = Cluster::start(&[]);
+    assert_eq!(cluster.cli(0, &["mset", "a", "1", "b", "22"]), "OK");
+    let leader = cluster.leader();
+    let before = cluster.raft_status(leader, "last_index");
+    for node in 0..3 {
+        let replies = text(
+            &mut cluster.connect(node),
+            "GET a\r\nMGET a b c\r\nEXISTS a b c\r\nSTRLEN b\r\nDBSIZE\r\nget nothing\r\n",
+        );
+        assert_eq!(
+            replies,
+            "$1\r\n1\r\n*3\r\n$1\r\n1\r\n$2\r\n22\r\n$-1\r\n:2\r\n:2\r\n:2\r\n$-1\r\n",
+            "node {}",
+            node + 1
+        );
+    }
+    assert_eq!(cluster.raft_status(leader, "last_index"), before);
+}
+
+/// A read sees the writes before it on its connection, and none behind it.
+#[test]
+fn pipelined_reads_and_writes_run_in_their_order() {
+    let cluster = Cluster::start(&[]);
+    let request = "GET k\r\nSET k a\r\nGET k\r\nSTRLEN k\r\nAPPEND k b\r\nAPPEND k c\r\nMGET k k\r\nPING\r\n\
+                   DEL k\r\nEXISTS k\r\n";
+    let expected = "$-1\r\n+OK\r\n$1\r\na\r\n:1\r\n:2\r\n:3\r\n*2\r\n$3\r\nabc\r\n$3\r\nabc\r\n+PONG\r\n:1\r\n:0\r\n";
+    let position = || ["term", "last_index"].map(|field| cluster.raft_status(cluster.leader(), field));
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    for node in 0..3 {
+        let mut stream = cluster.connect(node);
+        let [term, before] = position();
+        for round in 0..20 {
+            assert_eq!(text(&mut stream, request), expected, "node {}, round {round}", node + 1);
+        }
+        let [term_after, after] = position();
+        // A new leader appends an entry of its own.
+        if term_after == term {
+            assert_eq!(number(&after) - number(&before), 20 * 4, "only writes are in the log");
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_redirects_redirects_reads_too() {
+    let cluster = Cluster::start(&["--on-follower", "moved"]);
+    let moved = format!("-MOVED 12739 127.0.0.1:{}\r\n", cluster.port(cluster.leader()));
+    let request = "GET 123456789\r\nSET 123456789 v\r\nGET 123456789\r\n";
+    assert_eq!(text(&mut cluster.connect(cluster.follower()), request), moved.repeat(3));
+}
+
+/// The reply to a read that was forwarded to it will not come, and so the read goes to the next.
+#[test]
+fn reads_on_their_way_to_a_leader_that_hangs_go_to_the_next() {
+    let cluster = Cluster::start(&["--result-wait-ms", "600000"]);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    assert_eq!(cluster.cli(follower, &["set", "k", "v"]), "OK");
+    cluster.signal(leader, "-STOP");
+    // More clients than there are lanes to the leader.
+    let mut streams: Vec<TcpStream> = (0..20).map(|_| cluster.connect(follower)).collect();
+    streams.iter_mut().for_each(|stream| stream.write_all(b"GET k\r\nPING end\r\n").expect("sent"));
+    for stream in &mut streams {
+        assert_eq!(exchange(stream, b"", b"$3\r\nend\r\n"), b"$1\r\nv\r\n$3\r\nend\r\n");
+    }
+    cluster.signal(leader, "-CONT");
+}
+
+/// A leader that was stopped and goes on still believes that it leads. It must not answer from what
+/// it has.
+#[test]
+fn a_deposed_leader_answers_nothing_stale() {
+    let cluster = Cluster::start(&[]);
+    let (old, other) = (cluster.leader(), cluster.follower());
+    assert_eq!(cluster.cli(old, &["set", "k", "old"]), "OK");
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| cluster.connect(old)).collect();
+    streams.iter_mut().for_each(|stream| drop(text(stream, "")));
+    cluster.signal(old, "-STOP");
+    // The first may have been on its way to the old leader.
+    let set = kv_support::await_some(|| (cluster.cli(other, &["set", "k", "new"]) == "OK").then_some(()));
+    assert!(set.is_some(), "another leads");
+    streams.iter_mut().for_each(|stream| stream.write_all(b"GET k\r\nPING end\r\n").expect("sent"));
+    cluster.signal(old, "-CONT");
+    for stream in &mut streams {
+        let reply = String::from_utf8(exchange(stream, b"", b"$3\r\nend\r\n")).expect("replies are text");
+        assert_eq!(reply, "$3\r\nnew\r\n$3\r\nend\r\n");
+    }
+}
+
+/// Whoever reads while the leader dies waits for the next one, and no error reaches him.
+#[test]
+fn readers_do_not_notice_the_death_of_the_leader() {
+    let mut cluster = Cluster::start(&[]);
+    assert_eq!(cluster.cli(0, &["set", "k", "v"]), "OK");
+    let (victim, survivor) = (cluster.leader(), cluster.follower());
+    let mut streams: Vec<TcpStream> = (0..12).map(|_| cluster.connect(survivor)).collect();
+    let (stop, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let read_on = |more: usize| {
+        let enough = rounds.load(Ordering::SeqCst) + more;
+        assert!(kv_support::await_some(|| (rounds.load(Ordering::SeqCst) >= enough).then_some(())).is_some());
+    };
+    thread::scope(|scope| {
+        for stream in &mut streams {
+            let (stop, rounds) = (&stop, &rounds);
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(text(stream, &"GET k\r\n".repeat(4)), "$1\r\nv\r\n".repeat(4));
+                    rounds.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        read_on(200);
+        cluster.kill(victim);
+        read_on(200);
+        stop.store(true, Ordering::SeqCst);
+    });
+}
