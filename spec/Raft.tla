@@ -89,7 +89,8 @@ NewlyCommitted(n) ==
 ReadsAfter(n) ==
     LET begun == IF n.begins THEN Append(readHistory, [floor |-> Len(committed), index |-> Nil]) ELSE readHistory
         answers(context) == {read \in n.answered : read.context = context}
-    IN [context \in DOMAIN begun |->
+    IN IF n.answered = {} THEN begun
+       ELSE [context \in DOMAIN begun |->
            IF answers(context) = {} THEN begun[context]
            ELSE [begun[context] EXCEPT !.index = (CHOOSE read \in answers(context) : TRUE).index]]
 

@@ -236,13 +236,24 @@ CheckedLeaderHasAnswers ==
 LinearizableRead ==
     \A c \in DOMAIN readHistory : readHistory[c].index # Nil => readHistory[c].index >= readHistory[c].floor
 
-\* A read waits where it began until it is answered, once, or the server leads no more.
+\* A read that waits goes on waiting where it began until it is answered, with its own index, or the server leads no more.
+\* One that begins waits or is answered at once.  What is answered waits no more, and its answer stays.
+Contexts(waiting) == {waiting[k].context : k \in DOMAIN waiting}
 EveryReadEndsOnce ==
     [][/\ \A c \in DOMAIN readHistory : readHistory[c].index # Nil => readHistory'[c] = readHistory[c]
        /\ \A i \in Leaders : \A k \in DOMAIN reads[i] :
             \/ role'[i] # "Leader"
             \/ readHistory'[reads[i][k].context].index = reads[i][k].index
-            \/ \E later \in DOMAIN reads'[i] : reads'[i][later] = reads[i][k]]_vars
+            \/ \E later \in DOMAIN reads'[i] : reads'[i][later] = reads[i][k]
+       /\ \A c \in DOMAIN readHistory' :
+            LET waits == \E i \in Server : c \in Contexts(reads'[i])
+                waited == \E i \in Server : c \in Contexts(reads[i])
+                begins == c \notin DOMAIN readHistory
+                isAnswered == readHistory'[c].index # Nil
+                wasAnswered == ~begins /\ readHistory[c].index # Nil
+            IN /\ ~(waits /\ isAnswered)
+               /\ begins => waits \/ isAnswered
+               /\ isAnswered => wasAnswered \/ begins \/ waited]_vars
 
 -----------------------------------------------------------------------------
 (* One server's own state                                                  *)

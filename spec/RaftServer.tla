@@ -282,18 +282,9 @@ ReadIndex(n) ==
     Max(n.commit, CHOOSE k \in DOMAIN n.log : n.log[k].term = n.term /\ TermAt(n.log, k - 1) < n.term)
 
 \* Asks all followers.  Like a leader's appends this waits for no write.
-BeginReadRound(n) ==
+AskFollowers(n) ==
     LET asking == [n EXCEPT !.readRound = @ + 1]
     IN [asking EXCEPT !.out = @ \cup {ConfirmLeaderRequest(asking, j) : j \in Peers(n.id)}]
-
-\* The read belongs to the next round: whatever is on its way was sent before.
-BeginRead(n, context) ==
-    LET read == [context |-> context, round |-> n.readRound + 1, index |-> ReadIndex(n)]
-        waiting == [n EXCEPT !.reads = Append(@, read), !.begins = TRUE]
-    IN IF n.reads = <<>> THEN BeginReadRound(waiting) ELSE waiting
-
-\* With a heartbeat what was lost of a round is asked again, as a new round.
-RepeatReadRound(n) == IF n.reads = <<>> THEN n ELSE BeginReadRound(n)
 
 \* Lets go of the reads whose round a quorum confirmed, and begins the next round if reads wait for it.
 AnswerReads(n) ==
@@ -303,7 +294,19 @@ AnswerReads(n) ==
         waiting == SelectSeq(n.reads, LAMBDA read : ~isConfirmed(read))
         ready == {n.reads[k] : k \in {k \in DOMAIN n.reads : isConfirmed(n.reads[k])}}
         answered == [n EXCEPT !.reads = waiting, !.answered = @ \cup ready]
-    IN IF waiting # <<>> /\ waiting[1].round > n.readRound THEN BeginReadRound(answered) ELSE answered
+    IN IF waiting # <<>> /\ waiting[1].round > n.readRound THEN AskFollowers(answered) ELSE answered
+
+\* Who is alone has its own confirmation at once.
+BeginReadRound(n) == AnswerReads(AskFollowers(n))
+
+\* The read belongs to the next round: whatever is on its way was sent before.
+BeginRead(n, context) ==
+    LET read == [context |-> context, round |-> n.readRound + 1, index |-> ReadIndex(n)]
+        waiting == [n EXCEPT !.reads = Append(@, read), !.begins = TRUE]
+    IN IF n.reads = <<>> THEN BeginReadRound(waiting) ELSE waiting
+
+\* With a heartbeat what was lost of a round is asked again, as a new round.
+RepeatReadRound(n) == IF n.reads = <<>> THEN n ELSE BeginReadRound(n)
 
 -----------------------------------------------------------------------------
 (* How a leader is elected (3.4, 4.2.3, 9.6; election.rs)                  *)

@@ -28,7 +28,8 @@ pub enum Event {
     /// Clients propose several commands, which are appended together or refused together.
     ProposeBatch(Vec<Bytes>),
     /// A client wants to read what is committed. Answered by one [`Action::ReadReady`](crate::Action::ReadReady) or
-    /// [`Action::ReadAborted`](crate::Action::ReadAborted) with the same `context`, now or later, unless it is refused.
+    /// [`Action::ReadAborted`](crate::Action::ReadAborted) with the same `context`, now or later, unless it is refused. The
+    /// caller bounds how many wait: without a quorum none is answered.
     ReadRequest {
         /// Whatever tells the reader which read this is. The protocol does not look at it.
         context: u64,

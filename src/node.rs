@@ -154,8 +154,7 @@ pub struct RaftNode<L: RaftLog = MemoryLog> {
     /// Reused between steps.
     actions: action::Actions,
     writes: Vec<Write>,
-    /// Confirmed reads that wait for this index to be applied. Not always ascending: an entry that a
-    /// former leadership waited for may have been replaced.
+    /// Confirmed reads that wait for this index to be applied.
     reads: Vec<(Index, u64)>,
 }
 
@@ -227,15 +226,25 @@ impl<L: RaftLog> RaftNode<L> {
             self.carry_out(action, out)?;
         }
         self.actions = actions;
-        let applied = self.applied;
-        self.reads.retain(|&(index, context)| {
-            let ready = index <= applied;
-            if ready {
-                out.push(Action::ReadReady { context });
-            }
-            !ready
-        });
+        if !self.reads.is_empty() {
+            self.answer_reads(out);
+        }
         Ok(())
+    }
+
+    /// Answers the confirmed reads whose index is applied. The others wait while this node leads; afterwards their index
+    /// may never be reached here.
+    fn answer_reads(&mut self, out: &mut Vec<Action>) {
+        let (applied, leads) = (self.applied, self.is_leader());
+        self.reads.retain(|&(index, context)| {
+            let waits = index > applied && leads;
+            if index <= applied {
+                out.push(Action::ReadReady { context });
+            } else if !leads {
+                out.push(Action::ReadAborted { context });
+            }
+            waits
+        });
     }
 
     fn carry_out(&mut self, action: action::Action, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
@@ -353,5 +362,93 @@ mod tests {
             }
         }
         assert_eq!(applied, ["a", "b", "c"]);
+    }
+
+    /// Sends what `nodes[from]` says to the others, and so on until nobody has anything to say.
+    fn deliver(nodes: &mut [RaftNode<MemoryLog>], mut actions: Vec<Action>) {
+        while !actions.is_empty() {
+            let mut next = Vec::new();
+            for action in actions {
+                let Action::Send(envelope) = action else { continue };
+                let to = envelope.to.0 as usize - 1;
+                next.extend(nodes[to].step(Event::Receive(envelope)).expect("a memory log does not fail"));
+            }
+            actions = next;
+        }
+    }
+
+    fn reads(actions: &[Action]) -> Vec<(u64, bool)> {
+        let ended = actions.iter().filter_map(|action| match action {
+            Action::ReadReady { context } => Some((*context, true)),
+            Action::ReadAborted { context } => Some((*context, false)),
+            _ => None,
+        });
+        ended.collect()
+    }
+
+    /// A leader whose no-op is in no other log was confirmed all the same, and lost its leadership: its read waited for
+    /// an index that it might never apply, and the caller for ever.
+    #[test]
+    fn a_confirmed_read_ends_with_the_leadership_that_its_index_belongs_to() {
+        let node = |id| RaftNode::new(RaftConfig::new(id, [1, 2, 3])).expect("a valid configuration");
+        let mut nodes = [node(1), node(2), node(3)];
+        while !nodes[0].is_leader() {
+            let actions = nodes[0].step(Event::Tick).expect("a memory log does not fail");
+            let votes = actions.into_iter().filter(|action| {
+                let Action::Send(envelope) = action else { return false };
+                !matches!(envelope.message, Message::AppendEntriesRequest(_))
+            });
+            let mut queue: Vec<Action> = votes.collect();
+            while let Some(action) = queue.pop() {
+                let Action::Send(envelope) = action else { continue };
+                let is_append = matches!(envelope.message, Message::AppendEntriesRequest(_));
+                if !is_append {
+                    let to = envelope.to.0 as usize - 1;
+                    queue.extend(nodes[to].step(Event::Receive(envelope)).expect("a memory log does not fail"));
+                }
+            }
+        }
+        assert_eq!(nodes[0].protocol().commit_index(), Index::ZERO);
+        let asked = nodes[0].step(Event::Read { context: 7 }).expect("it leads");
+        let Some(Action::Send(question)) = asked.into_iter().next() else { panic!("a question") };
+        let answer = nodes[1].step(Event::Receive(question)).expect("a memory log does not fail");
+        let answer = answer.into_iter().find(|action| matches!(action, Action::Send(_)));
+        let Some(Action::Send(answer)) = answer else { panic!("an answer") };
+        let confirmed = nodes[0].step(Event::Receive(answer)).expect("a memory log does not fail");
+        assert_eq!(reads(&confirmed), [], "confirmed, and not yet applied");
+        let term = nodes[0].protocol().term().next();
+        let request = crate::message::ConfirmLeaderRequest { term, round: 1 };
+        let envelope = Envelope { from: NodeId(3), to: NodeId(1), message: Message::ConfirmLeaderRequest(request) };
+        let deposed = nodes[0].step(Event::Receive(envelope)).expect("a memory log does not fail");
+        assert_eq!(reads(&deposed), [(7, false)]);
+    }
+
+    #[test]
+    fn a_read_is_answered_once_what_was_committed_is_applied() {
+        let mut single = RaftNode::new(RaftConfig::single(1)).expect("a valid configuration");
+        assert!(single.step(Event::Read { context: 1 }).is_err(), "nobody leads yet");
+        while !single.is_leader() {
+            single.step(Event::Tick).expect("a memory log does not fail");
+        }
+        single.step(Event::Propose("x".into())).expect("it leads");
+        let actions = single.step(Event::Read { context: 2 }).expect("it leads");
+        assert_eq!(reads(&actions), [(2, true)]);
+        let node = |id| RaftNode::new(RaftConfig::new(id, [1, 2])).expect("a valid configuration");
+        let mut nodes = [node(1), node(2)];
+        while !nodes[0].is_leader() {
+            let actions = nodes[0].step(Event::Tick).expect("a memory log does not fail");
+            deliver(&mut nodes, actions);
+        }
+        let asked = nodes[0].step(Event::Read { context: 3 }).expect("it leads");
+        assert_eq!(reads(&asked), [], "nobody has confirmed it yet");
+        let mut ended = Vec::new();
+        for action in asked {
+            let Action::Send(question) = action else { continue };
+            for answer in nodes[1].step(Event::Receive(question)).expect("a memory log does not fail") {
+                let Action::Send(answer) = answer else { continue };
+                ended.extend(reads(&nodes[0].step(Event::Receive(answer)).expect("a memory log does not fail")));
+            }
+        }
+        assert_eq!(ended, [(3, true)]);
     }
 }

@@ -172,6 +172,19 @@ pub const ALL: &[Configuration] = &[
         ..CORE
     },
     Configuration {
+        name: "reads-again",
+        purpose: "a server that leads twice, by way of check-quorum: confirmations of its earlier term come late",
+        reads_max: 2,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        check_quorum: true,
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 1,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted, Goal::StepDown],
+        golden: Some(5_168_265),
+        ..CORE
+    },
+    Configuration {
         name: "reads-heartbeats",
         purpose: "reads whose rounds heartbeats repeat",
         reads_max: 2,
@@ -282,6 +295,20 @@ pub const CONFORMANCE: &[Configuration] = &[
         reads_max: 2,
         goals: WITH_READS,
         golden: Some(83_973),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-reads-again",
+        purpose: "a server that leads twice, by way of check-quorum: confirmations of its earlier term come late",
+        servers: 2,
+        reads_max: 2,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        check_quorum: true,
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 1,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted, Goal::StepDown],
+        golden: Some(21_451),
         ..SPEC
     },
     Configuration {

@@ -2,7 +2,7 @@
 //!
 //! An exploration drops dead messages and takes states that differ in the servers' names alone for one. Both are right
 //! only if the protocol behaves so: here that is tried on the real step, exhaustively for all distinct servers, messages
-//! and steps of the run. As these stand for all that are reachable, the proof holds for those too.
+//! and steps of the run. As these stand for all that are reachable, no state that counts was left out.
 
 use crate::config::Configuration;
 use crate::server::Input;
@@ -42,8 +42,9 @@ pub fn dead_messages(tables: &Tables, configuration: &Configuration) -> Proof {
     Ok(looked)
 }
 
-/// All servers are alike: to rename them before a step or after it is the same. Looks at each distinct step under each
-/// renaming, so that no renamed state can be reached whose steps were not tried.
+/// All servers are alike: to rename them before a step or after it leads to the same server, with the same messages and the
+/// same answers to reads. Looks at each distinct step under each renaming, so that no renamed state can be reached whose
+/// steps were not tried. (What else a step says, and the laws of a step, are judged under the name that was met.)
 ///
 /// # Errors
 /// A step comes out otherwise under other names.

@@ -302,7 +302,7 @@ impl Tables {
         let answers = answers(&stepped.actions);
         let sent_start = u32::try_from(shared.sent.len()).expect("fewer than 2^32 messages sent");
         let sent_len = u8::try_from(sent.len()).expect("fewer than 256 messages in one step");
-        let is_nothing = next == id && sent.is_empty();
+        let is_nothing = next == id && sent.is_empty() && answers == Answers::default();
         shared.sent.extend(sent);
         Outcome { next, sent_start, sent_len, in_bounds, is_nothing, broken, goals, answers, name }
     }

@@ -263,8 +263,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let mut began = None;
         for mut read in reads {
             let began = began.get_or_insert_with(Instant::now);
+            // Looked at while the read still counts as open: a drain that sees none open any more stops the node, and
+            // this one is to be answered.
+            let running = self.is_running();
             self.reads.open.fetch_sub(1, Ordering::SeqCst);
-            let looked = if self.is_running() {
+            let looked = if running {
                 read.look(machine)
             } else {
                 read.refuse(self.why_closed());
@@ -293,7 +296,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.reads.open.fetch_sub(count, Ordering::SeqCst);
         self.reads.aborted.fetch_add(count as u64, Ordering::Relaxed);
         for (read, error) in &mut reads {
-            self.name_leader(error);
+            // The user's transport is asked.
+            contain(|| self.name_leader(error));
             read.refuse(error.clone());
         }
         reads.into_iter().for_each(|(mut read, _)| read.wake());

@@ -43,8 +43,8 @@ struct PendingWrite {
 }
 
 impl Tail {
-    /// The most messages that wait for one write; those beyond are lost. Far more than a server
-    /// has to say to all its peers between two writes.
+    /// The most messages that wait for one write; those beyond are lost, like any message may be. More than
+    /// a server has to say to all its peers between two writes, unless one takes very long.
     const MESSAGES_BEHIND_A_WRITE_MAX: usize = 256;
 
     pub(super) fn new(last: EntryId) -> Self {
