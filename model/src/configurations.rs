@@ -312,18 +312,6 @@ pub const CONFORMANCE: &[Configuration] = &[
         ..SPEC
     },
     Configuration {
-        name: "conform-read-rounds",
-        purpose: "rounds of confirmation that heartbeats repeat",
-        term_max: 1,
-        log_max: 1,
-        client_requests: false,
-        campaigners: 1,
-        reads_max: 2,
-        goals: &[Goal::Leader, Goal::Commit, Goal::Read],
-        golden: Some(76_325),
-        ..SPEC
-    },
-    Configuration {
         name: "conform-monotone",
         purpose: "a network that never forgets a message",
         log_max: 1,
@@ -338,22 +326,36 @@ pub const CONFORMANCE: &[Configuration] = &[
 ];
 
 /// Conformance beyond [`CONFORMANCE`], for the night.
-pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[Configuration {
-    name: "conform-everything",
-    purpose: "two servers with every feature at once, and duplicated messages",
-    servers: 2,
-    campaigners: 2,
-    pending_max: 2,
-    crashes_max: 1,
-    network: Network::Lossy { messages_max: 1, duplication: true },
-    pre_vote: true,
-    check_quorum: true,
-    inflight_max: 2,
-    single_entry_appends: false,
-    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LostWrite, Goal::StepDown],
-    golden: Some(135_424),
-    ..SPEC
-}];
+pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
+    Configuration {
+        name: "conform-everything",
+        purpose: "two servers with every feature at once, and duplicated messages",
+        servers: 2,
+        campaigners: 2,
+        pending_max: 2,
+        crashes_max: 1,
+        network: Network::Lossy { messages_max: 1, duplication: true },
+        pre_vote: true,
+        check_quorum: true,
+        inflight_max: 2,
+        single_entry_appends: false,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LostWrite, Goal::StepDown],
+        golden: Some(135_424),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-read-rounds",
+        purpose: "rounds of confirmation that heartbeats repeat",
+        term_max: 1,
+        log_max: 1,
+        client_requests: false,
+        campaigners: 1,
+        reads_max: 2,
+        goals: &[Goal::Leader, Goal::Commit, Goal::Read],
+        golden: Some(76_325),
+        ..SPEC
+    },
+];
 
 /// What the conformance configurations have in common.
 const SPEC: Configuration = Configuration { symmetry: false, drop_dead: false, ..CORE };
