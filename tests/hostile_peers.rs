@@ -6,8 +6,8 @@
 //! The laws that it asserts about itself are asserted after every step.
 
 use raft_io::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, Message, PreVoteRequest, PreVoteResponse,
-    RequestVoteRequest, RequestVoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Message,
+    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
@@ -78,7 +78,8 @@ impl Server {
             65 => self.step(Event::MinimumElectionTimeout),
             66..69 => self.step(Event::HeartbeatTimeout),
             69 => self.step(Event::QuorumCheckTimeout),
-            70..74 => self.step(Event::Propose("x".into())),
+            70..73 => self.step(Event::Propose("x".into())),
+            73 => self.step(Event::ReadRequest { context: 0 }),
             74..84 => self.sync(),
             84..96 if self.unreported > 0 => {
                 let writes = 1 + self.below(self.unreported as u64) as usize;
@@ -225,7 +226,7 @@ impl Server {
         let granted = self.below(4) > 0;
         // Mostly what the server waits for.
         let kind = match self.protocol.role() {
-            _ if self.below(2) == 0 => self.below(10),
+            _ if self.below(2) == 0 => self.below(12),
             RoleKind::PreCandidate => 1,
             RoleKind::Candidate => 3,
             RoleKind::Leader => 9,
@@ -243,6 +244,11 @@ impl Server {
             2 => Message::RequestVoteRequest(RequestVoteRequest { term, last: self.some_id() }),
             3 | 4 => Message::RequestVoteResponse(RequestVoteResponse { term, granted }),
             5..8 => Message::AppendEntriesRequest(self.append(term)),
+            10 => Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: self.some_round() }),
+            11 => {
+                let leader_term = if self.below(3) > 0 { term } else { self.some_term() };
+                Message::ConfirmLeaderResponse(ConfirmLeaderResponse { term, leader_term, round: self.some_round() })
+            }
             _ => {
                 let result = match self.below(5) {
                     0..3 => AppendResult::Accepted { match_index: self.some_id().index },
@@ -252,6 +258,10 @@ impl Server {
                 Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
             }
         }
+    }
+
+    fn some_round(&mut self) -> u64 {
+        self.near(self.protocol.state().read_round + 1)
     }
 
     fn append(&mut self, term: Term) -> AppendEntriesRequest {

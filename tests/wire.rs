@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_io::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, PreVoteRequest, PreVoteResponse, RequestVoteRequest,
-    RequestVoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
+    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
 };
 use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Refusal, Welcome};
 use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Message, NodeId, Payload, Term};
@@ -105,6 +105,18 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
             response(AppendResult::Rejected { prev_index: Index(300), hint: EntryId::new(299, 7) }),
         ),
         ("append_entries_response_stale_term", response(AppendResult::StaleTerm)),
+        (
+            "confirm_leader_request",
+            message(Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(9), round: 300 })),
+        ),
+        (
+            "confirm_leader_response",
+            message(Message::ConfirmLeaderResponse(ConfirmLeaderResponse {
+                term: Term(10),
+                leader_term: Term(9),
+                round: 300,
+            })),
+        ),
         (
             "request_vote_request_beyond_every_range",
             message(Message::RequestVoteRequest(RequestVoteRequest {
@@ -454,6 +466,16 @@ fn messages() -> impl Strategy<Value = Message> {
         appends().prop_map(Message::AppendEntriesRequest),
         (numbers(), results).prop_map(|(term, result)| {
             Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result })
+        }),
+        (numbers(), numbers()).prop_map(|(term, round)| {
+            Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(term), round })
+        }),
+        (numbers(), numbers(), numbers()).prop_map(|(term, leader_term, round)| {
+            Message::ConfirmLeaderResponse(ConfirmLeaderResponse {
+                term: Term(term),
+                leader_term: Term(leader_term),
+                round,
+            })
         }),
     ]
 }
