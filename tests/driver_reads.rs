@@ -5,7 +5,9 @@
 mod driver_support;
 
 use driver_support::{Cluster, PATIENCE, Recorder, block_on, propose, single};
-use raft_io::driver::{DriverOptions, LeaderHint, Limit, NotLeaderReason, Raft, Reading, RequestError, WaitError};
+use raft_io::driver::{
+    DriverOptions, LeaderHint, Limit, NotLeaderReason, Proposal, Raft, Reading, RequestError, WaitError,
+};
 use raft_io::{NodeId, RoleKind};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -115,13 +117,11 @@ fn a_leader_without_its_quorum_never_answers_a_read() {
     assert_eq!(count(&cluster.nodes[&new]).wait(PATIENCE), Ok(2));
 }
 
-#[test]
-fn a_confirmed_read_of_a_lost_leadership_ends_with_it() {
-    let cluster = Cluster::start(3);
-    let leader = cluster.leader();
+/// The followers commit what the leader's own disk does not have: it cannot be applied there, and a read of it, though
+/// confirmed, waits.
+fn read_of_what_only_the_followers_have(cluster: &Cluster, leader: NodeId) -> (Proposal<usize>, Reading<usize>) {
     let raft = &cluster.nodes[&leader];
     let faults = &cluster.faults[&leader];
-    // The followers commit what this node's own disk does not have: it cannot be applied here.
     faults.sync_gate.shut();
     let last = raft.status().last_index.next();
     let proposal = raft.propose("x");
@@ -131,10 +131,18 @@ fn a_confirmed_read_of_a_lost_leadership_ends_with_it() {
     }
     let read = count(raft);
     cluster.network.wait_sent(leader, 20);
+    (proposal, read)
+}
+
+#[test]
+fn a_confirmed_read_of_a_lost_leadership_ends_with_it() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let (proposal, read) = read_of_what_only_the_followers_have(&cluster, leader);
     cluster.network.isolate(&[leader]);
     let outcome = read.wait(PATIENCE);
     assert!(matches!(outcome, Err(RequestError::NotLeader { .. })), "{outcome:?}");
-    faults.sync_gate.open();
+    cluster.faults[&leader].sync_gate.open();
     cluster.network.heal();
     assert!(proposal.wait(PATIENCE).is_err());
 }
@@ -143,18 +151,9 @@ fn a_confirmed_read_of_a_lost_leadership_ends_with_it() {
 fn a_read_waits_for_the_disk_that_the_commit_did_not_need() {
     let cluster = Cluster::start(3);
     let leader = cluster.leader();
-    let raft = &cluster.nodes[&leader];
-    let faults = &cluster.faults[&leader];
-    faults.sync_gate.shut();
-    let last = raft.status().last_index.next();
-    let proposal = raft.propose("x");
-    while raft.status().commit_index < last {
-        cluster.network.wait_sent(leader, 1);
-    }
-    let read = count(raft);
-    cluster.network.wait_sent(leader, 20);
-    assert_eq!(raft.status().open_reads, 1);
-    faults.sync_gate.open();
+    let (proposal, read) = read_of_what_only_the_followers_have(&cluster, leader);
+    assert_eq!(cluster.nodes[&leader].status().open_reads, 1);
+    cluster.faults[&leader].sync_gate.open();
     assert_eq!(read.wait(PATIENCE), Ok(1));
     assert_eq!(proposal.wait(PATIENCE).unwrap().response, 1);
 }

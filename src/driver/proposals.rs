@@ -109,15 +109,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     fn admit(&self, state: &State<M>, held: &Held<M::Response>) -> Result<(), RequestError> {
-        if let Some(reason) = &state.fatal {
-            return Err(RequestError::Fatal { reason: reason.clone() });
-        }
-        if state.draining {
-            return Err(RequestError::Shutdown);
-        }
-        if state.leading.is_none() {
-            return Err(not_leader(state));
-        }
+        admit_request(state)?;
         // What is alone is always let through: the limits are for what piles up.
         let (open, max) = (self.open.load(Ordering::SeqCst), self.options.proposals_max);
         if open > 0 && open + held.len() > max {
@@ -181,6 +173,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.counters.commands_refused += count;
         state.answers.extend(completers.into_iter().map(|completer| (completer, Err(error.clone()))));
     }
+}
+
+/// What every request needs, whatever it asks for: a node that works and leads.
+pub(super) fn admit_request<M: StateMachine>(state: &State<M>) -> Result<(), RequestError> {
+    if let Some(reason) = &state.fatal {
+        return Err(RequestError::Fatal { reason: reason.clone() });
+    }
+    if state.draining {
+        return Err(RequestError::Shutdown);
+    }
+    if state.leading.is_none() { Err(not_leader(state)) } else { Ok(()) }
 }
 
 pub(super) fn not_leader<M: StateMachine>(state: &State<M>) -> RequestError {

@@ -8,7 +8,7 @@
 
 use super::error::{Limit, RequestError};
 use super::node::{Handle, Node, State};
-use super::proposals::not_leader;
+use super::proposals::{admit_request, not_leader};
 use super::raft::{StateMachine, deadline};
 use super::slot::{self, Completer, Completion, Outcome, Wake};
 use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -224,15 +224,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     fn admit_read(&self, state: &State<M>) -> Result<(), RequestError> {
-        if let Some(reason) = &state.fatal {
-            return Err(RequestError::Fatal { reason: reason.clone() });
-        }
-        if state.draining {
-            return Err(RequestError::Shutdown);
-        }
-        if state.leading.is_none() {
-            return Err(not_leader(state));
-        }
+        admit_request(state)?;
         let (open, max) = (self.reads.open.load(Ordering::SeqCst), self.options.reads_max);
         if open >= max { Err(RequestError::Overloaded { limit: Limit::Reads { open, max } }) } else { Ok(()) }
     }
