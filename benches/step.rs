@@ -125,7 +125,7 @@ fn append(prev: EntryId, count: usize, commit: u64) -> Event {
 fn step(criterion: &mut Criterion) {
     let last = EntryId::new(1, 1);
     let pre_vote = PreVoteRequest { term: Term(1), campaign_term: Term(2), last };
-    let vote = RequestVoteRequest { term: Term(1), last };
+    let vote = RequestVoteRequest { term: Term(1), last, leadership_transfer: false };
     let granted = PreVoteResponse { term: Term(0), campaign_term: Term(1), granted: true };
     let mut pre_candidate = Node::follower();
     pre_candidate.settle(Event::ElectionTimeout);

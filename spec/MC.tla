@@ -18,13 +18,16 @@ After(m) ==
       [] m.type = "AppendEntriesResponse" -> AfterAppendEntriesResponse(m)
       [] m.type = "ConfirmLeaderRequest" -> AfterConfirmLeaderRequest(m)
       [] m.type = "ConfirmLeaderResponse" -> AfterConfirmLeaderResponse(m)
+      [] m.type = "TimeoutNowRequest" -> AfterTimeoutNowRequest(m)
 ChangesSomething(n) ==
     IsWithinBounds(n) /\ (~(n.out \subseteq messages) \/ [n EXCEPT !.out = {}] # Local(n.id))
 CanStep ==
-    \/ \E i \in Campaigners : role[i] # "Leader" /\ IsWithinBounds(BecomeCandidate(Local(i)))
+    \/ \E i \in Campaigners : role[i] # "Leader" /\ IsWithinBounds(BecomeCandidate(Local(i), FALSE))
     \/ \E i \in Server : pending[i] # <<>>
-    \/ \E i \in Leaders : IsWithinBounds(AppendAsLeader(Local(i), <<Entry(currentTerm[i], "Command")>>))
+    \/ \E i \in Leaders : transfer[i] = Nil /\ IsWithinBounds(AppendAsLeader(Local(i), <<Entry(currentTerm[i], "Command")>>))
     \/ Leaders # {} /\ Len(readHistory) < MaxReads
+    \/ \E i \in Leaders : \/ transfer[i] # Nil
+                          \/ transfers < MaxTransfers /\ \E j \in Peers(i) : IsReady(Local(i), j)
     \/ \E m \in messages : ChangesSomething(After(m))
 FairSpec == Spec /\ ([]<>(~CanStep) \/ []<><<Next>>_vars)
 
@@ -46,6 +49,8 @@ NoRead == \A c \in DOMAIN readHistory : readHistory[c].index = Nil
 \* A read waits at a leader while a later term has a leader too: only such reads can be stale.
 NoReadAtADeposedLeader ==
     \A i \in Leaders : \A j \in Leaders : currentTerm[j] > currentTerm[i] => reads[i] = <<>>
+\* Where few campaign by themselves, the others lead by a transfer alone.
+NoLeaderByTransfer == \A led \in leaders : led[2] \in Campaigners
 NoStepDown ==
     [][\A i \in Server : role[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ crashes' = crashes =>
                             role'[i] = "Leader"]_vars

@@ -31,6 +31,7 @@ CONSTANTS
     MaxPending,         \* the most writes in flight at one server
     MaxCrashes,         \* the most crashes in a history
     MaxReads,           \* the most reads in a history, and the most rounds of confirmation in a term
+    MaxTransfers,       \* the most transfers of leadership in a history
     \* The network.  "lossy" holds at most MaxMessages; what is handled leaves it, anything may be lost, and what finds
     \* no room is lost.  "monotone" forgets nothing: a message can be handled at any later time, any number of times,
     \* or never, which is loss, reordering and duplication in one.
@@ -51,17 +52,19 @@ VARIABLES
     progress,           \* what a leader knows of its peers; empty in other roles
     readRound,          \* the last round of confirmation that a leader began; 0 in other roles
     reads,              \* the reads that wait for a leader's confirmation
+    transfer,           \* whom a leader hands over to; Nil without a transfer and in other roles
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
     disk,               \* term, vote and log: what survives a crash
     \* What nobody in the cluster can see: history, for the laws.
     leaders,            \* <<term, server>> of everyone who ever led
     committed,          \* everything ever committed, with the term of the server that committed it first
     readHistory,        \* of every read what was committed when it began, and where it was answered
+    transfers,          \* how many there were
     crashes             \* how many there were
 
 serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, commitIndex,
-                appliedIndex, durableIndex, progress, readRound, reads, pending, disk>>
-vars == <<messages, serverVars, leaders, committed, readHistory, crashes>>
+                appliedIndex, durableIndex, progress, readRound, reads, transfer, pending, disk>>
+vars == <<messages, serverVars, leaders, committed, readHistory, transfers, crashes>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
@@ -70,7 +73,8 @@ Local(i) ==
     [id |-> i, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i], role |-> role[i], leader |-> leader[i],
      recent |-> leaderIsRecent[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
      commit |-> commitIndex[i], applied |-> appliedIndex[i], durable |-> durableIndex[i], progress |-> progress[i],
-     readRound |-> readRound[i], reads |-> reads[i], pending |-> pending[i], disk |-> disk[i],
+     readRound |-> readRound[i], reads |-> reads[i], transfer |-> transfer[i], pending |-> pending[i],
+     disk |-> disk[i],
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 \* What the network may hold after `sent` went into it, when it held `held`.
@@ -119,6 +123,7 @@ Install(server, held) == \E n \in {server} :
     /\ progress' = [progress EXCEPT ![n.id] = n.progress]
     /\ readRound' = [readRound EXCEPT ![n.id] = n.readRound]
     /\ reads' = [reads EXCEPT ![n.id] = n.reads]
+    /\ transfer' = [transfer EXCEPT ![n.id] = n.transfer]
     /\ pending' = [pending EXCEPT ![n.id] = n.pending]
     /\ disk' = [disk EXCEPT ![n.id] = n.disk]
     /\ leaders' = IF n.role = "Leader" THEN leaders \cup {<<n.term, n.id>>} ELSE leaders
@@ -128,7 +133,7 @@ Install(server, held) == \E n \in {server} :
 \* A server's own step: whatever it hears of the network it hears by messages.
 Stepped(n) ==
     /\ Install(n, messages)
-    /\ UNCHANGED crashes
+    /\ UNCHANGED <<transfers, crashes>>
 
 \* What has arrived at a server, as far as the network delivers it.
 Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
@@ -140,7 +145,7 @@ Received(m) == LET n == Local(m.to) IN IF m.term > n.term THEN UpdateTerm(n, m.t
 Handle(m, n) ==
     /\ \E stays \in (IF Network = "monotone" THEN {TRUE} ELSE IF Duplication THEN BOOLEAN ELSE {FALSE}) :
           Install(n, IF stays THEN messages ELSE messages \ {m})
-    /\ UNCHANGED crashes
+    /\ UNCHANGED <<transfers, crashes>>
 
 -----------------------------------------------------------------------------
 (* Timeouts (3.4, 4.2.3, 6.2) and clients                                  *)
@@ -149,7 +154,7 @@ Handle(m, n) ==
 ElectionTimeout(i) ==
     /\ role[i] # "Leader"
     /\ i \in Campaigners
-    /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i)))
+    /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
 
 \* The leader was not heard for the minimum election timeout: listen to candidates again.
 MinimumElectionTimeout(i) ==
@@ -158,13 +163,13 @@ MinimumElectionTimeout(i) ==
 
 \* A leader assures every follower that it leads, and finds out what got lost: an empty append after the last entry
 \* sent.  Like all its appends it promises nothing about its own disk, and waits for no write.  Reads that wait are asked
-\* for again.
+\* for again, and the target of a transfer is told again.
 HeartbeatTimeout(i) ==
     /\ Heartbeats
     /\ role[i] = "Leader"
     /\ LET n == Local(i)
            heartbeats == {AppendEntriesRequest(n, j, n.progress[j].nextIndex - 1, <<>>) : j \in Peers(i)}
-       IN Stepped(RepeatReadRound([n EXCEPT !.out = heartbeats]))
+       IN Stepped(SendTimeoutNow(RepeatReadRound([n EXCEPT !.out = heartbeats])))
 
 \* A leader that no quorum answered since the last check steps down, so that its clients turn elsewhere.
 CheckAnswers(n) ==
@@ -178,9 +183,11 @@ QuorumCheckTimeout(i) ==
     /\ role[i] = "Leader"
     /\ Stepped(CheckAnswers(Local(i)))
 
+\* Refused by a leader that hands over.
 ClientRequest(i) ==
     /\ ClientRequests
     /\ role[i] = "Leader"
+    /\ transfer[i] = Nil
     /\ Stepped(AppendAsLeader(Local(i), <<Entry(currentTerm[i], "Command")>>))
 
 -----------------------------------------------------------------------------
@@ -214,9 +221,10 @@ VoteFor(n, m) ==
         durable == PersistHardState(IF granted /\ n.role = "PreCandidate" THEN BecomeFollower(voted, Nil) ELSE voted)
     IN Send(durable, RequestVoteResponse(durable, m.from, granted))
 
-\* The term of a candidate that there is no reason to listen to does not spread (4.2.3).
+\* The term of a candidate that there is no reason to listen to does not spread (4.2.3).  The leader's own wish is one
+\* (3.10).
 AfterRequestVoteRequest(m) ==
-    IF DisregardsCandidates(Local(m.to)) THEN Local(m.to) ELSE VoteFor(Received(m), m)
+    IF DisregardsCandidates(Local(m.to)) /\ ~m.leadershipTransfer THEN Local(m.to) ELSE VoteFor(Received(m), m)
 
 HandleRequestVoteRequest(i) == \E m \in Inbox(i, "RequestVoteRequest") : Handle(m, AfterRequestVoteRequest(m))
 
@@ -286,11 +294,14 @@ AfterAppendEntriesRequest(m) ==
 
 HandleAppendEntriesRequest(i) == \E m \in Inbox(i, "AppendEntriesRequest") : Handle(m, AfterAppendEntriesRequest(m))
 
-\* With `p` known of a follower: commits what a quorum holds, and sends what comes next.
+\* With `p` known of a follower: commits what a quorum holds, and sends what comes next.  The target of a transfer that
+\* has caught up is told to campaign.
 LearnFrom(n, from, p) ==
     LET learned == [n EXCEPT !.progress[from] = p]
         committing == IF p.matchIndex > n.commit THEN AdvanceCommit(learned) ELSE learned
-    IN IF MaySend(p, n.durable) THEN ReplicateTo(committing, from) ELSE committing
+        sending == IF MaySend(p, n.durable) THEN ReplicateTo(committing, from) ELSE committing
+        catchesUp == n.transfer = from /\ p.matchIndex > n.progress[from].matchIndex
+    IN IF catchesUp THEN SendTimeoutNow(sending) ELSE sending
 
 \* Learns what a follower holds.  An acknowledgement of what this leader does not have comes from no honest follower.
 HandleResult(n, from, result) ==
@@ -346,6 +357,31 @@ HandleConfirmLeaderResponse(i) ==
     \E m \in Inbox(i, "ConfirmLeaderResponse") : Handle(m, AfterConfirmLeaderResponse(m))
 
 -----------------------------------------------------------------------------
+(* Leadership transfer (3.10)                                              *)
+
+\* Somebody wants another server to lead.
+TransferLeadership(i) ==
+    /\ transfers < MaxTransfers
+    /\ role[i] = "Leader"
+    /\ transfer[i] = Nil
+    /\ \E j \in Peers(i) : IsReady(Local(i), j) /\ Install(BeginTransfer(Local(i), j), messages)
+    /\ transfers' = transfers + 1
+    /\ UNCHANGED crashes
+
+\* The target did not take over in time: this leader takes proposals again.
+TransferTimeout(i) ==
+    /\ transfer[i] # Nil
+    /\ Stepped([Local(i) EXCEPT !.transfer = Nil])
+
+\* Campaigns at once, without pre-votes, if the leader that this server follows in its present term says so.  Who knows no
+\* leader does not obey: its leader repeats the request behind a heartbeat, by which it follows again.
+AfterTimeoutNowRequest(m) ==
+    LET n == Received(m)
+    IN PersistHardState(IF m.term = n.term /\ n.leader = m.from THEN BecomeCandidate(n, TRUE) ELSE n)
+
+HandleTimeoutNowRequest(i) == \E m \in Inbox(i, "TimeoutNowRequest") : Handle(m, AfterTimeoutNowRequest(m))
+
+-----------------------------------------------------------------------------
 (* Disks, crashes, and what gets lost (3.8)                                *)
 
 \* The oldest `count` writes in flight are durable; one report may cover any number of them.
@@ -359,6 +395,7 @@ Persisted(i) ==
 Crash(i) ==
     /\ crashes < MaxCrashes
     /\ crashes' = crashes + 1
+    /\ UNCHANGED transfers
     /\ \E survive \in 0..Len(pending[i]) :
           Install(Started(i, DiskAfter(disk[i], pending[i], survive)), messages)
 
@@ -366,7 +403,7 @@ Crash(i) ==
 DropMessage(i) ==
     /\ Network = "lossy"
     /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, crashes>>
+    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, transfers, crashes>>
 
 -----------------------------------------------------------------------------
 
@@ -388,11 +425,13 @@ Init ==
     /\ progress = [i \in Server |-> NoProgress]
     /\ readRound = [i \in Server |-> 0]
     /\ reads = [i \in Server |-> <<>>]
+    /\ transfer = [i \in Server |-> Nil]
     /\ pending = [i \in Server |-> <<>>]
     /\ disk = [i \in Server |-> EmptyDisk]
     /\ leaders = {}
     /\ committed = <<>>
     /\ readHistory = <<>>
+    /\ transfers = 0
     /\ crashes = 0
 
 \* TLC names a transition after the definition that a disjunct of `Next` is, which takes a constant to range over: so
@@ -404,6 +443,8 @@ Next ==
     \/ \E i \in Server : QuorumCheckTimeout(i)
     \/ \E i \in Server : ClientRequest(i)
     \/ \E i \in Server : ReadRequest(i)
+    \/ \E i \in Server : TransferLeadership(i)
+    \/ \E i \in Server : TransferTimeout(i)
     \/ \E i \in Server : Persisted(i)
     \/ \E i \in Server : Crash(i)
     \/ \E i \in Server : HandlePreVoteRequest(i)
@@ -414,6 +455,7 @@ Next ==
     \/ \E i \in Server : HandleAppendEntriesResponse(i)
     \/ \E i \in Server : HandleConfirmLeaderRequest(i)
     \/ \E i \in Server : HandleConfirmLeaderResponse(i)
+    \/ \E i \in Server : HandleTimeoutNowRequest(i)
     \/ \E i \in Server : DropMessage(i)
 
 Spec == Init /\ [][Next]_vars

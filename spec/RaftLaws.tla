@@ -40,7 +40,7 @@ IsMessage(m) ==
     /\ m.term \in Terms
     /\ CASE m.type = "PreVoteRequest" -> m.campaignTerm = m.term + 1 /\ IsEntryId(m.last)
          [] m.type = "PreVoteResponse" -> m.campaignTerm \in 1..(MaxTerm + 1) /\ m.granted \in BOOLEAN
-         [] m.type = "RequestVoteRequest" -> IsEntryId(m.last)
+         [] m.type = "RequestVoteRequest" -> IsEntryId(m.last) /\ m.leadershipTransfer \in BOOLEAN
          [] m.type = "RequestVoteResponse" -> m.granted \in BOOLEAN
          [] m.type = "AppendEntriesRequest" ->
                 /\ IsEntryId(m.prev)
@@ -49,6 +49,7 @@ IsMessage(m) ==
          [] m.type = "AppendEntriesResponse" -> IsResult(m.result)
          [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
          [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
+         [] m.type = "TimeoutNowRequest" -> DOMAIN m = {"type", "from", "to", "term"}
 
 IsProgress(p) ==
     /\ p.matchIndex \in Indexes
@@ -95,6 +96,7 @@ TypeOK ==
         /\ readRound[i] \in 0..MaxReads
         /\ role[i] # "Leader" => readRound[i] = 0 /\ reads[i] = <<>>
         /\ \A k \in DOMAIN reads[i] : IsRead(reads[i][k])
+        /\ transfer[i] \in Optional
         /\ Len(pending[i]) <= MaxPending
         /\ \A k \in DOMAIN pending[i] : IsWrite(pending[i][k])
         /\ IsHardState(disk[i])
@@ -104,6 +106,7 @@ TypeOK ==
     /\ \A k \in DOMAIN committed : committed[k].commitTerm \in 1..MaxTerm
     /\ Len(readHistory) <= MaxReads
     /\ \A c \in DOMAIN readHistory : readHistory[c].floor \in Indexes /\ readHistory[c].index \in Indexes \cup {Nil}
+    /\ transfers \in 0..MaxTransfers
     /\ crashes \in 0..MaxCrashes
 
 -----------------------------------------------------------------------------
@@ -173,7 +176,7 @@ IsBacked(m, d) ==
     \/ /\ d.term = m.term
        /\ CASE m.type = "RequestVoteRequest" -> d.vote = m.from
             [] m.type = "RequestVoteResponse" -> m.granted => d.vote = m.to
-            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest"} -> d.vote = m.from
+            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest", "TimeoutNowRequest"} -> d.vote = m.from
             [] m.type = "AppendEntriesResponse" ->
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
@@ -205,7 +208,14 @@ PreVoteLeavesHardStateAlone ==
             /\ currentTerm'[i] = currentTerm[i] /\ votedFor'[i] = votedFor[i]
             /\ role[i] # "PreCandidate" => WithoutMessages(pending'[i]) = WithoutMessages(pending[i])]_vars
 
-\* Each pre-vote that counts was granted for that very term, and those of a quorum are there when the campaign begins.
+\* The leader that a server follows told it to campaign, and it does (3.10).
+ObeysItsLeader(i) ==
+    /\ role[i] = "Follower"
+    /\ currentTerm'[i] = currentTerm[i] + 1
+    /\ \E m \in Inbox(i, "TimeoutNowRequest") : m.from = leader[i] /\ m.term = currentTerm[i]
+
+\* Each pre-vote that counts was granted for that very term, and those of a quorum are there when the campaign begins.  Only
+\* whom its leader tells to campaign needs none.
 CountsPreVote(i, voter) ==
     voter = i \/ \E m \in Inbox(i, "PreVoteResponse") :
                      m.from = voter /\ m.granted /\ m.campaignTerm = currentTerm[i] + 1
@@ -216,9 +226,10 @@ CampaignHasPreVotes ==
             \A voter \in votesGranted'[i] : \/ role[i] = "PreCandidate" /\ voter \in votesGranted[i]
                                             \/ CountsPreVote(i, voter)
         /\ role'[i] = "Candidate" /\ currentTerm'[i] # currentTerm[i] =>
-            /\ role[i] = "PreCandidate"
-            /\ currentTerm'[i] = currentTerm[i] + 1
-            /\ IsQuorum({voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
+            \/ ObeysItsLeader(i)
+            \/ /\ role[i] = "PreCandidate"
+               /\ currentTerm'[i] = currentTerm[i] + 1
+               /\ IsQuorum({voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
 
 \* Whatever happens next: a check now would keep only a leader that a quorum answered, and ask anew.  It is said of what
 \* the check makes of the leader, because a check that wrongly changes nothing is no step (6.2).
@@ -256,6 +267,50 @@ EveryReadEndsOnce ==
                /\ isAnswered => wasAnswered \/ begins \/ waited]_vars
 
 -----------------------------------------------------------------------------
+(* Leadership transfer (3.10)                                              *)
+
+\* So that the target can come to hold the whole log.
+TransferAppendsNothing ==
+    [][\A i \in Leaders :
+        transfer[i] # Nil /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] => log'[i] = log[i]]_vars
+
+TimeoutNowAfterWholeLog ==
+    [][\A m \in messages' \ messages :
+        m.type = "TimeoutNowRequest" =>
+            /\ role'[m.from] = "Leader"
+            /\ m.term = currentTerm'[m.from]
+            /\ m.to = transfer'[m.from]
+            /\ progress'[m.from][m.to].matchIndex = Len(log'[m.from])]_vars
+
+\* Whether the request is late, comes twice, or from a leader of an earlier term: nobody else makes a server campaign, and
+\* nobody asks for votes in the name of a leader that did not tell it to.
+InTheNameOfALeader(writes) ==
+    {m \in UNION {writes[k].messages : k \in DOMAIN writes} : m.type = "RequestVoteRequest" /\ m.leadershipTransfer}
+
+TimeoutNowFromOwnLeader ==
+    [][\A i \in Server :
+        /\ HandleTimeoutNowRequest(i) /\ role'[i] = "Candidate" =>
+            ObeysItsLeader(i) \/ (role[i] = "Candidate" /\ currentTerm'[i] = currentTerm[i])
+        /\ InTheNameOfALeader(pending'[i]) \subseteq InTheNameOfALeader(pending[i]) \/ ObeysItsLeader(i)]_vars
+
+\* Whatever happens next, and said of what the handler makes of it, because to ignore is no step: who heard its leader just
+\* now, or leads, listens to candidates in the name of a leader and to no others (4.2.3).
+OnlyTransfersDisrupt ==
+    [][\A m \in messages :
+        m.type = "RequestVoteRequest" =>
+            LET n == Local(m.to)
+                after == AfterRequestVoteRequest(m)
+            IN IF CheckQuorum /\ (n.recent \/ n.role = "Leader") /\ ~m.leadershipTransfer
+               THEN after = n
+               ELSE after.term >= m.term]_vars
+
+\* Once it has begun, a transfer goes on to the same target until its timeout or until the server leads no more.
+EveryTransferEnds ==
+    [][\A i \in Leaders :
+        role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ transfer'[i] # transfer[i] =>
+            IF transfer[i] = Nil THEN TransferLeadership(i) ELSE transfer'[i] = Nil /\ TransferTimeout(i)]_vars
+
+-----------------------------------------------------------------------------
 (* One server's own state                                                  *)
 
 CommitWithinLog == \A i \in Server : commitIndex[i] <= Len(log[i])
@@ -289,6 +344,8 @@ ReadsInOrder ==
         /\ \A k \in DOMAIN reads[i] : reads[i][k].round <= readRound[i] + (IF k = 1 THEN 0 ELSE 1)
         /\ \A k \in 2..Len(reads[i]) : /\ reads[i][k - 1].round <= reads[i][k].round
                                        /\ reads[i][k - 1].index <= reads[i][k].index
+\* A transfer dies with the role of the leader that began it.
+TransferIsToAPeer == \A i \in Server : transfer[i] # Nil => role[i] = "Leader" /\ transfer[i] \in Peers(i)
 ConfirmedWasAsked == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].confirmedRound <= readRound[i]
 RecentLeaderOnlyWithCheckQuorum == \A i \in Server : leaderIsRecent[i] => CheckQuorum
 =============================================================================

@@ -64,7 +64,7 @@ NoProgress == <<>>
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
      recent |-> FALSE, granted |-> {}, refused |-> {}, commit |-> 0, applied |-> 0, durable |-> Len(d.log),
-     progress |-> NoProgress, readRound |-> 0, reads |-> <<>>, pending |-> <<>>, disk |-> d,
+     progress |-> NoProgress, readRound |-> 0, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 -----------------------------------------------------------------------------
@@ -121,8 +121,10 @@ PreVoteResponse(n, to, campaignTerm, granted) ==
     [type |-> "PreVoteResponse", from |-> n.id, to |-> to, term |-> n.term,
      campaignTerm |-> campaignTerm, granted |-> granted]
 
-RequestVoteRequest(n, to) ==
-    [type |-> "RequestVoteRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> LastId(n.log)]
+\* Who campaigns because its leader told it to says so: whoever heard that leader just now votes all the same (3.10).
+RequestVoteRequest(n, to, leadershipTransfer) ==
+    [type |-> "RequestVoteRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> LastId(n.log),
+     leadershipTransfer |-> leadershipTransfer]
 
 RequestVoteResponse(n, to, granted) ==
     [type |-> "RequestVoteResponse", from |-> n.id, to |-> to, term |-> n.term, granted |-> granted]
@@ -142,6 +144,9 @@ ConfirmLeaderResponse(n, to, leaderTerm, round) ==
     [type |-> "ConfirmLeaderResponse", from |-> n.id, to |-> to, term |-> n.term,
      leaderTerm |-> leaderTerm, round |-> round]
 
+\* Campaign now.
+TimeoutNowRequest(n, to) == [type |-> "TimeoutNowRequest", from |-> n.id, to |-> to, term |-> n.term]
+
 \* The follower's durable log agrees with the leader's up to and including `matchIndex`.
 ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
 \* The follower has no entry at `prevIndex` like the leader's; the logs can agree at most up to `hint`.
@@ -155,7 +160,7 @@ ResultStaleTerm == [kind |-> "StaleTerm"]
 \* The vote stays: it belongs to the term, not to the role.
 BecomeFollower(n, newLeader) ==
     [n EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = FALSE, !.granted = {}, !.refused = {},
-              !.progress = NoProgress, !.readRound = 0, !.reads = <<>>]
+              !.progress = NoProgress, !.readRound = 0, !.reads = <<>>, !.transfer = Nil]
 
 \* A higher term was seen.  It is written by the end of the step, before any answer in it leaves.
 UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.dirty = TRUE], Nil)
@@ -309,6 +314,25 @@ BeginRead(n, context) ==
 RepeatReadRound(n) == IF n.reads = <<>> THEN n ELSE BeginReadRound(n)
 
 -----------------------------------------------------------------------------
+(* Leadership transfer (3.10; transfer.rs)                                 *)
+(*                                                                         *)
+(* A leader that hands over appends nothing, until its target holds the    *)
+(* whole log; then it tells the target to campaign.                        *)
+
+\* Who answered lately, and lacks nothing but what is on its way, will soon hold the whole log.
+IsReady(n, j) ==
+    LET p == n.progress[j]
+    IN p.active /\ p.state = "Replicate" /\ p.nextIndex > Len(n.log)
+
+\* Like a leader's appends this promises nothing but that it leads its term, and waits for no write.
+SendTimeoutNow(n) ==
+    IF n.transfer # Nil /\ n.progress[n.transfer].matchIndex = Len(n.log)
+    THEN [n EXCEPT !.out = @ \cup {TimeoutNowRequest(n, n.transfer)}]
+    ELSE n
+
+BeginTransfer(n, target) == SendTimeoutNow([n EXCEPT !.transfer = target])
+
+-----------------------------------------------------------------------------
 (* How a leader is elected (3.4, 4.2.3, 9.6; election.rs)                  *)
 
 \* Candidates are ignored by a leader, and by who heard its leader just now (4.2.3).
@@ -319,17 +343,17 @@ IsUpToDate(n, last) == AtLeast(last, LastId(n.log))
 
 \* Starts a campaign in a new term.  The own vote counts, and the requests leave, once term and vote are durable: else a
 \* crash could let this server vote twice in the term.
-BecomeCandidate(n) ==
+BecomeCandidate(n, leadershipTransfer) ==
     LET candidate == PersistHardState(
             [n EXCEPT !.term = @ + 1, !.vote = n.id, !.dirty = TRUE, !.role = "Candidate", !.leader = Nil,
                       !.recent = FALSE, !.granted = {}, !.refused = {}, !.progress = NoProgress])
-    IN SendAll(candidate, {RequestVoteRequest(candidate, j) : j \in Peers(n.id)})
+    IN SendAll(candidate, {RequestVoteRequest(candidate, j, leadershipTransfer) : j \in Peers(n.id)})
 
 \* Asks whether an election could succeed.  The own pre-vote is no promise, so it needs no write (9.6).
 BecomePreCandidate(n) ==
     LET asking == [n EXCEPT !.role = "PreCandidate", !.leader = Nil, !.recent = FALSE, !.granted = {n.id},
                             !.refused = {}, !.progress = NoProgress]
-    IN IF IsQuorum(asking.granted) THEN BecomeCandidate(asking)
+    IN IF IsQuorum(asking.granted) THEN BecomeCandidate(asking, FALSE)
        ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in Peers(n.id)})
 
 \* Leads the term, beginning with an entry whose commit commits everything before it (3.6.2, 6.4).
@@ -351,7 +375,7 @@ VoteResult(n) ==
 CountPreVote(n, voter, granted) ==
     LET counted == RecordVote(n, voter, granted)
         result == VoteResult(counted)
-    IN CASE result = "Won" -> BecomeCandidate(counted)
+    IN CASE result = "Won" -> BecomeCandidate(counted, FALSE)
          [] result = "Lost" -> BecomeFollower(counted, Nil)
          [] OTHER -> counted
 

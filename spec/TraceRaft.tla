@@ -60,6 +60,7 @@ Recorded(i) ==
      last |-> LastId(log[i]), durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
      readRound |-> readRound[i],
+     transfer |-> transfer[i],
      reads |-> [k \in DOMAIN reads[i] |-> [round |-> reads[i][k].round, index |-> reads[i][k].index]],
      pending |-> pending[i]]
 
@@ -78,6 +79,9 @@ Ignored(i) ==
          [] Line.event = "MinimumElectionTimeout" -> ~leaderIsRecent[i]
          [] Line.event = "HeartbeatTimeout" -> role[i] # "Leader"
          [] Line.event = "QuorumCheckTimeout" -> role[i] # "Leader" \/ ~CheckQuorum
+         [] Line.event = "TransferTimeout" -> transfer[i] = Nil
+         \* Asked for again.
+         [] Line.event = "TransferLeadership" -> transfer[i] # Nil /\ <<transfer[i]>> = Line.target
          [] OTHER -> FALSE
     /\ Line.sent = {}
     /\ UNCHANGED vars
@@ -86,6 +90,11 @@ Ignored(i) ==
 ClientRequestBatch(i) ==
     /\ role[i] = "Leader"
     /\ Stepped(AppendAsLeader(Local(i), [k \in 1..Line.commands |-> Entry(currentTerm[i], "Command")]))
+
+\* The spec leaves open to whom; the line says it.
+TransferLeadershipTo(i) ==
+    /\ TransferLeadership(i)
+    /\ <<transfer'[i]>> = Line.target
 
 \* The spec leaves open how many writes a report is about; the line says it.
 PersistedWrites(i) ==
@@ -106,6 +115,8 @@ Event(i) ==
     \/ Line.event = "ClientRequest" /\ Line.commands = 1 /\ ClientRequest(i)
     \/ Line.event = "ClientRequest" /\ Line.commands # 1 /\ ClientRequestBatch(i)
     \/ Line.event = "ReadRequest" /\ ReadRequest(i)
+    \/ Line.event = "TransferLeadership" /\ TransferLeadershipTo(i)
+    \/ Line.event = "TransferTimeout" /\ TransferTimeout(i)
     \/ Line.event = "Persisted" /\ PersistedWrites(i)
     \/ Line.event = "HandlePreVoteRequest" /\ HandlePreVoteRequest(i)
     \/ Line.event = "HandlePreVoteResponse" /\ HandlePreVoteResponse(i)
@@ -115,6 +126,7 @@ Event(i) ==
     \/ Line.event = "HandleAppendEntriesResponse" /\ HandleAppendEntriesResponse(i)
     \/ Line.event = "HandleConfirmLeaderRequest" /\ HandleConfirmLeaderRequest(i)
     \/ Line.event = "HandleConfirmLeaderResponse" /\ HandleConfirmLeaderResponse(i)
+    \/ Line.event = "HandleTimeoutNowRequest" /\ HandleTimeoutNowRequest(i)
     \/ Line.event = "Start" /\ Start(i)
     \/ Ignored(i)
 
@@ -143,11 +155,13 @@ TraceInit ==
     /\ progress = [i \in Server |-> started[i].progress]
     /\ readRound = [i \in Server |-> started[i].readRound]
     /\ reads = [i \in Server |-> started[i].reads]
+    /\ transfer = [i \in Server |-> started[i].transfer]
     /\ pending = [i \in Server |-> started[i].pending]
     /\ disk = [i \in Server |-> started[i].disk]
     /\ leaders = {}
     /\ committed = <<>>
     /\ readHistory = <<>>
+    /\ transfers = 0
     /\ crashes = 0
     /\ l = 1
     /\ variant = 0

@@ -42,6 +42,18 @@ pub enum Action {
         /// That of the [`Event::ReadRequest`](crate::Event::ReadRequest).
         context: u64,
     },
+    /// A transfer of leadership begins: step [`Event::TransferTimeout`](crate::Event::TransferTimeout) an election timeout
+    /// from now. Until the transfer ends proposals are refused.
+    TransferBegun {
+        /// The server that is to lead.
+        target: NodeId,
+    },
+    /// A transfer of leadership ended by its timeout: this server leads on, and takes proposals again. The target may have
+    /// been told to campaign all the same, and do so later.
+    TransferEnded {
+        /// The server that was to lead.
+        target: NodeId,
+    },
     /// Start the election timer anew, with a fresh random duration, and the minimum election
     /// timeout with it.
     ResetElectionTimer,

@@ -17,6 +17,9 @@ pub enum StepError {
     /// The read was refused; there will be no answer to it.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The transfer of leadership was refused; nothing began.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// `Persisted` reported more writes than are in flight: a defect of the caller.
     #[error("Persisted {{ writes: {reported} }} with {in_flight} writes in flight; report each Persist action once")]
     NotInFlight {
@@ -37,6 +40,15 @@ pub enum ProposeError {
     NotLeader {
         /// The leader that this node follows, if it knows one.
         leader: Option<NodeId>,
+        /// This node's term.
+        term: Term,
+    },
+    /// This node leads and is handing its leadership over, so it appends nothing; ask the target soon, or this node again
+    /// if the target does not take over within an election timeout.
+    #[error("the leader of term {term} is handing over to node {target}; retry there in a moment")]
+    TransferInProgress {
+        /// The server that is to lead.
+        target: NodeId,
         /// This node's term.
         term: Term,
     },
@@ -77,6 +89,59 @@ pub enum ReadError {
         leader: Option<NodeId>,
         /// This node's term.
         term: Term,
+    },
+}
+
+/// Why a transfer of leadership was refused. In every case nothing changed: who led leads, and takes proposals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum TransferError {
+    /// This node does not lead, so it has nothing to hand over; ask the leader, if one is named.
+    #[error("not the leader in term {term}; {}", leader_hint(*leader))]
+    NotLeader {
+        /// The leader that this node follows, if it knows one.
+        leader: Option<NodeId>,
+        /// This node's term.
+        term: Term,
+    },
+    /// The target is this node, which leads: what was asked for is the case.
+    #[error("this node leads term {term} already; there is nothing to transfer")]
+    AlreadyLeads {
+        /// This node's term.
+        term: Term,
+    },
+    /// The target has no vote in this cluster, so it can never lead; name a voter.
+    #[error("node {target} is not a voter of this cluster and cannot lead; name a voter")]
+    NotAVoter {
+        /// The server that was to lead.
+        target: NodeId,
+    },
+    /// Leadership is on its way to another server; wait for the end of that, an election timeout at most.
+    #[error("a transfer to node {target} is in progress; wait until it has ended")]
+    InProgress {
+        /// The target of that transfer.
+        target: NodeId,
+    },
+    /// The target did not answer since the last check, so it may be down, and nobody could write while it is waited for;
+    /// try again after a heartbeat, or name another.
+    #[error("node {target} did not answer lately; retry after a heartbeat, or name another")]
+    TargetSilent {
+        /// The server that was to lead.
+        target: NodeId,
+    },
+    /// The target lacks more than is on its way to it, and nobody could write until it has that; try again once it has
+    /// caught up, or name another.
+    #[error(
+        "node {target} is too far behind: it holds entries up to {match_index} of {last_index}; retry once it has caught up"
+    )]
+    TargetBehind {
+        /// The server that was to lead.
+        target: NodeId,
+        /// Highest index known durable on it.
+        match_index: Index,
+        /// The leader's last index.
+        last_index: Index,
     },
 }
 

@@ -2,6 +2,7 @@
 
 use crate::message::{Envelope, Message};
 use crate::transition::Transition;
+use crate::types::NodeId;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -21,6 +22,8 @@ pub enum Event {
     HeartbeatTimeout,
     /// An election timeout passed since the last quorum check.
     QuorumCheckTimeout,
+    /// An election timeout passed since [`Action::TransferBegun`](crate::Action::TransferBegun).
+    TransferTimeout,
     /// A message arrived.
     Receive(Envelope),
     /// A client proposes one command.
@@ -33,6 +36,15 @@ pub enum Event {
     ReadRequest {
         /// Whatever tells the reader which read this is. The protocol does not look at it.
         context: u64,
+    },
+    /// Somebody wants another server to lead (§3.10). Unless it is refused, or a transfer to this very server goes on
+    /// already, it begins with one [`Action::TransferBegun`](crate::Action::TransferBegun) and ends once: with
+    /// [`Action::TransferEnded`](crate::Action::TransferEnded), or with the
+    /// [`Action::RoleChanged`](crate::Action::RoleChanged) by which this server leads no more; the leader that becomes
+    /// known next is the target, or it is not.
+    TransferLeadership {
+        /// The server that is to lead.
+        target: NodeId,
     },
     /// The oldest `writes` of the [`Action::Persist`](crate::Action::Persist) still in flight are
     /// durable, in the order in which they came out, and the log passed to this step holds them.
@@ -52,6 +64,7 @@ impl Event {
             Self::MinimumElectionTimeout => Transition::MinimumElectionTimeout,
             Self::HeartbeatTimeout => Transition::HeartbeatTimeout,
             Self::QuorumCheckTimeout => Transition::QuorumCheckTimeout,
+            Self::TransferTimeout => Transition::TransferTimeout,
             Self::Receive(envelope) => match envelope.message {
                 Message::PreVoteRequest(_) => Transition::HandlePreVoteRequest,
                 Message::PreVoteResponse(_) => Transition::HandlePreVoteResponse,
@@ -61,9 +74,11 @@ impl Event {
                 Message::AppendEntriesResponse(_) => Transition::HandleAppendEntriesResponse,
                 Message::ConfirmLeaderRequest(_) => Transition::HandleConfirmLeaderRequest,
                 Message::ConfirmLeaderResponse(_) => Transition::HandleConfirmLeaderResponse,
+                Message::TimeoutNowRequest(_) => Transition::HandleTimeoutNowRequest,
             },
             Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
             Self::ReadRequest { .. } => Transition::ReadRequest,
+            Self::TransferLeadership { .. } => Transition::TransferLeadership,
             Self::Persisted { .. } => Transition::Persisted,
         }
     }

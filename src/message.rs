@@ -38,6 +38,8 @@ pub enum Message {
     ConfirmLeaderRequest(ConfirmLeaderRequest),
     /// I do, or am in a later term.
     ConfirmLeaderResponse(ConfirmLeaderResponse),
+    /// Campaign now.
+    TimeoutNowRequest(TimeoutNowRequest),
 }
 
 impl Message {
@@ -54,6 +56,7 @@ impl Message {
             Self::AppendEntriesResponse(m) => m.term,
             Self::ConfirmLeaderRequest(m) => m.term,
             Self::ConfirmLeaderResponse(m) => m.term,
+            Self::TimeoutNowRequest(m) => m.term,
         }
     }
 }
@@ -90,6 +93,9 @@ pub struct RequestVoteRequest {
     pub term: Term,
     /// The candidate's last entry.
     pub last: EntryId,
+    /// The candidate campaigns because its leader told it to (§3.10): whoever heard that leader just now votes all the
+    /// same.
+    pub leadership_transfer: bool,
 }
 
 /// Answers a [`RequestVoteRequest`].
@@ -169,4 +175,13 @@ pub struct ConfirmLeaderResponse {
     pub leader_term: Term,
     /// The question's `round`, echoed.
     pub round: u64,
+}
+
+/// Tells a follower that holds the whole log of the leader of `term` to campaign at once, as if its election timer had run
+/// out (§3.10). There is no answer: the campaign is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TimeoutNowRequest {
+    /// The leader's term.
+    pub term: Term,
 }

@@ -52,6 +52,12 @@ pub enum Event {
         /// Whatever tells the embedder which read this is.
         context: u64,
     },
+    /// Somebody wants another node to lead (§3.10). Unless it is refused, or goes on already, it ends once: with
+    /// [`Action::TransferEnded`], or with the [`Action::RoleChanged`] by which this node leads no more.
+    TransferLeadership {
+        /// The node that is to lead.
+        target: NodeId,
+    },
 }
 
 /// What comes out of [`RaftNode::step`], in the order in which to carry it out.
@@ -88,6 +94,12 @@ pub enum Action {
     ReadAborted {
         /// That of the [`Event::Read`].
         context: u64,
+    },
+    /// A transfer of leadership ended by its timeout, an election timeout after it began: this node leads on, and takes
+    /// proposals again.
+    TransferEnded {
+        /// The node that was to lead.
+        target: NodeId,
     },
     /// Role, term or known leader changed.
     RoleChanged {
@@ -201,6 +213,7 @@ impl<L: RaftLog> RaftNode<L> {
             Event::Propose(command) => self.run(event::Event::Propose(command), &mut out),
             Event::Read { context } => self.run(event::Event::ReadRequest { context }, &mut out),
             Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
+            Event::TransferLeadership { target } => self.run(event::Event::TransferLeadership { target }, &mut out),
         };
         if let Err(NodeError::Log(_)) = stepped {
             self.stopped = true;
@@ -255,7 +268,8 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::Apply { through } => self.apply(through, out)?,
             action::Action::ReadReady { context, index } => self.reads.push((index, context)),
             action::Action::ReadAborted { context } => out.push(Action::ReadAborted { context }),
-            action::Action::ResetElectionTimer => {}
+            action::Action::ResetElectionTimer | action::Action::TransferBegun { .. } => {}
+            action::Action::TransferEnded { target } => out.push(Action::TransferEnded { target }),
             action::Action::RoleChanged { role, term, leader } => out.push(Action::RoleChanged { role, term, leader }),
             action::Action::SnapshotNeeded { peer } => out.push(Action::SnapshotNeeded { peer }),
             action::Action::Misbehaved { peer, reason } => out.push(Action::Misbehaved { peer, reason }),
@@ -421,6 +435,36 @@ mod tests {
         let envelope = Envelope { from: NodeId(3), to: NodeId(1), message: Message::ConfirmLeaderRequest(request) };
         let deposed = nodes[0].step(Event::Receive(envelope)).expect("a memory log does not fail");
         assert_eq!(reads(&deposed), [(7, false)]);
+    }
+
+    #[test]
+    fn leadership_is_handed_over_or_kept_after_the_timeout() {
+        let node = |id| RaftNode::new(RaftConfig::new(id, [1, 2])).expect("a valid configuration");
+        let mut nodes = [node(1), node(2)];
+        let target = NodeId(2);
+        // Refused while nobody leads, and while the other has not answered since the last check.
+        let begin = |nodes: &mut [RaftNode<MemoryLog>]| loop {
+            let actions = nodes[0].step(Event::Tick).expect("a memory log does not fail");
+            deliver(nodes, actions);
+            if let Ok(begun) = nodes[0].step(Event::TransferLeadership { target }) {
+                return begun;
+            }
+        };
+        let lost = begin(&mut nodes);
+        assert_eq!(lost.len(), 1, "the request to campaign");
+        assert!(nodes[0].step(Event::Propose("x".into())).is_err(), "it hands over");
+        let mut ended = 0;
+        for _ in 0..10 {
+            for action in nodes[0].step(Event::Tick).expect("a memory log does not fail") {
+                ended += u32::from(action == Action::TransferEnded { target });
+            }
+        }
+        // Nobody answered, so the quorum check ended the leadership in the same tick, or the timeout the transfer.
+        assert_eq!(ended + u32::from(!nodes[0].is_leader()), 1);
+        let told = begin(&mut nodes);
+        deliver(&mut nodes, told);
+        assert!(nodes[1].is_leader());
+        assert_eq!(nodes[0].protocol().leader(), Some(target));
     }
 
     #[test]

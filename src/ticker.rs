@@ -22,6 +22,8 @@ pub struct Ticker {
     election_timeout: u32,
     heartbeat_elapsed: u32,
     quorum_elapsed: u32,
+    /// Ticks since the transfer of leadership in progress began.
+    transfer_elapsed: Option<u32>,
     /// A generator whose algorithm is named, so that a seed means the same everywhere and for ever.
     random: Xoshiro256PlusPlus,
 }
@@ -39,6 +41,7 @@ impl Ticker {
             election_timeout: 0,
             heartbeat_elapsed: 0,
             quorum_elapsed: 0,
+            transfer_elapsed: None,
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
         };
         ticker.reset_election_timer();
@@ -58,6 +61,7 @@ impl Ticker {
                 self.quorum_elapsed = 0;
                 fire(Event::QuorumCheckTimeout);
             }
+            self.tick_transfer(fire);
         } else {
             self.election_elapsed += 1;
             if self.election_elapsed == self.election_ticks {
@@ -70,6 +74,17 @@ impl Ticker {
         }
     }
 
+    /// A target that has not taken over within a minimum election timeout is waited for no longer: the next one would be
+    /// elected in about that time without its leader's help.
+    fn tick_transfer(&mut self, fire: &mut impl FnMut(Event)) {
+        let Some(elapsed) = &mut self.transfer_elapsed else { return };
+        *elapsed += 1;
+        if *elapsed >= self.election_ticks {
+            self.transfer_elapsed = None;
+            fire(Event::TransferTimeout);
+        }
+    }
+
     /// Learns what a step asks of the timers.
     pub fn observe(&mut self, action: &Action) {
         match action {
@@ -77,7 +92,9 @@ impl Ticker {
             Action::RoleChanged { role: RoleKind::Leader, .. } => {
                 self.heartbeat_elapsed = 0;
                 self.quorum_elapsed = 0;
+                self.transfer_elapsed = None;
             }
+            Action::TransferBegun { .. } => self.transfer_elapsed = Some(0),
             _ => {}
         }
     }
@@ -97,6 +114,7 @@ impl Ticker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{NodeId, Term};
     use alloc::vec::Vec;
 
     fn timeouts(id: u64, seed: u64, count: usize) -> Vec<u32> {
@@ -136,6 +154,26 @@ mod tests {
     #[test]
     fn a_seed_means_the_same_everywhere() {
         assert_eq!(timeouts(1, 0, 10), [13, 13, 13, 11, 19, 14, 17, 16, 14, 19]);
+    }
+
+    #[test]
+    fn a_transfer_times_out_once_and_not_in_the_next_leadership() {
+        let mut ticker = Ticker::new(&RaftConfig::new(1, [1, 2, 3]));
+        let timeouts = |ticker: &mut Ticker, ticks: u32| {
+            let mut count = 0;
+            for _ in 0..ticks {
+                ticker.tick(RoleKind::Leader, &mut |event| count += u32::from(event == Event::TransferTimeout));
+            }
+            count
+        };
+        let begun = Action::TransferBegun { target: NodeId(2) };
+        assert_eq!(timeouts(&mut ticker, 30), 0);
+        ticker.observe(&begun);
+        assert_eq!((timeouts(&mut ticker, 9), timeouts(&mut ticker, 1), timeouts(&mut ticker, 30)), (0, 1, 0));
+        ticker.observe(&begun);
+        assert_eq!(timeouts(&mut ticker, 5), 0);
+        ticker.observe(&Action::RoleChanged { role: RoleKind::Leader, term: Term(2), leader: Some(NodeId(1)) });
+        assert_eq!(timeouts(&mut ticker, 30), 0);
     }
 
     #[test]

@@ -60,6 +60,12 @@ transitions! {
     HandleConfirmLeaderRequest,
     /// A server answered that question (§6.4).
     HandleConfirmLeaderResponse,
+    /// Somebody wants another server to lead (§3.10).
+    TransferLeadership,
+    /// The target of a transfer did not take over in time (§3.10).
+    TransferTimeout,
+    /// A leader tells this server to campaign at once (§3.10).
+    HandleTimeoutNowRequest,
     /// The oldest writes in flight became durable.
     Persisted,
 }

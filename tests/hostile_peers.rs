@@ -7,7 +7,7 @@
 
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Message,
-    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
@@ -78,7 +78,8 @@ impl Server {
             65 => self.step(Event::MinimumElectionTimeout),
             66..69 => self.step(Event::HeartbeatTimeout),
             69 => self.step(Event::QuorumCheckTimeout),
-            70..73 => self.step(Event::Propose("x".into())),
+            70..72 => self.step(Event::Propose("x".into())),
+            72 => self.transfer(),
             73 => self.step(Event::ReadRequest { context: 0 }),
             74..84 => self.sync(),
             84..96 if self.unreported > 0 => {
@@ -89,6 +90,14 @@ impl Server {
             96 => self.restart(),
             97 if self.in_flight.is_empty() && self.unreported == 0 => self.disk.compact(self.applied),
             _ => {}
+        }
+    }
+
+    /// Somebody wants another server to lead, whether there is one or not; or it took too long.
+    fn transfer(&mut self) {
+        match self.below(4) {
+            0 => self.step(Event::TransferTimeout),
+            target => self.step(Event::TransferLeadership { target: NodeId(target) }),
         }
     }
 
@@ -226,7 +235,7 @@ impl Server {
         let granted = self.below(4) > 0;
         // Mostly what the server waits for.
         let kind = match self.protocol.role() {
-            _ if self.below(2) == 0 => self.below(12),
+            _ if self.below(2) == 0 => self.below(13),
             RoleKind::PreCandidate => 1,
             RoleKind::Candidate => 3,
             RoleKind::Leader => 9,
@@ -241,7 +250,10 @@ impl Server {
                 let campaign_term = Term(self.near(self.protocol.term().0 + 1));
                 Message::PreVoteResponse(PreVoteResponse { term, campaign_term, granted })
             }
-            2 => Message::RequestVoteRequest(RequestVoteRequest { term, last: self.some_id() }),
+            2 => {
+                let leadership_transfer = self.below(2) == 0;
+                Message::RequestVoteRequest(RequestVoteRequest { term, last: self.some_id(), leadership_transfer })
+            }
             3 | 4 => Message::RequestVoteResponse(RequestVoteResponse { term, granted }),
             5..8 => Message::AppendEntriesRequest(self.append(term)),
             10 => Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: self.some_round() }),
@@ -249,6 +261,7 @@ impl Server {
                 let leader_term = if self.below(3) > 0 { term } else { self.some_term() };
                 Message::ConfirmLeaderResponse(ConfirmLeaderResponse { term, leader_term, round: self.some_round() })
             }
+            12 => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
             _ => {
                 let result = match self.below(5) {
                     0..3 => AppendResult::Accepted { match_index: self.some_id().index },

@@ -101,6 +101,12 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     nodes.start_one(first);
     let last = nodes.running[&second].status().last_index;
     nodes.running[&first].wait_for(PATIENCE, |status| status.applied_index >= last).unwrap();
+    // A transfer that times out, and one that does not.
+    nodes.network.isolate(&[NodeId(first)]);
+    assert!(nodes.running[&second].transfer_leadership(first).wait(PATIENCE).is_err());
+    nodes.network.heal();
+    let outcome = nodes.running[&second].transfer_leadership(first).wait(PATIENCE);
+    assert!(outcome.is_ok(), "{outcome:?}");
     let (lines, folder) = nodes.lines();
     check_complete(&lines, &folder.path().join("trace.jsonl"));
     let starts: Vec<&Line> = lines.iter().filter(|line| line.event == EventName::START).collect();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Refusal, Welcome};
 use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Message, NodeId, Payload, Term};
@@ -69,6 +69,9 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     };
     let welcome =
         Welcome { from: NodeId(2), incarnation: 7, version: 1, frame_bytes_max: 16 << 20, client_address: None };
+    let request_vote = |leadership_transfer| {
+        message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last, leadership_transfer }))
+    };
     let response = |result| message(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(9), result }));
     let entries = vec![noop(301, 8), entry(302, 9, b"set x = 1"), entry(303, 9, b"")];
     vec![
@@ -92,7 +95,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
             "pre_vote_response",
             message(Message::PreVoteResponse(PreVoteResponse { term: Term(8), campaign_term: Term(9), granted: true })),
         ),
-        ("request_vote_request", message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last }))),
+        ("request_vote_request", request_vote(false)),
+        ("request_vote_request_leadership_transfer", request_vote(true)),
         (
             "request_vote_response",
             message(Message::RequestVoteResponse(RequestVoteResponse { term: Term(9), granted: false })),
@@ -117,11 +121,13 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
                 round: 300,
             })),
         ),
+        ("timeout_now_request", message(Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(9) }))),
         (
             "request_vote_request_beyond_every_range",
             message(Message::RequestVoteRequest(RequestVoteRequest {
                 term: Term(u64::MAX),
                 last: EntryId::new(u64::MAX, u64::MAX),
+                leadership_transfer: false,
             })),
         ),
     ]
@@ -156,12 +162,23 @@ fn every_frame_has_its_golden_bytes() {
     }
 }
 
+/// What a server wrote that knew of no transfers.
+const REQUEST_VOTE_REQUEST_VERSION_1: &str = "request_vote_request_version_1";
+
+#[test]
+fn a_request_of_version_1_is_no_leadership_transfer() {
+    let golden = from_hex(&std::fs::read_to_string(golden_path(REQUEST_VOTE_REQUEST_VERSION_1)).unwrap());
+    let (_, present) = golden_frames().into_iter().find(|(name, _)| *name == "request_vote_request").unwrap();
+    assert_eq!(decode(&golden).unwrap(), present);
+}
+
 #[test]
 fn golden_files_and_golden_frames_are_the_same_set() {
     let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
     let mut files: Vec<_> = files.map(|file| file.unwrap().path().file_stem().unwrap().to_owned()).collect();
     files.sort();
-    let mut names: Vec<_> = golden_frames().into_iter().map(|(name, _)| std::ffi::OsString::from(name)).collect();
+    let names = golden_frames().into_iter().map(|(name, _)| name).chain([REQUEST_VOTE_REQUEST_VERSION_1]);
+    let mut names: Vec<_> = names.map(std::ffi::OsString::from).collect();
     names.sort();
     assert_eq!(files, names);
 }
@@ -458,8 +475,10 @@ fn messages() -> impl Strategy<Value = Message> {
         (numbers(), numbers(), any::<bool>()).prop_map(|(term, campaign, granted)| {
             Message::PreVoteResponse(PreVoteResponse { term: Term(term), campaign_term: Term(campaign), granted })
         }),
-        (numbers(), ids())
-            .prop_map(|(term, last)| Message::RequestVoteRequest(RequestVoteRequest { term: Term(term), last })),
+        (numbers(), ids(), any::<bool>()).prop_map(|(term, last, leadership_transfer)| {
+            Message::RequestVoteRequest(RequestVoteRequest { term: Term(term), last, leadership_transfer })
+        }),
+        numbers().prop_map(|term| Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(term) })),
         (numbers(), any::<bool>()).prop_map(|(term, granted)| {
             Message::RequestVoteResponse(RequestVoteResponse { term: Term(term), granted })
         }),

@@ -219,7 +219,8 @@ impl RaftLog for Failing {
 #[test]
 fn nothing_that_depends_on_a_failed_write_leaves() {
     use raft_io::message::{Message, RequestVoteRequest};
-    let request = Message::RequestVoteRequest(RequestVoteRequest { term: Term(1), last: EntryId::ZERO });
+    let request = RequestVoteRequest { term: Term(1), last: EntryId::ZERO, leadership_transfer: false };
+    let request = Message::RequestVoteRequest(request);
     for syncs_left in [0, 1] {
         let mut log = Failing { syncs_left, ..Failing::default() };
         let mut protocol = Protocol::new(&RaftConfig::new(1, 1..=3), &log).expect("a valid configuration");

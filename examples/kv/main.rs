@@ -24,6 +24,10 @@ use std::process::ExitCode;
 /// Errors: -CLUSTERDOWN: no leader, the command did not run. -BUSY: too much is in progress, it did
 /// not run. -UNKNOWN: the answer to a write was lost, it may or may not have run; a read is tried
 /// again instead. -MOVED: ask the node named.
+///
+/// RAFT.STATUS tells what a node knows. RAFT.TRANSFER <id>, sent to the leader, has another node lead: +OK once
+/// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or
+/// the target took too long. -ERR: it is no voter, or another node came to lead. -UNKNOWN: look at RAFT.STATUS.
 #[derive(Parser)]
 #[command(name = "kv", version)]
 struct Cli {

@@ -49,6 +49,7 @@ pub struct State {
     committed: PackedLog,
     /// The reads that began, by context from 1 on.
     reads: [Option<ReadHistory>; READS_MAX],
+    transfers: u8,
     crashes: u8,
     /// The laws that the last step broke.
     broken: u32,
@@ -105,6 +106,12 @@ impl State {
     /// The reads that began, by context from 1 on.
     pub fn reads(&self) -> impl Iterator<Item = ReadHistory> + '_ {
         self.reads.iter().flatten().copied()
+    }
+
+    /// How many transfers of leadership began.
+    #[must_use]
+    pub fn transfers(&self) -> u8 {
+        self.transfers
     }
 
     /// How many crashes there were.
@@ -253,6 +260,13 @@ impl Cluster {
         if leads && reads < configuration.reads_max {
             offer(Code::ReadRequest(reads + 1));
         }
+        if leads && state.transfers < configuration.transfers_max {
+            let targets = (0..configuration.servers).filter(|target| *target != position);
+            targets.for_each(|target| offer(Code::TransferLeadership(target)));
+        }
+        if facts.hands_over {
+            offer(Code::TransferTimeout);
+        }
         (1..=facts.pending).for_each(|writes| offer(Code::Persisted(writes)));
         if state.crashes < configuration.crashes_max {
             (0..=facts.pending).for_each(|survive| offer(Code::Crash(survive)));
@@ -320,6 +334,8 @@ impl Cluster {
         next.servers[usize::from(server)] = outcome.next;
         next.broken = outcome.broken & self.watched;
         next.crashes += u8::from(matches!(code, Code::Crash(_)));
+        // One that is refused is no step.
+        next.transfers += u8::from(matches!(code, Code::TransferLeadership(_)));
         if let (Code::Receive(message), false) = (code, keep) {
             next.messages.retain(|id| *id != message);
         }
@@ -350,7 +366,9 @@ impl Cluster {
         }
         let terms_led = next.leaders.to_le_bytes().into_iter().filter(|mask| *mask != 0).count();
         let reelection = if terms_led > 1 { Goal::Reelection.bit() } else { 0 };
-        self.note(outcome.goals | reelection, outcome.name);
+        let others_lead = after.role == RoleKind::Leader && server >= self.configuration.campaigners;
+        let by_transfer = if others_lead { Goal::LeaderByTransfer.bit() } else { 0 };
+        self.note(outcome.goals | reelection | by_transfer, outcome.name);
         next
     }
 
@@ -386,7 +404,8 @@ impl Cluster {
             count => self.least_sum(copies, state, SmallVec::<[u64; 120]>::from_elem(0, count)),
         };
         let reads = state.reads().fold(0, |bits, read| bits << 16 | read.bits());
-        let rest = mix(reads) ^ (u64::from(state.crashes) << 32 | u64::from(state.broken));
+        let counts = u64::from(state.transfers) << 40 | u64::from(state.crashes) << 32;
+        let rest = mix(reads) ^ (counts | u64::from(state.broken));
         // Never 0, which the search keeps for itself.
         mix(least ^ mix(state.committed.0.wrapping_add(mix(rest)))).max(1)
     }
@@ -422,6 +441,7 @@ impl Model for Cluster {
             leaders: 0,
             committed: PackedLog::default(),
             reads: [None; READS_MAX],
+            transfers: 0,
             crashes: 0,
             broken: 0,
             fingerprint: 0,

@@ -36,6 +36,8 @@ pub struct Configuration {
     pub crashes_max: u8,
     /// The most reads in a whole history, at most 2, and the most rounds of confirmation in a term.
     pub reads_max: u8,
+    /// The most transfers of leadership in a whole history.
+    pub transfers_max: u8,
     /// The network.
     pub network: Network,
     /// Ask before campaigning (§9.6).
@@ -96,6 +98,7 @@ impl Configuration {
             "ClientRequest" => self.client_requests,
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
             "ReadRequest" | "HandleConfirmLeaderRequest" | "HandleConfirmLeaderResponse" => self.reads_max > 0,
+            "TransferLeadership" | "TransferTimeout" | "HandleTimeoutNowRequest" => self.transfers_max > 0,
             "Crash" => self.crashes_max > 0,
             "DropMessage" => matches!(self.network, Network::Lossy { .. }),
             _ => true,
@@ -117,6 +120,9 @@ impl Configuration {
         );
         if self.reads_max > 0 {
             text += &format!(" R{}", self.reads_max);
+        }
+        if self.transfers_max > 0 {
+            text += &format!(" X{}", self.transfers_max);
         }
         for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum")] {
             if on {

@@ -14,6 +14,7 @@ const CORE: Configuration = Configuration {
     pending_max: 1,
     crashes_max: 0,
     reads_max: 0,
+    transfers_max: 0,
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
@@ -193,7 +194,60 @@ pub const ALL: &[Configuration] = &[
         golden: Some(10_890_040),
         ..CORE
     },
+    Configuration {
+        name: "transfer",
+        purpose: "leadership handed over, with pre-votes and check-quorum; heartbeats repeat the request",
+        transfers_max: 1,
+        pre_vote: true,
+        check_quorum: true,
+        campaigners: 1,
+        goals: WITH_TRANSFER,
+        golden: Some(3_560_125),
+        ..CORE
+    },
+    Configuration {
+        name: "transfer-appends",
+        purpose: "leadership handed over to a server that is brought up to date first, while clients go on to propose",
+        log_max: 3,
+        transfers_max: 1,
+        check_quorum: true,
+        inflight_max: 2,
+        heartbeats: false,
+        campaigners: 1,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        goals: WITH_TRANSFER,
+        golden: Some(6_875_043),
+        ..CORE
+    },
+    Configuration {
+        name: "transfer-late",
+        purpose: "requests to campaign that come late, while others campaign by themselves",
+        term_max: 3,
+        log_max: 3,
+        transfers_max: 2,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 2,
+        goals: WITH_TRANSFER,
+        golden: Some(2_600_739),
+        ..CORE
+    },
+    Configuration {
+        name: "transfer-crashes",
+        purpose: "a crash during a transfer, and messages that come twice",
+        transfers_max: 1,
+        crashes_max: 1,
+        network: Network::Lossy { messages_max: 1, duplication: true },
+        campaigners: 1,
+        goals: WITH_TRANSFER,
+        golden: Some(737_866),
+        ..CORE
+    },
 ];
+
+const WITH_TRANSFER: &[Goal] =
+    &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderByTransfer, Goal::TransferEnded];
 
 const WITH_LOST_WRITE: &[Goal] =
     &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::CommitOfAnOlderTerm, Goal::LostWrite];
@@ -312,6 +366,18 @@ pub const CONFORMANCE: &[Configuration] = &[
         ..SPEC
     },
     Configuration {
+        name: "conform-transfer",
+        purpose: "leadership handed over, with check-quorum",
+        check_quorum: true,
+        heartbeats: false,
+        client_requests: false,
+        campaigners: 1,
+        transfers_max: 1,
+        goals: WITH_TRANSFER,
+        golden: Some(22_579),
+        ..SPEC
+    },
+    Configuration {
         name: "conform-monotone",
         purpose: "a network that never forgets a message",
         log_max: 1,
@@ -353,6 +419,20 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         reads_max: 2,
         goals: &[Goal::Leader, Goal::Commit, Goal::Read],
         golden: Some(76_325),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-transfer-heartbeats",
+        purpose: "two servers that hand over to each other: requests to campaign repeated and late, proposals between them",
+        servers: 2,
+        term_max: 3,
+        log_max: 3,
+        pre_vote: true,
+        check_quorum: true,
+        campaigners: 1,
+        transfers_max: 2,
+        goals: WITH_TRANSFER,
+        golden: Some(170_320),
         ..SPEC
     },
 ];

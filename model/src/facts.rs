@@ -116,6 +116,8 @@ pub struct Facts {
     pub commit: u8,
     /// The last round of confirmation that a leader began; 0 elsewhere.
     pub read_round: u8,
+    /// Whether it is a leader that hands over.
+    pub hands_over: bool,
     /// The log as decided.
     pub log: PackedLog,
     /// The log on disk.
@@ -153,6 +155,7 @@ impl Facts {
             pending: state.writes.len() as u8,
             commit: state.commit_index.0 as u8,
             read_round: state.read_round as u8,
+            hands_over: state.transfer.is_some(),
             log: PackedLog::of(&server.log()),
             disk_log: PackedLog::of(&server.disk),
             matches,

@@ -88,7 +88,7 @@ names! {
         AppliedInOrder,
         /// Neither asking for a pre-vote nor granting one changes term, vote or a timer of the voter.
         PreVoteLeavesHardStateAlone,
-        /// A pre-candidate campaigns only with the pre-votes of a quorum.
+        /// With pre-votes a server campaigns only with those of a quorum, or because its leader told it to.
         CampaignHasPreVotes,
         /// A leader stays beyond a quorum check only if a quorum answered.
         CheckedLeaderHasAnswers,
@@ -96,6 +96,16 @@ names! {
         LinearizableRead,
         /// Each read that a server takes is answered or aborted once, at the latest when it stops leading.
         EveryReadEndsOnce,
+        /// A leader appends nothing while it hands its leadership over.
+        TransferAppendsNothing,
+        /// Only a server that is known to hold its leader's whole log is told to campaign.
+        TimeoutNowAfterWholeLog,
+        /// Only the leader that a server follows makes it campaign, only in its term, and only then is that said in its name.
+        TimeoutNowFromOwnLeader,
+        /// A transfer ends once: with the leadership, or with its timeout.
+        EveryTransferEnds,
+        /// Who has heard its leader just now listens to candidates in the name of that leader, and to no others.
+        OnlyTransfersDisrupt,
         /// Honest servers never find each other misbehaving.
         HonestServersBehave,
         /// No assertion of the protocol fails: the laws that one server checks alone, by their names.
@@ -132,6 +142,10 @@ names! {
         Read,
         /// A leader that stepped down while reads waited.
         ReadAborted,
+        /// A leader that never campaigns but when its leader tells it to.
+        LeaderByTransfer,
+        /// A transfer that ended by its timeout.
+        TransferEnded,
     }
 }
 
@@ -168,8 +182,11 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
     if configuration.pre_vote && campaigns {
         let asked = old.role == RoleKind::PreCandidate && new.hard_state.term == old.hard_state.term.next();
-        check(asked && has_pre_votes(before, input, &old), Law::CampaignHasPreVotes);
+        let told = obeys_its_leader(input, &old, &new);
+        check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
+    broken |= of_transfer(configuration, before, input, stepped, &old, &new);
+    let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
         let answered = old.progress.iter().filter(|peer| peer.active).count();
         let enough = answered + 1 >= quorum::majority(before.protocol.membership().voters().len());
@@ -177,6 +194,93 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         check(enough && asked_anew, Law::CheckedLeaderHasAnswers);
     }
     broken
+}
+
+/// The laws of leadership transfer that a step breaks, as a mask.
+fn of_transfer(
+    configuration: &Configuration,
+    before: &Server,
+    input: &Input,
+    stepped: &Stepped,
+    old: &ProtocolState,
+    new: &ProtocolState,
+) -> u32 {
+    let mut broken = 0;
+    let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
+    let led = old.role == RoleKind::Leader;
+    let goes_on_leading = led && new.role == RoleKind::Leader && old.hard_state.term == new.hard_state.term;
+    if old.transfer.is_some() && goes_on_leading {
+        check(new.last == old.last && stepped.server.log() == before.log(), Law::TransferAppendsNothing);
+    }
+    let told = stepped.sent.iter().filter(|envelope| matches!(envelope.message, Message::TimeoutNowRequest(_)));
+    for envelope in told {
+        let peer = new.progress.iter().find(|peer| peer.peer == envelope.to);
+        let whole = peer.is_some_and(|peer| peer.match_index == new.last.index);
+        let own = envelope.message.term() == new.hard_state.term && new.transfer == Some(envelope.to);
+        check(whole && own, Law::TimeoutNowAfterWholeLog);
+    }
+    let is_told =
+        matches!(input, Input::Event(Event::Receive(Envelope { message: Message::TimeoutNowRequest(_), .. })));
+    let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
+    let obeys = obeys_its_leader(input, old, new);
+    check(!(is_told && campaigns) || obeys, Law::TimeoutNowFromOwnLeader);
+    check(obeys || in_the_name_of_a_leader(new) <= in_the_name_of_a_leader(old), Law::TimeoutNowFromOwnLeader);
+    check(transfer_ends(input, &stepped.actions, old, new, goes_on_leading), Law::EveryTransferEnds);
+    if let Input::Event(Event::Receive(Envelope { message: Message::RequestVoteRequest(request), .. })) = input {
+        let sticks = configuration.check_quorum && (old.leader_is_recent || led) && !request.leadership_transfer;
+        let untouched = new == old && stepped.sent.is_empty() && stepped.actions.is_empty();
+        let listens = new.hard_state.term >= request.term;
+        check(if sticks { untouched } else { listens }, Law::OnlyTransfersDisrupt);
+    }
+    broken
+}
+
+/// A follower campaigns because the leader that it follows tells it to, in the term after that leader's.
+fn obeys_its_leader(input: &Input, old: &ProtocolState, new: &ProtocolState) -> bool {
+    let Input::Event(Event::Receive(Envelope { from, message: Message::TimeoutNowRequest(request), .. })) = input
+    else {
+        return false;
+    };
+    let follows = old.role == RoleKind::Follower && old.leader == Some(*from);
+    follows && request.term == old.hard_state.term && new.hard_state.term == request.term.next()
+}
+
+/// How many requests for votes wait for the disk that say so.
+fn in_the_name_of_a_leader(state: &ProtocolState) -> usize {
+    let waiting = state.writes.iter().flat_map(|write| &write.messages);
+    let says_so = |message: &Message| matches!(message, Message::RequestVoteRequest(m) if m.leadership_transfer);
+    waiting.filter(|envelope| says_so(&envelope.message)).count()
+}
+
+/// A transfer begins when it is asked for, and then goes on to the same target: until its timeout, which says so, or until
+/// the server leads no more.
+fn transfer_ends(
+    input: &Input,
+    actions: &[Action],
+    old: &ProtocolState,
+    new: &ProtocolState,
+    goes_on_leading: bool,
+) -> bool {
+    let begun = actions.iter().filter_map(|action| match action {
+        Action::TransferBegun { target } => Some(*target),
+        _ => None,
+    });
+    let ended = actions.iter().filter_map(|action| match action {
+        Action::TransferEnded { target } => Some(*target),
+        _ => None,
+    });
+    let (begun, ended): (Vec<_>, Vec<_>) = (begun.collect(), ended.collect());
+    if !goes_on_leading {
+        return new.transfer.is_none() && begun.is_empty() && ended.is_empty();
+    }
+    let asked = if let Input::Event(Event::TransferLeadership { target }) = input { Some(*target) } else { None };
+    let is_over = matches!(input, Input::Event(Event::TransferTimeout));
+    match (old.transfer, new.transfer) {
+        (None, None) => begun.is_empty() && ended.is_empty(),
+        (None, Some(target)) => begun == [target] && ended.is_empty() && asked == Some(target),
+        (Some(target), None) => begun.is_empty() && ended == [target] && is_over,
+        (Some(target), Some(later)) => later == target && begun.is_empty() && ended.is_empty() && !is_over,
+    }
 }
 
 /// In one term, a vote stays where it is.
@@ -229,9 +333,10 @@ fn is_backed(envelope: &Envelope, sender: &Server) -> bool {
     let term = envelope.message.term();
     let promise = match &envelope.message {
         // Who campaigns, and who leads, has voted for itself.
-        Message::RequestVoteRequest(_) | Message::AppendEntriesRequest(_) | Message::ConfirmLeaderRequest(_) => {
-            disk.term > term || disk.vote == Some(envelope.from)
-        }
+        Message::RequestVoteRequest(_)
+        | Message::AppendEntriesRequest(_)
+        | Message::ConfirmLeaderRequest(_)
+        | Message::TimeoutNowRequest(_) => disk.term > term || disk.vote == Some(envelope.from),
         Message::RequestVoteResponse(response) if response.granted => {
             disk.term > term || disk.vote == Some(envelope.to)
         }
@@ -294,6 +399,7 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
     reach(checked && before.role == RoleKind::Leader && after.role != RoleKind::Leader, Goal::StepDown);
     reach(actions.iter().any(|action| matches!(action, Action::ReadReady { .. })), Goal::Read);
     reach(actions.iter().any(|action| matches!(action, Action::ReadAborted { .. })), Goal::ReadAborted);
+    reach(actions.iter().any(|action| matches!(action, Action::TransferEnded { .. })), Goal::TransferEnded);
     if after.role == RoleKind::Leader && after.commit > before.commit {
         let older = (u32::from(before.commit)..u32::from(after.commit)).any(|at| after.log.term(at) < after.term);
         reach(older, Goal::CommitOfAnOlderTerm);

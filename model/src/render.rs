@@ -33,6 +33,7 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
     variables.insert("leaders".to_string(), Value::Set(leaders.collect()));
     variables.insert("committed".to_string(), committed(state.committed()));
     variables.insert("readHistory".to_string(), Value::Seq(state.reads().map(read_history).collect()));
+    variables.insert("transfers".to_string(), Value::int(u64::from(state.transfers())));
     variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
     variables
 }
@@ -59,6 +60,7 @@ pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
         ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
         ("readRound", Value::int(state.read_round)),
         ("reads", Value::Seq(state.reads.iter().map(waiting_read).collect())),
+        ("transfer", optional(state.transfer)),
         ("pending", Value::Seq(pending.collect())),
         (
             "disk",
@@ -169,7 +171,10 @@ pub fn envelope(envelope: &Envelope) -> Value {
             "PreVoteResponse",
             vec![("campaignTerm", Value::int(m.campaign_term.0)), ("granted", Value::Bool(m.granted))],
         ),
-        Message::RequestVoteRequest(m) => ("RequestVoteRequest", vec![("last", entry_id(m.last))]),
+        Message::RequestVoteRequest(m) => (
+            "RequestVoteRequest",
+            vec![("last", entry_id(m.last)), ("leadershipTransfer", Value::Bool(m.leadership_transfer))],
+        ),
         Message::RequestVoteResponse(m) => ("RequestVoteResponse", vec![("granted", Value::Bool(m.granted))]),
         Message::AppendEntriesRequest(m) => (
             "AppendEntriesRequest",
@@ -184,6 +189,7 @@ pub fn envelope(envelope: &Envelope) -> Value {
         Message::ConfirmLeaderResponse(m) => {
             ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
         }
+        Message::TimeoutNowRequest(_) => ("TimeoutNowRequest", vec![]),
         other => unreachable!("the spec has no message like {other:?}"),
     };
     let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];

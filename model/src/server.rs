@@ -68,6 +68,9 @@ impl Input {
     pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
         match self {
             Self::Event(Event::Receive(envelope)) => Self::Event(Event::Receive(permute_envelope(envelope, rename))),
+            Self::Event(Event::TransferLeadership { target }) => {
+                Self::Event(Event::TransferLeadership { target: rename(*target) })
+            }
             other => other.clone(),
         }
     }

@@ -10,7 +10,7 @@ use crate::facts::{Facts, MessageFacts, READS_MAX};
 use crate::laws::{self, Law};
 use crate::server::{Input, Server, Stepped, permute_envelope};
 use crate::symmetry::Permutations;
-use raft_io::{Action, Envelope, Event};
+use raft_io::{Action, Envelope, Event, NodeId};
 use rustc_hash::FxHashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,10 @@ pub enum Code {
     ClientRequest,
     /// `ReadRequest`, by the read's context.
     ReadRequest(u8),
+    /// `TransferLeadership`, by the position of the server that is to lead.
+    TransferLeadership(u8),
+    /// `TransferTimeout`.
+    TransferTimeout,
     /// One of the `Handle…`.
     Receive(MessageId),
     /// `Persisted`, of so many writes.
@@ -54,6 +58,8 @@ impl Code {
             Self::ClientRequest => 0x1_0004,
             Self::Receive(message) => u32::from(message),
             Self::ReadRequest(context) => 0x4_0000 | u32::from(context),
+            Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
+            Self::TransferTimeout => 0x1_0005,
             Self::Persisted(writes) => 0x2_0000 | u32::from(writes),
             Self::Crash(survive) => 0x3_0000 | u32::from(survive),
         };
@@ -227,6 +233,10 @@ impl Tables {
             Code::QuorumCheckTimeout => Input::Event(Event::QuorumCheckTimeout),
             Code::ClientRequest => Input::client_request(),
             Code::ReadRequest(context) => Input::Event(Event::ReadRequest { context: u64::from(context) }),
+            Code::TransferLeadership(target) => {
+                Input::Event(Event::TransferLeadership { target: NodeId(u64::from(target) + 1) })
+            }
+            Code::TransferTimeout => Input::Event(Event::TransferTimeout),
             Code::Receive(message) => Input::Event(Event::Receive((*self.message(message)).clone())),
             Code::Persisted(writes) => Input::Event(Event::Persisted { writes: usize::from(writes) }),
             Code::Crash(survive) => Input::Crash { survive: usize::from(survive) },

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Elections, appends, reads, a batch, every timer, a refusal, a crash that keeps one of two writes, a restart.
+/// Elections, appends, reads, transfers of leadership, a batch, every timer, a refusal, a crash that keeps one of two writes, a restart.
 const STORY: &[&str] = &[
     "cluster 3 disk=manual trace=true",
     // One voter alone is asked: with two answers on their way, either could be the first, and both would be right.
@@ -44,6 +44,9 @@ const STORY: &[&str] = &[
     "stabilize",
     "minimum_election_timeout 3",
     "minimum_election_timeout 2",
+    "transfer_leadership 1 2",
+    "transfer_timeout 1",
+    "drop_message 1 2",
     "crash 1",
     "election_timeout 2",
     "deliver 2 3",
@@ -54,6 +57,9 @@ const STORY: &[&str] = &[
     "restart 1",
     "stabilize",
     "heartbeat_timeout 2",
+    "stabilize",
+    "transfer_leadership 2 3",
+    "handle_timeout_now_request 2 3",
     "stabilize",
 ];
 
@@ -89,9 +95,21 @@ fn altered(value: &Value, way: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     let mut note = |other: Value| found.push((way.to_string(), other));
     let field = way.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap_or("");
-    let is_node =
-        ["node", "from", "to", "peer", "votedFor", "vote", "leader", "votesGranted", "votesRefused", "voters"]
-            .contains(&field);
+    let is_node = [
+        "node",
+        "from",
+        "to",
+        "peer",
+        "votedFor",
+        "vote",
+        "leader",
+        "votesGranted",
+        "votesRefused",
+        "voters",
+        "transfer",
+        "target",
+    ]
+    .contains(&field);
     match value {
         Value::Number(number) if is_node => note(json!(number.as_u64().unwrap_or(0) % 3 + 1)),
         Value::Number(number) => note(json!(number.as_u64().unwrap_or(0) + 1)),
@@ -138,7 +156,8 @@ fn other_word(word: &str) -> &'static str {
         "Accepted" | "Rejected" => "StaleTerm",
         "ElectionTimeout" => "HeartbeatTimeout",
         "HeartbeatTimeout" | "MinimumElectionTimeout" => "QuorumCheckTimeout",
-        "QuorumCheckTimeout" => "ElectionTimeout",
+        "QuorumCheckTimeout" | "TransferLeadership" => "ElectionTimeout",
+        "TransferTimeout" => "HeartbeatTimeout",
         "RequestVoteRequest" => "PreVoteRequest",
         "HandleRequestVoteRequest" => "HandlePreVoteRequest",
         "ClientRequest" => "ReadRequest",

@@ -1,6 +1,6 @@
 //! What the driver answers when it does not answer with a result.
 
-use crate::error::{ConfigError, RestoreError};
+use crate::error::{ConfigError, RestoreError, TransferError};
 use crate::types::{EntryId, NodeId, Term};
 use std::fmt;
 use std::io;
@@ -29,7 +29,7 @@ impl fmt::Display for LeaderHint {
 
 /// Why a request was not answered with a result (law 5: each request ends exactly once).
 ///
-/// Retry safety: after `NotLeader`, `Overloaded`, `TooLarge`, `Shutdown`, `Fatal` and
+/// Retry safety: after `NotLeader`, `TransferInProgress`, `Overloaded`, `TooLarge`, `Shutdown`, `Fatal` and
 /// `DeadlineExceeded { proposed: None }` the command is in no log and never will be through this
 /// request, so a retry cannot apply it twice. After `OutcomeUnknown` and
 /// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
@@ -49,6 +49,15 @@ pub enum RequestError {
         term: Term,
         /// Why it cannot take the request.
         reason: NotLeaderReason,
+    },
+    /// This node leads and is handing its leadership over, so it appends nothing for a moment. Retry
+    /// at the target; if that does not take over within an election timeout, this node goes on.
+    #[error("the leader of term {term} is handing over to {target}; nothing was appended, retry in a moment")]
+    TransferInProgress {
+        /// The node that is to lead.
+        target: LeaderHint,
+        /// This node's term.
+        term: Term,
     },
     /// The command was appended to this node's log and its fate is open.
     #[error("the outcome of the command at {id} is unknown: {reason}; it may still be applied")]
@@ -163,6 +172,73 @@ pub enum Limit {
         /// The limit, in bytes.
         max_bytes: usize,
     },
+}
+
+/// Why [`Raft::transfer_leadership`](super::Raft::transfer_leadership) did not end with its target
+/// as the leader. It can always be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum LeadershipTransferError {
+    /// This node does not lead, so it has nothing to hand over. Ask the leader, if one is named.
+    #[error("not the leader in term {term}{}", hint(leader.as_ref()))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<LeaderHint>,
+        /// This node's term.
+        term: Term,
+    },
+    /// The transfer never began: this node leads on, and took proposals all the time. A target that
+    /// did not answer, or was too far behind, was given a minimum election timeout to recover.
+    #[error(transparent)]
+    Refused(TransferError),
+    /// The target did not take over within a minimum election timeout: this node leads on, and takes
+    /// proposals again. The target may have been told to campaign, and do so yet.
+    #[error("node {target} did not take over in time; this node leads term {term} on and takes proposals again")]
+    TimedOut {
+        /// The node that was to lead.
+        target: NodeId,
+        /// The term that this node leads.
+        term: Term,
+    },
+    /// Another node than the target came to lead.
+    #[error("{leader} came to lead instead, in term {term}")]
+    OtherLeader {
+        /// The leader.
+        leader: LeaderHint,
+        /// The term that it leads.
+        term: Term,
+    },
+    /// This node leads no more, and no later leader made itself known to it for several election
+    /// timeouts: the target may lead or not. Ask the other nodes.
+    #[error("this node led term {term} and leads no more; it has not heard of the next leader")]
+    NextLeaderUnknown {
+        /// The term that this node led.
+        term: Term,
+    },
+    /// The caller's deadline passed first; the transfer goes its way.
+    #[error("the deadline passed; the target may come to lead all the same")]
+    DeadlineExceeded,
+    /// The node is shut down, or shutting down. A leader hands over by itself then.
+    #[error("the node is shut down")]
+    Shutdown,
+    /// The node stopped for good.
+    #[error("the node has stopped for good: {reason}")]
+    Fatal {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl From<TransferError> for LeadershipTransferError {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::NotLeader { leader, term } => {
+                Self::NotLeader { leader: leader.map(|id| LeaderHint { id, client_address: None }), term }
+            }
+            error => Self::Refused(error),
+        }
+    }
 }
 
 /// Why a node did not start. Nothing runs.

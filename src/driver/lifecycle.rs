@@ -1,6 +1,6 @@
 //! How a node ends, and the calls of the handle.
 
-use super::error::{RequestError, UnknownReason};
+use super::error::{LeadershipTransferError, RequestError, UnknownReason};
 use super::feed::{Feed, Reader};
 #[cfg(feature = "tracing")]
 use super::node::panic_message;
@@ -11,6 +11,7 @@ use super::status::Status;
 use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
 use super::trace::trace_event;
+use super::transfers::LeadershipTransfer;
 use crate::log::SharedLog;
 use crate::transport::RaftTransport;
 use crate::types::NodeId;
@@ -93,7 +94,7 @@ impl Lifecycle {
 }
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
-    /// Refuses, drains, stops, joins. Runs once.
+    /// Refuses, drains, hands over, stops, joins. Runs once.
     fn close(&self) {
         lock(&self.state).draining = true;
         self.changed.notify();
@@ -102,6 +103,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let drained = self.open.load(Ordering::SeqCst) == 0 && self.reads.open.load(Ordering::SeqCst) == 0;
             (drained || !self.is_running()).then_some(())
         });
+        self.hand_over(deadline);
         self.stop();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.transport.shutdown())) {
             // The node ends anyway; its threads depend on nothing of the transport's.
@@ -127,6 +129,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.answer_held(&RequestError::Shutdown);
             state.reads.abort_all(&RequestError::Shutdown);
             state.answer_appended(UnknownReason::Shutdown);
+            state.transfers.abort(&LeadershipTransferError::Shutdown);
             self.halt(&mut state);
         }
         self.release(state);
@@ -164,6 +167,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
             None => return Err(self.why_closed()),
         }
         Ok(())
+    }
+
+    fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer {
+        self.begin_transfer(target)
     }
 
     fn why_closed(&self) -> RequestError {

@@ -20,6 +20,9 @@
 //! still leads, and the apply thread answers once it has applied what was committed when the read
 //! began. Reads that begin while an answer is on its way share the next question.
 //!
+//! A leader hands over on request ([`Raft::transfer_leadership`]), and by itself when it shuts down:
+//! the target campaigns at once, and proposals wait for a moment instead of an election timeout.
+//!
 //! After a failed write, a failed read of committed entries or a panic of the state machine the
 //! node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
 //! process lives.
@@ -45,9 +48,11 @@ mod status;
 mod sync;
 mod threads;
 mod trace;
+mod transfers;
 
-pub use error::{LeaderHint, Limit, NotLeaderReason, RequestError, StartError, UnknownReason};
+pub use error::{LeaderHint, LeadershipTransferError, Limit, NotLeaderReason, RequestError, StartError, UnknownReason};
 pub use options::DriverOptions;
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
 pub use reads::Reading;
 pub use status::{Counters, PeerStatus, Status};
+pub use transfers::LeadershipTransfer;

@@ -1,7 +1,7 @@
 //! The node: the protocol behind one lock, and the way of a step's actions.
 
 use super::apply::ApplyWork;
-use super::error::{RequestError, StartError, UnknownReason};
+use super::error::{LeadershipTransferError, RequestError, StartError, UnknownReason};
 use super::feed::{Feed, Reader};
 use super::lifecycle::Lifecycle;
 use super::mailbox::Mailbox;
@@ -17,6 +17,7 @@ use super::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
 use super::threads::{self, ColdRead, Inbound};
 use super::trace::trace_event;
+use super::transfers::{LeadershipTransfer, Transfers};
 use crate::action::{Action, Actions, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{ConfigError, StepError};
@@ -60,6 +61,7 @@ pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError>;
     fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError>;
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
+    fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
     fn why_closed(&self) -> RequestError;
     fn status(&self) -> Status;
     fn watch(&self) -> Reader<RoleChange>;
@@ -85,6 +87,7 @@ pub(super) mod life {
 pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) id: NodeId,
     pub(super) tick: Duration,
+    pub(super) election_ticks: u32,
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
     pub(super) options: DriverOptions,
@@ -133,6 +136,8 @@ pub(super) struct State<M: StateMachine> {
     pub(super) appended: VecDeque<Appended<M::Response>>,
     /// Reads that the apply thread does not have yet.
     pub(super) reads: Reads<M>,
+    /// The transfer of leadership that somebody waits for.
+    pub(super) transfers: Transfers,
     /// Answers that go out as soon as the lock is released: waking runs the user's code.
     pub(super) answers: Vec<Settled<M::Response>>,
     /// Messages that go out as soon as the lock is released.
@@ -177,6 +182,7 @@ where
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
         tick: config.tick,
+        election_ticks: config.election_ticks,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
@@ -223,6 +229,7 @@ impl<M: StateMachine> State<M> {
             held_bytes: 0,
             appended: VecDeque::new(),
             reads: Reads::new(),
+            transfers: Transfers::new(),
             answers: Vec::new(),
             outbox: Vec::new(),
             spare: Vec::new(),
@@ -271,7 +278,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Steps the protocol on this thread and carries its actions out.
     pub(super) fn step_event(&self, event: Event) {
         let mut state = lock(&self.state);
-        // Only proposals and reads are refused, and those have roads of their own.
+        // Only proposals, reads and transfers are refused, and those have roads of their own.
         let _ = self.step(&mut state, event);
         self.release(state);
     }
@@ -286,7 +293,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let input = recording.input(&event);
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
             Ok(Ok(())) => {}
-            Ok(Err(error @ (StepError::Propose(_) | StepError::Read(_)))) => return Err(error),
+            Ok(Err(error @ (StepError::Propose(_) | StepError::Read(_) | StepError::Transfer(_)))) => {
+                return Err(error);
+            }
             Ok(Err(error)) => {
                 self.fail(state, format!("the driver broke the protocol's contract: {error}"));
                 return Ok(None);
@@ -348,6 +357,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     state.reads.abort(context, error);
                 }
                 Action::ResetElectionTimer => {}
+                Action::TransferBegun { .. } => state.changed = true,
+                Action::TransferEnded { target } => {
+                    trace_event!(info, node = self.id.0, target = target.0, "a transfer of leadership timed out");
+                    state.changed = true;
+                    state.transfers.ended(target);
+                }
             }
         }
         state.actions = actions;
@@ -364,6 +379,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.answer_appended(UnknownReason::LeadershipLost);
             state.leading = leading;
         }
+        state.transfers.role_changed(role, term, leader);
         self.roles.publish(RoleChange { role, term, leader });
     }
 
@@ -374,6 +390,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         trace_event!(error, node = self.id.0, "stopped for good: {reason}");
         self.life.store(life::FATAL, Ordering::SeqCst);
+        state.transfers.abort(&LeadershipTransferError::Fatal { reason: reason.clone() });
         let error = RequestError::Fatal { reason: reason.clone() };
         state.answer_held(&error);
         state.reads.abort_all(&error);
@@ -414,6 +431,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let changed = mem::take(&mut state.changed);
             let answers = mem::take(&mut state.answers);
             let refused_reads = mem::take(&mut state.reads.refused);
+            let transfers = mem::take(&mut state.transfers.settled);
             let mut batch = Vec::new();
             let sends = !state.sending && !state.outbox.is_empty() && rounds < SEND_ROUNDS_MAX;
             if sends {
@@ -437,6 +455,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             self.send_all(&mut batch);
             self.answer(answers);
             self.refuse_reads(refused_reads);
+            self.answer_transfers(transfers);
             if changed {
                 self.changed.notify();
             }
@@ -446,7 +465,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state = lock(&self.state);
             state.sending = false;
             state.spare = batch;
-            if state.outbox.is_empty() && state.answers.is_empty() && state.reads.refused.is_empty() {
+            let settled = state.reads.refused.is_empty() && state.transfers.settled.is_empty();
+            if state.outbox.is_empty() && state.answers.is_empty() && settled {
                 return;
             }
             if rounds == SEND_ROUNDS_MAX && !state.outbox.is_empty() {

@@ -201,6 +201,11 @@ fn refusal<M: StateMachine>(state: &State<M>, error: StepError) -> RequestError 
                 limit: Limit::UncommittedBytes { uncommitted_bytes, proposal_bytes, max_bytes: limit_bytes },
             }
         }
+        // The address is looked up when the lock is released.
+        StepError::Propose(ProposeError::TransferInProgress { target, term }) => RequestError::TransferInProgress {
+            target: super::error::LeaderHint { id: target, client_address: None },
+            term,
+        },
         StepError::Propose(ProposeError::TooLarge { bytes, limit_bytes }) => {
             RequestError::TooLarge { bytes, limit_bytes }
         }

@@ -7,6 +7,7 @@ use super::options::DriverOptions;
 use super::reads::{self, Reading};
 use super::slot::{self, Outcome};
 use super::status::Status;
+use super::transfers::LeadershipTransfer;
 use crate::action::RoleKind;
 use crate::config::RaftConfig;
 use crate::log::SharedLog;
@@ -165,6 +166,19 @@ impl<M: StateMachine> Raft<M> {
         }
     }
 
+    /// Has another node take over leadership: it is brought up to date and campaigns at once, so
+    /// that clients wait for a round of votes instead of an election timeout. Only the leader can do
+    /// it. Until the target leads proposals are refused with [`RequestError::TransferInProgress`],
+    /// for a minimum election timeout at most; reads go on. A target that does not answer, or is far
+    /// behind, is first waited for without that, for as long.
+    ///
+    /// The transfer ends with the term that the target leads, or with why it does not. Asking again
+    /// for the same target joins the transfer in progress, and a target that leads already is
+    /// answered at once.
+    pub fn transfer_leadership(&self, target: impl Into<NodeId>) -> LeadershipTransfer {
+        self.owner.node.transfer_leadership(target.into())
+    }
+
     /// The node's state now.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -185,8 +199,8 @@ impl<M: StateMachine> Raft<M> {
         self.owner.node.wait_for(deadline(timeout), &mut predicate)
     }
 
-    /// Shuts down: refuses new requests, lets open ones finish for at most
-    /// [`DriverOptions::drain_timeout`], answers the other proposals `OutcomeUnknown` and the other
+    /// Shuts down: refuses new requests, lets open ones finish, and hands leadership over if this
+    /// node leads, within [`DriverOptions::drain_timeout`] for both; answers the other proposals `OutcomeUnknown` and the other
     /// reads `Shutdown`, writes what is queued
     /// for the log, stops the transport and joins all threads. Waits for a write or an apply in
     /// progress. Any thread may call it, any number of times; every later call on the node answers

@@ -39,6 +39,8 @@ pub struct Status {
     pub applied_index: Index,
     /// On a leader: each other member, ascending by id. Empty in other roles.
     pub peers: Vec<PeerStatus>,
+    /// On a leader: the node that it hands its leadership over to; proposals are refused meanwhile.
+    pub transfer_target: Option<NodeId>,
     /// On a leader: what it proposed and has not yet committed, in bytes.
     pub uncommitted_bytes: usize,
     /// How many proposals have no answer yet.
@@ -126,10 +128,12 @@ impl Status {
             page.sample("raft_role", &[("role", &role.name())], u64::from(role == self.role));
         }
         let leader = self.leader.as_ref().map_or(0, |leader| leader.id.0);
+        let transfer = self.transfer_target.map_or(0, |id| id.0);
         let gauges = [
             ("raft_term", "The current term.", self.term.0),
             ("raft_has_leader", "1 if a leader is known.", u64::from(self.leader.is_some())),
             ("raft_leader_id", "The leader's id; 0 while none is known.", leader),
+            ("raft_transfer_target", "The id that leadership is handed over to; 0 without a transfer.", transfer),
             ("raft_first_index", "The first index that the log holds.", self.first_index.0),
             ("raft_last_index", "The last index of the log, durable or not.", self.last_index.0),
             ("raft_durable_index", "The last index that is durable on this node.", self.durable_index.0),
@@ -203,7 +207,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Adds the leader's address to an error that names a leader. Not under the lock: it asks the
     /// transport.
     pub(super) fn name_leader(&self, error: &mut RequestError) {
-        if let RequestError::NotLeader { leader: Some(leader), .. } = error {
+        if let RequestError::NotLeader { leader: Some(leader), .. }
+        | RequestError::TransferInProgress { target: leader, .. } = error
+        {
             leader.client_address = self.transport.client_address(leader.id);
         }
     }
@@ -232,6 +238,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             commit_index: protocol.commit_index(),
             applied_index: self.applied_index.load(Ordering::SeqCst).into(),
             peers: peers.collect(),
+            transfer_target: protocol.transfer_target(),
             uncommitted_bytes: protocol.uncommitted_bytes(),
             open_proposals: self.open.load(Ordering::SeqCst),
             open_reads: self.reads.open.load(Ordering::SeqCst),

@@ -163,6 +163,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
                 // Timeouts are never refused.
                 let _ = node.step(&mut state, event);
             }
+            node.tick_transfers(&mut state);
             state.handover = false;
             node.release(state);
             state = lock(&node.state);

@@ -14,6 +14,15 @@ use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteReques
 use crate::quorum::{VoteQuorum, VoteResult, majority, vote_result};
 use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
 
+/// Why a server campaigns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Campaign {
+    /// No leader was heard for an election timeout.
+    ElectionTimeout,
+    /// Its leader told it to (§3.10).
+    LeadershipTransfer,
+}
+
 impl Protocol {
     /// No leader was heard for a randomised timeout: campaign, or ask first whether to.
     pub(super) fn election_timeout(&mut self, actions: &mut impl ActionSink) {
@@ -25,7 +34,7 @@ impl Protocol {
         if self.settings.pre_vote {
             self.become_pre_candidate(actions);
         } else {
-            self.become_candidate(actions);
+            self.become_candidate(Campaign::ElectionTimeout, actions);
         }
     }
 
@@ -65,7 +74,7 @@ impl Protocol {
         self.leader = None;
         self.leader_is_recent = false;
         if let VoteResult::Won(_) = result {
-            return self.become_candidate(actions);
+            return self.become_candidate(Campaign::ElectionTimeout, actions);
         }
         actions.push(Action::ResetElectionTimer);
         let term = self.hard_state.term;
@@ -75,7 +84,7 @@ impl Protocol {
 
     /// Starts a campaign in a new term. The own vote counts, and the requests leave, once term
     /// and vote are durable: else a crash could let this server vote twice in the term.
-    fn become_candidate(&mut self, actions: &mut impl ActionSink) {
+    pub(super) fn become_candidate(&mut self, campaign: Campaign, actions: &mut impl ActionSink) {
         self.hard_state = HardState { term: self.hard_state.term.next(), vote: Some(self.settings.id) };
         self.hard_state_dirty = true;
         self.role = Role::Candidate(Ballot::default());
@@ -84,7 +93,8 @@ impl Protocol {
         self.leader_is_recent = false;
         actions.push(Action::ResetElectionTimer);
         self.persist_hard_state(actions);
-        let request = RequestVoteRequest { term: self.hard_state.term, last: self.tail.last() };
+        let leadership_transfer = campaign == Campaign::LeadershipTransfer;
+        let request = RequestVoteRequest { term: self.hard_state.term, last: self.tail.last(), leadership_transfer };
         self.broadcast(Message::RequestVoteRequest(request), actions);
     }
 
@@ -131,7 +141,7 @@ impl Protocol {
         }
         ballot.record(from, response.granted);
         match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
-            VoteResult::Won(_) => self.become_candidate(actions),
+            VoteResult::Won(_) => self.become_candidate(Campaign::ElectionTimeout, actions),
             VoteResult::Lost => self.become_follower(None, actions),
             VoteResult::Pending => {}
         }
@@ -201,6 +211,7 @@ impl Protocol {
             term_start: last.next(),
             uncommitted: Uncommitted::default(),
             reads: Reads::default(),
+            transfer: None,
         });
         self.role_changed = true;
         self.leader = Some(self.settings.id);

@@ -43,6 +43,8 @@ impl Protocol {
                 assert!(leader.term_start <= self.tail.last().index, "LeaderHasItsNoop");
                 assert!(leader.peers.windows(2).all(|pair| pair[0].0 < pair[1].0), "PeersAscend");
                 Self::check_reads(&leader.reads, &leader.peers);
+                let is_peer = |target| leader.peers.iter().any(|(peer, _)| *peer == target);
+                assert!(leader.transfer.is_none_or(is_peer), "TransferIsToAPeer");
                 for (_, peer) in &leader.peers {
                     assert!(peer.match_index < peer.next_index, "MatchBelowNext");
                     assert!(peer.next_index <= self.tail.last().index.next(), "NextWithinLog");

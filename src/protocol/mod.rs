@@ -153,6 +153,7 @@ impl Protocol {
             Event::Propose(command) => self.client_request([command], actions).map_err(StepError::from),
             Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
             Event::ReadRequest { context } => self.read_request(context, actions).map_err(StepError::from),
+            Event::TransferLeadership { target } => self.transfer_leadership(target, actions).map_err(StepError::from),
             Event::Persisted { writes } => self.persisted(log, writes, actions),
             Event::ElectionTimeout => {
                 self.election_timeout(actions);
@@ -168,6 +169,10 @@ impl Protocol {
             }
             Event::QuorumCheckTimeout => {
                 self.quorum_check_timeout(actions);
+                Ok(())
+            }
+            Event::TransferTimeout => {
+                self.transfer_timeout(actions);
                 Ok(())
             }
         };
@@ -190,8 +195,9 @@ impl Protocol {
         match envelope.message {
             // A question about a possible election changes nobody's term (§9.6).
             Message::PreVoteRequest(request) => self.handle_pre_vote_request(from, request, actions),
-            // Nor does a candidate that this node has no reason to listen to (§4.2.3).
-            Message::RequestVoteRequest(_) if self.disregards_candidates() => {}
+            // Nor does a candidate that this node has no reason to listen to (§4.2.3); one that campaigns because its
+            // leader wants it has a reason (§3.10).
+            Message::RequestVoteRequest(request) if !request.leadership_transfer && self.disregards_candidates() => {}
             message => {
                 if term > self.hard_state.term {
                     self.update_term(term, actions);
@@ -218,6 +224,7 @@ impl Protocol {
             }
             Message::ConfirmLeaderRequest(request) => self.handle_confirm_leader_request(from, request, actions),
             Message::ConfirmLeaderResponse(response) => self.handle_confirm_leader_response(from, response, actions),
+            Message::TimeoutNowRequest(request) => self.handle_timeout_now_request(from, request, actions),
         }
     }
 
@@ -251,6 +258,7 @@ impl Protocol {
             Message::RequestVoteResponse(response) => response.term <= Term::MAX,
             Message::ConfirmLeaderRequest(request) => request.term <= Term::MAX,
             Message::ConfirmLeaderResponse(response) => response.term.max(response.leader_term) <= Term::MAX,
+            Message::TimeoutNowRequest(request) => request.term <= Term::MAX,
         };
         if numbers_in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
     }

@@ -41,6 +41,9 @@ impl Protocol {
         let Role::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader { leader: self.leader, term: self.hard_state.term });
         };
+        if let Some(target) = leader.transfer {
+            return Err(ProposeError::TransferInProgress { target, term: self.hard_state.term });
+        }
         if commands.is_empty() {
             return Err(ProposeError::Empty);
         }
@@ -66,6 +69,7 @@ impl Protocol {
         let Role::Leader(leader) = &mut self.role else {
             unreachable!("LeaderAppendOnly: only a leader appends as one");
         };
+        assert_eq!(leader.transfer, None, "TransferAppendsNothing");
         leader.uncommitted.add(self.tail.last().index, bytes);
         let fresh = Fresh {
             from: self.settings.id,
@@ -90,6 +94,7 @@ impl Protocol {
             sender.send_heartbeat(*peer, progress, actions);
         }
         self.repeat_read_round(actions);
+        self.send_timeout_now(actions);
     }
 
     /// Takes over a leader's entries, as far as the logs agree before them (§3.5).
@@ -211,8 +216,10 @@ impl Protocol {
         }
         let last = self.tail.last().index;
         let Role::Leader(leader) = &mut self.role else { return };
+        let is_target = leader.transfer == Some(from);
         let Some(progress) = leader.progress_mut(from) else { return };
         progress.active = true;
+        let matched_before = progress.match_index;
         match response.result {
             AppendResult::Accepted { match_index } if match_index > last => {
                 let reason = PeerMisbehaved::AcknowledgedUnsent { index: match_index };
@@ -228,6 +235,7 @@ impl Protocol {
             }
             AppendResult::StaleTerm => return,
         }
+        let catches_up = is_target && progress.match_index > matched_before;
         let may_commit = progress.match_index > self.commit_index;
         let may_send = progress.may_send(self.tail.durable());
         if may_commit {
@@ -235,6 +243,9 @@ impl Protocol {
         }
         if may_send {
             self.replicate_to(log, from, actions);
+        }
+        if catches_up {
+            self.send_timeout_now(actions);
         }
     }
 

@@ -54,6 +54,8 @@ pub(super) struct Leader {
     pub(super) term_start: Index,
     pub(super) uncommitted: Uncommitted,
     pub(super) reads: Reads,
+    /// Whom leadership is handed over to (§3.10). While it is, this leader appends nothing.
+    pub(super) transfer: Option<NodeId>,
 }
 
 impl Leader {

@@ -44,6 +44,8 @@ pub struct ProtocolState {
     pub read_round: u64,
     /// The reads that wait for a leader's confirmation, in the order in which they began; empty in other roles.
     pub reads: Vec<ReadState>,
+    /// Whom a leader hands over to; `None` without a transfer and in other roles.
+    pub transfer: Option<NodeId>,
     /// The writes in flight, oldest first.
     pub writes: Vec<WriteInFlight>,
 }
@@ -117,6 +119,7 @@ impl Protocol {
             progress: self.progress().map(|(peer, progress)| progress.peer_state(peer)).collect(),
             read_round: reads.map_or(0, |reads| reads.round),
             reads: reads.into_iter().flat_map(|reads| &reads.waiting).map(WaitingRead::state).collect(),
+            transfer: self.transfer_target(),
             writes: self.tail.writes_in_flight().collect(),
         }
     }
@@ -146,6 +149,7 @@ impl Protocol {
             Role::Leader(leader) => {
                 leader.peers.iter_mut().for_each(|(peer, _)| *peer = rename(*peer));
                 leader.peers.sort_by_key(|(peer, _)| *peer);
+                leader.transfer = leader.transfer.map(&rename);
             }
         }
         permuted

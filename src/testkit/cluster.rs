@@ -252,6 +252,7 @@ impl Cluster {
             }
             Event::Persisted { writes } => format!(" {writes}"),
             Event::ReadRequest { context } => format!(" {context}"),
+            Event::TransferLeadership { target } => format!(" {target}"),
             _ => String::new(),
         };
         let proposed = match &event {
@@ -356,6 +357,8 @@ impl Cluster {
             Action::ReadReady { context, index } => self.tell(format!("  read {context} ready at {index}")),
             Action::ReadAborted { context } => self.tell(format!("  read {context} aborted")),
             Action::ResetElectionTimer => {}
+            Action::TransferBegun { target } => self.tell(format!("  transfer to {target} begins")),
+            Action::TransferEnded { target } => self.tell(format!("  transfer to {target} ended")),
             Action::RoleChanged { role, term, leader } => {
                 let leader = leader.map_or(String::new(), |leader| format!(" leader={leader}"));
                 self.tell(format!("  role {} term={term}{leader}", role.name()));
@@ -567,6 +570,7 @@ impl Node {
             id,
             role: protocol.map(Protocol::role),
             hard_state: protocol.map_or(durable, |protocol| HardState { term: protocol.term(), vote: protocol.vote() }),
+            leader_is_recent: protocol.is_some_and(Protocol::leader_is_recent),
             commit_index: protocol.map_or(Index::ZERO, Protocol::commit_index),
             log: &self.log,
             disk: &self.disk,

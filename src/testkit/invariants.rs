@@ -8,6 +8,7 @@
 //! ours produces.
 
 use super::read_laws::ReadLaws;
+use super::transfer_laws::TransferLaws;
 use crate::action::{Action, RoleKind};
 use crate::log::{LogView, MemoryLog, Read};
 use crate::message::{AppendResult, Envelope, Message};
@@ -60,6 +61,16 @@ pub enum Law {
     LinearizableRead,
     /// Each read that a server takes is answered or aborted once, at the latest when it stops leading (§6.4).
     EveryReadEndsOnce,
+    /// A leader appends nothing while it hands its leadership over (§3.10).
+    TransferAppendsNothing,
+    /// Only a server that is known to hold its leader's whole log is told to campaign (§3.10).
+    TimeoutNowAfterWholeLog,
+    /// Only the leader that a server follows can make it campaign, and only in the term that it leads (§3.10).
+    TimeoutNowFromOwnLeader,
+    /// A transfer ends once: with the leadership, or with its timeout (§3.10).
+    EveryTransferEnds,
+    /// Who heard its leader just now, or leads, listens to candidates in the name of a leader and to no others (§4.2.3).
+    OnlyTransfersDisrupt,
 }
 
 impl Law {
@@ -83,6 +94,11 @@ impl Law {
         Self::CheckedLeaderHasAnswers,
         Self::LinearizableRead,
         Self::EveryReadEndsOnce,
+        Self::TransferAppendsNothing,
+        Self::TimeoutNowAfterWholeLog,
+        Self::TimeoutNowFromOwnLeader,
+        Self::EveryTransferEnds,
+        Self::OnlyTransfersDisrupt,
     ];
 }
 
@@ -125,6 +141,8 @@ pub struct View<'a> {
     pub role: Option<RoleKind>,
     /// Term and vote as decided, durable or not.
     pub hard_state: HardState,
+    /// Whether it heard its leader within the minimum election timeout.
+    pub leader_is_recent: bool,
     /// Its commit index.
     pub commit_index: Index,
     /// Its log with the entries that are not yet durable.
@@ -178,6 +196,7 @@ pub struct Checker {
     /// Whether leaders check that a quorum answers.
     check_quorum: bool,
     reads: ReadLaws,
+    transfers: TransferLaws,
     /// The last index applied in this life of each server's state machine.
     applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
@@ -199,6 +218,7 @@ impl Checker {
             heard: BTreeMap::new(),
             check_quorum: false,
             reads: ReadLaws::default(),
+            transfers: TransferLaws::default(),
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
             lost_data: false,
@@ -223,6 +243,7 @@ impl Checker {
         self.lives.remove(&id);
         self.heard.remove(&id);
         self.reads.crashed(id);
+        self.transfers.crashed(id);
         self.applied.remove(&id);
     }
 
@@ -243,6 +264,7 @@ impl Checker {
         check(durable.term >= term, law, || {
             format!("node {from} speaks in term {term}, its durable term is {}", durable.term)
         })?;
+        self.transfers.sent(sender, envelope)?;
         match &envelope.message {
             Message::RequestVoteRequest(_) => {
                 // A later term may have followed while the request waited for the disk.
@@ -273,6 +295,7 @@ impl Checker {
 
     /// A message reaches a server, right before the step that consumes it.
     pub fn received(&mut self, receiver: &View<'_>, envelope: &Envelope) {
+        self.transfers.received(receiver, envelope, self.check_quorum);
         let heard = self.heard.entry(receiver.id).or_default();
         match &envelope.message {
             _ if !self.voters.contains(&envelope.from) => {}
@@ -328,8 +351,11 @@ impl Checker {
     pub fn stepped(&mut self, id: NodeId, transition: Transition, actions: &[Action], views: &[View<'_>]) -> Checked {
         self.check_pre_vote(id, transition, actions, views)?;
         self.check_heard(id, transition, views)?;
-        let role = views.iter().find(|view| view.id == id).and_then(|view| view.role);
-        self.reads.stepped(id, role, actions)?;
+        if let Some(view) = views.iter().find(|view| view.id == id) {
+            self.reads.stepped(id, view.role, actions)?;
+            let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));
+            self.transfers.stepped(view, before, transition, actions, &self.leaders)?;
+        }
         self.moved(id, views)
     }
 

@@ -3,7 +3,9 @@
 use super::*;
 use crate::action::Write;
 use crate::log::RaftLog;
-use crate::message::{AppendEntriesResponse, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
+use crate::message::{
+    AppendEntriesResponse, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
+};
 use crate::types::{Entries, Payload};
 use bytes::Bytes;
 use std::vec;
@@ -31,6 +33,7 @@ fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
         id: NodeId(id),
         role: Some(role),
         hard_state: log.hard_state(),
+        leader_is_recent: false,
         commit_index: Index(commit),
         log,
         disk: log,
@@ -233,7 +236,8 @@ fn messages_that_leave_before_their_write() {
     assert_eq!(send(granted(term, true)), Some(Law::PersistFirst), "the vote is not durable");
     assert_eq!(send(granted(term, false)), None);
     assert_eq!(send(granted(Term(2), false)), Some(Law::PersistFirst), "the term is not durable");
-    let asks = Message::RequestVoteRequest(RequestVoteRequest { term, last: EntryId::ZERO });
+    let asks =
+        Message::RequestVoteRequest(RequestVoteRequest { term, last: EntryId::ZERO, leadership_transfer: false });
     assert_eq!(send(asks), Some(Law::PersistFirst), "the own vote is not durable");
     let accepted = |match_index| {
         let result = AppendResult::Accepted { match_index: Index(match_index) };
@@ -319,4 +323,100 @@ fn a_leader_that_nobody_answered_stays() {
     assert_eq!(quorum_check(&mut checker), None);
     assert_eq!(quorum_check(&mut checker), Some(Law::CheckedLeaderHasAnswers), "an answer counts for one check");
     assert_eq!(quorum_check(&mut checker.with_check_quorum(false)), None);
+}
+
+/// Nodes 1 and 2 with a log of two entries, of which node 1 leads.
+fn leading(checker: &mut Checker, one: &MemoryLog, two: &MemoryLog) {
+    let views = [view(1, Leader, one, 0), view(2, Follower, two, 0)];
+    assert_eq!(see(checker, &views[1..]), Ok(()));
+    assert_eq!(see(checker, &views), Ok(()));
+}
+
+#[test]
+fn transfers_that_append_or_have_no_end() {
+    let (one, two, _) = elected();
+    let longer = log(1, Some(1), &[1, 1, 1]);
+    let mut checker = checker();
+    leading(&mut checker, &one, &two);
+    let step = |checker: &mut Checker, transition, actions: &[Action], log: &MemoryLog| {
+        law(checker.stepped(NodeId(1), transition, actions, &[view(1, Leader, log, 0), view(2, Follower, &two, 0)]))
+    };
+    let begun = Action::TransferBegun { target: NodeId(2) };
+    let ended = |target| Action::TransferEnded { target: NodeId(target) };
+    let (asked, over) = (Transition::TransferLeadership, Transition::TransferTimeout);
+    let once = Some(Law::EveryTransferEnds);
+    assert_eq!(step(&mut checker.clone(), over, &[ended(2)], &one), once, "none went on");
+    assert_eq!(step(&mut checker, asked, std::slice::from_ref(&begun), &one), None);
+    assert_eq!(step(&mut checker.clone(), asked, &[begun], &one), once, "one goes on");
+    assert_eq!(step(&mut checker.clone(), over, &[], &one), once, "it goes on after its timeout");
+    assert_eq!(step(&mut checker.clone(), over, &[ended(3)], &one), once, "it was to another");
+    let client_request = Transition::ClientRequest;
+    assert_eq!(step(&mut checker.clone(), client_request, &[], &longer), Some(Law::TransferAppendsNothing));
+    assert_eq!(step(&mut checker, over, &[ended(2)], &one), None);
+    assert_eq!(step(&mut checker, client_request, &[], &longer), None);
+}
+
+#[test]
+fn requests_to_campaign_that_come_too_early() {
+    let (one, _, _) = elected();
+    let message = Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(1) });
+    let envelope = Envelope { from: NodeId(1), to: NodeId(2), message };
+    let send = |match_index| {
+        let mut leader = view(1, Leader, &one, 0);
+        leader.match_indexes = vec![(NodeId(2), Index(match_index)), (NodeId(3), Index(2))];
+        law(checker().sent(&leader, &envelope))
+    };
+    assert_eq!(send(1), Some(Law::TimeoutNowAfterWholeLog));
+    assert_eq!(send(2), None);
+}
+
+#[test]
+fn campaigns_that_no_leader_asked_for() {
+    let (one, two, _) = elected();
+    let mut checker = checker();
+    leading(&mut checker, &one, &two);
+    let after = log(2, Some(2), &[1, 1]);
+    let campaign = |from: u64, term: u64| {
+        let mut checker = checker.clone();
+        let message = Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(term) });
+        let envelope = Envelope { from: NodeId(from), to: NodeId(2), message };
+        checker.received(&view(2, Follower, &two, 0), &envelope);
+        let views = [view(1, Leader, &one, 0), view(2, Candidate, &after, 0)];
+        let told = law(checker.stepped(NodeId(2), Transition::HandleTimeoutNowRequest, &[], &views));
+        (told, checker)
+    };
+    let broken = Some(Law::TimeoutNowFromOwnLeader);
+    assert_eq!(campaign(3, 1).0, broken, "node 3 leads nothing");
+    assert_eq!(campaign(1, 0).0, broken, "its term is over");
+    let (told, mut obedient) = campaign(1, 1);
+    assert_eq!(told, None);
+    let last = EntryId::new(2, 1);
+    let request = RequestVoteRequest { term: Term(2), last, leadership_transfer: true };
+    let envelope = Envelope { from: NodeId(2), to: NodeId(1), message: Message::RequestVoteRequest(request) };
+    let candidate = view(2, Candidate, &after, 0);
+    assert_eq!(obedient.sent(&candidate, &envelope), Ok(()));
+    assert_eq!(law(checker.sent(&candidate, &envelope)), broken, "nobody told it to");
+}
+
+#[test]
+fn voters_that_listen_to_a_disruption_or_not_to_their_leader() {
+    let (one, two, three) = elected();
+    let mut checker = checker().with_check_quorum(true);
+    leading(&mut checker, &one, &two);
+    assert_eq!(see(&mut checker, &[view(3, Follower, &three, 0)]), Ok(()));
+    let moved_on = log(2, None, &[1, 1]);
+    let ask = |leadership_transfer, is_recent, after: &MemoryLog| {
+        let mut checker = checker.clone();
+        let request = RequestVoteRequest { term: Term(2), last: EntryId::ZERO, leadership_transfer };
+        let envelope = Envelope { from: NodeId(3), to: NodeId(2), message: Message::RequestVoteRequest(request) };
+        let mut voter = view(2, Follower, &two, 0);
+        voter.leader_is_recent = is_recent;
+        checker.received(&voter, &envelope);
+        let views = [view(1, Leader, &one, 0), view(2, Follower, after, 0)];
+        law(checker.stepped(NodeId(2), Transition::HandleRequestVoteRequest, &[], &views))
+    };
+    let broken = Some(Law::OnlyTransfersDisrupt);
+    assert_eq!((ask(false, true, &moved_on), ask(false, true, &two)), (broken, None));
+    assert_eq!((ask(true, true, &moved_on), ask(true, true, &two)), (None, broken));
+    assert_eq!((ask(false, false, &moved_on), ask(false, false, &two)), (None, broken));
 }

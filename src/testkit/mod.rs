@@ -18,4 +18,5 @@ mod read_laws;
 pub mod recording;
 pub mod render;
 pub mod script;
+mod transfer_laws;
 pub mod walk;

@@ -22,6 +22,7 @@ pub const fn message_name(message: &Message) -> &'static str {
         Message::AppendEntriesResponse(_) => "AppendEntriesResponse",
         Message::ConfirmLeaderRequest(_) => "ConfirmLeaderRequest",
         Message::ConfirmLeaderResponse(_) => "ConfirmLeaderResponse",
+        Message::TimeoutNowRequest(_) => "TimeoutNowRequest",
     }
 }
 
@@ -32,6 +33,7 @@ pub fn message_content(message: &Message) -> String {
     let content = match message {
         Message::PreVoteRequest(m) => format!("campaign_term={} last={}", m.campaign_term, m.last),
         Message::PreVoteResponse(m) => format!("campaign_term={} {}", m.campaign_term, granted(m.granted)),
+        Message::RequestVoteRequest(m) if m.leadership_transfer => format!("last={} leadership_transfer", m.last),
         Message::RequestVoteRequest(m) => format!("last={}", m.last),
         Message::RequestVoteResponse(m) => granted(m.granted).to_string(),
         Message::AppendEntriesRequest(m) if m.entries.is_empty() => format!("prev={} commit={}", m.prev, m.commit),
@@ -43,6 +45,7 @@ pub fn message_content(message: &Message) -> String {
         },
         Message::ConfirmLeaderRequest(m) => format!("round={}", m.round),
         Message::ConfirmLeaderResponse(m) => format!("leader_term={} round={}", m.leader_term, m.round),
+        Message::TimeoutNowRequest(_) => return format!("term={}", message.term()),
     };
     format!("term={} {content}", message.term())
 }

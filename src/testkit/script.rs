@@ -10,6 +10,7 @@
 //! | `election_timeout 1`, `minimum_election_timeout`, `heartbeat_timeout`, `quorum_check_timeout` | a timeout fires at each server named, or at `all` |
 //! | `client_request 1 x y` | commands are proposed, as one batch; `bytes=99` is one of that size |
 //! | `read_request 1 7` | a client wants to read at server 1; 7 is how the answer names it |
+//! | `transfer_leadership 1 2`, `transfer_timeout 1` | server 1 is to hand over to server 2; that took too long |
 //! | `persisted 1 2` | the oldest 2 writes of server 1 are durable and it knows; all without a number |
 //! | `sync 1 2` | they are durable and it does not know yet |
 //! | `cold_read 1` | a read of entries that were not in memory ends |
@@ -39,7 +40,7 @@ use crate::event::Event;
 use crate::log::LogView;
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope,
-    Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use crate::transition::Transition;
 use crate::types::{Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
@@ -314,11 +315,16 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
         Transition::MinimumElectionTimeout => Event::MinimumElectionTimeout,
         Transition::HeartbeatTimeout => Event::HeartbeatTimeout,
         Transition::QuorumCheckTimeout => Event::QuorumCheckTimeout,
+        Transition::TransferTimeout => Event::TransferTimeout,
         Transition::Persisted => return cluster.persisted(words.node(0)?, words.count(1)?),
         Transition::ClientRequest => return cluster.step(words.node(0)?, client_request(words)?),
         Transition::ReadRequest => {
             let context = words.number(1)?;
             return cluster.step(words.node(0)?, Event::ReadRequest { context });
+        }
+        Transition::TransferLeadership => {
+            let target = words.node(1)?;
+            return cluster.step(words.node(0)?, Event::TransferLeadership { target });
         }
         _ => return handle(cluster, transition, words),
     };
@@ -419,7 +425,8 @@ fn message(words: &Words<'_>) -> Result<Message, MoveError> {
             Message::PreVoteResponse(PreVoteResponse { term, campaign_term: campaign_term(words)?, granted })
         }
         Some("request_vote_request") => {
-            Message::RequestVoteRequest(RequestVoteRequest { term, last: words.id("last")? })
+            let leadership_transfer = words.words.contains(&"leadership_transfer");
+            Message::RequestVoteRequest(RequestVoteRequest { term, last: words.id("last")?, leadership_transfer })
         }
         Some("request_vote_response") => Message::RequestVoteResponse(RequestVoteResponse { term, granted }),
         Some("append_entries_request") => {
@@ -446,6 +453,7 @@ fn message(words: &Words<'_>) -> Result<Message, MoveError> {
             leader_term: Term(words.required("leader_term")?),
             round: words.required("round")?,
         }),
+        Some("timeout_now_request") => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
         other => return impossible(format!("there is no message {}", other.unwrap_or(""))),
     })
 }
@@ -481,6 +489,7 @@ fn status(cluster: &Cluster, id: NodeId) -> Vec<String> {
         protocol.commit_index(),
         protocol.applied_through(),
     )];
+    lines.extend(protocol.transfer_target().map(|target| format!("  hands over to {target}")));
     lines.extend(protocol.progress().map(|(peer, progress)| {
         format!(
             "  {peer} {} match={} next={} inflight={}",

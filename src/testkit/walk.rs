@@ -13,7 +13,7 @@ use std::vec::Vec;
 
 /// How often each kind of command comes, in parts of 256, before what is impossible is left out.
 const WEIGHTS: &[(Kind, u8)] = &[
-    (Kind::Deliver, 100),
+    (Kind::Deliver, 97),
     (Kind::DeliverAll, 14),
     (Kind::Persisted, 40),
     (Kind::Sync, 8),
@@ -23,6 +23,8 @@ const WEIGHTS: &[(Kind, u8)] = &[
     (Kind::QuorumCheckTimeout, 4),
     (Kind::ClientRequest, 20),
     (Kind::ReadRequest, 3),
+    (Kind::TransferLeadership, 2),
+    (Kind::TransferTimeout, 1),
     (Kind::Drop, 8),
     (Kind::Duplicate, 8),
     (Kind::Crash, 4),
@@ -43,6 +45,8 @@ enum Kind {
     QuorumCheckTimeout,
     ClientRequest,
     ReadRequest,
+    TransferLeadership,
+    TransferTimeout,
     Drop,
     Duplicate,
     Crash,
@@ -93,6 +97,12 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
             let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
             Some(format!("read_request {leader} {}", cluster.reads()))
         }
+        Kind::TransferLeadership => {
+            let ids = cluster.ids().collect::<Vec<_>>();
+            let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
+            Some(format!("transfer_leadership {leader} {}", ids[detail / 8 % ids.len()]))
+        }
+        Kind::TransferTimeout => cluster.leader().map(|id| format!("transfer_timeout {id}")),
         Kind::Crash => one(&running).map(|id| format!("crash {id} keep={}", detail % (cluster.writes(id).0 + 1))),
         Kind::Restart => one(&down).map(|id| format!("restart {id}")),
         Kind::Partition => {

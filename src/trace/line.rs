@@ -33,6 +33,9 @@ pub struct Line {
     /// Of `ClientRequest` alone: how many commands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commands: Option<usize>,
+    /// Of `TransferLeadership` alone: the server that is to lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<NodeId>,
     /// How many appends of this step wait for entries that are not in memory. Such a message is sent later, by a line
     /// `SendFromLog`.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -46,6 +49,11 @@ pub struct Line {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero_round(round: &u64) -> bool {
     *round == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -200,6 +208,9 @@ pub struct ServerState {
     /// The reads that wait for a leader's confirmation, in the order in which they began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<ReadRecord>,
+    /// Whom a leader hands over to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<NodeId>,
     /// The writes in flight, oldest first.
     pub pending: Vec<WriteRecord>,
 }
@@ -296,7 +307,14 @@ pub enum MessageRecord {
     /// See [`PreVoteResponse`](crate::message::PreVoteResponse).
     PreVoteResponse { from: NodeId, to: NodeId, term: Term, campaign_term: Term, granted: bool },
     /// See [`RequestVoteRequest`](crate::message::RequestVoteRequest).
-    RequestVoteRequest { from: NodeId, to: NodeId, term: Term, last: EntryId },
+    RequestVoteRequest {
+        from: NodeId,
+        to: NodeId,
+        term: Term,
+        last: EntryId,
+        #[serde(default, skip_serializing_if = "is_false")]
+        leadership_transfer: bool,
+    },
     /// See [`RequestVoteResponse`](crate::message::RequestVoteResponse).
     RequestVoteResponse { from: NodeId, to: NodeId, term: Term, granted: bool },
     /// See [`AppendEntriesRequest`](crate::message::AppendEntriesRequest).
@@ -307,6 +325,8 @@ pub enum MessageRecord {
     ConfirmLeaderRequest { from: NodeId, to: NodeId, term: Term, round: u64 },
     /// See [`ConfirmLeaderResponse`](crate::message::ConfirmLeaderResponse).
     ConfirmLeaderResponse { from: NodeId, to: NodeId, term: Term, leader_term: Term, round: u64 },
+    /// See [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
+    TimeoutNowRequest { from: NodeId, to: NodeId, term: Term },
 }
 
 /// What became of an append.
@@ -335,6 +355,7 @@ impl MessageRecord {
             Self::AppendEntriesResponse { .. } => Transition::HandleAppendEntriesResponse,
             Self::ConfirmLeaderRequest { .. } => Transition::HandleConfirmLeaderRequest,
             Self::ConfirmLeaderResponse { .. } => Transition::HandleConfirmLeaderResponse,
+            Self::TimeoutNowRequest { .. } => Transition::HandleTimeoutNowRequest,
         }
     }
 
@@ -349,7 +370,8 @@ impl MessageRecord {
             | Self::AppendEntriesRequest { from, to, .. }
             | Self::AppendEntriesResponse { from, to, .. }
             | Self::ConfirmLeaderRequest { from, to, .. }
-            | Self::ConfirmLeaderResponse { from, to, .. } => (*from, *to),
+            | Self::ConfirmLeaderResponse { from, to, .. }
+            | Self::TimeoutNowRequest { from, to, .. } => (*from, *to),
         }
     }
 }
@@ -364,7 +386,10 @@ impl From<&Envelope> for MessageRecord {
             Message::PreVoteResponse(m) => {
                 Self::PreVoteResponse { from, to, term, campaign_term: m.campaign_term, granted: m.granted }
             }
-            Message::RequestVoteRequest(m) => Self::RequestVoteRequest { from, to, term, last: m.last },
+            Message::RequestVoteRequest(m) => {
+                let (last, leadership_transfer) = (m.last, m.leadership_transfer);
+                Self::RequestVoteRequest { from, to, term, last, leadership_transfer }
+            }
             Message::RequestVoteResponse(m) => Self::RequestVoteResponse { from, to, term, granted: m.granted },
             Message::AppendEntriesRequest(m) => {
                 let entries = runs(m.entries.iter());
@@ -382,6 +407,7 @@ impl From<&Envelope> for MessageRecord {
             Message::ConfirmLeaderResponse(m) => {
                 Self::ConfirmLeaderResponse { from, to, term, leader_term: m.leader_term, round: m.round }
             }
+            Message::TimeoutNowRequest(_) => Self::TimeoutNowRequest { from, to, term },
         }
     }
 }
@@ -402,6 +428,8 @@ impl Line {
                         | Transition::QuorumCheckTimeout
                         | Transition::ClientRequest
                         | Transition::ReadRequest
+                        | Transition::TransferLeadership
+                        | Transition::TransferTimeout
                         | Transition::Persisted
                 );
                 if takes && handles.is_some_and(|handled_by| handled_by != transition) {
@@ -422,6 +450,9 @@ impl Line {
         }
         if self.commands.is_some() != is_request || self.commands == Some(0) {
             return Some("`commands`, at least 1, belongs to the event ClientRequest and to no other");
+        }
+        if self.target.is_some() != (self.event == EventName::Step(Transition::TransferLeadership)) {
+            return Some("a `target` belongs to the event TransferLeadership and to no other");
         }
         if is_start != (self.seq == 0) {
             return Some("a life begins with its Start, which has `seq` 0");

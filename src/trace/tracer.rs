@@ -39,23 +39,26 @@ pub struct Input {
     message: Option<MessageRecord>,
     writes: Option<usize>,
     commands: Option<usize>,
+    target: Option<NodeId>,
 }
 
 impl Input {
     /// What an event brings.
     #[must_use]
     pub fn of(event: &Event) -> Self {
-        let mut input =
-            Self { event: EventName::Step(event.transition()), message: None, writes: None, commands: None };
+        let event_name = EventName::Step(event.transition());
+        let mut input = Self { event: event_name, message: None, writes: None, commands: None, target: None };
         match event {
             Event::Receive(envelope) => input.message = Some(envelope.into()),
             Event::Propose(_) => input.commands = Some(1),
             Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
             Event::Persisted { writes } => input.writes = Some(*writes),
+            Event::TransferLeadership { target } => input.target = Some(*target),
             Event::ElectionTimeout
             | Event::MinimumElectionTimeout
             | Event::HeartbeatTimeout
             | Event::QuorumCheckTimeout
+            | Event::TransferTimeout
             | Event::ReadRequest { .. } => {}
         }
         input
@@ -99,8 +102,8 @@ impl Tracer {
                 _ => {}
             }
         }
-        let Input { event, message, writes, commands } = input;
-        Line { message, writes, commands, cold_reads, ..self.line(event, protocol, sent) }
+        let Input { event, message, writes, commands, target } = input;
+        Line { message, writes, commands, target, cold_reads, ..self.line(event, protocol, sent) }
     }
 
     /// An append leaves whose entries had to be read first.
@@ -122,6 +125,7 @@ impl Tracer {
             message: None,
             writes: None,
             commands: None,
+            target: None,
             cold_reads: 0,
             state: self.state(protocol),
             sent,
@@ -153,6 +157,7 @@ impl Tracer {
             applied_index: state.applied_through,
             read_round: state.read_round,
             reads: state.reads.iter().map(ReadRecord::from).collect(),
+            transfer: state.transfer,
         }
     }
 }

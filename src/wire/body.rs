@@ -14,7 +14,7 @@
 use super::{EncodeError, FrameError, Limits, kind, write};
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Message,
-    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
 use bytes::Bytes;
@@ -45,11 +45,14 @@ struct PreVoteResponseBody {
 }
 
 #[derive(Serialize, DeserializeView)]
-#[pack_io(version = 1)]
+#[pack_io(version = 2)]
 struct RequestVoteRequestBody {
     term: u64,
     last_index: u64,
     last_term: u64,
+    /// Servers that know of no transfers campaign for themselves.
+    #[pack_io(since = 2)]
+    leadership_transfer: bool,
 }
 
 #[derive(Serialize, DeserializeView)]
@@ -106,6 +109,12 @@ struct ConfirmLeaderResponseBody {
     round: u64,
 }
 
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct TimeoutNowRequestBody {
+    term: u64,
+}
+
 /// Entries as they are written, with the size of their block computed once.
 struct EntryBlock<'a> {
     entries: &'a [Entry],
@@ -158,11 +167,12 @@ pub(super) fn kind_of(message: &Message) -> u16 {
         Message::AppendEntriesResponse(_) => kind::APPEND_ENTRIES_RESPONSE,
         Message::ConfirmLeaderRequest(_) => kind::CONFIRM_LEADER_REQUEST,
         Message::ConfirmLeaderResponse(_) => kind::CONFIRM_LEADER_RESPONSE,
+        Message::TimeoutNowRequest(_) => kind::TIMEOUT_NOW_REQUEST,
     }
 }
 
 pub(super) fn is_message(kind: u16) -> bool {
-    (kind::PRE_VOTE_REQUEST..=kind::CONFIRM_LEADER_RESPONSE).contains(&kind)
+    (kind::PRE_VOTE_REQUEST..=kind::TIMEOUT_NOW_REQUEST).contains(&kind)
 }
 
 pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) -> Result<(), EncodeError> {
@@ -182,7 +192,12 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         ),
         Message::RequestVoteRequest(m) => write(
             encoder,
-            &RequestVoteRequestBody { term: m.term.0, last_index: m.last.index.0, last_term: m.last.term.0 },
+            &RequestVoteRequestBody {
+                term: m.term.0,
+                last_index: m.last.index.0,
+                last_term: m.last.term.0,
+                leadership_transfer: m.leadership_transfer,
+            },
         ),
         Message::RequestVoteResponse(m) => {
             write(encoder, &RequestVoteResponseBody { term: m.term.0, granted: m.granted })
@@ -195,6 +210,7 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         Message::ConfirmLeaderResponse(m) => {
             write(encoder, &ConfirmLeaderResponseBody { term: m.term.0, leader_term: m.leader_term.0, round: m.round })
         }
+        Message::TimeoutNowRequest(m) => write(encoder, &TimeoutNowRequestBody { term: m.term.0 }),
     }
 }
 
@@ -263,6 +279,7 @@ pub(super) fn decode(
             Message::RequestVoteRequest(RequestVoteRequest {
                 term: Term(b.term),
                 last: EntryId::new(b.last_index, b.last_term),
+                leadership_transfer: b.leadership_transfer,
             })
         }),
         kind::REQUEST_VOTE_RESPONSE => view(kind, body).map(|b: RequestVoteResponseBody| {
@@ -291,6 +308,8 @@ pub(super) fn decode(
                 round: b.round,
             })
         }),
+        kind::TIMEOUT_NOW_REQUEST => view(kind, body)
+            .map(|b: TimeoutNowRequestBody| Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(b.term) })),
         _ => Err(FrameError::Body { kind, what: "not a message" }),
     }
 }

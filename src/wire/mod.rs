@@ -101,6 +101,8 @@ pub mod kind {
     pub const CONFIRM_LEADER_REQUEST: u16 = 22;
     /// [`ConfirmLeaderResponse`](crate::message::ConfirmLeaderResponse).
     pub const CONFIRM_LEADER_RESPONSE: u16 = 23;
+    /// [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
+    pub const TIMEOUT_NOW_REQUEST: u16 = 24;
 }
 
 /// A decoded frame.

@@ -94,7 +94,11 @@ pub(crate) fn envelope(from: u64, to: u64, message: Message) -> Envelope {
 }
 
 pub(crate) fn vote(term: u64) -> Message {
-    Message::RequestVoteRequest(RequestVoteRequest { term: Term(term), last: EntryId::ZERO })
+    Message::RequestVoteRequest(RequestVoteRequest {
+        term: Term(term),
+        last: EntryId::ZERO,
+        leadership_transfer: false,
+    })
 }
 
 /// An append of commands after an empty log.

@@ -5,7 +5,8 @@ use super::connection::Session;
 use super::node::Server;
 use super::options::Settings;
 use super::resp::{self, Request};
-use raft_io::driver::Status;
+use raft_io::driver::{LeadershipTransferError, Status};
+use raft_io::error::TransferError;
 use raft_io::{NodeId, RoleKind};
 use std::fmt::Write as _;
 
@@ -30,6 +31,7 @@ pub(crate) fn answer(server: &Server, session: &mut Session, local: Local, reque
         Local::Config => config(request, out),
         Local::Info => resp::write_bulk(out, info(server, request.get(1)).as_bytes()),
         Local::RaftStatus => raft_status(server, out),
+        Local::RaftTransfer => raft_transfer(server, request.get(1), out),
         Local::Cluster => cluster(server, request, out),
         Local::ReadOnly | Local::ReadWrite => {
             session.stale_reads = local == Local::ReadOnly;
@@ -169,6 +171,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("role", text(status.role.name().into())),
         ("term", number(status.term.0)),
         ("leader", leader.map_or(text("none".into()), |leader| number(leader.id.0))),
+        ("transfer_target", status.transfer_target.map_or(text("none".into()), |target| number(target.0))),
         ("leader_address", text(leader_address(server, &status).unwrap_or_default())),
         ("first_index", number(status.first_index.0)),
         ("last_index", number(status.last_index.0)),
@@ -196,6 +199,26 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         match value {
             Field::Text(text) => resp::write_bulk(out, text.as_bytes()),
             Field::Number(number) => resp::write_integer(out, number),
+        }
+    }
+}
+
+/// Has another node lead, and answers once it does. Whoever waits for a write meanwhile goes on waiting.
+fn raft_transfer(server: &Server, target: &[u8], out: &mut Vec<u8>) {
+    let Some(target) = std::str::from_utf8(target).ok().and_then(|text| text.parse::<u64>().ok()) else {
+        return resp::write_error(out, "ERR RAFT.TRANSFER takes the id of the node that is to lead");
+    };
+    match server.raft.transfer_leadership(target).wait(server.settings.result_wait) {
+        Ok(_) => resp::write_simple(out, "OK"),
+        Err(error) => {
+            let code = match &error {
+                LeadershipTransferError::NotLeader { .. } => "NOTLEADER",
+                LeadershipTransferError::Refused(TransferError::NotAVoter { .. }) => "ERR",
+                LeadershipTransferError::Refused(_) | LeadershipTransferError::TimedOut { .. } => "TRYAGAIN",
+                LeadershipTransferError::OtherLeader { .. } => "ERR",
+                _ => "UNKNOWN",
+            };
+            resp::write_error(out, &format!("{code} {error}"));
         }
     }
 }

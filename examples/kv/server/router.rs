@@ -177,8 +177,11 @@ fn propose(server: &Server, commands: &[Bytes]) -> Attempt {
     for proposal in proposals.into_iter().rev() {
         let outcome = proposal.wait(deadline.saturating_duration_since(Instant::now()));
         let outcome = outcome.map(|applied| applied.response);
-        if let Err(RequestError::NotLeader { leader, .. }) = outcome {
-            return Attempt::Refused(leader);
+        match outcome {
+            Err(RequestError::NotLeader { leader, .. }) => return Attempt::Refused(leader),
+            // Its target leads in a moment, or this node takes commands again: where to go shows then.
+            Err(RequestError::TransferInProgress { .. }) => return Attempt::Refused(None),
+            _ => {}
         }
         outcomes.push(outcome);
     }

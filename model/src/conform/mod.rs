@@ -155,6 +155,7 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         ("MaxPending", configuration.pending_max.to_string()),
         ("MaxCrashes", configuration.crashes_max.to_string()),
         ("MaxReads", configuration.reads_max.to_string()),
+        ("MaxTransfers", configuration.transfers_max.to_string()),
         ("MaxInflight", configuration.inflight_max.to_string()),
         ("MaxAppendEntries", append_max.to_string()),
         ("PreVote", boolean(configuration.pre_vote)),

@@ -29,6 +29,7 @@ pub fn input(id: NodeId, input: &Input) -> String {
     match input {
         Input::Event(Event::Receive(envelope)) => format!("Handle{}", message(envelope)),
         Input::Event(Event::ReadRequest { context }) => format!("{name}({server}, read {context})"),
+        Input::Event(Event::TransferLeadership { target }) => format!("{name}({server}, to {})", node(*target)),
         Input::Event(Event::Persisted { writes: 1 }) => format!("{name}({server}, 1 write)"),
         Input::Event(Event::Persisted { writes }) => format!("{name}({server}, {writes} writes)"),
         Input::Crash { survive } => format!("{name}({server}, {survive} of its writes in flight kept)"),
@@ -118,6 +119,9 @@ fn message_record(fields: &BTreeMap<String, Value>) -> String {
     parts.push(format!("term {}", value(&fields["term"])));
     parts.extend(word("campaignTerm").map(|term| format!("campaign term {term}")));
     parts.extend(word("last").map(|last| format!("last {last}")));
+    if fields.get("leadershipTransfer") == Some(&Value::Bool(true)) {
+        parts.push("leadership transfer".to_string());
+    }
     parts.extend(word("prev").map(|prev| format!("prev {prev}")));
     if let Some(carried) = fields.get("entries").filter(|carried| !sequence(carried).is_empty()) {
         let first = match &fields["prev"] {

@@ -14,6 +14,7 @@ const SMALL: Configuration = Configuration {
     pending_max: 1,
     crashes_max: 0,
     reads_max: 0,
+    transfers_max: 0,
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
@@ -201,6 +202,33 @@ pub const MUTANTS: &[Configuration] = &[
         network: TWO_MESSAGES,
         // The mistake is about an answer of the present term, which is not dead: without the others it shows in minutes.
         drop_dead: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-transfer",
+        purpose: "leadership handed over while a client proposes",
+        term_max: 2,
+        log_max: 2,
+        campaigners: 1,
+        client_requests: true,
+        transfers_max: 1,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-transfer-votes",
+        purpose: "leadership handed over, with pre-votes and check-quorum, beside another who wants to lead",
+        term_max: 2,
+        pre_vote: true,
+        check_quorum: true,
+        transfers_max: 1,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-late-transfer",
+        purpose: "a request to campaign that comes twice, or in a later term",
+        term_max: 3,
+        network: Network::Lossy { messages_max: 2, duplication: true },
+        transfers_max: 1,
         ..SMALL
     },
 ];

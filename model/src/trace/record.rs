@@ -22,6 +22,7 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
         ("message", one(&line.message)),
         ("writes", count(line.writes)),
         ("commands", count(line.commands)),
+        ("target", Value::Seq(line.target.into_iter().map(node).collect())),
         ("first", Value::Bool(window.is_first(line))),
         ("log", log),
         ("last", Value::Bool(*last)),
@@ -61,6 +62,7 @@ pub(super) fn state(state: &ServerState) -> Value {
         ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
         ("readRound", Value::int(state.read_round)),
         ("reads", Value::Seq(state.reads.iter().map(read).collect())),
+        ("transfer", optional(state.transfer)),
         ("pending", Value::Seq(state.pending.iter().map(write).collect())),
     ])
 }
@@ -113,9 +115,11 @@ fn message(message: &MessageRecord) -> Value {
             term,
             vec![("campaignTerm", Value::int(campaign_term.0)), ("granted", Value::Bool(*granted))],
         ),
-        MessageRecord::RequestVoteRequest { term, last, .. } => {
-            ("RequestVoteRequest", term, vec![("last", entry_id(*last))])
-        }
+        MessageRecord::RequestVoteRequest { term, last, leadership_transfer, .. } => (
+            "RequestVoteRequest",
+            term,
+            vec![("last", entry_id(*last)), ("leadershipTransfer", Value::Bool(*leadership_transfer))],
+        ),
         MessageRecord::RequestVoteResponse { term, granted, .. } => {
             ("RequestVoteResponse", term, vec![("granted", Value::Bool(*granted))])
         }
@@ -135,6 +139,7 @@ fn message(message: &MessageRecord) -> Value {
             term,
             vec![("leaderTerm", Value::int(leader_term.0)), ("round", Value::int(*round))],
         ),
+        MessageRecord::TimeoutNowRequest { term, .. } => ("TimeoutNowRequest", term, vec![]),
     };
     let ends = [("type", Value::str(kind)), ("from", node(from)), ("to", node(to)), ("term", Value::int(term.0))];
     Value::Record(ends.into_iter().chain(fields).map(|(name, value)| (name.to_string(), value)).collect())
