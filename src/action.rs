@@ -133,10 +133,28 @@ impl ActionSink for Vec<Action> {
 pub struct Write {
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
+    /// A snapshot takes the place of the log's beginning, before anything else happens to the entries.
+    pub compaction: Option<Compaction>,
     /// Remove the entries from this index on, before appending.
     pub truncate_from: Option<Index>,
     /// Entries to append; the first stands right after the last that remains.
     pub entries: Entries,
+}
+
+/// A snapshot takes the place of the log's beginning (§5).
+///
+/// The snapshot itself is durable already, in a place of its own. It may reach further than what is removed: the entries
+/// between serve followers that are a little behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Compaction {
+    /// The last entry that the snapshot covers. From now on the log answers it as its
+    /// [`snapshot`](crate::LogView::snapshot). Never before the one that the log has.
+    pub snapshot: EntryId,
+    /// The new [`base`](crate::LogView::base): the entries up to and including this one are forgotten. At most `snapshot`
+    /// and never before the present base. A log that does not hold this very entry forgets all that it holds and begins
+    /// anew right after it (Figure 5.3, steps 6 and 7).
+    pub base: EntryId,
 }
 
 /// A server's role, without the data that belongs to it.

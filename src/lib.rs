@@ -94,7 +94,7 @@ pub mod types;
 #[cfg(feature = "framing")]
 pub mod wire;
 
-pub use action::{Action, ActionSink, Actions, Durable, RoleKind, Write};
+pub use action::{Action, ActionSink, Actions, Compaction, Durable, RoleKind, Write};
 pub use config::RaftConfig;
 #[cfg(feature = "std")]
 pub use driver::{Raft, StateMachine, Status};

@@ -1,7 +1,7 @@
 //! A log in memory: for tests, models, caches and single-process clusters.
 
 use super::{LogView, RaftLog, Read};
-use crate::action::Write;
+use crate::action::{Compaction, Write};
 use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
 use alloc::vec::Vec;
 use core::convert::Infallible;
@@ -15,6 +15,7 @@ use core::{iter, mem};
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLog {
     hard_state: HardState,
+    snapshot: EntryId,
     base: EntryId,
     last: EntryId,
     runs: Runs,
@@ -25,13 +26,6 @@ impl MemoryLog {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Forgets the entries up to and including `through`, which must not lie beyond the last.
-    pub fn compact(&mut self, through: Index) {
-        let Some(term) = self.term(through) else { return };
-        self.runs.remove_through(through);
-        self.base = EntryId { index: through, term };
     }
 
     /// Every entry in order.
@@ -55,6 +49,19 @@ impl MemoryLog {
         iter::from_fn(run).flatten()
     }
 
+    fn compact(&mut self, Compaction { snapshot, base }: Compaction) {
+        assert!(base.index <= snapshot.index, "no snapshot covers the entries up to {base}: the newest covers {snapshot}");
+        assert!(snapshot >= self.snapshot && base.index >= self.base.index, "snapshots and bases only grow");
+        self.snapshot = snapshot;
+        if self.term(base.index) == Some(base.term) {
+            self.runs.remove_through(base.index);
+        } else {
+            self.runs = Runs::default();
+            self.last = base;
+        }
+        self.base = base;
+    }
+
     fn truncate_from(&mut self, first: Index) {
         self.runs.remove_from(first);
         self.last = self.runs.last.last().and_then(Entries::last_id).unwrap_or(self.base);
@@ -64,6 +71,9 @@ impl MemoryLog {
     fn write(&mut self, write: &mut Write) {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
+        }
+        if let Some(compaction) = write.compaction {
+            self.compact(compaction);
         }
         if let Some(first) = write.truncate_from {
             assert!(first > self.base.index, "truncation from {first} reaches behind the base {}", self.base);
@@ -162,6 +172,10 @@ impl LogView for MemoryLog {
         self.base
     }
 
+    fn snapshot(&self) -> EntryId {
+        self.snapshot
+    }
+
     fn last(&self) -> EntryId {
         self.last
     }
@@ -227,6 +241,7 @@ impl RaftLog for MemoryLog {
 impl PartialEq for MemoryLog {
     fn eq(&self, other: &Self) -> bool {
         self.hard_state == other.hard_state
+            && self.snapshot == other.snapshot
             && self.base == other.base
             && self.last == other.last
             && self.iter().eq(other.iter())
@@ -238,6 +253,7 @@ impl Eq for MemoryLog {}
 impl Hash for MemoryLog {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.hard_state.hash(state);
+        self.snapshot.hash(state);
         self.base.hash(state);
         self.last.hash(state);
         for entry in self.iter() {
@@ -263,10 +279,17 @@ mod tests {
         log
     }
 
+    /// With a snapshot that covers the log as far as it is forgotten.
+    fn compact(log: &mut MemoryLog, through: u64) {
+        let base = EntryId { index: Index(through), term: log.term(Index(through)).expect("the log holds it") };
+        let mut writes = alloc::vec![Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() }];
+        let Ok(()) = log.append(&mut writes);
+    }
+
     #[test]
     fn a_range_is_what_the_log_holds_of_it() {
         let mut log = log_of_runs(&[3, 1, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
-        log.compact(Index(2));
+        compact(&mut log, 2);
         let last = log.last.index.0;
         for first in 0..last + 3 {
             for end in 0..last + 3 {
@@ -289,7 +312,7 @@ mod tests {
             let mut log = whole.clone();
             let truncation = Write { truncate_from: Some(Index(end)), ..Write::default() };
             let Ok(()) = log.append(&mut alloc::vec![truncation]);
-            log.compact(Index(first - 1));
+            compact(&mut log, first - 1);
             let found: Vec<u64> = log.iter().map(|entry| entry.id.index.0).collect();
             assert_eq!(found, (first..end).collect::<Vec<u64>>(), "[{first}, {end})");
             assert_eq!((log.base.index.0, log.last.index.0), (first - 1, end - 1));

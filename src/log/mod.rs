@@ -41,6 +41,10 @@ pub trait LogView {
     /// compacted.
     fn base(&self) -> EntryId;
 
+    /// The last entry that the newest snapshot covers, which stands in for all entries up to it when the server starts:
+    /// [`EntryId::ZERO`] until there is one. Never before the base.
+    fn snapshot(&self) -> EntryId;
+
     /// The last entry, or [`LogView::base`] if there is none.
     fn last(&self) -> EntryId;
 
@@ -71,6 +75,7 @@ pub trait RaftLog: LogView {
 
     /// Takes these writes, in order, and leaves the vector empty, so that the entries move on
     /// without being counted again and its capacity can be reused. They need not be durable yet.
+    /// What each does, it does in the order of its fields: hard state, compaction, truncation, entries.
     ///
     /// # Errors
     /// The log accepts nothing from now on; what was not synced may be lost.

@@ -60,6 +60,10 @@ impl<L: LogView> LogView for Locked<L> {
         self.reading().base()
     }
 
+    fn snapshot(&self) -> EntryId {
+        self.reading().snapshot()
+    }
+
     fn last(&self) -> EntryId {
         self.reading().last()
     }

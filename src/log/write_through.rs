@@ -67,6 +67,10 @@ impl<L: RaftLog> LogView for WriteThrough<'_, L> {
         self.inner.borrow().log.base()
     }
 
+    fn snapshot(&self) -> EntryId {
+        self.inner.borrow().log.snapshot()
+    }
+
     fn last(&self) -> EntryId {
         self.inner.borrow().log.last()
     }
