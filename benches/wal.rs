@@ -7,7 +7,7 @@
 //! in memory what remains is the log's own work.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
-use raft_io::action::Write;
+use raft_io::action::{Compaction, Write};
 use raft_io::log::wal::{Directory, OsDirectory, RawFile};
 use raft_io::log::{LogView, RaftLog, WalLog, WalOptions};
 use raft_io::{ClusterId, Entry, EntryId, NodeId, Payload, Term};
@@ -94,7 +94,10 @@ impl Log {
         self.append();
         self.log.sync().expect("a sync");
         if self.log.last().index.0 - self.log.base().index.0 > COMPACT_EVERY {
-            self.log.compact(self.log.last().index).expect("a compaction");
+            let base = self.log.last();
+            self.writes.push(Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() });
+            self.log.append(&mut self.writes).expect("a compaction");
+            self.log.sync().expect("a sync");
         }
     }
 }

@@ -11,13 +11,14 @@ use raft_io::driver::{Raft, StateMachine};
 use raft_io::log::{Locked, LogView, Read};
 use raft_io::transport::{RaftTransport, Receiver};
 use raft_io::{
-    Entry, EntryId, Envelope, GroupId, HardState, Index, MemoryLog, NodeId, Payload, RaftConfig, RaftLog, Term, Write,
+    Compaction, Entry, EntryId, Envelope, GroupId, HardState, Index, MemoryLog, NodeId, Payload, RaftConfig, RaftLog,
+    Term, Write,
 };
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,13 +26,17 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log as a text file, one line per write: `term/vote truncate_from entry entry …`, where an
-/// entry is `index@term=command in hex` (`-` for a no-op). A line without its end was torn by a
-/// crash before it was durable, and is cut.
+/// A log as a text file, one line per write: `term/vote snapshot>base truncate_from entry entry …`, where
+/// an entry is `index@term=command in hex` (`-` for a no-op). A line without its end was torn by a
+/// crash before it was durable, and is cut. What is forgotten leaves the file with the next sync,
+/// which replaces it by one that holds the rest as a single write.
 struct TextLog {
     /// What the file says; all reads come from here.
     memory: MemoryLog,
     file: File,
+    path: PathBuf,
+    /// Whether the file holds more than the memory.
+    compacted: bool,
     failed: bool,
 }
 
@@ -47,9 +52,31 @@ impl TextLog {
         let mut writes = text[..whole].lines().map(parse_write).collect::<Option<Vec<_>>>().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{} holds a line that is no write", path.display()))
         })?;
+        let compacted = writes.iter().skip(1).any(|write| write.compaction.is_some());
         let mut memory = MemoryLog::new();
         let Ok(()) = memory.append(&mut writes);
-        Ok(Self { memory, file, failed: false })
+        Ok(Self { memory, file, path: path.to_path_buf(), compacted, failed: false })
+    }
+
+    /// Replaces the file by one that holds what the memory holds. To an empty log the base is an entry
+    /// that it does not hold: it begins anew there, and the entries follow.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let state = Write {
+            hard_state: Some(self.memory.hard_state()),
+            compaction: Some(Compaction { snapshot: self.memory.snapshot(), base: self.memory.base() }),
+            truncate_from: None,
+            entries: self.memory.iter().cloned().collect(),
+        };
+        let new = self.path.with_extension("new");
+        std::fs::write(&new, format_write(&state))?;
+        let file = OpenOptions::new().append(true).open(&new)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        // A name is durable only when its directory is.
+        #[cfg(unix)]
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        (self.file, self.compacted) = (file, false);
+        Ok(())
     }
 
     /// After one failure nothing is accepted any more: the kernel may have dropped what it could
@@ -67,6 +94,10 @@ impl LogView for TextLog {
 
     fn base(&self) -> EntryId {
         self.memory.base()
+    }
+
+    fn snapshot(&self) -> EntryId {
+        self.memory.snapshot()
     }
 
     fn last(&self) -> EntryId {
@@ -92,6 +123,7 @@ impl RaftLog for TextLog {
         let text: String = writes.iter().map(format_write).collect();
         let written = self.file.write_all(text.as_bytes());
         self.guard(written)?;
+        self.compacted |= writes.iter().any(|write| write.compaction.is_some());
         let Ok(()) = self.memory.append(writes);
         Ok(())
     }
@@ -100,7 +132,7 @@ impl RaftLog for TextLog {
         if self.failed {
             return Err(io::Error::other("this log failed earlier"));
         }
-        let synced = self.file.sync_data();
+        let synced = if self.compacted { self.rewrite() } else { self.file.sync_data() };
         self.guard(synced)
     }
 
@@ -114,9 +146,11 @@ fn format_write(write: &Write) -> String {
         let vote = state.vote.map_or(String::new(), |vote| vote.to_string());
         format!("{}/{vote}", state.term)
     });
+    let compaction = write.compaction;
+    let compaction = compaction.map_or("-".into(), |Compaction { snapshot, base }| format!("{snapshot}>{base}"));
     let truncate = write.truncate_from.map_or("-".into(), |index| index.to_string());
     let entries: String = write.entries.iter().map(format_entry).collect();
-    format!("{state} {truncate}{entries}\n")
+    format!("{state} {compaction} {truncate}{entries}\n")
 }
 
 fn format_entry(entry: &Entry) -> String {
@@ -137,23 +171,74 @@ fn parse_write(line: &str) -> Option<Write> {
             Some(HardState { term: Term(term.parse().ok()?), vote })
         }
     };
+    let compaction = match words.next()? {
+        "-" => None,
+        ids => {
+            let (snapshot, base) = ids.split_once('>')?;
+            Some(Compaction { snapshot: parse_id(snapshot)?, base: parse_id(base)? })
+        }
+    };
     let truncate_from = match words.next()? {
         "-" => None,
         index => Some(Index(index.parse().ok()?)),
     };
-    Some(Write { hard_state, truncate_from, entries: words.map(parse_entry).collect::<Option<Vec<_>>>()?.into() })
+    let entries = words.map(parse_entry).collect::<Option<Vec<_>>>()?.into();
+    Some(Write { hard_state, compaction, truncate_from, entries })
+}
+
+fn parse_id(word: &str) -> Option<EntryId> {
+    let (index, term) = word.split_once('@')?;
+    Some(EntryId::new(index.parse::<u64>().ok()?, term.parse::<u64>().ok()?))
 }
 
 fn parse_entry(word: &str) -> Option<Entry> {
     let (id, payload) = word.split_once('=')?;
-    let (index, term) = id.split_once('@')?;
-    let id = EntryId::new(index.parse::<u64>().ok()?, term.parse::<u64>().ok()?);
+    let id = parse_id(id)?;
     let byte = |at: usize| u8::from_str_radix(payload.get(at..at + 2)?, 16).ok();
     let payload = match payload {
         "-" => Payload::Noop,
         hex => Payload::Command((0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?.into()),
     };
     Some(Entry { id, payload })
+}
+
+/// That it keeps the contract is not left to a look at it: `cargo test --features testkit --example
+/// custom_log_and_transport`.
+#[cfg(all(test, feature = "testkit"))]
+mod tests {
+    use super::{Path, TextLog};
+    use raft_io::testkit::log_suite::{self, Fixture};
+
+    struct Folder {
+        place: tempfile::TempDir,
+        created: u32,
+    }
+
+    impl Folder {
+        fn open(&self) -> TextLog {
+            let path: &Path = self.place.path();
+            TextLog::open(&path.join(format!("{}.log", self.created))).expect("a log opens")
+        }
+    }
+
+    impl Fixture for Folder {
+        type Log = TextLog;
+
+        fn create(&mut self) -> TextLog {
+            self.created += 1;
+            self.open()
+        }
+
+        fn reopen(&mut self, log: TextLog) -> TextLog {
+            drop(log);
+            self.open()
+        }
+    }
+
+    #[test]
+    fn the_text_log_keeps_the_contract() {
+        log_suite::run(&mut Folder { place: tempfile::tempdir().expect("a place for the logs"), created: 0 });
+    }
 }
 
 /// The mailboxes of all nodes.

@@ -6,7 +6,7 @@ mod driver_support;
 
 use driver_support::{Cluster, FaultyLog, Network, PATIENCE, Recorder, config, propose, single};
 use raft_io::driver::{DriverOptions, Raft, RequestError, StartError, UnknownReason, WaitError};
-use raft_io::log::{Locked, RaftLog};
+use raft_io::log::{Locked, LogView, RaftLog};
 use raft_io::{EntryId, Index, MemoryLog, NodeId, RoleKind, StateMachine};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -262,9 +262,10 @@ fn a_compacted_log_without_a_snapshot_does_not_start() {
     while !node.is_leader() {
         node.step(raft_io::node::Event::Tick).unwrap();
     }
-    let mut writes = vec![raft_io::Write { entries: node.log().iter().cloned().collect(), ..Default::default() }];
+    let base = node.log().last();
+    let mut writes =
+        vec![raft_io::Write { compaction: Some(raft_io::Compaction { snapshot: base, base }), ..Default::default() }];
     log.append(&mut writes).unwrap();
-    log.compact(Index(1));
     let network = Network::default();
     let error = Raft::start(config(1, &[1]), Locked::new(log), network.transport(1), Recorder::default()).unwrap_err();
     assert!(matches!(error, StartError::LogIsCompacted { base } if base.index == Index(1)), "{error}");

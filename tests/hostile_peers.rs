@@ -11,8 +11,8 @@ use raft_io::message::{
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
-    Action, Actions, Entries, Entry, EntryId, Envelope, Event, Index, LogView, MemoryLog, NodeId, Payload, Protocol,
-    RaftConfig, RaftLog, RoleKind, Term, Write,
+    Action, Actions, Compaction, Entries, Entry, EntryId, Envelope, Event, Index, LogView, MemoryLog, NodeId, Payload,
+    Protocol, RaftConfig, RaftLog, RoleKind, Term, Write,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -88,7 +88,7 @@ impl Server {
                 self.step(Event::Persisted { writes });
             }
             96 => self.restart(),
-            97 if self.in_flight.is_empty() && self.unreported == 0 => self.disk.compact(self.applied),
+            97 if self.in_flight.is_empty() && self.unreported == 0 => self.compact(),
             _ => {}
         }
     }
@@ -99,6 +99,13 @@ impl Server {
             0 => self.step(Event::TransferTimeout),
             target => self.step(Event::TransferLeadership { target: NodeId(target) }),
         }
+    }
+
+    /// The log forgets what is applied.
+    fn compact(&mut self) {
+        let base = EntryId { index: self.applied, term: self.disk.term(self.applied).expect("the log holds it") };
+        let compaction = Some(Compaction { snapshot: base, base });
+        let Ok(()) = self.disk.append(&mut vec![Write { compaction, ..Write::default() }]);
     }
 
     /// Some of the writes in flight reach the disk.

@@ -6,8 +6,8 @@
 use proptest::prelude::*;
 use raft_io::log::{Locked, WalLog, WalOptions, wal::OsDirectory};
 use raft_io::testkit::disk::FaultyDisk;
-use raft_io::testkit::log_suite::{self, Fixture, Op, Shape};
-use raft_io::{ClusterId, Index, MemoryLog, NodeId};
+use raft_io::testkit::log_suite::{self, Cut, Fixture, Op, Shape};
+use raft_io::{ClusterId, MemoryLog, NodeId};
 use std::sync::Arc;
 
 struct Memory;
@@ -21,11 +21,6 @@ impl Fixture for Memory {
 
     fn reopen(&mut self, log: MemoryLog) -> MemoryLog {
         log
-    }
-
-    fn compact(&mut self, log: &mut MemoryLog, through: Index) -> bool {
-        log.compact(through);
-        true
     }
 }
 
@@ -65,11 +60,6 @@ impl Fixture for WalOnFaultyDisk {
     fn reopen(&mut self, log: WalLog) -> WalLog {
         drop(log);
         WalLog::open_in(Arc::new(self.disk.clone()), small()).expect("a closed log opens")
-    }
-
-    fn compact(&mut self, log: &mut WalLog, through: Index) -> bool {
-        log.compact(through).expect("a compaction succeeds");
-        true
     }
 
     fn break_medium(&mut self, _log: &mut WalLog) -> bool {
@@ -124,11 +114,6 @@ impl Fixture for WalOnRealDisk {
         log.close().expect("a log closes");
         self.open()
     }
-
-    fn compact(&mut self, log: &mut WalLog, through: Index) -> bool {
-        log.compact(through).expect("a compaction succeeds");
-        true
-    }
 }
 
 #[test]
@@ -159,8 +144,19 @@ fn wal_log_keeps_the_contract_on_a_real_disk() {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let sizes = prop_oneof![8 => 0u16..200, 1 => 3000u16..6000];
-    (any::<bool>(), prop_oneof![3 => Just(0u8), 1 => any::<u8>()], 0u8..8, sizes, prop::bool::weighted(0.2)).prop_map(
-        |(hard_state, truncate, entries, bytes, new_term)| Shape { hard_state, truncate, entries, bytes, new_term },
+    let cuts =
+        (prop::bool::weighted(0.7), any::<u8>(), 0u8..4).prop_map(|(held, base, ahead)| Cut { held, base, ahead });
+    let cuts = prop::option::weighted(0.15, cuts);
+    let truncations = prop_oneof![3 => Just(0u8), 1 => any::<u8>()];
+    (any::<bool>(), cuts, truncations, 0u8..8, sizes, prop::bool::weighted(0.2)).prop_map(
+        |(hard_state, compaction, truncate, entries, bytes, new_term)| Shape {
+            hard_state,
+            compaction,
+            truncate,
+            entries,
+            bytes,
+            new_term,
+        },
     )
 }
 
@@ -169,7 +165,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => prop::collection::vec(shapes(), 0..4).prop_map(Op::Append),
         3 => Just(Op::Sync),
         1 => Just(Op::Reopen),
-        1 => any::<u8>().prop_map(Op::Compact),
     ];
     prop::collection::vec(op, 1..40)
 }

@@ -7,7 +7,7 @@
 use raft_io::action::Write;
 use raft_io::log::{LogView, RaftLog, WalError, WalLog, WalOptions};
 use raft_io::testkit::disk::{FaultyDisk, Image};
-use raft_io::testkit::log_suite::{Model, Op, Random, Shape};
+use raft_io::testkit::log_suite::{Cut, Model, Op, Random, Shape};
 use raft_io::{ClusterId, NodeId};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,7 +23,7 @@ fn open(disk: &FaultyDisk) -> Result<WalLog, WalError> {
 struct Run {
     disk: FaultyDisk,
     log: Option<WalLog>,
-    /// The state after each write; a compaction counts as one. The first is the empty log.
+    /// The state after each write. The first is the empty log.
     states: Vec<Model>,
     /// The last of them that was acknowledged as durable.
     acknowledged: usize,
@@ -71,15 +71,6 @@ impl Run {
                 self.log = None;
                 self.log = Some(open(&self.disk)?);
             }
-            Op::Compact(at) if !self.state().entries.is_empty() => {
-                let mut next = self.state().clone();
-                let through = next.entries[usize::from(*at) % next.entries.len()].id.index;
-                next.compact(through);
-                self.states.push(next);
-                self.log().compact(through)?;
-                self.acknowledge();
-            }
-            Op::Compact(_) => {}
         }
         Ok(())
     }
@@ -130,12 +121,18 @@ fn check_images(images: Vec<Image>, possible: &[Model], random: &mut Random) -> 
         for image in during.iter().chain(&after) {
             recover(&FaultyDisk::from_image(image), std::slice::from_ref(&recovered));
         }
-        let shape = Shape { hard_state: true, truncate: 0, entries: 2, bytes: 30, new_term: true };
+        let compaction = (random.draw() % 2 == 0).then(|| Cut::random(|| random.draw()));
+        let shape = Shape { hard_state: true, compaction, entries: 2, bytes: 30, new_term: true, ..Shape::default() };
         let mut next = recovered.clone();
         let write = shape.write(&next);
         next.write(&write);
+        disk.watch(random.clone(), 2);
         log.append(&mut vec![write]).expect("an append succeeds");
         log.sync().expect("a sync succeeds");
+        let either = [recovered, next.clone()];
+        for image in disk.take_watched() {
+            recover(&FaultyDisk::from_image(&image), &either);
+        }
         recover(&FaultyDisk::from_image(&disk.durable_image()), std::slice::from_ref(&next));
     }
     checked
@@ -241,7 +238,8 @@ fn a_failed_sync_while_opening_changes_nothing() {
     let mut refused = 0;
     for count in 0.. {
         // Unsynced writes in the page cache, as after a kill.
-        run.append(&[Shape { hard_state: true, truncate: 1, entries: 3, bytes: 50, new_term: false }]).expect("append");
+        run.append(&[Shape { hard_state: true, truncate: 1, entries: 3, bytes: 50, ..Shape::default() }])
+            .expect("append");
         run.log = None;
         disk.fail_sync_after(count);
         match open(&disk) {
@@ -270,13 +268,14 @@ fn a_failed_sync_while_opening_changes_nothing() {
 fn a_command_that_holds_a_record_does_not_confuse_recovery() {
     let disk = FaultyDisk::new();
     let mut run = Run::new(disk.clone()).expect("a new log opens");
-    run.append(&[Shape { hard_state: true, truncate: 0, entries: 1, bytes: 20, new_term: true }]).expect("append");
+    run.append(&[Shape { hard_state: true, entries: 1, bytes: 20, new_term: true, ..Shape::default() }])
+        .expect("append");
     run.step(&Op::Sync).expect("a sync succeeds");
     let image = disk.live_image();
     let (_, segment) = image.iter().find(|(name, _)| name.ends_with(".wal")).expect("a segment");
     let mut command = segment[..200].to_vec();
     command.resize(3000, 0x55);
-    let mut write = Shape { hard_state: false, truncate: 0, entries: 1, bytes: 0, new_term: false }.write(run.state());
+    let mut write = Shape { entries: 1, ..Shape::default() }.write(run.state());
     let id = write.entries[0].id;
     write.entries = vec![raft_io::Entry { id, payload: raft_io::Payload::Command(command.into()) }].into();
     let mut next = run.state().clone();

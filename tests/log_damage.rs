@@ -6,7 +6,7 @@
 use raft_io::action::Write;
 use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalError, WalLog, WalOptions};
 use raft_io::testkit::disk::{FaultyDisk, Image};
-use raft_io::testkit::log_suite::{Model, Shape};
+use raft_io::testkit::log_suite::{Cut, Model, Shape};
 use raft_io::{ClusterId, GroupId, HardState, Index, NodeId, Term};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn open(image: &Image) -> Result<(WalLog, FaultyDisk), WalError> {
 }
 
 fn shape(entries: u8, bytes: u16) -> Shape {
-    Shape { hard_state: true, truncate: 0, entries, bytes, new_term: false }
+    Shape { hard_state: true, entries, bytes, ..Shape::default() }
 }
 
 /// Appends and syncs one write per shape.
@@ -39,8 +39,8 @@ fn closed_log() -> (Image, Model) {
     let mut log = WalLog::open_in(Arc::new(disk.clone()), options()).expect("a new log opens");
     let mut model = Model::default();
     write_synced(&mut log, &mut model, &[shape(3, 300), shape(4, 700), shape(2, 400), shape(3, 200)]);
-    log.compact(Index(8)).expect("a compaction succeeds");
-    model.compact(Index(8));
+    let cut = Cut { held: true, base: 8, ahead: 2 };
+    write_synced(&mut log, &mut model, &[Shape { compaction: Some(cut), ..Shape::default() }]);
     write_synced(&mut log, &mut model, &[shape(4, 600), Shape { truncate: 1, ..shape(3, 300) }, shape(1, 100)]);
     log.close().expect("a log closes");
     (disk.durable_image(), model)
@@ -58,12 +58,33 @@ fn place(error: &WalError) -> (String, u64) {
     (file.file_name().expect("a name").to_string_lossy().into_owned(), *offset)
 }
 
+/// A closed log in one segment that begins anew in the middle of what it holds.
+fn log_begun_anew() -> (Image, Model) {
+    let disk = FaultyDisk::new();
+    let mut log = WalLog::open_in(Arc::new(disk.clone()), options()).expect("a new log opens");
+    let mut model = Model::default();
+    let anew = Some(Cut { held: false, base: 1, ahead: 0 });
+    write_synced(&mut log, &mut model, &[shape(4, 30), Shape { compaction: anew, ..shape(2, 20) }, shape(2, 20)]);
+    assert_eq!((log.base().index, log.last().index, model.entries.len()), (Index(2), Index(6), 4));
+    log.close().expect("a log closes");
+    (disk.durable_image(), model)
+}
+
 #[test]
 fn any_flipped_bit_is_harmless_or_refused() {
     let (image, model) = closed_log();
     assert!(segments(&image).len() >= 2, "the log has several segments: {:?}", segments(&image));
+    let (harmless, refused) = flip_every_bit(&image, &model);
+    assert!(harmless > 5_000 && refused > 20_000, "{harmless} flips were harmless, {refused} refused");
+    let (image, model) = log_begun_anew();
+    let (harmless, refused) = flip_every_bit(&image, &model);
+    assert!(harmless > 5_000 && refused > 4_000, "{harmless} flips were harmless, {refused} refused");
+}
+
+/// Returns how many flipped bits were harmless and how many refused.
+fn flip_every_bit(image: &Image, model: &Model) -> (usize, usize) {
     let (mut harmless, mut refused) = (0, 0);
-    for (name, bytes) in &image {
+    for (name, bytes) in image {
         // What is full of zeros behind the records is long and all alike: there one bit per byte.
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         for position in 0..bytes.len() {
@@ -75,7 +96,7 @@ fn any_flipped_bit_is_harmless_or_refused() {
                     Ok((log, _)) => {
                         harmless += 1;
                         let found = Model::of(&log).expect("the log reads back");
-                        assert_eq!(found, model, "opened short after bit {bit} of byte {position} of {name}");
+                        assert_eq!(found, *model, "opened short after bit {bit} of byte {position} of {name}");
                     }
                     Err(error) => {
                         refused += 1;
@@ -87,7 +108,7 @@ fn any_flipped_bit_is_harmless_or_refused() {
             }
         }
     }
-    assert!(harmless > 5_000 && refused > 20_000, "{harmless} flips were harmless, {refused} refused");
+    (harmless, refused)
 }
 
 /// Entries that are not in memory are checked when they are read.

@@ -6,8 +6,8 @@ use raft_io::driver::RequestError;
 use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
 use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult};
 use raft_io::{
-    Action, Entries, Entry, EntryId, Envelope, Event, HardState, Index, Membership, Message, NodeId, Payload,
-    RaftConfig, RoleKind, Term, Transition, Write, node,
+    Action, Compaction, Entries, Entry, EntryId, Envelope, Event, HardState, Index, Membership, Message, NodeId,
+    Payload, RaftConfig, RoleKind, Term, Transition, Write, node,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,7 +36,9 @@ fn events_actions_and_messages_come_back_as_they_were() {
     round_trip(&Action::SendFromLog { envelope: envelope.clone(), end: Index(9), bytes_max: 10 });
     let Message::AppendEntriesRequest(request) = &envelope.message else { panic!("it is an append") };
     let hard_state = Some(HardState { term: Term(3), vote: Some(NodeId(2)) });
-    round_trip(&Action::Persist(Write { hard_state, truncate_from: Some(Index(7)), entries: request.entries.clone() }));
+    let compaction = Some(Compaction { snapshot: EntryId::new(6, 2), base: EntryId::new(4, 1) });
+    let entries = request.entries.clone();
+    round_trip(&Action::Persist(Write { hard_state, compaction, truncate_from: Some(Index(7)), entries }));
     round_trip(&Action::RoleChanged { role: RoleKind::PreCandidate, term: Term(3), leader: None });
     round_trip(&Action::Misbehaved { peer: NodeId(3), reason: PeerMisbehaved::WrongReceiver { to: NodeId(9) } });
     let result = AppendResult::Rejected { prev_index: Index(6), hint: EntryId::new(4, 1) };

@@ -184,6 +184,10 @@ impl LogView for Failing {
         self.log.base()
     }
 
+    fn snapshot(&self) -> EntryId {
+        self.log.snapshot()
+    }
+
     fn last(&self) -> EntryId {
         self.log.last()
     }

@@ -252,7 +252,7 @@ impl Server {
         let renamed = |state: raft_io::HardState| raft_io::HardState { vote: state.vote.map(rename), ..state };
         let entries = self.disk.iter().cloned().collect();
         let Ok(()) =
-            disk.append(&mut vec![Write { hard_state: Some(renamed(hard_state)), truncate_from: None, entries }]);
+            disk.append(&mut vec![Write { hard_state: Some(renamed(hard_state)), entries, ..Write::default() }]);
         let in_flight =
             self.in_flight.iter().map(|write| Write { hard_state: write.hard_state.map(renamed), ..write.clone() });
         Self { protocol: self.protocol.permute(rename), disk, in_flight: in_flight.collect() }

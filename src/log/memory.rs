@@ -50,7 +50,10 @@ impl MemoryLog {
     }
 
     fn compact(&mut self, Compaction { snapshot, base }: Compaction) {
-        assert!(base.index <= snapshot.index, "no snapshot covers the entries up to {base}: the newest covers {snapshot}");
+        assert!(
+            base.index <= snapshot.index,
+            "no snapshot covers the entries up to {base}: the newest covers {snapshot}"
+        );
         assert!(snapshot >= self.snapshot && base.index >= self.base.index, "snapshots and bases only grow");
         self.snapshot = snapshot;
         if self.term(base.index) == Some(base.term) {
@@ -282,7 +285,8 @@ mod tests {
     /// With a snapshot that covers the log as far as it is forgotten.
     fn compact(log: &mut MemoryLog, through: u64) {
         let base = EntryId { index: Index(through), term: log.term(Index(through)).expect("the log holds it") };
-        let mut writes = alloc::vec![Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() }];
+        let mut writes =
+            alloc::vec![Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() }];
         let Ok(()) = log.append(&mut writes);
     }
 

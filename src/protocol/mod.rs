@@ -349,7 +349,8 @@ impl Protocol {
     ) {
         let hard_state = self.hard_state_dirty.then_some(self.hard_state);
         self.hard_state_dirty = false;
-        self.wrote_through |= self.tail.write(Write { hard_state, truncate_from, entries }, before, actions);
+        self.wrote_through |=
+            self.tail.write(Write { hard_state, compaction: None, truncate_from, entries }, before, actions);
     }
 
     /// Sends a message once everything decided so far is durable (law 2).

@@ -302,6 +302,10 @@ mod tests {
             EntryId::ZERO
         }
 
+        fn snapshot(&self) -> EntryId {
+            EntryId::ZERO
+        }
+
         fn last(&self) -> EntryId {
             EntryId::new(1, 1)
         }

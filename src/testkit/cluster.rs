@@ -111,6 +111,10 @@ impl LogView for WarmEnd<'_> {
         self.disk.base()
     }
 
+    fn snapshot(&self) -> EntryId {
+        self.disk.snapshot()
+    }
+
     fn last(&self) -> EntryId {
         self.disk.last()
     }

@@ -2,9 +2,9 @@
 
 use super::cluster::{Cluster, Moved, Node, impossible};
 use super::render;
-use crate::action::Write;
+use crate::action::{Compaction, Write};
 use crate::log::{LogView, MemoryLog, RaftLog};
-use crate::types::{Entries, HardState, Index, NodeId};
+use crate::types::{Entries, EntryId, HardState, Index, NodeId};
 use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
@@ -57,7 +57,7 @@ impl Cluster {
     /// A law is broken.
     pub fn give(&mut self, id: NodeId, hard_state: HardState, entries: Entries) -> Moved {
         let mut disk = MemoryLog::new();
-        let Ok(()) = disk.append(&mut vec![Write { hard_state: Some(hard_state), truncate_from: None, entries }]);
+        let Ok(()) = disk.append(&mut vec![Write { hard_state: Some(hard_state), entries, ..Write::default() }]);
         let entries_in_memory = self.options.entries_in_memory;
         let node = self.node_mut(id)?;
         *node = Node::on_disk(node.config.clone(), disk);
@@ -97,8 +97,14 @@ impl Cluster {
                 node.in_flight.len()
             ));
         }
-        node.disk.compact(through);
-        node.log.compact(through);
+        let Some(term) = node.disk.term(through) else {
+            return impossible(format!("node {id} holds no entry {through}"));
+        };
+        let base = EntryId { index: through, term };
+        let compaction = Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() };
+        for log in [&mut node.disk, &mut node.log] {
+            let Ok(()) = log.append(&mut vec![compaction.clone()]);
+        }
         Ok(self.check_move(id)?)
     }
 }

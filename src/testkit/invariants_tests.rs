@@ -23,7 +23,7 @@ fn log(term: u64, vote: Option<u64>, terms: &[u64]) -> MemoryLog {
 fn holding(term: u64, vote: Option<u64>, entries: Entries) -> MemoryLog {
     let mut log = MemoryLog::new();
     let hard_state = Some(HardState { term: Term(term), vote: vote.map(NodeId) });
-    let Ok(()) = log.append(&mut vec![Write { hard_state, truncate_from: None, entries }]);
+    let Ok(()) = log.append(&mut vec![Write { hard_state, entries, ..Write::default() }]);
     log
 }
 

@@ -217,6 +217,10 @@ macro_rules! log_view {
                 self.log.base()
             }
 
+            fn snapshot(&self) -> EntryId {
+                self.log.snapshot()
+            }
+
             fn last(&self) -> EntryId {
                 self.log.last()
             }

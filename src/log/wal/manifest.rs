@@ -125,6 +125,12 @@ impl Manifest {
         }
     }
 
+    /// Takes the segments that lie wholly before `floor` off the list; never the last.
+    pub(super) fn remove_before(&mut self, floor: u64) -> Vec<Segment> {
+        let dead = self.segments.windows(2).take_while(|pair| pair[1].base <= floor).count();
+        self.segments.drain(..dead).collect()
+    }
+
     /// Makes this the manifest, durably.
     pub(super) fn store(&self, directory: &dyn Directory) -> Result<(), WalError> {
         let file_path = directory.path().join(MANIFEST);

@@ -5,8 +5,9 @@
 //! (`store.rs`), because its stock stores lose or resurrect records in some crashes. One batch of
 //! writes is one record, with a header that ties it to its log, its place and the record before
 //! it (`record.rs`). Conflicting entries are removed logically, in the same record that replaces
-//! them; positions are never used twice. `docs/FORMAT.md` has the bytes and what is assumed of
-//! the media.
+//! them; positions are never used twice. A compaction is recorded with its write, as a checkpoint:
+//! it says what the log holds from there on, so that the sync that makes it durable may purge the
+//! segments before. `docs/FORMAT.md` has the bytes and what is assumed of the media.
 //!
 //! What a failed write or sync means is the contract of [`crate::log`]: the log stops for good.
 
@@ -27,7 +28,7 @@ pub use options::WalOptions;
 pub use reader::WalReader;
 
 use super::{LogView, RaftLog, Read, SharedLog};
-use crate::action::Write;
+use crate::action::{Compaction, Write};
 use crate::types::{EntryId, GroupId, HardState, Index, Term};
 use reader::Shared;
 use record::{Encoder, FRAME_BYTES, Header};
@@ -60,6 +61,9 @@ pub struct WalLog {
     opening: u64,
     /// Everything before this position is durable. ≤ the end of the last record.
     durable: u64,
+    /// The position that records are needed from once the newest checkpoint is durable; the sync that makes it so purges
+    /// what is before.
+    floor: Option<u64>,
     group: GroupId,
     cache_bytes: usize,
     directory: PathBuf,
@@ -110,6 +114,7 @@ impl WalLog {
             watermark,
             opening,
             durable: end,
+            floor: None,
             group: options.group,
             cache_bytes: options.cache_bytes,
             directory: path,
@@ -132,33 +137,6 @@ impl WalLog {
         &self.directory
     }
 
-    /// Forgets the entries up to and including `through` and removes the files that nothing else
-    /// needs. Does nothing if the log does not hold that entry. Durable when it returns; so is
-    /// everything appended before.
-    ///
-    /// # Errors
-    /// As [`RaftLog::sync`].
-    pub fn compact(&mut self, through: Index) -> Result<(), WalError> {
-        self.shared.store.check()?;
-        let checkpoint = {
-            let view = self.shared.view();
-            match view.term(through).filter(|_| through > view.base.index) {
-                Some(term) => view.checkpoint(EntryId { index: through, term }),
-                None => return Ok(()),
-            }
-        };
-        self.encoder.begin(self.group);
-        self.encoder.checkpoint(&checkpoint);
-        let place = self.write_record()?;
-        self.sync()?;
-        let floor = {
-            let mut view = self.shared.view_mut();
-            view.compact(checkpoint.base);
-            view.oldest_lsn().map_or(place.lsn, |oldest| oldest.min(place.lsn))
-        };
-        self.shared.store.purge(floor)
-    }
-
     /// Syncs what was appended and notes where the log ends. Dropping the log notes the end too,
     /// but cannot report a failure, and syncs nothing.
     ///
@@ -167,6 +145,12 @@ impl WalLog {
     pub fn close(mut self) -> Result<(), WalError> {
         self.sync()?;
         self.note_end()
+    }
+
+    /// Removes the files that nothing needs any more, if a checkpoint just became durable. Never before: until then
+    /// a crash brings back what it forgets.
+    fn purge(&mut self) -> Result<(), WalError> {
+        self.floor.take().map_or(Ok(()), |floor| self.shared.store.purge(floor))
     }
 
     fn note_end(&mut self) -> Result<(), WalError> {
@@ -201,27 +185,43 @@ impl WalLog {
     /// Writes as many records as the writes need: usually one.
     fn append_records(&mut self, writes: &mut Vec<Write>) -> Result<(), WalError> {
         self.shared.store.check()?;
-        let (base, mut next) = {
-            let view = self.shared.view();
-            (view.base.index, view.last.index.next())
-        };
         while !writes.is_empty() {
             self.encoder.begin(self.group);
             let empty = self.encoder.len();
-            let mut count = 0;
-            while count < writes.len() && (count == 0 || self.encoder.len() < RECORD_BYTES) {
-                next = check_follows(&writes[count], base, next);
-                self.encoder.write(&writes[count]);
-                count += 1;
-            }
-            if self.encoder.len() > empty {
-                let place = self.write_record()?;
-                note_writes(&mut self.shared.view_mut(), writes.drain(..count), place, self.cache_bytes);
-            } else {
+            let count = self.encode_record(writes);
+            if self.encoder.len() == empty {
                 writes.drain(..count);
+                continue;
             }
+            let place = self.write_record()?;
+            let floor = note_writes(&mut self.shared.view_mut(), writes.drain(..count), place, self.cache_bytes);
+            self.floor = floor.or(self.floor);
         }
         Ok(())
+    }
+
+    /// Encodes as many writes as go into one record; returns how many these are.
+    fn encode_record(&mut self, writes: &[Write]) -> usize {
+        let view = self.shared.view();
+        let mut count = 0;
+        let (mut base, mut next) = (view.base.index, view.last.index.next());
+        for write in writes {
+            // A checkpoint says what the log holds: what stands before it must be in the view by then.
+            if count > 0 && (write.compaction.is_some() || self.encoder.len() >= RECORD_BYTES) {
+                break;
+            }
+            let checkpoint = write.compaction.map(|compaction| {
+                check_grows(compaction, &view);
+                view.checkpoint(write.hard_state, compaction)
+            });
+            if let Some(checkpoint) = &checkpoint {
+                (base, next) = (checkpoint.compaction.base.index, checkpoint.last.index.next());
+            }
+            next = check_follows(write, base, next);
+            self.encoder.write(write, checkpoint.as_ref());
+            count += 1;
+        }
+        count
     }
 
     /// Writes the record in the encoder; starts a new segment first if it needs one.
@@ -253,11 +253,16 @@ impl WalLog {
     }
 }
 
-/// Adds the writes of a record at `place` to the state in memory.
-fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Place, cache_bytes: usize) {
+/// Adds the writes of a record at `place` to the state in memory; returns the floor of its checkpoint, if it has one.
+fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Place, cache_bytes: usize) -> Option<u64> {
+    let mut floor = None;
     for write in writes {
         if let Some(hard_state) = write.hard_state {
             view.hard_state = hard_state;
+        }
+        if let Some(compaction) = write.compaction {
+            view.compact(compaction);
+            floor = Some(view.floor(place.lsn));
         }
         if let Some(first) = write.truncate_from {
             view.truncate_from(first);
@@ -267,6 +272,13 @@ fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Plac
         }
         view.cache_newest(write.entries, cache_bytes);
     }
+    floor
+}
+
+/// Checks that a compaction takes nothing back. Only a broken caller fails.
+fn check_grows(Compaction { snapshot, base }: Compaction, view: &View) {
+    assert!(base.index <= snapshot.index, "no snapshot covers the entries up to {base}: the newest covers {snapshot}");
+    assert!(snapshot >= view.snapshot && base.index >= view.base.index, "snapshots and bases only grow");
 }
 
 /// Checks that a write fits the log and returns the index after it. Only a broken caller fails.
@@ -299,7 +311,8 @@ impl RaftLog for WalLog {
         self.wal.sync().map_err(|error| store.stop(WalError::from_wal_db(error, self.directory.clone())))?;
         self.durable = store.end();
         let mark = self.mark();
-        self.watermark.write(&mark).map_err(|error| store.stop(error))
+        self.watermark.write(&mark).map_err(|error| store.stop(error))?;
+        self.purge()
     }
 
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, WalError> {
@@ -326,6 +339,10 @@ impl LogView for WalLog {
 
     fn base(&self) -> EntryId {
         self.shared.view().base()
+    }
+
+    fn snapshot(&self) -> EntryId {
+        self.shared.view().snapshot()
     }
 
     fn last(&self) -> EntryId {

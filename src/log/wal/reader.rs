@@ -40,25 +40,27 @@ impl Shared {
     }
 
     pub(super) fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, WalError> {
-        let (location, log_end) = {
-            let view = self.view();
-            match view.read(first, end, bytes_max) {
-                Read::Cold => (view.locate(first), view.last.index.next()),
-                answered => return Ok(answered),
-            }
-        };
-        match self.read_block(location) {
-            Ok(block) => {
-                let entries = block.range_within(first, end.min(location.end).min(log_end), bytes_max);
-                if entries.first().is_none_or(|entry| entry.id.index != first) {
-                    let segment = self.store.segment_of(location.block.lsn);
-                    return Err(self.corrupt(segment, location, location.block.lsn, "a block lacks its entries"));
+        loop {
+            let (location, log_end) = {
+                let view = self.view();
+                match view.read(first, end, bytes_max) {
+                    Read::Cold => (view.locate(first), view.last.index.next()),
+                    answered => return Ok(answered),
                 }
-                Ok(Read::Entries(entries))
+            };
+            match self.read_block(location) {
+                Ok(block) => {
+                    let entries = block.range_within(first, end.min(location.end).min(log_end), bytes_max);
+                    if entries.first().is_none_or(|entry| entry.id.index != first) {
+                        let segment = self.store.segment_of(location.block.lsn);
+                        return Err(self.corrupt(segment, location, location.block.lsn, "a block lacks its entries"));
+                    }
+                    return Ok(Read::Entries(entries));
+                }
+                Err(error) if self.view().is_at(first, location.block) => return Err(error),
+                // A purge between looking and reading took the file away, with entries that the log no longer holds.
+                Err(_) => {}
             }
-            // A purge between looking and reading takes the file away.
-            Err(_) if self.view().base.index >= first => Ok(Read::Compacted),
-            Err(error) => Err(error),
         }
     }
 
@@ -159,6 +161,10 @@ impl LogView for WalReader {
 
     fn base(&self) -> EntryId {
         self.shared.view().base()
+    }
+
+    fn snapshot(&self) -> EntryId {
+        self.shared.view().snapshot()
     }
 
     fn last(&self) -> EntryId {

@@ -4,8 +4,9 @@
 //! wal-db frames a record as `crc32c(length ‖ payload) u32 | length u32 | payload`; this module
 //! writes and reads the payload, and reads whole frames for recovery and for cold reads.
 
+use super::view::TermRun;
+use crate::action::{Compaction, Write};
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
-use crate::{action::Write, log::wal::view::TermRun};
 use bytes::Bytes;
 use std::vec::Vec;
 
@@ -20,7 +21,9 @@ const OP_GROUP: u8 = 1;
 const OP_HARD_STATE: u8 = 2;
 const OP_TRUNCATE_FROM: u8 = 3;
 const OP_ENTRIES: u8 = 4;
-const OP_CHECKPOINT: u8 = 5;
+/// As 0.4.0 wrote it: a checkpoint that knows of no snapshot. Only read.
+const OP_CHECKPOINT_0_4: u8 = 5;
+const OP_CHECKPOINT: u8 = 6;
 
 const KIND_NOOP: u8 = 0;
 const KIND_COMMAND: u8 = 1;
@@ -108,11 +111,12 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The state of a group at one position of the log, so that everything before may be removed.
+/// A compaction, and the state of a group right after it, so that everything before may be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub(super) hard_state: HardState,
-    pub(super) base: EntryId,
+    pub(super) compaction: Compaction,
+    /// The base if no entry is left.
     pub(super) last: EntryId,
     /// The terms of the entries in `(base, last]`.
     pub(super) terms: Vec<TermRun>,
@@ -149,10 +153,14 @@ impl Encoder {
         &self.buffer
     }
 
-    pub(super) fn write(&mut self, write: &Write) {
+    /// A write, with the checkpoint that its compaction is recorded as.
+    pub(super) fn write(&mut self, write: &Write, checkpoint: Option<&Checkpoint>) {
         if let Some(hard_state) = write.hard_state {
             self.u8(OP_HARD_STATE);
             self.hard_state(hard_state);
+        }
+        if let Some(checkpoint) = checkpoint {
+            self.checkpoint(checkpoint);
         }
         if let Some(first) = write.truncate_from {
             self.u8(OP_TRUNCATE_FROM);
@@ -190,10 +198,11 @@ impl Encoder {
         self.buffer[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
     }
 
-    pub(super) fn checkpoint(&mut self, checkpoint: &Checkpoint) {
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) {
         self.u8(OP_CHECKPOINT);
         self.hard_state(checkpoint.hard_state);
-        self.id(checkpoint.base);
+        self.id(checkpoint.compaction.snapshot);
+        self.id(checkpoint.compaction.base);
         self.id(checkpoint.last);
         self.u32(checkpoint.terms.len() as u32);
         for run in &checkpoint.terms {
@@ -294,13 +303,7 @@ impl<'a> Ops<'a> {
                 let len = cursor.u32()? as usize;
                 Op::Entries(EntriesOp { first, count, bytes: cursor.take(len)? })
             }
-            OP_CHECKPOINT => {
-                let (hard_state, base, last) = (cursor.hard_state()?, cursor.id()?, cursor.id()?);
-                let count = cursor.u32()?;
-                let run = |cursor: &mut Cursor<'_>| cursor.id().map(|id| TermRun { first: id.index, term: id.term });
-                let terms = (0..count).map(|_| run(&mut cursor)).collect::<Result<_, _>>()?;
-                Op::Checkpoint(Checkpoint { hard_state, base, last, terms })
-            }
+            OP_CHECKPOINT | OP_CHECKPOINT_0_4 => Op::Checkpoint(cursor.checkpoint(code)?),
             _ => return Err("an unknown operation"),
         };
         self.at = cursor.at;
@@ -365,6 +368,18 @@ impl<'a> Cursor<'a> {
             return Err("a hard state out of range");
         }
         Ok(HardState { term, vote: (has_vote == 1).then_some(vote) })
+    }
+
+    fn checkpoint(&mut self, code: u8) -> Result<Checkpoint, Malformed> {
+        let hard_state = self.hard_state()?;
+        let snapshot = if code == OP_CHECKPOINT_0_4 { None } else { Some(self.id()?) };
+        let (base, last) = (self.id()?, self.id()?);
+        // What was forgotten is covered by a snapshot, or it is lost.
+        let compaction = Compaction { snapshot: snapshot.unwrap_or(base), base };
+        let count = self.u32()?;
+        let mut run = || self.id().map(|id| TermRun { first: id.index, term: id.term });
+        let terms = (0..count).map(|_| run()).collect::<Result<_, _>>()?;
+        Ok(Checkpoint { hard_state, compaction, last, terms })
     }
 }
 

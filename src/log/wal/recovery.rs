@@ -14,6 +14,7 @@ use super::record::{Checkpoint, FRAME_BYTES, Frame, HEADER_BYTES, Header, Malfor
 use super::store::zero;
 use super::view::{Place, View};
 use super::watermark::{Mark, WATERMARK, Watermark};
+use crate::action::Compaction;
 use crate::types::{EntryId, Index, Term};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -43,11 +44,13 @@ pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result
     replay.scan()?;
     replay.check_mark()?;
     replay.settle_tail()?;
-    let Replay { mut view, position: end, chain, .. } = replay;
+    let Replay { mut view, floor, position: end, chain, .. } = replay;
     view.close_block();
     manifest.opening += 1;
+    // A crash may have come between a checkpoint and its purge.
+    manifest.remove_before(floor);
     manifest.store(directory)?;
-    // Segments that are not listed were prepared or purged when the process died.
+    // Segments that are not listed were prepared or purged when the process died, or purged just now.
     let listed = |name: &str| manifest.segments.iter().any(|segment| segment.name() == name);
     remove_files(directory, |name| is_segment_name(name) && !listed(name))?;
     watermark.write_both(&Mark { durable: end, chain, last: view.last })?;
@@ -157,6 +160,8 @@ struct Replay<'a> {
     /// Whether the state is known from here on: from the first record of a log that was never
     /// purged, or from the first checkpoint of one that was.
     based: bool,
+    /// The floor of the newest checkpoint: nothing before it is needed.
+    floor: u64,
     /// The end of the last good record.
     position: u64,
     /// Its checksum.
@@ -180,6 +185,7 @@ impl<'a> Replay<'a> {
             mark,
             view: View::default(),
             based: segment.base == 0,
+            floor: segment.base,
             position: segment.base,
             chain: segment.chain,
             opening: 0,
@@ -279,7 +285,10 @@ impl<'a> Replay<'a> {
                 }
                 self.view.append(entries.first, u64::from(entries.count), place);
             }
-            Op::Checkpoint(checkpoint) => self.checkpoint(&checkpoint)?,
+            Op::Checkpoint(checkpoint) => {
+                self.check_checkpoint(&checkpoint)?;
+                self.floor = if self.based { self.view.floor(place.lsn) } else { self.floor };
+            }
         }
         Ok(())
     }
@@ -289,27 +298,57 @@ impl<'a> Replay<'a> {
         self.view.restart(EntryId { index: first.previous(), term: Term::ZERO });
     }
 
-    /// Behind a purge the first checkpoints may speak of entries that only a purged segment had;
-    /// then a later one forgets those. The state is known from the first that all of is there.
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
-        if self.based && checkpoint.hard_state != self.view.hard_state {
+    /// Carries out a compaction, and compares what it leaves with what the checkpoint says.
+    fn check_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
+        let Compaction { snapshot, base } = checkpoint.compaction;
+        if snapshot.index < base.index {
+            return Err("a checkpoint forgets entries that its snapshot does not cover");
+        }
+        if snapshot < self.view.snapshot {
+            return Err("a checkpoint has an older snapshot than the one before it");
+        }
+        if !self.based {
+            return self.take_checkpoint(checkpoint);
+        }
+        if checkpoint.hard_state != self.view.hard_state {
             return Err("a checkpoint contradicts the hard state before it");
         }
-        self.view.hard_state = checkpoint.hard_state;
-        if !self.based && self.view.last == self.view.base {
+        if base.index < self.view.base.index {
+            return Err("a checkpoint reaches behind the first entry");
+        }
+        self.view.compact(checkpoint.compaction);
+        self.compare_last(checkpoint)?;
+        self.compare_terms(checkpoint)
+    }
+
+    /// Behind a purge the first checkpoints may speak of entries that only a purged segment had;
+    /// then a later one forgets those. The state is known from the first that all of is there.
+    fn take_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
+        let Compaction { snapshot, base } = checkpoint.compaction;
+        (self.view.hard_state, self.view.snapshot) = (checkpoint.hard_state, snapshot);
+        if checkpoint.last == base {
+            // Nothing is left of what stood before, whether it was forgotten or never led here.
+            self.view.restart(base);
+        } else if self.view.last == self.view.base {
             self.view.restart(checkpoint.last);
         }
-        if checkpoint.last != self.view.last {
-            return Err("a checkpoint contradicts the entries before it");
+        if base.index < self.view.base.index {
+            return self.compare_last(checkpoint);
         }
-        if checkpoint.base.index < self.view.base.index {
-            return if self.based { Err("a checkpoint reaches behind the first entry") } else { Ok(()) };
-        }
-        self.view.compact(checkpoint.base);
-        if self.view.terms() != checkpoint.terms {
+        self.compare_last(checkpoint)?;
+        self.view.forget_through(base);
+        self.based = true;
+        self.compare_terms(checkpoint)
+    }
+
+    fn compare_last(&self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
+        if checkpoint.last == self.view.last { Ok(()) } else { Err("a checkpoint contradicts the entries before it") }
+    }
+
+    fn compare_terms(&self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
+        if checkpoint.terms != self.view.terms() {
             return Err("a checkpoint contradicts the terms before it");
         }
-        self.based = true;
         Ok(())
     }
 

@@ -174,12 +174,10 @@ impl SegmentStore {
 
     fn try_purge(&self, floor: u64) -> Result<(), WalError> {
         let Writing { manifest, spares } = &mut *self.writing();
-        let segments = &manifest.segments;
-        let dead = segments.windows(2).take_while(|pair| pair[1].base <= floor).count();
-        if dead == 0 {
+        let removed = manifest.remove_before(floor);
+        if removed.is_empty() {
             return Ok(());
         }
-        let removed: Vec<Segment> = manifest.segments.drain(..dead).collect();
         manifest.store(&*self.directory)?;
         *self.segments.write().unwrap_or_else(PoisonError::into_inner) = manifest.segments.clone();
         for segment in removed {

@@ -3,6 +3,7 @@
 //! grow with the number of entries, only with the number of terms and of 64 KiB blocks.
 
 use super::record::Checkpoint;
+use crate::action::Compaction;
 use crate::log::{LogView, Read};
 use crate::types::{Entries, EntryId, HardState, Index, Term};
 use std::collections::VecDeque;
@@ -44,6 +45,7 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) hard_state: HardState,
+    pub(super) snapshot: EntryId,
     pub(super) base: EntryId,
     pub(super) last: EntryId,
     /// The terms of `(base, last]`, ascending.
@@ -69,7 +71,8 @@ impl View {
 
     /// Forgets every entry; the next one stands right after `base`.
     pub(super) fn restart(&mut self, base: EntryId) {
-        *self = Self { hard_state: self.hard_state, base, last: base, ..Self::default() };
+        let Self { hard_state, snapshot, .. } = *self;
+        *self = Self { hard_state, snapshot, base, last: base, ..Self::default() };
     }
 
     /// Removes the entries from `first` on, which lies behind the base.
@@ -145,8 +148,23 @@ impl View {
         self.cache.front().map_or(self.last.index.next(), |run| run[0].id.index)
     }
 
+    /// Whether the entry is the base or one behind it.
+    fn holds(&self, id: EntryId) -> bool {
+        self.term(id.index) == Some(id.term)
+    }
+
+    /// Carries out a compaction.
+    pub(super) fn compact(&mut self, Compaction { snapshot, base }: Compaction) {
+        self.snapshot = snapshot;
+        if self.holds(base) {
+            self.forget_through(base);
+        } else {
+            self.restart(base);
+        }
+    }
+
     /// Forgets the entries up to and including `base`, which the log holds.
-    pub(super) fn compact(&mut self, base: EntryId) {
+    pub(super) fn forget_through(&mut self, base: EntryId) {
         self.base = base;
         if self.last.index <= base.index {
             self.last = base;
@@ -181,18 +199,25 @@ impl View {
         }
     }
 
-    /// The position of the oldest record that holds a live entry.
-    pub(super) fn oldest_lsn(&self) -> Option<u64> {
-        self.blocks.front().map(|block| block.lsn)
+    /// The position that records are needed from when a checkpoint stands there: its own, or that of the oldest entry that
+    /// it counts. Entries that are truncated later count too, until the next checkpoint: without them, recovery could not
+    /// tell that this one is complete.
+    pub(super) fn floor(&self, checkpoint: u64) -> u64 {
+        self.blocks.front().map_or(checkpoint, |oldest| oldest.lsn.min(checkpoint))
     }
 
-    /// The state for a checkpoint with the log's first entry behind `base`.
-    pub(super) fn checkpoint(&self, base: EntryId) -> Checkpoint {
+    /// What the log will hold after a compaction in a write that brings this hard state, if any.
+    pub(super) fn checkpoint(&self, hard_state: Option<HardState>, compaction: Compaction) -> Checkpoint {
+        let hard_state = hard_state.unwrap_or(self.hard_state);
+        let base = compaction.base;
+        if !self.holds(base) || base.index == self.last.index {
+            return Checkpoint { hard_state, compaction, last: base, terms: Vec::new() };
+        }
         let first = base.index.next();
         let straddling = self.terms.partition_point(|run| run.first <= first).saturating_sub(1);
-        let live = self.terms.range(straddling..).filter(|_| self.last.index > base.index);
+        let live = self.terms.range(straddling..);
         let terms = live.map(|run| TermRun { first: run.first.max(first), term: run.term }).collect();
-        Checkpoint { hard_state: self.hard_state, base, last: self.last, terms }
+        Checkpoint { hard_state, compaction, last: self.last, terms }
     }
 
     /// The term runs, for comparing with a checkpoint.
@@ -205,6 +230,11 @@ impl View {
         let position = self.blocks.partition_point(|block| block.first <= index) - 1;
         let end = self.blocks.get(position + 1).map_or(self.last.index.next(), |next| next.first);
         Location { block: self.blocks[position], end }
+    }
+
+    /// Whether the log still holds an entry at `index`, and in this block.
+    pub(super) fn is_at(&self, index: Index, block: Block) -> bool {
+        (self.base.index.next()..=self.last.index).contains(&index) && self.locate(index).block == block
     }
 
     /// The cached run that holds `index`, which is cached.
@@ -223,6 +253,10 @@ impl LogView for View {
 
     fn base(&self) -> EntryId {
         self.base
+    }
+
+    fn snapshot(&self) -> EntryId {
+        self.snapshot
     }
 
     fn last(&self) -> EntryId {
