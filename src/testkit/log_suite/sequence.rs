@@ -118,7 +118,8 @@ impl Shape {
             compaction: (bits >> 40 & 7 == 0).then(|| Cut::random(&mut next)),
             truncate: if bits & 0x1c == 0 { (bits >> 8) as u8 % 8 } else { 0 },
             entries: (bits >> 16) as u8 % 6,
-            bytes: (bits >> 24) as u16 % 120,
+            // Some are large, so that a log of small segments fills and purges several.
+            bytes: (bits >> 24) as u16 % if bits >> 44 & 7 == 0 { 1500 } else { 120 },
             new_term: bits & 0xe0 == 0,
         }
     }

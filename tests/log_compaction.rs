@@ -1,0 +1,399 @@
+//! Compactions of the durable log: what they leave on the disk, what a crash in the middle of one leaves, and checkpoints
+//! that contradict what stands before them.
+
+#![cfg(all(feature = "persistence", feature = "testkit"))]
+
+use raft_io::action::{Compaction, Write};
+use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalError, WalLog, WalOptions};
+use raft_io::testkit::disk::{FaultyDisk, Image};
+use raft_io::testkit::log_suite::{Model, Random};
+use raft_io::{ClusterId, Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const WATERMARK: &str = "WATERMARK";
+
+fn open(disk: &FaultyDisk) -> Result<WalLog, WalError> {
+    let options = WalOptions::new(ClusterId(7), NodeId(1)).segment_bytes(4096).cache_bytes(300);
+    WalLog::open_in(Arc::new(disk.clone()), options)
+}
+
+fn write(first: u64, terms: &[u64], bytes: usize) -> Write {
+    let entry = |(position, term): (usize, &u64)| {
+        let id = EntryId::new(Index(first).plus(position), *term);
+        Entry { id, payload: Payload::Command(vec![first as u8; bytes].into()) }
+    };
+    Write { entries: terms.iter().enumerate().map(entry).collect::<Entries>(), ..Write::default() }
+}
+
+fn compaction(snapshot: (u64, u64), base: (u64, u64)) -> Write {
+    let [snapshot, base] = [snapshot, base].map(|(index, term)| EntryId::new(index, term));
+    Write { compaction: Some(Compaction { snapshot, base }), ..Write::default() }
+}
+
+/// A log on a disk, and what it must hold.
+struct Run {
+    disk: FaultyDisk,
+    log: WalLog,
+    model: Model,
+}
+
+impl Run {
+    fn new() -> Self {
+        let disk = FaultyDisk::new();
+        let log = open(&disk).expect("a new log opens");
+        Self { disk, log, model: Model::default() }
+    }
+
+    fn synced(&mut self, write: Write) {
+        self.model.write(&write);
+        self.log.append(&mut vec![write]).expect("an append succeeds");
+        self.log.sync().expect("a sync succeeds");
+    }
+
+    /// What is there after a loss of power.
+    fn recovered(&self) -> Result<WalLog, WalError> {
+        open(&FaultyDisk::from_image(&self.disk.durable_image()))
+    }
+}
+
+fn segments(image: &Image) -> Vec<String> {
+    image.keys().filter(|name| name.ends_with(".wal")).cloned().collect()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The segment with the last record, and where this stands in it, frame included (`docs/FORMAT.md`).
+fn last_record(image: &Image) -> (String, Range<usize>) {
+    let base = |name: &String| u64_at(&image[name], 32);
+    let name = segments(image).into_iter().max_by_key(base).expect("a segment");
+    let segment = &image[&name];
+    let mut last = 0..0;
+    loop {
+        let start = last.end;
+        let end = start + 8 + u32_at(segment, start + 4) as usize;
+        // What comes later is full of zeros, or of an earlier use of the file.
+        if end == start + 8 || u64_at(segment, start + 32) != base(&name) + start as u64 {
+            return (name, last);
+        }
+        last = start..end;
+    }
+}
+
+/// A log whose last record is a compaction, to be changed.
+struct Forgery {
+    image: Image,
+    model: Model,
+}
+
+impl Forgery {
+    fn new(mut run: Run, last: Write) -> Self {
+        let mark = run.disk.live_image()[WATERMARK].clone();
+        run.synced(last);
+        let mut image = run.disk.live_image();
+        // The mark lags, as it may after a loss of power: nothing but the record itself speaks of it.
+        image.insert(WATERMARK.into(), mark);
+        Self { image, model: run.model }
+    }
+
+    /// Changes the operations of the last record, behind the group, and makes its checksum hold.
+    fn with(&self, change: impl FnOnce(&mut Vec<u8>)) -> (Image, String, u64) {
+        let (name, place) = last_record(&self.image);
+        let mut image = self.image.clone();
+        let segment = image.get_mut(&name).expect("the segment");
+        let mut operations = segment[place.start + 57..place.end].to_vec();
+        change(&mut operations);
+        let end = place.start + 57 + operations.len();
+        segment[place.start..].fill(0);
+        segment[place.start..end]
+            .copy_from_slice(&[&self.image[&name][place.start..place.start + 57], &operations].concat());
+        let length = (end - place.start - 8) as u32;
+        segment[place.start + 4..place.start + 8].copy_from_slice(&length.to_le_bytes());
+        let crc = crc32c::crc32c(&segment[place.start + 4..end]);
+        segment[place.start..place.start + 4].copy_from_slice(&crc.to_le_bytes());
+        (image, name, place.start as u64)
+    }
+
+    fn assert_opens(&self, change: impl FnOnce(&mut Vec<u8>), expected: &Model) {
+        let (image, ..) = self.with(change);
+        let log = open(&FaultyDisk::from_image(&image)).expect("nothing contradicts");
+        expected.assert_equals(&log);
+    }
+
+    fn assert_refused(&self, change: impl FnOnce(&mut Vec<u8>), expected: &str) {
+        let (image, name, place) = self.with(change);
+        match open(&FaultyDisk::from_image(&image)) {
+            Err(WalError::Corrupt { file, offset, reason, .. }) => {
+                assert!(file.ends_with(&name) && offset >= place, "{expected}: {file:?} {offset}");
+                assert!(reason.contains(expected), "{reason}, not: {expected}");
+            }
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
+/// Where the fields of a checkpoint are, its code included.
+const TERM: usize = 1;
+const SNAPSHOT: usize = 18;
+const BASE: usize = 34;
+const LAST: usize = 50;
+const RUNS: usize = 70;
+
+/// Puts an entry's index and term there.
+fn put(at: usize, index: u64, term: u64) -> impl FnOnce(&mut Vec<u8>) {
+    move |operations| {
+        operations[at..at + 8].copy_from_slice(&index.to_le_bytes());
+        operations[at + 8..at + 16].copy_from_slice(&term.to_le_bytes());
+    }
+}
+
+/// A log from its beginning on, and its last compaction: (4, 8] stay.
+fn whole() -> Forgery {
+    let mut run = Run::new();
+    run.synced(Write {
+        hard_state: Some(HardState { term: Term(2), vote: None }),
+        ..write(1, &[1, 1, 1, 2, 2, 2], 40)
+    });
+    run.synced(compaction((5, 2), (2, 1)));
+    run.synced(write(7, &[3, 3], 40));
+    Forgery::new(run, compaction((6, 2), (4, 2)))
+}
+
+/// A log whose beginning is purged with its last record: only that has the state.
+fn purged() -> Forgery {
+    let mut run = Run::new();
+    for first in [1, 4, 7] {
+        run.synced(write(first, &[1, 1, 2], 1000));
+    }
+    let before = segments(&run.disk.live_image());
+    let forgery = Forgery::new(run, compaction((8, 1), (7, 1)));
+    // Its file is a spare until the log is opened again.
+    let disk = FaultyDisk::from_image(&forgery.image);
+    drop(open(&disk).expect("a log opens"));
+    assert!(segments(&disk.live_image()).len() < before.len(), "the first segment is gone");
+    forgery
+}
+
+#[test]
+fn a_checkpoint_that_contradicts_what_stands_before_it_is_refused() {
+    let forgery = whole();
+    forgery.assert_opens(|_| {}, &forgery.model);
+    forgery.assert_refused(|operations| operations[TERM] += 1, "contradicts the hard state");
+    forgery.assert_refused(put(SNAPSHOT, 3, 2), "its snapshot does not cover");
+    forgery.assert_refused(put(SNAPSHOT, 4, 2), "an older snapshot");
+    forgery.assert_refused(put(BASE, 1, 1), "reaches behind the first entry");
+    forgery.assert_refused(put(BASE, 3, 1), "contradicts the terms");
+    forgery.assert_refused(put(BASE, 5, 2), "contradicts the terms");
+    // Of another term: then nothing would be left.
+    forgery.assert_refused(put(BASE, 4, 1), "contradicts the entries");
+    forgery.assert_refused(put(LAST, 9, 3), "contradicts the entries");
+    forgery.assert_refused(put(LAST, 8, 2), "contradicts the entries");
+    forgery.assert_refused(put(RUNS, 5, 1), "contradicts the terms");
+    forgery.assert_refused(put(RUNS + 16, 8, 3), "contradicts the terms");
+}
+
+/// Nothing stands before it any more but the entries that stayed.
+#[test]
+fn a_first_checkpoint_that_contradicts_the_entries_is_refused() {
+    let forgery = purged();
+    forgery.assert_opens(|_| {}, &forgery.model);
+    forgery.assert_refused(put(SNAPSHOT, 6, 2), "its snapshot does not cover");
+    forgery.assert_refused(put(LAST, 10, 2), "contradicts the entries");
+    forgery.assert_refused(put(RUNS, 8, 2), "contradicts the terms");
+    // Entries that it says are there, and that no segment has.
+    forgery.assert_refused(put(BASE, 2, 1), "holds no checkpoint");
+}
+
+/// 0.4.0 knew no snapshots: what it forgot must be covered by one.
+#[test]
+fn checkpoints_of_0_4_0_are_read() {
+    let older = |operations: &mut Vec<u8>| {
+        operations[0] = 5;
+        operations.drain(SNAPSHOT..BASE);
+    };
+    let purged = purged();
+    purged.assert_opens(older, &Model { snapshot: purged.model.base, ..purged.model.clone() });
+    let mut run = Run::new();
+    run.synced(write(1, &[1, 1, 2], 40));
+    let whole = Forgery::new(run, compaction((2, 1), (2, 1)));
+    whole.assert_opens(older, &whole.model);
+}
+
+/// After the base that it begins anew at, no older record counts, also not those with entries behind the base, whether
+/// their segments are still there or not.
+#[test]
+fn a_log_that_began_anew_needs_nothing_older() {
+    for rounds in [1, 4] {
+        let mut run = Run::new();
+        for round in 0..rounds {
+            run.synced(write(1 + 3 * round, &[1, 1, 2], 500));
+        }
+        let last = run.log.last();
+        for base in [(last.index.0 - 1, 3), (last.index.0 + 7, 4)] {
+            run.synced(Write { entries: write(base.0 + 1, &[base.1], 30).entries, ..compaction(base, base) });
+            run.model.assert_equals(&run.log);
+            run.model.assert_equals(&run.recovered().expect("a log opens"));
+        }
+        // The term of the base is known though no entry has it: an append behind it can be compared.
+        let recovered = run.recovered().expect("a log opens");
+        assert_eq!(recovered.term(recovered.base().index), Some(Term(4)));
+    }
+}
+
+/// What a checkpoint counts stays until the next one, even if the same write truncates it: a log whose first checkpoint
+/// counts entries that are gone knows no state.
+#[test]
+fn entries_that_a_checkpoint_counts_outlive_their_truncation() {
+    for same_write in [true, false] {
+        let mut run = Run::new();
+        for round in 0..4 {
+            run.synced(write(1 + 3 * round, &[1, 1, 1], 1000));
+        }
+        // All that it counts, from the first entry of a record on.
+        let replace = Write { truncate_from: Some(Index(4)), ..write(4, &[2, 2], 30) };
+        let forget = compaction((3, 1), (3, 1));
+        if same_write {
+            run.synced(Write { compaction: forget.compaction, ..replace });
+        } else {
+            run.model.write(&forget);
+            run.model.write(&replace);
+            run.log.append(&mut vec![forget, replace]).expect("an append succeeds");
+            run.log.sync().expect("a sync succeeds");
+        }
+        run.model.assert_equals(&run.recovered().expect("a log opens"));
+        // What opening purges is opened again.
+        let disk = FaultyDisk::from_image(&run.disk.durable_image());
+        (0..3).for_each(|_| run.model.assert_equals(&open(&disk).expect("a log opens")));
+        run.synced(compaction((5, 2), (5, 2)));
+        run.model.assert_equals(&run.recovered().expect("a log opens"));
+        assert!(segments(&run.disk.durable_image()).len() <= 6, "the segments are gone, or spares");
+    }
+}
+
+/// A crash between a durable checkpoint and the purge leaves segments that the opening removes.
+#[test]
+fn a_purge_that_a_crash_prevented_is_made_up_for() {
+    let mut prevented = 0;
+    for failing in 0..4 {
+        let mut run = Run::new();
+        for round in 0..5 {
+            run.synced(write(1 + 3 * round, &[1, 1, 1], 1000));
+        }
+        let before = segments(&run.disk.live_image()).len();
+        run.model.write(&compaction((15, 1), (14, 1)));
+        run.log.append(&mut vec![compaction((15, 1), (14, 1))]).expect("an append succeeds");
+        run.disk.fail_sync_after(1 + failing);
+        let failed = run.log.sync().is_err();
+        drop(run.log);
+        run.disk.repair();
+        let disk = FaultyDisk::from_image(&run.disk.durable_image());
+        let left = segments(&disk.live_image()).len();
+        prevented += usize::from(failed && left == before);
+        run.model.assert_equals(&open(&disk).expect("a log opens"));
+        let now = segments(&disk.live_image()).len();
+        assert!(now <= 2, "{before} segments, {left} after the crash, and {now} after opening");
+    }
+    assert!(prevented > 0, "no purge was prevented");
+}
+
+/// Snapshots and bases only grow, and a snapshot covers the base: a caller that says otherwise is stopped before anything
+/// is written.
+#[test]
+fn a_compaction_that_takes_something_back_is_refused() {
+    for wrong in [compaction((4, 1), (1, 1)), compaction((3, 1), (3, 1)), compaction((4, 1), (5, 1))] {
+        let mut run = Run::new();
+        run.synced(write(1, &[1, 1, 1, 1, 1], 10));
+        run.synced(compaction((4, 1), (2, 1)));
+        let before = run.disk.live_image();
+        let appended = catch_unwind(AssertUnwindSafe(|| run.log.append(&mut vec![wrong.clone()])));
+        assert!(appended.is_err(), "{wrong:?} was taken");
+        assert_eq!(run.disk.live_image(), before, "something was written");
+    }
+}
+
+/// What is forgotten leaves the disk: a log that is compacted regularly stays as large as what it holds.
+#[test]
+fn a_log_that_is_compacted_regularly_does_not_grow() {
+    let mut run = Run::new();
+    let mut random = Random(3);
+    let mut most = 0;
+    for round in 1..400 {
+        let last = run.log.last();
+        let kept = run.log.base().index.0.max(last.index.0.saturating_sub(10));
+        let compaction = match random.draw() % 8 {
+            0 => compaction((last.index.0 + 3, round), (last.index.0 + 3, round)).compaction,
+            1..6 => {
+                let base = EntryId { index: Index(kept), term: run.log.term(Index(kept)).expect("it is held") };
+                Some(Compaction { snapshot: last.max(run.log.snapshot()), base })
+            }
+            _ => None,
+        };
+        let first = compaction.map_or(last.index, |compaction| compaction.base.index.max(last.index)).next();
+        run.synced(Write { compaction, ..write(first.0, &[round, round, round, round], 200) });
+        most = most.max(segments(&run.disk.live_image()).len());
+        if round % 50 == 0 {
+            drop(run.log);
+            run.log = open(&run.disk).expect("a log opens");
+            run.model.assert_equals(&run.log);
+            let left = segments(&run.disk.live_image()).len();
+            assert!(left <= 7, "{left} segments of 4 KiB for {} entries", run.model.entries.len());
+        }
+    }
+    assert!(most <= 11, "{most} segments, of which four may be spares");
+}
+
+/// Cold reads beside a writer that forgets, replaces and begins anew, and whose files are purged and used again: whoever
+/// reads gets entries that were there, or learns that they are gone.
+#[test]
+fn readers_beside_a_compacting_writer_never_see_damage() {
+    let mut run = Run::new();
+    let done = Arc::new(AtomicBool::new(false));
+    let readers = [1, 2].map(|seed| {
+        let (reader, done) = (run.log.reader(), Arc::clone(&done));
+        std::thread::spawn(move || {
+            let (mut random, mut cold) = (Random(seed), 0);
+            while !done.load(Ordering::Relaxed) {
+                let (base, last) = (reader.base().index, reader.last().index);
+                let index = Index(base.0 + random.draw() % (last.0.saturating_sub(base.0) + 2));
+                cold += u64::from(reader.read(index, index.next(), usize::MAX) == Read::Cold);
+                match WalLog::read_cold(&reader, index, index.next(), usize::MAX).expect("nothing is damaged") {
+                    Read::Entries(found) => assert!(found.iter().all(|entry| entry.id.index == index)),
+                    Read::Compacted => {}
+                    Read::Cold => panic!("a blocking read is never cold"),
+                }
+            }
+            cold
+        })
+    });
+    let mut random = Random(9);
+    for round in 1..1500 {
+        let (base, last) = (run.log.base(), run.log.last());
+        let mut next = write(last.index.0 + 1, &[round, round], 700);
+        match random.draw() % 12 {
+            0..3 => next.compaction = compaction((last.index.0, last.term.0), (last.index.0, last.term.0)).compaction,
+            3 if last.index > base.index => {
+                // Begins anew inside of what it holds.
+                let anew = (base.index.0 + 1, round);
+                next = Write { entries: write(anew.0 + 1, &[round; 3], 700).entries, ..compaction(anew, anew) };
+            }
+            4 if last.index > base.index => {
+                next = write(base.index.0 + 1, &[round; 3], 700);
+                next.truncate_from = Some(base.index.next());
+            }
+            _ => {}
+        }
+        run.log.append(&mut vec![next]).expect("an append succeeds");
+        run.log.sync().expect("a sync succeeds");
+    }
+    done.store(true, Ordering::Relaxed);
+    let cold: u64 = readers.map(|reader| reader.join().expect("a reader ends")).iter().sum();
+    assert!(cold > 100, "only {cold} reads went to the disk");
+}
