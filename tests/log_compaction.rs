@@ -4,15 +4,22 @@
 #![cfg(all(feature = "persistence", feature = "testkit"))]
 
 use raft_io::action::{Compaction, Write};
+use raft_io::log::wal::{Directory, LockGuard, RawFile};
 use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalError, WalLog, WalOptions};
 use raft_io::testkit::disk::{FaultyDisk, Image};
 use raft_io::testkit::log_suite::{Model, Random};
 use raft_io::{ClusterId, Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+/// Waiting longer than this is a broken test.
+const PATIENCE: Duration = Duration::from_secs(20);
 const WATERMARK: &str = "WATERMARK";
 
 fn open(disk: &FaultyDisk) -> Result<WalLog, WalError> {
@@ -51,6 +58,8 @@ impl Run {
         self.model.write(&write);
         self.log.append(&mut vec![write]).expect("an append succeeds");
         self.log.sync().expect("a sync succeeds");
+        let reader = self.log.reader();
+        assert_eq!((reader.snapshot(), reader.base()), (self.model.snapshot, self.model.base));
     }
 
     /// What is there after a loss of power.
@@ -252,7 +261,7 @@ fn a_log_that_began_anew_needs_nothing_older() {
 /// counts entries that are gone knows no state.
 #[test]
 fn entries_that_a_checkpoint_counts_outlive_their_truncation() {
-    for same_write in [true, false] {
+    for (same_write, purge_fails) in [(true, false), (false, false), (true, true), (false, true)] {
         let mut run = Run::new();
         for round in 0..4 {
             run.synced(write(1 + 3 * round, &[1, 1, 1], 1000));
@@ -260,18 +269,22 @@ fn entries_that_a_checkpoint_counts_outlive_their_truncation() {
         // All that it counts, from the first entry of a record on.
         let replace = Write { truncate_from: Some(Index(4)), ..write(4, &[2, 2], 30) };
         let forget = compaction((3, 1), (3, 1));
-        if same_write {
-            run.synced(Write { compaction: forget.compaction, ..replace });
-        } else {
-            run.model.write(&forget);
-            run.model.write(&replace);
-            run.log.append(&mut vec![forget, replace]).expect("an append succeeds");
-            run.log.sync().expect("a sync succeeds");
+        let mut writes =
+            if same_write { vec![Write { compaction: forget.compaction, ..replace }] } else { vec![forget, replace] };
+        writes.iter().for_each(|write| run.model.write(write));
+        run.log.append(&mut writes).expect("an append succeeds");
+        if purge_fails {
+            // The record becomes durable, the new manifest does not.
+            run.disk.fail_sync_after(1);
         }
+        assert_eq!(run.log.sync().is_err(), purge_fails);
         run.model.assert_equals(&run.recovered().expect("a log opens"));
-        // What opening purges is opened again.
+        // What opening purges, or left alone, is opened again.
         let disk = FaultyDisk::from_image(&run.disk.durable_image());
         (0..3).for_each(|_| run.model.assert_equals(&open(&disk).expect("a log opens")));
+        if purge_fails {
+            continue;
+        }
         run.synced(compaction((5, 2), (5, 2)));
         run.model.assert_equals(&run.recovered().expect("a log opens"));
         assert!(segments(&run.disk.durable_image()).len() <= 6, "the segments are gone, or spares");
@@ -348,6 +361,85 @@ fn a_log_that_is_compacted_regularly_does_not_grow() {
         }
     }
     assert!(most <= 11, "{most} segments, of which four may be spares");
+}
+
+/// A directory in which one opening of a file waits, when it is asked to.
+#[derive(Default)]
+struct Gated {
+    disk: FaultyDisk,
+    /// Says that the opening waits, and hears that it may go on.
+    gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+impl Directory for Gated {
+    fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.disk.names()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        self.disk.create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        if let Some((waits, goes_on)) = self.gate.lock().expect("no panic").take() {
+            waits.send(()).expect("the test listens");
+            goes_on.recv_timeout(PATIENCE).expect("the test goes on");
+        }
+        self.disk.open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Directory::sync(&self.disk)
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<LockGuard>> {
+        self.disk.try_lock(name)
+    }
+}
+
+/// The file that a cold read is about to open is purged, and other entries have the same indexes now: it looks again.
+#[test]
+fn a_read_that_a_purge_overtakes_looks_again() {
+    for (truncates, expected) in [(false, EntryId::new(4, 5)), (true, EntryId::new(4, 2))] {
+        let directory = Arc::new(Gated::default());
+        let options = WalOptions::new(ClusterId(7), NodeId(1)).segment_bytes(4096).cache_bytes(300);
+        let mut log = WalLog::open_in(Arc::clone(&directory) as Arc<dyn Directory>, options).expect("a new log opens");
+        // Segments larger than usual do not become spares.
+        for first in [1, 4, 7] {
+            log.append(&mut vec![write(first, &[1; 3], 2000)]).expect("an append succeeds");
+            log.sync().expect("a sync succeeds");
+        }
+        let reader = log.reader();
+        assert_eq!(reader.read(Index(4), Index(5), usize::MAX), Read::Cold);
+        let ((waits, waiting), (go_on, goes_on)) = (channel(), channel());
+        *directory.gate.lock().expect("no panic") = Some((waits, goes_on));
+        let reading = std::thread::spawn(move || WalLog::read_cold(&reader, Index(4), Index(5), usize::MAX));
+        waiting.recv_timeout(PATIENCE).expect("the reader opens a file");
+        let mut overtaking = if truncates {
+            vec![Write { truncate_from: Some(Index(4)), ..write(4, &[2, 2], 10) }, compaction((3, 1), (3, 1))]
+        } else {
+            vec![Write { entries: write(3, &[5, 5, 5], 10).entries, ..compaction((2, 5), (2, 5)) }]
+        };
+        log.append(&mut overtaking).expect("an append succeeds");
+        log.sync().expect("a sync succeeds");
+        go_on.send(()).expect("the reader waits");
+        match reading.join().expect("the reader ends") {
+            Ok(Read::Entries(found)) => assert_eq!(found[0].id, expected),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// Cold reads beside a writer that forgets, replaces and begins anew, and whose files are purged and used again: whoever
