@@ -9,6 +9,7 @@
 //! | your own event loop | [`Protocol`]: `step(event)` pushes [`Action`]s, nothing else happens |
 //! | your own storage | implement [`RaftLog`]; `testkit::log_suite` checks it |
 //! | your own network | implement `RaftTransport` |
+//! | your own place for snapshots | implement `SnapshotStore` in `snapshot`; `testkit::snapshot_suite` checks it |
 //!
 //! ```
 //! use raft_io::RaftConfig;
@@ -47,16 +48,16 @@
 //!
 //! [`types`], [`message`], [`event`] and [`action`] are the vocabulary; [`quorum`] is the algebra of
 //! majorities; [`protocol`] is Raft itself, one file per chapter of the dissertation; [`ticker`]
-//! turns ticks into the protocol's timeouts; [`log`] and `transport` are what it stands on; [`node`]
-//! and `driver` put them together. References such as §3.5 are to Diego Ongaro's dissertation,
+//! turns ticks into the protocol's timeouts; [`log`], `snapshot` and `transport` are what it stands on;
+//! [`node`] and `driver` put them together. References such as §3.5 are to Diego Ongaro's dissertation,
 //! *Consensus: Bridging Theory and Practice* (Stanford, 2014).
 //!
 //! # Features
 //!
 //! | Feature | Default | What it adds |
 //! |---|---|---|
-//! | `std` | yes | clocks, threads, the driver, the memory transport; without it the protocol, `RaftNode` and `MemoryLog` are `no_std + alloc` |
-//! | `persistence` | yes | `WalLog`, the durable log on wal-db |
+//! | `std` | yes | clocks, threads, the driver, the memory transport, snapshots in memory; without it the protocol, `RaftNode` and `MemoryLog` are `no_std + alloc` |
+//! | `persistence` | yes | `WalLog`, the durable log on wal-db; `SnapshotFiles` |
 //! | `framing` | yes | `wire`, pack-io message framing |
 //! | `tcp` | yes | `TcpTransport` |
 //! | `serde` | no | `Serialize` and `Deserialize` on public data types |
@@ -82,6 +83,8 @@ pub mod message;
 pub mod node;
 pub mod protocol;
 pub mod quorum;
+#[cfg(feature = "std")]
+pub mod snapshot;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod ticker;

@@ -21,6 +21,9 @@ const FLOORS: &[(&str, u8)] = &[
     ("log/mod", 3),
     ("log/shared", 4),
     ("log/write_through", 4),
+    // Above the log's directory, which its files lie in too.
+    ("snapshot/files", 6),
+    ("snapshot", 4),
     ("protocol", 5),
     ("log/memory", 5),
     ("log/wal", 5),
@@ -56,8 +59,14 @@ const NEVER: &[(&str, &str)] = &[
     ("node", "log/wal"),
     ("node", "wire"),
     ("node", "transport"),
-    // The driver works on traits: which log and which transport is the user's choice.
+    // Snapshots are the state machine's and the driver's; the protocol knows what they cover.
+    ("protocol", "snapshot"),
+    ("ticker", "snapshot"),
+    ("trace", "snapshot"),
+    ("node", "snapshot"),
+    // The driver works on traits: which log, which store and which transport is the user's choice.
     ("driver", "log/wal"),
+    ("driver", "snapshot/files"),
     ("driver", "wire"),
     ("driver", "transport/tcp"),
 ];
@@ -75,7 +84,8 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
 ];
 
 /// The rooms behind the feature `std`; every other room is `no_std + alloc`.
-const WITH_STD: &[&str] = &["log/shared", "log/wal", "wire", "transport", "trace", "driver", "testkit"];
+const WITH_STD: &[&str] =
+    &["log/shared", "log/wal", "snapshot", "snapshot/files", "wire", "transport", "trace", "driver", "testkit"];
 
 /// Lines of a file, at most.
 const LINES_MAX: usize = 600;

@@ -5,6 +5,7 @@
 use raft_io::driver::RequestError;
 use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
 use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult};
+use raft_io::snapshot::{Chunk, ChunkRequest, SnapshotInfo};
 use raft_io::{
     Action, Compaction, Entries, Entry, EntryId, Envelope, Event, HardState, Index, Membership, Message, NodeId,
     Payload, RaftConfig, RoleKind, Term, Transition, Write, node,
@@ -64,6 +65,23 @@ fn configuration_and_errors_come_back_as_they_were() {
     let error = broken.validate().expect_err("a heartbeat needs a tick");
     let text = serde_json::to_string(&error).expect("it can be written");
     assert!(text.contains("heartbeat_ticks") && text.contains("must be at least 1"), "{text}");
+}
+
+#[test]
+fn snapshots_come_back_as_they_were() {
+    let snapshot = EntryId::new(7, 3);
+    round_trip(&ChunkRequest { snapshot, chunk: 2 });
+    round_trip(&SnapshotInfo { last: snapshot, identity: 9, bytes: 600, chunk_bytes: 512, metadata: "who".into() });
+    round_trip(&Chunk {
+        snapshot,
+        identity: 9,
+        number: 1,
+        total_bytes: 600,
+        chunk_bytes: 512,
+        metadata: "".into(),
+        checksum: 3,
+        data: "x".into(),
+    });
 }
 
 /// Members in another order, or twice, would make two values of one configuration.

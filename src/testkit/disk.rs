@@ -48,6 +48,7 @@ struct State {
     locked: bool,
     faults: Faults,
     syncs: u64,
+    operations: u64,
     watch: Option<Watch>,
     gate: Option<Gate>,
 }
@@ -105,12 +106,16 @@ struct Files {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Faults {
+    /// Operations of any kind until one fails.
+    operation: Option<u64>,
     /// Syncs until one fails.
     sync: Option<u64>,
     /// Bytes until the disk is full.
     space: Option<u64>,
     /// Bytes until a read stops short.
     short_reads: Option<usize>,
+    /// Whether removals fail.
+    removals: bool,
 }
 
 impl Files {
@@ -187,6 +192,12 @@ impl FaultyDisk {
         self.state().syncs
     }
 
+    /// How many operations there were, of every kind.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
     /// What a loss of power may leave now: every subset of the pending operations if there are few,
     /// otherwise prefixes, single omissions and `samples` seeded random subsets.
     #[must_use]
@@ -212,6 +223,12 @@ impl FaultyDisk {
         self.state().faults.sync = Some(count);
     }
 
+    /// Makes the operation after `count` more fail with an I/O error, once, whatever it is: of a write half
+    /// is done before, of a sync nothing ever, of anything else nothing.
+    pub fn fail_operation_after(&self, count: u64) {
+        self.state().faults.operation = Some(count);
+    }
+
     /// Makes writes fail once `bytes` more bytes are written; what fits of the last one is written.
     pub fn fill_after(&self, bytes: u64) {
         self.state().faults.space = Some(bytes);
@@ -226,6 +243,11 @@ impl FaultyDisk {
     /// Makes every read return at most `bytes` bytes.
     pub fn shorten_reads(&self, bytes: usize) {
         self.state().faults.short_reads = Some(bytes);
+    }
+
+    /// Makes every removal fail, as Windows does while someone has the file open.
+    pub fn refuse_removals(&self) {
+        self.state().faults.removals = true;
     }
 
     /// Flips the lowest bit of a byte, on the medium and in the page cache.
@@ -289,11 +311,19 @@ impl State {
         }
     }
 
+    /// Counts an operation; fails if it is its turn.
+    fn operate(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        let failed = self.faults.operation == Some(0);
+        self.faults.operation = self.faults.operation.and_then(|left| left.checked_sub(1));
+        if failed { Err(io::Error::other("injected failure of an operation")) } else { Ok(()) }
+    }
+
     /// Syncs the pending operations that `concerns` picks.
     fn sync(&mut self, concerns: impl Fn(&Pending) -> bool) -> io::Result<()> {
         self.note_watched();
         self.syncs += 1;
-        let failed = self.faults.sync == Some(0);
+        let failed = self.operate().is_err() | (self.faults.sync == Some(0));
         self.faults.sync = self.faults.sync.and_then(|left| left.checked_sub(1));
         for pending in std::mem::take(&mut self.pending) {
             if !concerns(&pending) {
@@ -317,11 +347,14 @@ impl Directory for FaultyDisk {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        Ok(self.state().live.names.keys().cloned().collect())
+        let mut state = self.state();
+        state.operate()?;
+        Ok(state.live.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
         let mut state = self.state();
+        state.operate()?;
         // A new file even if the name exists: emptying one in place and replacing it by another
         // look alike, and the latter loses more.
         state.files_created += 1;
@@ -331,17 +364,26 @@ impl Directory for FaultyDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
-        let file = self.state().live.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
+        let mut state = self.state();
+        state.operate()?;
+        let file = state.live.names.get(name).copied().ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(FaultyFile { disk: self.clone(), file }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.state().change(Pending::Rename { from: from.to_string(), to: to.to_string() });
+        let mut state = self.state();
+        state.operate()?;
+        state.change(Pending::Rename { from: from.to_string(), to: to.to_string() });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.state().change(Pending::Remove { name: name.to_string() });
+        let mut state = self.state();
+        state.operate()?;
+        if state.faults.removals {
+            return Err(io::Error::other("injected refusal of a removal"));
+        }
+        state.change(Pending::Remove { name: name.to_string() });
         Ok(())
     }
 
@@ -375,8 +417,9 @@ struct FaultyFile {
 impl RawFile for FaultyFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        let fitting = state.faults.space.map_or(bytes.len(), |space| bytes.len().min(space as usize));
-        state.faults.space = state.faults.space.map(|space| space - fitting as u64);
+        let space = if state.operate().is_err() { Some(bytes.len() as u64 / 2) } else { state.faults.space };
+        let fitting = space.map_or(bytes.len(), |space| bytes.len().min(space as usize));
+        state.faults.space = state.faults.space.map(|space| space.saturating_sub(fitting as u64));
         let mut at = 0;
         while at < fitting {
             let position = offset + at as u64;
@@ -390,7 +433,8 @@ impl RawFile for FaultyFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
+        state.operate()?;
         let contents = state.live.contents.get(&self.file).ok_or(io::ErrorKind::NotFound)?;
         let rest = contents.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len()).min(state.faults.short_reads.unwrap_or(usize::MAX));
@@ -408,6 +452,8 @@ impl RawFile for FaultyFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.disk.state().live.contents.get(&self.file).map_or(0, |contents| contents.len() as u64))
+        let mut state = self.disk.state();
+        state.operate()?;
+        Ok(state.live.contents.get(&self.file).map_or(0, |contents| contents.len() as u64))
     }
 }

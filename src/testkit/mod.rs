@@ -18,5 +18,6 @@ mod read_laws;
 pub mod recording;
 pub mod render;
 pub mod script;
+pub mod snapshot_suite;
 mod transfer_laws;
 pub mod walk;

@@ -91,7 +91,7 @@ pub trait RawFile: Send + Sync {
 }
 
 /// Fills `buffer` from `offset` as far as the file reaches; returns how far that is.
-pub(super) fn read_full(file: &dyn RawFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_full(file: &dyn RawFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(offset + filled as u64, &mut buffer[filled..]) {

@@ -22,6 +22,7 @@ mod store;
 mod view;
 mod watermark;
 
+pub(crate) use directory::read_full;
 pub use directory::{Directory, LockGuard, OsDirectory, RawFile};
 pub use error::WalError;
 pub use options::WalOptions;
