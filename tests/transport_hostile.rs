@@ -7,7 +7,7 @@ mod transport_support;
 use bytes::Bytes;
 use raft_io::transport::tcp::CloseReason;
 use raft_io::transport::{RaftTransport, TcpConfig, TcpTransport, TransportEvent};
-use raft_io::wire::{self, Frame, FrameError, Hello, Limits, Refusal};
+use raft_io::wire::{self, Frame, FrameError, Hello, Limits, Purpose, Refusal};
 use raft_io::{ClusterId, GroupId, NodeId};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -72,6 +72,7 @@ fn hello() -> Hello {
         version_last: 1,
         frame_bytes_max: 1 << 20,
         client_address: None,
+        purpose: Purpose::Messages,
     }
 }
 

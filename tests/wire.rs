@@ -7,7 +7,8 @@ use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
     PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
-use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Refusal, Welcome};
+use raft_io::snapshot::{Chunk, ChunkRequest};
+use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Purpose, Refusal, Welcome};
 use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Message, NodeId, Payload, Term};
 use std::path::PathBuf;
 
@@ -17,6 +18,9 @@ fn encode(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();
     match frame {
         Frame::Message { group, message } => wire::encode_message(*group, message, &LIMITS, &mut bytes).unwrap(),
+        Frame::ChunkRequest { .. } | Frame::Chunk { .. } | Frame::NoChunk { .. } => {
+            wire::encode_transfer(frame, &mut bytes).unwrap();
+        }
         control => wire::encode_control(control, &mut bytes).unwrap(),
     }
     bytes
@@ -53,6 +57,19 @@ fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntriesRequest {
     AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit: Index(300) }
 }
 
+fn chunk(number: u64, metadata: &'static [u8]) -> Chunk {
+    Chunk {
+        snapshot: EntryId::new(300, 8),
+        identity: 0x1234_5678_9abc_def0,
+        number,
+        total_bytes: 2_000,
+        chunk_bytes: 512,
+        metadata: Bytes::from_static(metadata),
+        checksum: 0xdead_beef,
+        data: Bytes::from_static(b"the state"),
+    }
+}
+
 /// One frame of every kind, and of every shape that a kind has.
 fn golden_frames() -> Vec<(&'static str, Frame)> {
     let message = |message| Frame::Message { group: GroupId(0x0102_0304_0506_0708), message };
@@ -66,6 +83,14 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         version_last: 1,
         frame_bytes_max: 16 << 20,
         client_address: Some("10.0.0.1:6379".into()),
+        purpose: Purpose::Messages,
+    };
+    let to_fetch = Hello {
+        version_first: wire::TRANSFER_PROTOCOL,
+        version_last: wire::TRANSFER_PROTOCOL,
+        frame_bytes_max: wire::CHUNK_FRAME_BYTES_MAX as u32,
+        purpose: Purpose::Snapshots,
+        ..hello.clone()
     };
     let welcome =
         Welcome { from: NodeId(2), incarnation: 7, version: 1, frame_bytes_max: 16 << 20, client_address: None };
@@ -76,6 +101,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let entries = vec![noop(301, 8), entry(302, 9, b"set x = 1"), entry(303, 9, b"")];
     vec![
         ("hello", Frame::Hello(hello)),
+        ("hello_for_snapshots", Frame::Hello(to_fetch)),
         ("welcome", Frame::Welcome(welcome)),
         ("refusal_foreign_cluster", Frame::Refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
         ("refusal_wrong_receiver", Frame::Refusal(Refusal::WrongReceiver { id: NodeId(3) })),
@@ -122,6 +148,13 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
             })),
         ),
         ("timeout_now_request", message(Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(9) }))),
+        (
+            "chunk_request",
+            Frame::ChunkRequest { group: GroupId(5), request: ChunkRequest { snapshot: last, chunk: 3 } },
+        ),
+        ("chunk_first", Frame::Chunk { group: GroupId(5), chunk: chunk(0, b"members") }),
+        ("chunk", Frame::Chunk { group: GroupId(5), chunk: chunk(3, b"") }),
+        ("no_chunk", Frame::NoChunk { group: GroupId(5), request: ChunkRequest { snapshot: last, chunk: 4 } }),
         (
             "request_vote_request_beyond_every_range",
             message(Message::RequestVoteRequest(RequestVoteRequest {
@@ -333,6 +366,7 @@ fn an_advertised_address_is_short_and_printable() {
             version_last: 1,
             frame_bytes_max: 1024,
             client_address: Some(address),
+            purpose: Purpose::Messages,
         })
     };
     let mut bytes = Vec::new();
@@ -537,8 +571,8 @@ proptest! {
 
     #[test]
     fn arbitrary_bodies_never_panic(
-        kind in prop_oneof![0u16..24, any::<u16>()],
-        protocol in 0u8..3,
+        kind in prop_oneof![0u16..24, 60u16..70, any::<u16>()],
+        protocol in prop_oneof![0u8..3, Just(wire::TRANSFER_PROTOCOL)],
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let _ = decode(&seal(protocol, kind, 0, 0, &body));

@@ -5,8 +5,9 @@
 //! newest message, as a network would.
 
 use super::queue::{BoundedQueue, Popped};
-use super::{RaftTransport, Receiver, message_cost};
+use super::{FetchError, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
+use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +15,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// The most messages that wait for one node.
 const INBOX_MESSAGES_MAX: usize = 65_536;
@@ -40,6 +42,8 @@ struct Shared {
 #[derive(Default)]
 struct Links {
     inboxes: BTreeMap<NodeId, Arc<Inbox>>,
+    /// Who answers for a node that has started, and by which inbox it is known.
+    receivers: BTreeMap<NodeId, (Arc<Inbox>, Arc<dyn Receiver>)>,
     /// One-way links that carry nothing.
     cut: BTreeSet<(NodeId, NodeId)>,
     /// One side of a partition; everyone else is on the other.
@@ -51,10 +55,18 @@ type Inbox = BoundedQueue<(GroupId, Envelope)>;
 
 impl Links {
     fn carries(&self, group: GroupId, envelope: &Envelope) -> bool {
-        let apart = self.side.as_ref().is_some_and(|side| side.contains(&envelope.from) != side.contains(&envelope.to));
-        !apart
-            && !self.cut.contains(&(envelope.from, envelope.to))
-            && !self.filter.as_ref().is_some_and(|drops| drops(group, envelope))
+        self.is_open(envelope.from, envelope.to) && !self.filter.as_ref().is_some_and(|drops| drops(group, envelope))
+    }
+
+    fn is_open(&self, from: NodeId, to: NodeId) -> bool {
+        let apart = self.side.as_ref().is_some_and(|side| side.contains(&from) != side.contains(&to));
+        !apart && !self.cut.contains(&(from, to))
+    }
+
+    /// Forgets who answers for a node, unless another has taken over from it.
+    fn silence(&mut self, id: NodeId, inbox: &Arc<Inbox>) -> Option<Arc<dyn Receiver>> {
+        let own = self.receivers.get(&id).is_some_and(|(current, _)| Arc::ptr_eq(current, inbox));
+        if own { self.receivers.remove(&id).map(|(_, receiver)| receiver) } else { None }
     }
 }
 
@@ -72,6 +84,7 @@ impl MemoryNetwork {
         let inbox = Arc::new(BoundedQueue::new(INBOX_MESSAGES_MAX, INBOX_BYTES_MAX));
         let before = self.write_links(|links| links.inboxes.insert(id, Arc::clone(&inbox)));
         if let Some(before) = before {
+            drop(self.write_links(|links| links.silence(id, &before)));
             self.count_dropped(before.close());
         }
         MemoryTransport { node: Arc::new(Node { id, network: self.clone(), inbox, delivery: Mutex::new(None) }) }
@@ -94,7 +107,7 @@ impl MemoryNetwork {
         self.write_links(|links| links.cut.insert(link));
     }
 
-    /// Drops every message for which `filter` returns true, in place of the filter before. It is
+    /// Drops every message (and no snapshot) for which `filter` returns true, in place of the filter before. It is
     /// asked when a message is sent and again when it is delivered, under a lock: it must not call
     /// the network.
     pub fn drop_if(&self, filter: impl Fn(GroupId, &Envelope) -> bool + Send + Sync + 'static) {
@@ -172,6 +185,14 @@ struct Node {
 /// A transport that nobody holds any more delivers nothing any more.
 impl Drop for Node {
     fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Node {
+    fn close(&self) {
+        // Dropped outside the lock: it may hold on to a transport.
+        drop(self.network.write_links(|links| links.silence(self.id, &self.inbox)));
         self.network.count_dropped(self.inbox.close());
     }
 }
@@ -193,6 +214,14 @@ impl RaftTransport for MemoryTransport {
         let (network, inbox) = (self.node.network.clone(), Arc::clone(&self.node.inbox));
         let mut delivery = self.delivery();
         assert!(delivery.is_none(), "start is called once");
+        let answering = (Arc::clone(&self.node.inbox), Arc::clone(&receiver));
+        self.node.network.write_links(|links| {
+            // Shut down or replaced before it began, it answers nothing.
+            let current = links.inboxes.get(&self.node.id).is_some_and(|inbox| Arc::ptr_eq(inbox, &answering.0));
+            if current && !answering.0.is_closed() {
+                links.receivers.insert(self.node.id, answering);
+            }
+        });
         let builder = thread::Builder::new().name(std::format!("raft-memory-{}", self.node.id));
         let handle = builder.spawn(move || deliver(&network, &inbox, &*receiver));
         *delivery = Some(handle.expect("the system can start a thread"));
@@ -206,8 +235,33 @@ impl RaftTransport for MemoryTransport {
         }
     }
 
+    /// Asks the other node's receiver on the caller's thread; never waits for anything else.
+    fn fetch_chunk(
+        &self,
+        group: GroupId,
+        from: NodeId,
+        request: ChunkRequest,
+        timeout: Duration,
+    ) -> Result<Chunk, FetchError> {
+        let _ = timeout;
+        let (own, network) = (self.node.id, &self.node.network);
+        let connected = || {
+            if self.node.inbox.is_closed() {
+                return Err(FetchError::Shutdown);
+            }
+            let links = network.shared.links.read().unwrap_or_else(PoisonError::into_inner);
+            let open = links.is_open(own, from) && links.is_open(from, own);
+            let receiver = links.receivers.get(&from).filter(|_| open).map(|(_, receiver)| Arc::clone(receiver));
+            receiver.ok_or_else(|| FetchError::Unreachable { reason: "there is no way to it".into() })
+        };
+        let answer = connected()?.snapshot_chunk(group, own, request);
+        // An answer in flight when a link breaks is lost with it.
+        connected()?;
+        answer.ok_or(FetchError::NotFound)
+    }
+
     fn shutdown(&self) {
-        self.node.network.count_dropped(self.node.inbox.close());
+        self.node.close();
         let handle = self.delivery().take();
         // A receiver that shuts its own transport down would wait for itself.
         if let Some(handle) = handle.filter(|handle| handle.thread().id() != thread::current().id()) {

@@ -1,22 +1,26 @@
-//! How messages travel between servers.
+//! How messages and snapshots travel between servers.
 //!
 //! Lives here: the contract, a network in memory, and TCP on threads (feature `tcp`). Does not live
-//! here: what messages say.
+//! here: what messages say, and who fetches which snapshot when.
 
+mod fetch;
 mod memory;
 #[cfg_attr(not(feature = "tcp"), allow(dead_code, reason = "the network in memory uses a part of it"))]
 mod queue;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 
+pub use fetch::FetchError;
 pub use memory::{MemoryNetwork, MemoryTransport};
 #[cfg(feature = "tcp")]
 pub use tcp::{TcpConfig, TcpTransport, TransportError, TransportEvent, TransportStats};
 
 use crate::message::{Envelope, Message};
+use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
 use std::string::String;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What `queue` synchronises with; a test puts loom in its place.
 mod sync {
@@ -28,6 +32,14 @@ pub trait Receiver: Send + Sync + 'static {
     /// A message arrived from a server that the transport has identified. Called from the
     /// transport's threads; returns quickly.
     fn receive(&self, group: GroupId, envelope: Envelope);
+
+    /// A server that the transport has identified asks for a chunk of a snapshot; `None` if there is
+    /// none, or none that is intact. Called from a thread that delivers no messages: it may read a
+    /// disk.
+    fn snapshot_chunk(&self, group: GroupId, from: NodeId, request: ChunkRequest) -> Option<Chunk> {
+        let _ = (group, from, request);
+        None
+    }
 }
 
 /// Carries messages between servers. Loss, duplication and reordering are allowed, invention and
@@ -39,6 +51,26 @@ pub trait RaftTransport: Send + Sync + 'static {
     /// Sends a message to `envelope.to`. Never blocks; drops the message when the way is closed or
     /// its queue full.
     fn send(&self, group: GroupId, envelope: Envelope);
+
+    /// Fetches one chunk of a snapshot from a peer: beside the messages, which it does not delay.
+    /// Blocks; `timeout` is how long nothing may come before it gives up, and what keeps coming may take
+    /// several times as long. Fetches from one peer wait for each other.
+    ///
+    /// The chunk is the answer to this request, and undamaged on its way. Whether it goes with the chunks
+    /// before it, only the store that receives it can tell.
+    ///
+    /// # Errors
+    /// There is no chunk; [`FetchError`] says whether to ask again.
+    fn fetch_chunk(
+        &self,
+        group: GroupId,
+        from: NodeId,
+        request: ChunkRequest,
+        timeout: Duration,
+    ) -> Result<Chunk, FetchError> {
+        let _ = (group, from, request, timeout);
+        Err(FetchError::Unsupported)
+    }
 
     /// What `peer` advertises to clients, learnt from its handshake; `None` until connected.
     fn client_address(&self, peer: NodeId) -> Option<String> {

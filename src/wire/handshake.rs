@@ -33,6 +33,42 @@ pub struct Hello {
     pub frame_bytes_max: u32,
     /// Where clients reach it, if it says so; at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes.
     pub client_address: Option<String>,
+    /// What it opened the connection for. The versions above are those of that.
+    pub purpose: Purpose,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// Messages, from the server that opened it.
+    #[default]
+    Messages,
+    /// Chunks of snapshots, to the server that opened it and asks for them.
+    Snapshots,
+    /// Something that a newer version does.
+    Other {
+        /// Its code.
+        code: u8,
+    },
+}
+
+impl Purpose {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Messages => 0,
+            Self::Snapshots => 1,
+            Self::Other { code } => code,
+        }
+    }
+
+    const fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Messages,
+            1 => Self::Snapshots,
+            code => Self::Other { code },
+        }
+    }
 }
 
 /// The answer that lets messages flow.
@@ -111,8 +147,24 @@ impl Refusal {
     }
 }
 
-#[derive(Serialize, DeserializeView)]
+/// What a server says that opens a connection for messages: the first version, so that its bytes are the
+/// same as ever.
+#[derive(Serialize)]
 #[pack_io(version = 1)]
+struct MessagesHelloBody<'a> {
+    magic: [u8; 8],
+    cluster: u64,
+    from: u64,
+    to: u64,
+    incarnation: u64,
+    version_first: u8,
+    version_last: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 2)]
 struct HelloBody<'a> {
     magic: [u8; 8],
     cluster: u64,
@@ -123,6 +175,8 @@ struct HelloBody<'a> {
     version_last: u8,
     frame_bytes_max: u32,
     client_address: Option<&'a str>,
+    #[pack_io(since = 2)]
+    purpose: u8,
 }
 
 #[derive(Serialize, DeserializeView)]
@@ -144,18 +198,40 @@ struct RefusalBody {
 }
 
 pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), EncodeError> {
-    let body = HelloBody {
-        magic: MAGIC,
-        cluster: hello.cluster.0,
-        from: hello.from.0,
-        to: hello.to.0,
-        incarnation: hello.incarnation,
-        version_first: hello.version_first,
-        version_last: hello.version_last,
-        frame_bytes_max: hello.frame_bytes_max,
-        client_address: short(hello.client_address.as_deref())?,
-    };
-    write(encoder, &body)
+    let Hello { cluster, from, to, incarnation, version_first, version_last, frame_bytes_max, .. } = *hello;
+    let (magic, cluster, from, to) = (MAGIC, cluster.0, from.0, to.0);
+    let client_address = short(hello.client_address.as_deref())?;
+    match hello.purpose.code() {
+        0 => write(
+            encoder,
+            &MessagesHelloBody {
+                magic,
+                cluster,
+                from,
+                to,
+                incarnation,
+                version_first,
+                version_last,
+                frame_bytes_max,
+                client_address,
+            },
+        ),
+        purpose => write(
+            encoder,
+            &HelloBody {
+                magic,
+                cluster,
+                from,
+                to,
+                incarnation,
+                version_first,
+                version_last,
+                frame_bytes_max,
+                client_address,
+                purpose,
+            },
+        ),
+    }
 }
 
 pub(super) fn encode_welcome(welcome: &Welcome, encoder: &mut Encoder) -> Result<(), EncodeError> {
@@ -197,6 +273,7 @@ pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
         version_last: hello.version_last,
         frame_bytes_max: hello.frame_bytes_max,
         client_address: address(kind::HELLO, hello.client_address)?,
+        purpose: Purpose::of(hello.purpose),
     })
 }
 

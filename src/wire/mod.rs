@@ -1,4 +1,5 @@
-//! Messages on the wire: frames with a checksum around pack-io bodies (`docs/FORMAT.md`, Frames).
+//! Messages and snapshots on the wire: frames with a checksum around pack-io bodies (`docs/FORMAT.md`,
+//! Frames).
 //!
 //! Lives here: encoding into a buffer that the caller reuses, and decoding that is total on
 //! arbitrary bytes and shares the frame instead of copying commands out of it. Does not live here:
@@ -16,10 +17,13 @@
 
 mod body;
 mod handshake;
+mod transfer;
 
-pub use handshake::{CLIENT_ADDRESS_BYTES_MAX, Hello, Refusal, Welcome};
+pub use handshake::{CLIENT_ADDRESS_BYTES_MAX, Hello, Purpose, Refusal, Welcome};
+pub use transfer::CHUNK_FRAME_BYTES_MAX;
 
 use crate::message::Message;
+use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, Index};
 use bytes::Bytes;
 use pack_io::{Encoder, Serialize};
@@ -30,6 +34,10 @@ use thiserror::Error;
 
 /// The version of the message frames that this library speaks, and the only one so far.
 pub const PROTOCOL: u8 = 1;
+/// The version of the frames that carry snapshots. Counted apart from [`PROTOCOL`], and far from it: a
+/// server that knows nothing of snapshots refuses a connection for them as one of a version that it does
+/// not speak, instead of taking it for one with messages.
+pub const TRANSFER_PROTOCOL: u8 = 65;
 /// The version byte of connection control (handshake, ping): it never changes, so that two servers
 /// of any versions understand each other's refusals.
 pub const CONTROL_PROTOCOL: u8 = 0;
@@ -103,6 +111,16 @@ pub mod kind {
     pub const CONFIRM_LEADER_RESPONSE: u16 = 23;
     /// [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     pub const TIMEOUT_NOW_REQUEST: u16 = 24;
+    /// The first kind of the frames that carry snapshots, on connections of their own.
+    pub const TRANSFER: u16 = 64;
+    /// Asks for a chunk of a snapshot.
+    pub const CHUNK_REQUEST: u16 = 64;
+    /// An answer to [`CHUNK_REQUEST`]: the chunk.
+    pub const CHUNK: u16 = 65;
+    /// An answer to [`CHUNK_REQUEST`]: there is none, or no longer.
+    pub const NO_CHUNK: u16 = 66;
+    /// The last kind of the frames that carry snapshots, in any version.
+    pub const TRANSFER_LAST: u16 = 127;
 }
 
 /// A decoded frame.
@@ -125,6 +143,27 @@ pub enum Frame {
         group: GroupId,
         /// The message.
         message: Message,
+    },
+    /// One server asks another for a chunk of a snapshot.
+    ChunkRequest {
+        /// The group whose snapshot it is.
+        group: GroupId,
+        /// Which chunk.
+        request: ChunkRequest,
+    },
+    /// The chunk asked for.
+    Chunk {
+        /// The group whose snapshot it is.
+        group: GroupId,
+        /// The chunk, not verified: that needs the chunk before.
+        chunk: Chunk,
+    },
+    /// The server asked has no such chunk, or no longer.
+    NoChunk {
+        /// The group whose snapshot it is.
+        group: GroupId,
+        /// Which chunk was asked for.
+        request: ChunkRequest,
     },
     /// A frame of a kind that this version does not know, with a valid checksum: skip it.
     Unknown {
@@ -242,7 +281,7 @@ pub struct Header {
     pub frame_bytes: usize,
     /// CRC-32C of everything after the checksum.
     pub checksum: u32,
-    /// [`PROTOCOL`] or [`CONTROL_PROTOCOL`].
+    /// [`PROTOCOL`], [`TRANSFER_PROTOCOL`] or [`CONTROL_PROTOCOL`].
     pub protocol: u8,
     /// One of [`kind`], or unknown.
     pub kind: u16,
@@ -297,11 +336,23 @@ pub fn encode_message(
     })
 }
 
+/// Appends a frame that carries a snapshot to `buffer`: a request, a chunk, or that there is none.
+///
+/// # Errors
+/// A chunk is larger than any can be; the buffer is as it was. Other frames carry no snapshot:
+/// [`EncodeError::Field`].
+pub fn encode_transfer(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let Some((kind, group)) = transfer::kind_of(frame) else { return Err(EncodeError::Field { field: "kind" }) };
+    encode_frame(TRANSFER_PROTOCOL, kind, group, CHUNK_FRAME_BYTES_MAX, buffer, |encoder| {
+        transfer::encode(frame, encoder)
+    })
+}
+
 /// Appends a frame of connection control to `buffer`.
 ///
 /// # Errors
-/// A field is longer than its limit; the buffer is as it was. Messages and unknown kinds are not
-/// connection control: [`EncodeError::Field`].
+/// A field is longer than its limit; the buffer is as it was. Other frames are not connection control:
+/// [`EncodeError::Field`].
 pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
     let kind = match frame {
         Frame::Hello(_) => kind::HELLO,
@@ -309,7 +360,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
         Frame::Refusal(_) => kind::REFUSAL,
         Frame::Ping => kind::PING,
         Frame::Pong => kind::PONG,
-        Frame::Message { .. } | Frame::Unknown { .. } => return Err(EncodeError::Field { field: "kind" }),
+        _ => return Err(EncodeError::Field { field: "kind" }),
     };
     encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), CONTROL_FRAME_BYTES_MAX, buffer, |encoder| match frame {
         Frame::Hello(hello) => handshake::encode_hello(hello, encoder),
@@ -362,8 +413,8 @@ fn write(encoder: &mut Encoder, value: &impl Serialize) -> Result<(), EncodeErro
     encoder.write(value).map_err(|_| EncodeError::Field { field: "body" })
 }
 
-/// Decodes exactly one frame. The commands of an append are slices of `frame`, which lives as long
-/// as any of them.
+/// Decodes exactly one frame. The commands of an append and the content of a chunk are slices of
+/// `frame`, which lives as long as any of them.
 ///
 /// # Errors
 /// The bytes are not one whole frame within the limits. Never panics.
@@ -371,8 +422,8 @@ pub fn decode(frame: &Bytes, limits: &Limits) -> Result<Frame, FrameError> {
     decode_with(frame, limits, |command| frame.slice_ref(command))
 }
 
-/// Decodes exactly one frame from borrowed bytes. A frame with commands is copied, once, and they
-/// are slices of that copy; otherwise nothing is allocated.
+/// Decodes exactly one frame from borrowed bytes. A frame with commands or content is copied, once, and
+/// they are slices of that copy; otherwise nothing is allocated.
 ///
 /// # Errors
 /// As [`decode`].
@@ -398,7 +449,13 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
         return Err(FrameError::Checksum { expected: header.checksum, actual });
     }
     let control = header.kind < kind::MESSAGES;
-    if header.protocol != if control { CONTROL_PROTOCOL } else { PROTOCOL } {
+    let transfer = (kind::TRANSFER..=kind::TRANSFER_LAST).contains(&header.kind);
+    let protocol = match (control, transfer) {
+        (true, _) => CONTROL_PROTOCOL,
+        (_, true) => TRANSFER_PROTOCOL,
+        _ => PROTOCOL,
+    };
+    if header.protocol != protocol {
         return Err(FrameError::Protocol { protocol: header.protocol, kind: header.kind });
     }
     if header.flags != 0 {
@@ -418,6 +475,7 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
             let message = body::decode(known, body, limits, share)?;
             Ok(Frame::Message { group: header.group, message })
         }
+        kind if transfer => transfer::decode(kind, header.group, body, share),
         kind => Ok(Frame::Unknown { kind }),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod proxy;
+pub(crate) mod snapshots;
 
 use bytes::Bytes;
 use raft_io::message::{AppendEntriesRequest, RequestVoteRequest};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What the proxy does with bytes from the side that connected.
+/// What the proxy does with bytes from the side that connected, or with those that come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Passes them on.
@@ -15,6 +15,10 @@ pub(crate) enum Mode {
     Corrupt,
     /// Passes them on slowly: one piece of at most 64 KiB every 40 ms.
     Throttle,
+    /// As `Corrupt`, with what comes back.
+    CorruptBack,
+    /// As `Throttle`, with what comes back.
+    ThrottleBack,
     /// Reads nothing, so that the sender's window fills.
     Stall,
     /// Reads and forgets them, and forgets what comes back: a line that is dead, with sockets open.
@@ -95,7 +99,9 @@ impl Shared {
             match self.mode_unless(stalled) {
                 Mode::Swallow => continue,
                 Mode::Throttle if forward => thread::sleep(Duration::from_millis(40)),
+                Mode::ThrottleBack if !forward => thread::sleep(Duration::from_millis(40)),
                 Mode::Corrupt if forward => piece[read / 2] ^= 0x10,
+                Mode::CorruptBack if !forward => piece[read / 2] ^= 0x10,
                 _ => {}
             }
             if to.write_all(piece).is_err() {

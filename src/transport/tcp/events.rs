@@ -236,6 +236,16 @@ pub struct TransportStats {
     pub connect_failures: u64,
     /// Connections opened with a completed handshake.
     pub connects: u64,
+    /// Chunks of snapshots that peers fetched from this server.
+    pub sent_chunks: u64,
+    /// Their content in bytes.
+    pub sent_chunk_bytes: u64,
+    /// Chunks of snapshots that this server fetched.
+    pub received_chunks: u64,
+    /// Their content in bytes.
+    pub received_chunk_bytes: u64,
+    /// Connections that peers opened to fetch snapshots.
+    pub snapshot_connections: u64,
 }
 
 /// The state of the connections with one peer.
@@ -287,7 +297,8 @@ counters! {
     sent_messages, sent_bytes, received_messages, received_bytes, dropped_disconnected, dropped_full,
     dropped_oversized, dropped_misaddressed, refused_by_peers, strangers, displaced_handshakes,
     frames_corrupt, frames_oversized, frames_malformed, frames_unknown, silent_connections,
-    replaced_connections, connect_failures, connects,
+    replaced_connections, connect_failures, connects, sent_chunks, sent_chunk_bytes, received_chunks,
+    received_chunk_bytes, snapshot_connections,
 }
 
 /// A number that only grows. Relaxed: nothing is ordered by it.

@@ -1,12 +1,16 @@
-//! The ways in: accept, find out who it is, read messages.
+//! The ways in: accept, find out who it is and what for, read messages.
 
 use super::Shared;
 use super::events::{CloseReason, TransportEvent};
-use super::peer::{Peer, close};
+use super::peer::{Peer, Way, close};
 use super::stream::{Deadlined, FrameReader, close_reason};
+use super::transfer;
 use crate::message::Envelope;
 use crate::transport::Receiver;
-use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Refusal, Welcome};
+use crate::wire::{
+    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Purpose, Refusal, TRANSFER_PROTOCOL,
+    Welcome,
+};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -108,8 +112,8 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
             return shared.monitor.stranger(address, if displaced { CloseReason::Displaced } else { reason });
         }
     };
-    let peer = match examine(shared, &hello) {
-        Ok(peer) => peer,
+    let (peer, way) = match examine(shared, &hello) {
+        Ok(found) => found,
         Err(refusal) => {
             shared.lobby.leave(serial);
             shared.monitor.refused(address, hello.from, refusal);
@@ -117,42 +121,74 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
         }
     };
     // Noted as the peer's connection before it leaves the lobby: shutdown finds it in one of them.
-    if peer.begin_inbound(serial, Arc::clone(stream)) {
+    if peer.begin_inbound(way, serial, Arc::clone(stream)) {
         shared.monitor.counters.replaced_connections.add(1);
     }
     shared.lobby.leave(serial);
-    let _ending = Ending { peer: &peer, serial };
+    let _ending = Ending { peer: &peer, way, serial };
     if shared.is_closed() {
         return;
     }
     if let Some(event) = peer.learn(hello.incarnation, hello.client_address) {
         shared.monitor.report(&event);
     }
+    match way {
+        Way::Messages => serve_messages(shared, (stream, address, serial), &peer, &mut reader, receiver),
+        Way::Snapshots => serve_snapshots(shared, stream, &peer, &mut reader, receiver),
+    }
+}
+
+fn serve_messages(
+    shared: &Shared,
+    (stream, address, serial): (&TcpStream, SocketAddr, u64),
+    peer: &Peer,
+    reader: &mut FrameReader,
+    receiver: &dyn Receiver,
+) {
     shared.monitor.report(&TransportEvent::Accepted { peer: peer.id, address });
     // It is there, so the way back is worth a try now.
     peer.queue.nudge();
-    let mut reason = match welcome(shared, stream) {
-        Ok(()) => read_messages(shared, stream, &peer, &mut reader, receiver),
+    let mut reason = match welcome(shared, stream, (PROTOCOL, shared.config.frame_bytes_max)) {
+        Ok(()) => read_messages(shared, stream, peer, reader, receiver),
         Err(error) => close_reason(error),
     };
     if shared.is_closed() {
         reason = CloseReason::Shutdown;
-    } else if !peer.end_inbound(serial) {
+    } else if !peer.end_inbound(Way::Messages, serial) {
         reason = CloseReason::Displaced;
     }
     shared.monitor.count_close(&reason);
     shared.monitor.report(&TransportEvent::Closed { peer: peer.id, reason });
 }
 
+/// These connections come and go with what is fetched; only damage is worth a word.
+fn serve_snapshots(
+    shared: &Shared,
+    stream: &TcpStream,
+    peer: &Peer,
+    reader: &mut FrameReader,
+    receiver: &dyn Receiver,
+) {
+    shared.monitor.counters.snapshot_connections.add(1);
+    if welcome(shared, stream, (TRANSFER_PROTOCOL, transfer::REQUEST_BYTES_MAX)).is_err() {
+        return;
+    }
+    let reason = transfer::serve(shared, stream, peer, reader, receiver);
+    if matches!(reason, CloseReason::Frame(_)) {
+        shared.monitor.count_close(&reason);
+    }
+}
+
 /// Forgets a connection on every way out, a panic of the receiver included.
 struct Ending<'a> {
     peer: &'a Peer,
+    way: Way,
     serial: u64,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.peer.end_inbound(self.serial);
+        self.peer.end_inbound(self.way, self.serial);
     }
 }
 
@@ -168,8 +204,8 @@ fn read_hello(shared: &Shared, stream: &TcpStream, reader: &mut FrameReader) -> 
     }
 }
 
-/// Who may come in.
-fn examine(shared: &Shared, hello: &Hello) -> Result<Arc<Peer>, Refusal> {
+/// Who may come in, and what for.
+fn examine(shared: &Shared, hello: &Hello) -> Result<(Arc<Peer>, Way), Refusal> {
     let config = &shared.config;
     if shared.is_closed() {
         return Err(Refusal::ShuttingDown);
@@ -184,13 +220,18 @@ fn examine(shared: &Shared, hello: &Hello) -> Result<Arc<Peer>, Refusal> {
         return Err(Refusal::WrongReceiver { id: config.id });
     }
     let peer = shared.peer(hello.from).ok_or(Refusal::UnknownSender)?;
-    if !(hello.version_first..=hello.version_last).contains(&PROTOCOL) {
-        return Err(Refusal::Version { first: PROTOCOL, last: PROTOCOL });
+    let (way, version, frame_bytes_min) = match hello.purpose {
+        Purpose::Messages => (Way::Messages, PROTOCOL, CONTROL_FRAME_BYTES_MAX),
+        Purpose::Snapshots => (Way::Snapshots, TRANSFER_PROTOCOL, CHUNK_FRAME_BYTES_MAX),
+        Purpose::Other { .. } => return Err(Refusal::Unacceptable),
+    };
+    if !(hello.version_first..=hello.version_last).contains(&version) {
+        return Err(Refusal::Version { first: version, last: version });
     }
-    if (hello.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
+    if (hello.frame_bytes_max as usize) < frame_bytes_min {
         return Err(Refusal::Unacceptable);
     }
-    Ok(peer)
+    Ok((peer, way))
 }
 
 fn refuse(stream: &TcpStream, refusal: Refusal) {
@@ -201,13 +242,14 @@ fn refuse(stream: &TcpStream, refusal: Refusal) {
     let _ = sink.write_all(&frame).and_then(|()| stream.shutdown(Shutdown::Write));
 }
 
-fn welcome(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
+/// Says yes, and what this side speaks and accepts on the connection.
+fn welcome(shared: &Shared, stream: &TcpStream, (version, frame_bytes_max): (u8, usize)) -> io::Result<()> {
     let config = &shared.config;
     let welcome = Welcome {
         from: config.id,
         incarnation: config.incarnation,
-        version: PROTOCOL,
-        frame_bytes_max: u32::try_from(config.frame_bytes_max).unwrap_or(u32::MAX),
+        version,
+        frame_bytes_max: u32::try_from(frame_bytes_max).unwrap_or(u32::MAX),
         client_address: config.client_address.clone(),
     };
     let mut frame = Vec::new();

@@ -1,10 +1,11 @@
-//! Messages over TCP, on threads of the standard library: a cluster has a handful of peers.
+//! Messages and snapshots over TCP, on threads of the standard library: a cluster has a handful of peers.
 //!
 //! Each server opens one connection to every peer and sends on it; what it receives comes on the
 //! connections that its peers opened. Two connections per pair, one for each direction, need no
 //! rule for simultaneous opens, each side alone decides when to try again, and a line that is dead
 //! one way is dead one way here too. On either connection only the side that opened it sends
-//! messages; the other answers probes.
+//! messages; the other answers probes. Snapshots travel on a third, opened by whoever fetches one and while
+//! it does.
 //!
 //! Threads: one per peer that connects and writes, one per open connection that reads (pongs there,
 //! messages here), one that accepts. A peer that stalls stalls its own threads only.
@@ -23,13 +24,15 @@ mod outbound;
 mod peer;
 mod stream;
 mod threads;
+mod transfer;
 
 pub use config::{TcpConfig, TransportError};
 pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
-use super::{RaftTransport, Receiver, message_cost};
+use super::{FetchError, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
+use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
 use events::Monitor;
 use inbound::Lobby;
@@ -176,6 +179,18 @@ impl RaftTransport for TcpTransport {
             Err(Refused::Full) => counters.dropped_full.add(1),
             Err(Refused::Closed) => counters.dropped_disconnected.add(1),
         }
+    }
+
+    fn fetch_chunk(
+        &self,
+        group: GroupId,
+        from: NodeId,
+        request: ChunkRequest,
+        timeout: Duration,
+    ) -> Result<Chunk, FetchError> {
+        let shared = &self.handle.shared;
+        let unknown = || FetchError::Unreachable { reason: String::from("no peer has this id") };
+        transfer::fetch(shared, &shared.peer(from).ok_or_else(unknown)?, group, request, timeout)
     }
 
     fn client_address(&self, peer: NodeId) -> Option<String> {

@@ -7,7 +7,10 @@ use super::stream::{Deadlined, FrameReader, close_reason};
 use crate::message::Message;
 use crate::transport::queue::Popped;
 use crate::types::GroupId;
-use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Frame, Hello, Limits, PROTOCOL, Refusal, Welcome};
+use crate::wire::{
+    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, Limits, PROTOCOL, Purpose, Refusal,
+    TRANSFER_PROTOCOL, Welcome,
+};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
@@ -24,7 +27,7 @@ const WRITE_BYTES: usize = 128 << 10;
 const WRITE_BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 /// Why there is no connection.
-enum ConnectError {
+pub(super) enum ConnectError {
     Io(io::Error),
     Refused(Refusal),
     Closed(CloseReason),
@@ -55,6 +58,7 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>) {
             Err(ConnectError::Shutdown) => return,
             Err(error) => series.report(shared, peer, error),
         }
+        peer.lane.close_idle(shared.config.silence_max);
         match peer.queue.rest(backoff.next_pause()) {
             Popped::Closed => return,
             // The peer showed up, or its address changed.
@@ -127,7 +131,8 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     if shared.is_closed() {
         return Err(ConnectError::Shutdown);
     }
-    let introduced = introduce(shared, peer, &stream);
+    let deadline = Instant::now() + shared.config.handshake_timeout;
+    let introduced = introduce(shared, peer, &stream, Purpose::Messages, deadline);
     match introduced {
         Ok((welcome, reader)) => {
             if let Some(event) = peer.learn(welcome.incarnation, welcome.client_address) {
@@ -144,7 +149,7 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
 }
 
 /// Tries each address of a name in turn.
-fn dial(configured: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+pub(super) fn dial(configured: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in configured.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {
@@ -155,19 +160,34 @@ fn dial(configured: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAdd
     Err(failure)
 }
 
+/// What a connection for this purpose speaks and, of the server that opens it, accepts.
+fn terms(shared: &Shared, purpose: Purpose) -> (u8, usize) {
+    match purpose {
+        Purpose::Snapshots => (TRANSFER_PROTOCOL, CHUNK_FRAME_BYTES_MAX),
+        _ => (PROTOCOL, shared.config.frame_bytes_max),
+    }
+}
+
 /// The handshake, from the side that opened the connection.
-fn introduce(shared: &Shared, peer: &Peer, stream: &TcpStream) -> Result<(Welcome, FrameReader), ConnectError> {
+pub(super) fn introduce(
+    shared: &Shared,
+    peer: &Peer,
+    stream: &TcpStream,
+    purpose: Purpose,
+    deadline: Instant,
+) -> Result<(Welcome, FrameReader), ConnectError> {
     let config = &shared.config;
-    let deadline = Instant::now() + config.handshake_timeout;
+    let (version, frame_bytes_max) = terms(shared, purpose);
     let hello = Hello {
         cluster: config.cluster,
         from: config.id,
         to: peer.id,
         incarnation: config.incarnation,
-        version_first: PROTOCOL,
-        version_last: PROTOCOL,
-        frame_bytes_max: u32::try_from(config.frame_bytes_max).unwrap_or(u32::MAX),
+        version_first: version,
+        version_last: version,
+        frame_bytes_max: u32::try_from(frame_bytes_max).unwrap_or(u32::MAX),
         client_address: config.client_address.clone(),
+        purpose,
     };
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Hello(hello), &mut frame).expect("the configuration was validated");
@@ -182,7 +202,7 @@ fn introduce(shared: &Shared, peer: &Peer, stream: &TcpStream) -> Result<(Welcom
             if welcome.from != peer.id {
                 return unexpected("another node answers at the peer's address");
             }
-            if welcome.version != PROTOCOL || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
+            if welcome.version != version || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
                 return unexpected("the peer's welcome is not acceptable");
             }
             Ok((welcome, reader))
@@ -251,6 +271,8 @@ fn write_until(
         match peer.queue.pop_all(batch, Some(timeout)) {
             Popped::Closed => return Ok(()),
             Popped::Nudged if done() => return Ok(()),
+            // Nothing to send: time to look at the other connection to this peer.
+            Popped::Timeout => peer.lane.close_idle(shared.config.silence_max),
             _ => {}
         }
         while let Some((group, message)) = batch.pop_front() {

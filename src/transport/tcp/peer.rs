@@ -1,6 +1,7 @@
 //! What a transport knows of one peer.
 
 use super::events::{PeerStats, TransportEvent};
+use super::transfer::Lane;
 use crate::message::Message;
 use crate::transport::queue::BoundedQueue;
 use crate::types::{GroupId, NodeId};
@@ -12,6 +13,8 @@ pub(super) struct Peer {
     pub(super) id: NodeId,
     /// What is to be sent to it; open only while connected.
     pub(super) queue: BoundedQueue<(GroupId, Message)>,
+    /// The way on which snapshots are fetched from it.
+    pub(super) lane: Lane,
     state: Mutex<State>,
 }
 
@@ -23,18 +26,25 @@ struct State {
     /// The connection that this server opened, from before its handshake on.
     outbound: Option<Arc<TcpStream>>,
     connected: bool,
-    /// The connection that the peer opened, with its serial number.
-    inbound: Option<(u64, Arc<TcpStream>)>,
+    /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
+    inbound: [Option<(u64, Arc<TcpStream>)>; 2],
     incarnation: Option<u64>,
     incarnation_changes: u64,
     client_address: Option<String>,
+}
+
+/// What a connection that the peer opened is for; there is at most one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Messages,
+    Snapshots,
 }
 
 impl Peer {
     pub(super) fn new(id: NodeId, address: String, messages_max: usize, bytes_max: usize) -> Self {
         let queue = BoundedQueue::new(messages_max, bytes_max);
         queue.set_open(false);
-        Self { id, queue, state: Mutex::new(State { address, ..State::default() }) }
+        Self { id, queue, lane: Lane::default(), state: Mutex::new(State { address, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -58,8 +68,9 @@ impl Peer {
             state.address = address;
             state.address_version += 1;
             close(state.outbound.as_deref());
+            drop(state);
+            self.lane.reset();
         }
-        drop(state);
         self.queue.nudge();
     }
 
@@ -88,18 +99,18 @@ impl Peer {
     }
 
     /// Makes `stream` the peer's way in, and closes the one before; whether there was one.
-    pub(super) fn begin_inbound(&self, serial: u64, stream: Arc<TcpStream>) -> bool {
-        let before = self.state().inbound.replace((serial, stream));
+    pub(super) fn begin_inbound(&self, way: Way, serial: u64, stream: Arc<TcpStream>) -> bool {
+        let before = self.state().inbound[way as usize].replace((serial, stream));
         close(before.as_ref().map(|(_, stream)| &**stream));
         before.is_some()
     }
 
     /// Forgets an inbound connection; false if another took its place already.
-    pub(super) fn end_inbound(&self, serial: u64) -> bool {
-        let mut state = self.state();
-        let current = state.inbound.as_ref().is_some_and(|(current, _)| *current == serial);
+    pub(super) fn end_inbound(&self, way: Way, serial: u64) -> bool {
+        let inbound = &mut self.state().inbound[way as usize];
+        let current = inbound.as_ref().is_some_and(|(current, _)| *current == serial);
         if current {
-            close(state.inbound.take().as_ref().map(|(_, stream)| &**stream));
+            close(inbound.take().as_ref().map(|(_, stream)| &**stream));
         }
         current
     }
@@ -108,8 +119,11 @@ impl Peer {
     pub(super) fn shutdown(&self) -> usize {
         let state = self.state();
         close(state.outbound.as_deref());
-        close(state.inbound.as_ref().map(|(_, stream)| &**stream));
+        for (_, stream) in state.inbound.iter().flatten() {
+            close(Some(stream));
+        }
         drop(state);
+        self.lane.close();
         self.queue.close()
     }
 
@@ -136,7 +150,7 @@ impl Peer {
         PeerStats {
             address: state.address.clone(),
             connected: state.connected,
-            accepted: state.inbound.is_some(),
+            accepted: state.inbound[Way::Messages as usize].is_some(),
             incarnation: state.incarnation,
             incarnation_changes: state.incarnation_changes,
             client_address: state.client_address.clone(),
