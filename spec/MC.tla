@@ -19,6 +19,7 @@ After(m) ==
       [] m.type = "ConfirmLeaderRequest" -> AfterConfirmLeaderRequest(m)
       [] m.type = "ConfirmLeaderResponse" -> AfterConfirmLeaderResponse(m)
       [] m.type = "TimeoutNowRequest" -> AfterTimeoutNowRequest(m)
+      [] m.type = "InstallSnapshotRequest" -> AfterInstallSnapshotRequest(m)
 ChangesSomething(n) ==
     IsWithinBounds(n) /\ (~(n.out \subseteq messages) \/ [n EXCEPT !.out = {}] # Local(n.id))
 CanStep ==
@@ -28,6 +29,7 @@ CanStep ==
     \/ Leaders # {} /\ Len(readHistory) < MaxReads
     \/ \E i \in Leaders : \/ transfer[i] # Nil
                           \/ transfers < MaxTransfers /\ \E j \in Peers(i) : IsReady(Local(i), j)
+    \/ \E i \in Server : fetch[i] # NoFetch \/ (appliedIndex[i] > snapshot[i].index /\ snapshotsTaken < MaxSnapshots)
     \/ \E m \in messages : ChangesSomething(After(m))
 FairSpec == Spec /\ ([]<>(~CanStep) \/ []<><<Next>>_vars)
 
@@ -45,6 +47,8 @@ NoTruncation ==
     [][crashes' = crashes =>
         \A i \in Server : Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
 NoLostWrite == [][crashes' = crashes \/ UNCHANGED <<currentTerm, votedFor, log>>]_vars
+\* A server's log begins anew after a snapshot that it fetched.
+NoInstalledSnapshot == \A i \in Server : snapshot[i].index <= appliedIndex[i]
 NoRead == \A c \in DOMAIN readHistory : readHistory[c].index = Nil
 \* A read waits at a leader while a later term has a leader too: only such reads can be stale.
 NoReadAtADeposedLeader ==

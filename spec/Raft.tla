@@ -32,6 +32,8 @@ CONSTANTS
     MaxCrashes,         \* the most crashes in a history
     MaxReads,           \* the most reads in a history, and the most rounds of confirmation in a term
     MaxTransfers,       \* the most transfers of leadership in a history
+    MaxSnapshots,       \* the most snapshots taken in a history
+    Trails,             \* how many of the entries that a snapshot covers the log may keep
     \* The network.  "lossy" holds at most MaxMessages; what is handled leaves it, anything may be lost, and what finds
     \* no room is lost.  "monotone" forgets nothing: a message can be handled at any later time, any number of times,
     \* or never, which is loss, reordering and duplication in one.
@@ -46,6 +48,8 @@ VARIABLES
     leader,             \* the leader of the term, as far as known
     leaderIsRecent,     \* the leader was heard within the minimum election timeout (4.2.3)
     votesGranted, votesRefused,     \* empty unless campaigning or asking to
+    snapshot,           \* the last entry that the newest snapshot covers
+    fetch,              \* the snapshot that is being fetched: who offered it, and the last entry that it covers
     commitIndex,        \* the highest index known committed
     appliedIndex,       \* the last index handed out for applying
     durableIndex,       \* up to here the log is on the disk, and no write in flight replaces it
@@ -54,17 +58,18 @@ VARIABLES
     reads,              \* the reads that wait for a leader's confirmation
     transfer,           \* whom a leader hands over to; Nil without a transfer and in other roles
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
-    disk,               \* term, vote and log: what survives a crash
+    disk,               \* term, vote, log and the newest snapshot's name: what survives a crash
     \* What nobody in the cluster can see: history, for the laws.
     leaders,            \* <<term, server>> of everyone who ever led
     committed,          \* everything ever committed, with the term of the server that committed it first
     readHistory,        \* of every read what was committed when it began, and where it was answered
     transfers,          \* how many there were
+    snapshotsTaken,     \* how many there were
     crashes             \* how many there were
 
-serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, commitIndex,
-                appliedIndex, durableIndex, progress, readRound, reads, transfer, pending, disk>>
-vars == <<messages, serverVars, leaders, committed, readHistory, transfers, crashes>>
+serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, snapshot, fetch,
+                commitIndex, appliedIndex, durableIndex, progress, readRound, reads, transfer, pending, disk>>
+vars == <<messages, serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, crashes>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
@@ -72,9 +77,9 @@ vars == <<messages, serverVars, leaders, committed, readHistory, transfers, cras
 Local(i) ==
     [id |-> i, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i], role |-> role[i], leader |-> leader[i],
      recent |-> leaderIsRecent[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
-     commit |-> commitIndex[i], applied |-> appliedIndex[i], durable |-> durableIndex[i], progress |-> progress[i],
-     readRound |-> readRound[i], reads |-> reads[i], transfer |-> transfer[i], pending |-> pending[i],
-     disk |-> disk[i],
+     snapshot |-> snapshot[i], fetch |-> fetch[i], commit |-> commitIndex[i], applied |-> appliedIndex[i],
+     durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i], reads |-> reads[i],
+     transfer |-> transfer[i], pending |-> pending[i], disk |-> disk[i],
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 \* What the network may hold after `sent` went into it, when it held `held`.
@@ -117,6 +122,8 @@ Install(server, held) == \E n \in {server} :
     /\ leaderIsRecent' = [leaderIsRecent EXCEPT ![n.id] = n.recent]
     /\ votesGranted' = [votesGranted EXCEPT ![n.id] = n.granted]
     /\ votesRefused' = [votesRefused EXCEPT ![n.id] = n.refused]
+    /\ snapshot' = [snapshot EXCEPT ![n.id] = n.snapshot]
+    /\ fetch' = [fetch EXCEPT ![n.id] = n.fetch]
     /\ commitIndex' = [commitIndex EXCEPT ![n.id] = n.commit]
     /\ appliedIndex' = [appliedIndex EXCEPT ![n.id] = n.applied]
     /\ durableIndex' = [durableIndex EXCEPT ![n.id] = n.durable]
@@ -133,7 +140,7 @@ Install(server, held) == \E n \in {server} :
 \* A server's own step: whatever it hears of the network it hears by messages.
 Stepped(n) ==
     /\ Install(n, messages)
-    /\ UNCHANGED <<transfers, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
 
 \* What has arrived at a server, as far as the network delivers it.
 Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
@@ -145,7 +152,7 @@ Received(m) == LET n == Local(m.to) IN IF m.term > n.term THEN UpdateTerm(n, m.t
 Handle(m, n) ==
     /\ \E stays \in (IF Network = "monotone" THEN {TRUE} ELSE IF Duplication THEN BOOLEAN ELSE {FALSE}) :
           Install(n, IF stays THEN messages ELSE messages \ {m})
-    /\ UNCHANGED <<transfers, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
 
 -----------------------------------------------------------------------------
 (* Timeouts (3.4, 4.2.3, 6.2) and clients                                  *)
@@ -162,14 +169,19 @@ MinimumElectionTimeout(i) ==
     /\ Stepped([Local(i) EXCEPT !.recent = FALSE])
 
 \* A leader assures every follower that it leads, and finds out what got lost: an empty append after the last entry
-\* sent.  Like all its appends it promises nothing about its own disk, and waits for no write.  Reads that wait are asked
-\* for again, and the target of a transfer is told again.
+\* sent.  Like all its appends it promises nothing about its own disk, and waits for no write.  Who needs what is forgotten
+\* is offered a snapshot, again and again.  Reads that wait are asked for again, and the target of a transfer is told again.
+SendHeartbeats(n) ==
+    LET prevIndex(j) == Max(n.progress[j].nextIndex - 1, Base(n.log))
+        needy == {j \in Peers(n.id) : n.progress[j].nextIndex - 1 < Base(n.log)}
+    IN [n EXCEPT !.out = {AppendEntriesRequest(n, j, prevIndex(j), <<>>) : j \in Peers(n.id)} \cup
+                         {InstallSnapshotRequest(n, j) : j \in needy},
+                 !.progress = [j \in Peers(n.id) |-> IF j \in needy THEN AwaitsSnapshot(@[j]) ELSE @[j]]]
+
 HeartbeatTimeout(i) ==
     /\ Heartbeats
     /\ role[i] = "Leader"
-    /\ LET n == Local(i)
-           heartbeats == {AppendEntriesRequest(n, j, n.progress[j].nextIndex - 1, <<>>) : j \in Peers(i)}
-       IN Stepped(SendTimeoutNow(RepeatReadRound([n EXCEPT !.out = heartbeats])))
+    /\ Stepped(SendTimeoutNow(RepeatReadRound(SendHeartbeats(Local(i)))))
 
 \* A leader that no quorum answered since the last check steps down, so that its clients turn elsewhere.
 CheckAnswers(n) ==
@@ -247,9 +259,7 @@ Follow(n, from) ==
 
 \* How many of the entries are here already: all before the first that is new or differs.
 Known(n, m) ==
-    LET isHere(k) ==
-            /\ m.prev.index + k <= Len(n.log)
-            /\ n.log[m.prev.index + k].term = m.entries[k].term
+    LET isHere(k) == Admits(n.log, EntryId(m.prev.index + k, m.entries[k].term))
     IN CHOOSE known \in 0..Len(m.entries) :
            /\ known < Len(m.entries) => ~isHere(known + 1)
            /\ \A k \in 1..known : isHere(k)
@@ -257,7 +267,7 @@ Known(n, m) ==
 \* Decides what to do with an append of the present term.  An honest leader neither leads a term that another leads nor
 \* asks to replace what is committed: the code reports such a peer and drops its message.
 DecideAppend(n, m) ==
-    LET hasPrev == m.prev.index <= Len(n.log) /\ TermAt(n.log, m.prev.index) = m.prev.term
+    LET hasPrev == Admits(n.log, m.prev)
         known == Known(n, m)
     IN CASE n.leader \notin {Nil, m.from} -> "Misbehaved"
          [] n.leader \in {Nil, m.from} /\ ~hasPrev ->
@@ -275,7 +285,7 @@ AcceptEntries(n, m) ==
         truncateFrom == IF first <= Len(n.log) THEN first ELSE 0
         written == IF known = Len(m.entries) THEN PersistHardState(n)
                    ELSE Persist(n, truncateFrom, SubSeq(m.entries, known + 1, Len(m.entries)))
-        advanced == AdvanceApply([written EXCEPT !.commit = Max(@, Min(m.commit, matchIndex))])
+        advanced == AdvanceCommitTo(written, Min(m.commit, matchIndex))
     IN Send(advanced, AppendEntriesResponse(advanced, m.from, ResultAccepted(matchIndex)))
 
 RejectEntries(n, m) ==
@@ -324,6 +334,63 @@ AfterAppendEntriesResponse(m) ==
 
 HandleAppendEntriesResponse(i) ==
     \E m \in Inbox(i, "AppendEntriesResponse") : Handle(m, AfterAppendEntriesResponse(m))
+
+-----------------------------------------------------------------------------
+(* Snapshots (5)                                                           *)
+
+\* A snapshot of what this server has applied is durable.
+SnapshotTaken(i) ==
+    /\ snapshotsTaken < MaxSnapshots
+    /\ snapshotsTaken' = snapshotsTaken + 1
+    /\ \E index \in (snapshot[i].index + 1)..appliedIndex[i], trail \in Trails :
+          Install(TakeSnapshot(Local(i), index, index - trail), messages)
+    /\ UNCHANGED <<transfers, crashes>>
+
+\* Decides what to do with an offer of the present term.  An honest leader offers nothing that contradicts what is committed.
+DecideSnapshot(n, m) ==
+    LET isLater == m.last.index > n.commit
+        contradicts == IF isLater THEN TermAt(n.log, n.commit) > m.last.term ELSE ~Admits(n.log, m.last)
+    IN IF n.leader \notin {Nil, m.from} \/ contradicts THEN "Misbehaved"
+       ELSE IF isLater /\ ~Holds(n.log, m.last) THEN "Fetch" ELSE "Known"
+
+\* A fetch goes on though its leader has a newer snapshot by now: else one that takes longer than the time between two
+\* snapshots would never end.
+BeginFetch(n, m) ==
+    IF n.fetch # NoFetch /\ n.fetch[1].from = m.from THEN n
+    ELSE [n EXCEPT !.fetch = <<[from |-> m.from, last |-> m.last]>>]
+
+\* The leader's log begins after what this server needs.  What its log reaches by itself it need not fetch.
+AfterInstallSnapshotRequest(m) ==
+    LET n == Received(m)
+        decision == IF m.term < n.term THEN "StaleTerm" ELSE DecideSnapshot(n, m)
+        follower == PersistHardState(Follow(n, m.from))
+        known == AdvanceCommitTo(follower, m.last.index)
+    IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm))
+         [] decision = "Misbehaved" -> PersistHardState(n)
+         [] decision = "Known" -> Send(known, AppendEntriesResponse(known, m.from, ResultAccepted(m.last.index)))
+         [] decision = "Fetch" -> BeginFetch(follower, m)
+
+HandleInstallSnapshotRequest(i) ==
+    \E m \in Inbox(i, "InstallSnapshotRequest") : Handle(m, AfterInstallSnapshotRequest(m))
+
+\* The snapshot is here and durable.  If its last entry came by itself meanwhile, what follows it stays.
+AfterFetch(n) ==
+    LET last == n.fetch[1].last
+        idle == [n EXCEPT !.fetch = NoFetch]
+        anew == BeginAnew(idle, last)
+    IN CASE Holds(n.log, last) -> AdvanceCommitTo(idle, last.index)
+         [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) > last.term -> idle
+         [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) <= last.term /\ n.leader = Nil -> anew
+         [] OTHER -> Send(anew, AppendEntriesResponse(anew, n.leader, ResultAccepted(last.index)))
+
+SnapshotFetched(i) ==
+    /\ fetch[i] # NoFetch
+    /\ Stepped(AfterFetch(Local(i)))
+
+\* The snapshot is not to be had: the next offer is as good as the first.
+SnapshotFetchFailed(i) ==
+    /\ fetch[i] # NoFetch
+    /\ Stepped([Local(i) EXCEPT !.fetch = NoFetch])
 
 -----------------------------------------------------------------------------
 (* Reads (6.4)                                                             *)
@@ -395,7 +462,7 @@ Persisted(i) ==
 Crash(i) ==
     /\ crashes < MaxCrashes
     /\ crashes' = crashes + 1
-    /\ UNCHANGED transfers
+    /\ UNCHANGED <<transfers, snapshotsTaken>>
     /\ \E survive \in 0..Len(pending[i]) :
           Install(Started(i, DiskAfter(disk[i], pending[i], survive)), messages)
 
@@ -403,11 +470,11 @@ Crash(i) ==
 DropMessage(i) ==
     /\ Network = "lossy"
     /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, transfers, crashes>>
+    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, crashes>>
 
 -----------------------------------------------------------------------------
 
-EmptyDisk == [term |-> 0, vote |-> Nil, log |-> <<>>]
+EmptyDisk == [term |-> 0, vote |-> Nil, log |-> <<>>, snapshot |-> NoEntry]
 
 Init ==
     /\ messages = {}
@@ -419,6 +486,8 @@ Init ==
     /\ leaderIsRecent = [i \in Server |-> FALSE]
     /\ votesGranted = [i \in Server |-> {}]
     /\ votesRefused = [i \in Server |-> {}]
+    /\ snapshot = [i \in Server |-> NoEntry]
+    /\ fetch = [i \in Server |-> NoFetch]
     /\ commitIndex = [i \in Server |-> 0]
     /\ appliedIndex = [i \in Server |-> 0]
     /\ durableIndex = [i \in Server |-> 0]
@@ -432,6 +501,7 @@ Init ==
     /\ committed = <<>>
     /\ readHistory = <<>>
     /\ transfers = 0
+    /\ snapshotsTaken = 0
     /\ crashes = 0
 
 \* TLC names a transition after the definition that a disjunct of `Next` is, which takes a constant to range over: so
@@ -445,6 +515,9 @@ Next ==
     \/ \E i \in Server : ReadRequest(i)
     \/ \E i \in Server : TransferLeadership(i)
     \/ \E i \in Server : TransferTimeout(i)
+    \/ \E i \in Server : SnapshotTaken(i)
+    \/ \E i \in Server : SnapshotFetched(i)
+    \/ \E i \in Server : SnapshotFetchFailed(i)
     \/ \E i \in Server : Persisted(i)
     \/ \E i \in Server : Crash(i)
     \/ \E i \in Server : HandlePreVoteRequest(i)
@@ -456,6 +529,7 @@ Next ==
     \/ \E i \in Server : HandleConfirmLeaderRequest(i)
     \/ \E i \in Server : HandleConfirmLeaderResponse(i)
     \/ \E i \in Server : HandleTimeoutNowRequest(i)
+    \/ \E i \in Server : HandleInstallSnapshotRequest(i)
     \/ \E i \in Server : DropMessage(i)
 
 Spec == Init /\ [][Next]_vars

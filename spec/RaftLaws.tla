@@ -20,9 +20,13 @@ IsEntry(entry) ==
     /\ entry.term \in 1..MaxTerm
     /\ entry.payload \in {"Noop", "Command"}
 
+AreEntries(entries) == Len(entries) <= MaxLogLength /\ \A k \in DOMAIN entries : IsEntry(entries[k])
+
+\* What is forgotten comes first.
 IsLog(entries) ==
     /\ Len(entries) <= MaxLogLength
-    /\ \A k \in DOMAIN entries : IsEntry(entries[k])
+    /\ \A k \in 1..Base(entries) : entries[k] \in {Forgotten(term) : term \in Terms}
+    /\ \A k \in (Base(entries) + 1)..Len(entries) : IsEntry(entries[k])
 
 IsEntryId(id) ==
     /\ DOMAIN id = {"index", "term"}
@@ -44,12 +48,13 @@ IsMessage(m) ==
          [] m.type = "RequestVoteResponse" -> m.granted \in BOOLEAN
          [] m.type = "AppendEntriesRequest" ->
                 /\ IsEntryId(m.prev)
-                /\ IsLog(m.entries) /\ Len(m.entries) <= MaxAppendEntries
+                /\ AreEntries(m.entries) /\ Len(m.entries) <= MaxAppendEntries
                 /\ m.commit \in Indexes
          [] m.type = "AppendEntriesResponse" -> IsResult(m.result)
          [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
          [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
          [] m.type = "TimeoutNowRequest" -> DOMAIN m = {"type", "from", "to", "term"}
+         [] m.type = "InstallSnapshotRequest" -> IsEntryId(m.last) /\ m.last.term \in 1..m.term
 
 IsProgress(p) ==
     /\ p.matchIndex \in Indexes
@@ -69,8 +74,10 @@ IsHardState(state) == state.term \in Terms /\ state.vote \in Optional
 
 IsWrite(write) ==
     /\ write.hardState = <<>> \/ (Len(write.hardState) = 1 /\ IsHardState(write.hardState[1]))
+    /\ write.compaction = <<>> \/ (Len(write.compaction) = 1 /\ IsEntryId(write.compaction[1].snapshot)
+                                                            /\ IsEntryId(write.compaction[1].base))
     /\ write.truncateFrom \in Indexes
-    /\ IsLog(write.entries)
+    /\ AreEntries(write.entries)
     /\ write.durable \in Indexes
     /\ \A m \in write.messages : IsMessage(m)
 
@@ -87,6 +94,8 @@ TypeOK ==
         /\ votesRefused[i] \subseteq Server
         /\ role[i] \notin {"PreCandidate", "Candidate"} => votesGranted[i] = {} /\ votesRefused[i] = {}
         /\ IsLog(log[i])
+        /\ IsEntryId(snapshot[i])
+        /\ fetch[i] = NoFetch \/ (Len(fetch[i]) = 1 /\ fetch[i][1].from \in Peers(i) /\ IsEntryId(fetch[i][1].last))
         /\ commitIndex[i] \in Indexes
         /\ appliedIndex[i] \in Indexes
         /\ durableIndex[i] \in Indexes
@@ -101,12 +110,14 @@ TypeOK ==
         /\ \A k \in DOMAIN pending[i] : IsWrite(pending[i][k])
         /\ IsHardState(disk[i])
         /\ IsLog(disk[i].log)
+        /\ IsEntryId(disk[i].snapshot)
     /\ leaders \subseteq (1..MaxTerm) \X Server
     /\ Len(committed) <= MaxLogLength
     /\ \A k \in DOMAIN committed : committed[k].commitTerm \in 1..MaxTerm
     /\ Len(readHistory) <= MaxReads
     /\ \A c \in DOMAIN readHistory : readHistory[c].floor \in Indexes /\ readHistory[c].index \in Indexes \cup {Nil}
     /\ transfers \in 0..MaxTransfers
+    /\ snapshotsTaken \in 0..MaxSnapshots
     /\ crashes \in 0..MaxCrashes
 
 -----------------------------------------------------------------------------
@@ -115,30 +126,42 @@ TypeOK ==
 \* Over all time, not only of those that lead at once.
 ElectionSafety == \A one, other \in leaders : one[1] = other[1] => one[2] = other[2]
 
+\* Up to `count` two logs hold the same entries, as far as neither has forgotten them.
+IsSame(entry, other) ==
+    entry.term = other.term /\ (entry.payload = other.payload \/ "Forgotten" \in {entry.payload, other.payload})
+Agree(one, other, count) ==
+    \A k \in Max(1, Max(Base(one), Base(other)))..count : IsSame(one[k], other[k])
+
+\* It never truncates; a part that a snapshot covers it may forget.
 LeaderAppendOnly ==
     [][\A i \in Server :
         role[i] = "Leader" /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ log'[i] # log[i] =>
-            Len(log'[i]) > Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
+            /\ \/ Len(log'[i]) > Len(log[i])
+               \/ Len(log'[i]) = Len(log[i]) /\ Base(log'[i]) > Base(log[i])
+            /\ Agree(log'[i], log[i], Len(log[i]))]_vars
 
 LogsMatch(one, other) ==
-    one = other \/ \A k \in 1..Min(Len(one), Len(other)) :
-                       one[k].term = other[k].term => Prefix(one, k) = Prefix(other, k)
+    one = other \/ \A k \in Max(1, Max(Base(one), Base(other)))..Min(Len(one), Len(other)) :
+                       one[k].term = other[k].term => Agree(one, other, k)
 
 \* Of the logs as decided and of those on the disks.
 LogMatching ==
     LET logs == {log[i] : i \in Server} \cup {disk[i].log : i \in Server}
     IN \A one, other \in logs : LogsMatch(one, other)
 
-IsCommitted(entry, k) == entry.term = committed[k].term /\ entry.payload = committed[k].payload
+\* A log holds what was committed there, or once did: who forgot it has a snapshot.
+IsCommitted(entries, k) ==
+    k < Base(entries) \/ (k <= Len(entries) /\ IsSame(entries[k], [term |-> committed[k].term,
+                                                                  payload |-> committed[k].payload]))
 
 \* Up to `count` a log holds what was committed.
-HoldsCommitted(entries, count) == count <= Len(entries) /\ \A k \in 1..count : IsCommitted(entries[k], k)
+HoldsCommitted(entries, count) == count <= Len(entries) /\ \A k \in 1..count : IsCommitted(entries, k)
 
 \* The term in which it was committed counts: an entry's own term may be older, and the leaders of the terms between
 \* need not have it (3.6.2).
 LeaderCompleteness ==
     \A i \in Leaders : \A k \in DOMAIN committed :
-        committed[k].commitTerm < currentTerm[i] => k <= Len(log[i]) /\ IsCommitted(log[i][k], k)
+        committed[k].commitTerm < currentTerm[i] => k <= Len(log[i]) /\ IsCommitted(log[i], k)
 
 StateMachineSafety ==
     \A i \in Server : commitIndex[i] <= Len(committed) /\ HoldsCommitted(log[i], commitIndex[i])
@@ -164,7 +187,7 @@ MatchIndexSound ==
     \A i \in Leaders : \A j \in Peers(i) :
         currentTerm[j] = currentTerm[i] =>
             LET k == progress[i][j].matchIndex
-            IN k <= Len(log[i]) /\ k <= Len(disk[j].log) /\ Prefix(disk[j].log, k) = Prefix(log[i], k)
+            IN k <= Len(log[i]) /\ k <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], k)
 
 CommittedIsDurable ==
     \A k \in DOMAIN committed : IsQuorum({j \in Server : HoldsCommitted(disk[j].log, k)})
@@ -176,7 +199,8 @@ IsBacked(m, d) ==
     \/ /\ d.term = m.term
        /\ CASE m.type = "RequestVoteRequest" -> d.vote = m.from
             [] m.type = "RequestVoteResponse" -> m.granted => d.vote = m.to
-            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest", "TimeoutNowRequest"} -> d.vote = m.from
+            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest", "TimeoutNowRequest", "InstallSnapshotRequest"} ->
+                d.vote = m.from
             [] m.type = "AppendEntriesResponse" ->
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
@@ -202,7 +226,7 @@ PreVoteLeavesHardStateAlone ==
     [][\A i \in Server :
         /\ HandlePreVoteRequest(i) =>
             /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused,
-                           commitIndex, appliedIndex, durableIndex, progress, disk>>
+                           snapshot, fetch, commitIndex, appliedIndex, durableIndex, progress, disk>>
             /\ WithoutMessages(pending'[i]) = WithoutMessages(pending[i])
         /\ role'[i] = "PreCandidate" =>
             /\ currentTerm'[i] = currentTerm[i] /\ votedFor'[i] = votedFor[i]
@@ -241,6 +265,31 @@ CheckedLeaderHasAnswers ==
             /\ \A j \in Peers(i) : ~checked.progress[j].active]_vars
 
 -----------------------------------------------------------------------------
+(* Snapshots (5)                                                           *)
+
+\* What a snapshot covers is committed: it never brings anything else.
+IsOfCommitted(id) == id.index > 0 => id.index <= Len(committed) /\ id.term = committed[id.index].term
+SnapshotConsistent == \A i \in Server : IsOfCommitted(snapshot[i]) /\ IsOfCommitted(disk[i].snapshot)
+
+\* Between a snapshot and the log that continues it nothing is missing, whenever the server crashes.
+NoGap(id, entries) == Base(entries) <= id.index /\ id.index <= Len(entries)
+CompactedIsCovered == \A i \in Server : NoGap(snapshot[i], log[i]) /\ NoGap(disk[i].snapshot, disk[i].log)
+
+SnapshotIsCommitted == \A i \in Server : snapshot[i].index <= commitIndex[i]
+
+\* A log that reaches a fetched snapshot by itself keeps what it has: some of it may be acknowledged.
+SnapshotKeepsWhatFollows ==
+    [][crashes' = crashes => \A i \in Server :
+        snapshot'[i] # snapshot[i] /\ Holds(log[i], snapshot'[i]) => Len(log'[i]) >= Len(log[i])]_vars
+
+\* What counts as applied is in the state machine: a snapshot is restored once it cannot be lost again.
+RestoresWhenDurable ==
+    \A i \in Server : snapshot[i].index > appliedIndex[i] => durableIndex[i] < snapshot[i].index
+
+FetchesWhatIsMissing ==
+    \A i \in Server : fetch[i] # NoFetch => role[i] # "Leader" /\ fetch[i][1].last.index > commitIndex[i]
+
+-----------------------------------------------------------------------------
 (* Reads (6.4)                                                             *)
 
 \* Who reads finds everything that was committed, by whoever, when the read began.
@@ -269,10 +318,10 @@ EveryReadEndsOnce ==
 -----------------------------------------------------------------------------
 (* Leadership transfer (3.10)                                              *)
 
-\* So that the target can come to hold the whole log.
+\* So that the target can come to hold the whole log.  (That a leader truncates nothing is `LeaderAppendOnly`.)
 TransferAppendsNothing ==
     [][\A i \in Leaders :
-        transfer[i] # Nil /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] => log'[i] = log[i]]_vars
+        transfer[i] # Nil /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] => Len(log'[i]) = Len(log[i])]_vars
 
 TimeoutNowAfterWholeLog ==
     [][\A m \in messages' \ messages :
@@ -316,15 +365,17 @@ EveryTransferEnds ==
 CommitWithinLog == \A i \in Server : commitIndex[i] <= Len(log[i])
 AppliedIsCommitted == \A i \in Server : appliedIndex[i] <= commitIndex[i]
 TermsWithinCurrent == \A i \in Server : TermAt(log[i], Len(log[i])) <= currentTerm[i]
-TermsStartAtOne == \A i \in Server : \A k \in DOMAIN log[i] : log[i][k].term >= 1
+TermsStartAtOne == \A i \in Server : \A k \in Max(1, Base(log[i]))..Len(log[i]) : log[i][k].term >= 1
 TermsGrow == \A i \in Server : \A k \in 2..Len(log[i]) : log[i][k - 1].term <= log[i][k].term
 
 \* What counts as durable is on the disk and in the log; with no write in flight that is everything.
 DurableWithinLog ==
     \A i \in Server :
         /\ durableIndex[i] <= Len(log[i])
-        /\ Prefix(disk[i].log, durableIndex[i]) = Prefix(log[i], durableIndex[i])
-        /\ pending[i] = <<>> => /\ disk[i] = [term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i]]
+        /\ durableIndex[i] <= Len(disk[i].log)
+        /\ Agree(disk[i].log, log[i], durableIndex[i])
+        /\ pending[i] = <<>> => /\ disk[i] = [term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i],
+                                               snapshot |-> snapshot[i]]
                                 /\ durableIndex[i] = Len(log[i])
 
 FollowerFollowsAnother == \A i \in Server : role[i] = "Follower" => leader[i] # i
@@ -333,8 +384,9 @@ CandidateVotedForItself == \A i \in Server : role[i] = "Candidate" => votedFor[i
 LeaderKnowsItself == \A i \in Leaders : leader[i] = i
 LeaderVotedForItself == \A i \in Leaders : votedFor[i] = i
 LeaderHasItsNoop ==
-    \A i \in Leaders : \E k \in DOMAIN log[i] :
-        log[i][k] = Entry(currentTerm[i], "Noop") /\ TermAt(log[i], k - 1) < currentTerm[i]
+    \A i \in Leaders :
+        \/ TermAt(log[i], Base(log[i])) = currentTerm[i]
+        \/ \E k \in DOMAIN log[i] : log[i][k] = Entry(currentTerm[i], "Noop") /\ TermAt(log[i], k - 1) < currentTerm[i]
 MatchBelowNext == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].matchIndex < progress[i][j].nextIndex
 NextWithinLog == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].nextIndex <= Len(log[i]) + 1
 RecentLeaderIsKnown == \A i \in Server : leaderIsRecent[i] => leader[i] # Nil /\ role[i] # "Leader"

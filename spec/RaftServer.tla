@@ -35,20 +35,38 @@ EntryId(index, term) == [index |-> index, term |-> term]
 
 Prefix(entries, count) == SubSeq(entries, 1, count)
 
+\* What a log has forgotten stays as a place without content, so that an entry's index is its place in the sequence.  Of
+\* the last entry forgotten, the base, the term is kept (5.1).
+Forgotten(term) == [term |-> term, payload |-> "Forgotten"]
+Base(entries) == Cardinality({k \in DOMAIN entries : entries[k].payload = "Forgotten"})
+
+ForgetThrough(entries, base) ==
+    [k \in DOMAIN entries |->
+        IF k > base THEN entries[k] ELSE Forgotten(IF k = base THEN entries[k].term ELSE 0)]
+
+\* A log that holds nothing and continues with the entry after `id`.
+EmptyAfter(id) == [k \in 1..id.index |-> Forgotten(IF k = id.index THEN id.term ELSE 0)]
+
 \* Index 0 is the position before the first entry; it has term 0.
 TermAt(entries, index) == IF index = 0 THEN 0 ELSE entries[index].term
 IdAt(entries, index) == EntryId(index, TermAt(entries, index))
 LastId(entries) == IdAt(entries, Len(entries))
 
+\* Whether a log holds the entry with this id, or has it for its base.
+Holds(entries, id) == id.index \in Base(entries)..Len(entries) /\ TermAt(entries, id.index) = id.term
+\* Whether it has no other in that place: what it has forgotten agrees with every leader's log, for it was committed.
+Admits(entries, id) == id.index < Base(entries) \/ Holds(entries, id)
+
 \* The up-to-date check: the later term wins, then the longer log (3.6.1).
 AtLeast(one, other) == one.term > other.term \/ (one.term = other.term /\ one.index >= other.index)
 
 \* The last entry at or before `bound` whose term is at most `term`: beyond it this log cannot agree with one whose
-\* entry at `bound` has that term, because terms only grow along a log (3.5).
+\* entry at `bound` has that term, because terms only grow along a log (3.5).  What is forgotten agrees.
 AgreeMax(entries, bound, term) ==
-    IdAt(entries, CHOOSE k \in 0..bound :
-                      /\ TermAt(entries, k) <= term
-                      /\ \A later \in (k + 1)..bound : TermAt(entries, later) > term)
+    LET least == Min(Base(entries), bound)
+    IN IdAt(entries, CHOOSE k \in least..bound :
+                         /\ k = least \/ TermAt(entries, k) <= term
+                         /\ \A later \in (k + 1)..bound : TermAt(entries, later) > term)
 
 -----------------------------------------------------------------------------
 (* The server as a record                                                  *)
@@ -59,12 +77,15 @@ AgreeMax(entries, bound, term) ==
 (* whether a read begins with it, `answered` which ones it answers.        *)
 
 NoProgress == <<>>
+NoFetch == <<>>
+NoEntry == EntryId(0, 0)
 
 \* A server that starts, or starts again, from what its disk holds (`Protocol::new`).
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
-     recent |-> FALSE, granted |-> {}, refused |-> {}, commit |-> 0, applied |-> 0, durable |-> Len(d.log),
-     progress |-> NoProgress, readRound |-> 0, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
+     recent |-> FALSE, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot, fetch |-> NoFetch,
+     commit |-> d.snapshot.index, applied |-> d.snapshot.index, durable |-> Len(d.log), progress |-> NoProgress,
+     readRound |-> 0, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 -----------------------------------------------------------------------------
@@ -78,11 +99,22 @@ Persist(n, truncateFrom, entries) ==
         earlier == IF truncateFrom = 0 THEN n.pending
                    ELSE [k \in DOMAIN n.pending |-> [n.pending[k] EXCEPT !.durable = cut(@)]]
         write == [hardState |-> IF n.dirty THEN <<[term |-> n.term, vote |-> n.vote]>> ELSE <<>>,
+                  compaction |-> <<>>,
                   truncateFrom |-> truncateFrom,
                   entries |-> entries,
                   durable |-> Len(kept) + Len(entries),
                   messages |-> {}]
     IN [n EXCEPT !.log = kept \o entries, !.durable = cut(@), !.pending = Append(earlier, write), !.dirty = FALSE]
+
+\* One atomic write that puts a snapshot in the place of the log's beginning.  The log itself is already what it will be.
+PersistCompaction(n, last, base) ==
+    LET write == [hardState |-> <<>>,
+                  compaction |-> <<[snapshot |-> last, base |-> base]>>,
+                  truncateFrom |-> 0,
+                  entries |-> <<>>,
+                  durable |-> Len(n.log),
+                  messages |-> {}]
+    IN [n EXCEPT !.snapshot = last, !.pending = Append(@, write)]
 
 PersistHardState(n) == IF n.dirty THEN Persist(n, 0, <<>>) ELSE n
 
@@ -100,10 +132,15 @@ SendAfterTerm(n, message) ==
     ELSE [n EXCEPT !.out = @ \cup {message}]
 
 \* The disk after a write reached it.
+CompactLog(entries, base) ==
+    IF Holds(entries, base) THEN ForgetThrough(entries, base.index) ELSE EmptyAfter(base)
+
 DiskAfterWrite(d, write) ==
-    LET kept == IF write.truncateFrom = 0 THEN d.log ELSE Prefix(d.log, write.truncateFrom - 1)
+    LET compacted == IF write.compaction = <<>> THEN d.log ELSE CompactLog(d.log, write.compaction[1].base)
+        kept == IF write.truncateFrom = 0 THEN compacted ELSE Prefix(compacted, write.truncateFrom - 1)
         hardState == IF write.hardState = <<>> THEN d ELSE write.hardState[1]
-    IN [term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries]
+    IN [term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries,
+        snapshot |-> IF write.compaction = <<>> THEN d.snapshot ELSE write.compaction[1].snapshot]
 
 \* The disk after the oldest `count` writes reached it.
 RECURSIVE DiskAfter(_, _, _)
@@ -146,6 +183,9 @@ ConfirmLeaderResponse(n, to, leaderTerm, round) ==
 
 \* Campaign now.
 TimeoutNowRequest(n, to) == [type |-> "TimeoutNowRequest", from |-> n.id, to |-> to, term |-> n.term]
+\* The data is fetched beside the messages.  Answered like an append, once it is here.
+InstallSnapshotRequest(n, to) ==
+    [type |-> "InstallSnapshotRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> n.snapshot]
 
 \* The follower's durable log agrees with the leader's up to and including `matchIndex`.
 ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
@@ -172,7 +212,7 @@ UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.d
 (* and in "ProbeSent" it is on its way.  "Replicate": the logs agree up to *)
 (* `matchIndex`; appends follow each other within a window, and `inflight` *)
 (* has the last index of each.  "Snapshot": the leader's log does not      *)
-(* reach back far enough; without compaction nobody gets there.            *)
+(* reach back far enough; no appends but heartbeats.                       *)
 
 NewProgress(last) ==
     [matchIndex |-> 0, nextIndex |-> last + 1, state |-> "Probe", active |-> FALSE, confirmedRound |-> 0,
@@ -195,6 +235,10 @@ Sent(p, ends) ==
     CASE ends = <<>> -> p
       [] ends # <<>> /\ p.state = "Probe" -> [p EXCEPT !.state = "ProbeSent"]
       [] OTHER -> [p EXCEPT !.nextIndex = ends[Len(ends)] + 1, !.inflight = @ \o ends]
+
+\* Whether the leader has forgotten what comes next for the follower.
+NeedsSnapshot(n, p) == p.nextIndex <= Base(n.log)
+AwaitsSnapshot(p) == [p EXCEPT !.state = "Snapshot", !.inflight = <<>>]
 
 \* The follower agrees up to `matchIndex`.  An answer older than what is known proves nothing about the present.
 Accepted(p, matchIndex) ==
@@ -237,17 +281,22 @@ Appends(n, to, first, ends) ==
     {LET prev == IF k = 1 THEN first - 1 ELSE ends[k - 1]
      IN AppendEntriesRequest(n, to, prev, SubSeq(n.log, prev + 1, ends[k])) : k \in DOMAIN ends}
 
-ReplicateTo(n, j) ==
+\* What a follower's state and window allow is sent; if it needs what is forgotten, a snapshot is offered instead.
+AfterSending(n, p) ==
+    LET ends == AppendEnds(n, p)
+    IN IF ends # <<>> /\ NeedsSnapshot(n, p) THEN AwaitsSnapshot(p) ELSE Sent(p, ends)
+SentTo(n, j) ==
     LET p == n.progress[j]
         ends == AppendEnds(n, p)
-    IN [n EXCEPT !.progress[j] = Sent(p, ends), !.out = @ \cup Appends(n, j, p.nextIndex, ends)]
+    IN IF ends # <<>> /\ NeedsSnapshot(n, p) THEN {InstallSnapshotRequest(n, j)} ELSE Appends(n, j, p.nextIndex, ends)
+
+ReplicateTo(n, j) == [n EXCEPT !.progress[j] = AfterSending(n, @), !.out = @ \cup SentTo(n, j)]
 
 \* What was not sent when it was appended follows once it is durable here.
 ReplicateDurable(n) ==
     IF n.role = "Leader" /\ \E j \in Peers(n.id) : MaySend(n.progress[j], n.durable)
-    THEN LET ends == [j \in Peers(n.id) |-> AppendEnds(n, n.progress[j])]
-         IN [n EXCEPT !.progress = [j \in Peers(n.id) |-> Sent(n.progress[j], ends[j])],
-                      !.out = @ \cup UNION {Appends(n, j, n.progress[j].nextIndex, ends[j]) : j \in Peers(n.id)}]
+    THEN [n EXCEPT !.progress = [j \in Peers(n.id) |-> AfterSending(n, n.progress[j])],
+                   !.out = @ \cup UNION {SentTo(n, j) : j \in Peers(n.id)}]
     ELSE n
 
 \* A leader writes entries and sends them in parallel: its messages promise nothing about its own disk, and it counts
@@ -262,8 +311,17 @@ AppendAsLeader(n, entries) ==
             !.out = @ \cup {AppendEntriesRequest(written, j, first - 1, entries) : j \in takers}]
 
 \* Hands out what is committed and durable here: a state machine must not get ahead of the log that it would be
-\* replayed from.
-AdvanceApply(n) == [n EXCEPT !.applied = Max(@, Min(n.commit, n.durable))]
+\* replayed from.  A snapshot that stands in for what was not applied is restored first, once the log begins after it.
+AdvanceApply(n) ==
+    IF n.snapshot.index > n.applied /\ n.durable < n.snapshot.index THEN n
+    ELSE [n EXCEPT !.applied = Max(@, Min(n.commit, n.durable))]
+
+\* A follower learns what is committed; a late message may say less than is known.  What a snapshot that is being fetched
+\* would bring is here by then.
+AdvanceCommitTo(n, index) ==
+    LET commit == Max(n.commit, index)
+        isHere == n.fetch # NoFetch /\ n.fetch[1].last.index <= commit
+    IN AdvanceApply([n EXCEPT !.commit = commit, !.fetch = IF isHere THEN NoFetch ELSE @])
 
 \* A leader commits what a quorum holds durably, but only from its own term on: what is older commits with the first
 \* entry of its own (3.6.2, Figure 3.7).
@@ -274,6 +332,29 @@ AdvanceCommit(n) ==
              committed == {k \in (n.commit + 1)..Len(n.log) : n.log[k].term = n.term /\ IsQuorum(holders(k))}
          IN IF committed = {} THEN n
             ELSE AdvanceApply([n EXCEPT !.commit = CHOOSE k \in committed : \A other \in committed : other <= k])
+
+-----------------------------------------------------------------------------
+(* Snapshots and compaction (5; snapshot.rs)                               *)
+(*                                                                         *)
+(* A snapshot is named by the last entry that it covers.  Its content is   *)
+(* what a state machine makes of all entries up to there, so the name says *)
+(* everything.  Its data is durable, in a place of its own, before any of  *)
+(* these steps.                                                            *)
+
+\* A snapshot up to `index` takes the place of the log up to `through`.
+TakeSnapshot(n, index, through) ==
+    LET last == IdAt(n.log, index)
+        base == IdAt(n.log, Max(Min(through, index), Base(n.log)))
+        forgets == [n EXCEPT !.log = ForgetThrough(@, base.index)]
+    IN PersistCompaction(forgets, last, base)
+
+\* The log forgets all that it holds and begins anew after what the fetched snapshot covers.  Of what was durable only
+\* the part that is committed still counts: the snapshot covers it.
+BeginAnew(n, last) ==
+    LET durable == Min(n.durable, n.commit)
+        emptied == [n EXCEPT !.log = EmptyAfter(last), !.durable = durable, !.commit = last.index,
+                             !.pending = [k \in DOMAIN @ |-> [@[k] EXCEPT !.durable = Min(@, durable)]]]
+    IN PersistCompaction(emptied, last, last)
 
 -----------------------------------------------------------------------------
 (* Reads without an entry of the log (6.4; read.rs)                        *)
@@ -360,6 +441,7 @@ BecomePreCandidate(n) ==
 BecomeLeader(n) ==
     LET new == NewProgress(Len(n.log))
     IN AppendAsLeader([n EXCEPT !.role = "Leader", !.leader = n.id, !.recent = FALSE, !.granted = {}, !.refused = {},
+                                !.fetch = NoFetch,
                                 !.progress = [j \in Peers(n.id) |-> new]],
                       <<Entry(n.term, "Noop")>>)
 

@@ -57,7 +57,7 @@ TraceNetworks(held, sent) ==
 Recorded(i) ==
     [currentTerm |-> currentTerm[i], votedFor |-> votedFor[i], role |-> role[i], leader |-> leader[i],
      leaderIsRecent |-> leaderIsRecent[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
-     last |-> LastId(log[i]), durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
+     snapshot |-> snapshot[i], fetching |-> fetch[i], base |-> IdAt(log[i], Base(log[i])), last |-> LastId(log[i]), durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
      readRound |-> readRound[i],
      transfer |-> transfer[i],
@@ -73,7 +73,11 @@ Agrees(inSpec) ==
 -----------------------------------------------------------------------------
 (* Events                                                                  *)
 
-\* A timer may fire in a role that it does not concern; then nothing happens.
+\* The snapshot that the line is about is the one that is being fetched.
+IsAwaited(i) == fetch[i] # NoFetch /\ fetch[i][1].last = Line.snapshot[1]
+
+\* A timer may fire in a role that it does not concern, and a snapshot arrive that is no longer needed; then nothing
+\* happens.
 Ignored(i) ==
     /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader"
          [] Line.event = "MinimumElectionTimeout" -> ~leaderIsRecent[i]
@@ -82,6 +86,7 @@ Ignored(i) ==
          [] Line.event = "TransferTimeout" -> transfer[i] = Nil
          \* Asked for again.
          [] Line.event = "TransferLeadership" -> transfer[i] # Nil /\ <<transfer[i]>> = Line.target
+         [] Line.event \in {"SnapshotFetched", "SnapshotFetchFailed"} -> ~IsAwaited(i)
          [] OTHER -> FALSE
     /\ Line.sent = {}
     /\ UNCHANGED vars
@@ -107,6 +112,17 @@ Start(i) ==
     /\ IF Line.first THEN Line.sent = {} /\ UNCHANGED vars ELSE Crash(i)
     /\ IF disk'[i].log = Line.log THEN TRUE ELSE Differs("log", disk'[i].log)
 
+\* The spec leaves open which snapshot is taken and what the log keeps of what it covers; the line says it.
+SnapshotTakenUpTo(i) ==
+    LET index == Line.snapshot[1].index
+        taken == TakeSnapshot(Local(i), index, Line.through)
+    IN /\ index \in snapshot[i].index..appliedIndex[i]
+       /\ taken.snapshot = Line.snapshot[1]
+       /\ IF taken.snapshot = snapshot[i] /\ taken.log = log[i] THEN Line.sent = {} /\ UNCHANGED vars
+          ELSE /\ Install(taken, messages)
+               /\ snapshotsTaken' = snapshotsTaken + 1
+               /\ UNCHANGED crashes
+
 Event(i) ==
     \/ Line.event = "ElectionTimeout" /\ ElectionTimeout(i)
     \/ Line.event = "MinimumElectionTimeout" /\ MinimumElectionTimeout(i)
@@ -117,6 +133,10 @@ Event(i) ==
     \/ Line.event = "ReadRequest" /\ ReadRequest(i)
     \/ Line.event = "TransferLeadership" /\ TransferLeadershipTo(i)
     \/ Line.event = "TransferTimeout" /\ TransferTimeout(i)
+    \/ Line.event = "SnapshotTaken" /\ SnapshotTakenUpTo(i)
+    \/ Line.event = "SnapshotFetched" /\ IsAwaited(i) /\ SnapshotFetched(i)
+    \/ Line.event = "SnapshotFetchFailed" /\ IsAwaited(i) /\ SnapshotFetchFailed(i)
+    \/ Line.event = "HandleInstallSnapshotRequest" /\ HandleInstallSnapshotRequest(i)
     \/ Line.event = "Persisted" /\ PersistedWrites(i)
     \/ Line.event = "HandlePreVoteRequest" /\ HandlePreVoteRequest(i)
     \/ Line.event = "HandlePreVoteResponse" /\ HandlePreVoteResponse(i)
@@ -149,6 +169,8 @@ TraceInit ==
     /\ leaderIsRecent = [i \in Server |-> started[i].recent]
     /\ votesGranted = [i \in Server |-> started[i].granted]
     /\ votesRefused = [i \in Server |-> started[i].refused]
+    /\ snapshot = [i \in Server |-> started[i].snapshot]
+    /\ fetch = [i \in Server |-> started[i].fetch]
     /\ commitIndex = [i \in Server |-> started[i].commit]
     /\ appliedIndex = [i \in Server |-> started[i].applied]
     /\ durableIndex = [i \in Server |-> started[i].durable]
@@ -162,6 +184,7 @@ TraceInit ==
     /\ committed = <<>>
     /\ readHistory = <<>>
     /\ transfers = 0
+    /\ snapshotsTaken = 0
     /\ crashes = 0
     /\ l = 1
     /\ variant = 0

@@ -66,11 +66,21 @@ pub enum Action {
         /// The leader of that term, as far as known.
         leader: Option<NodeId>,
     },
-    /// The log no longer holds the entries that this peer needs; appends to it have stopped until
-    /// its log is known to reach the leader's first entry again.
-    SnapshotNeeded {
-        /// The peer that fell behind.
-        peer: NodeId,
+    /// Fetch this snapshot, for this server's log ends before the leader's begins. Once it is durable here, step
+    /// [`Event::SnapshotFetched`](crate::Event::SnapshotFetched), or
+    /// [`Event::SnapshotFetchFailed`](crate::Event::SnapshotFetchFailed) if it is not to be had. Replaces the fetch asked for
+    /// before.
+    FetchSnapshot {
+        /// The server that offers it.
+        from: NodeId,
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// Replace the state of the state machine with the fetched snapshot: everything up to `last` counts as applied. What
+    /// an [`Action::Apply`] before this one has not yet applied is covered, and may no longer be in the log.
+    RestoreSnapshot {
+        /// The last entry that the snapshot covers.
+        last: EntryId,
     },
     /// The log holds the entries for this message, but not in memory: read from `prev.index + 1` up
     /// to but not including `end`, off the protocol's road, put what fits into the request's

@@ -20,6 +20,9 @@ pub enum StepError {
     /// The transfer of leadership was refused; nothing began.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// The snapshot was refused; the log forgets nothing.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotRefused),
     /// `Persisted` reported more writes than are in flight: a defect of the caller.
     #[error("Persisted {{ writes: {reported} }} with {in_flight} writes in flight; report each Persist action once")]
     NotInFlight {
@@ -145,6 +148,29 @@ pub enum TransferError {
     },
 }
 
+/// Why a snapshot that was taken was refused. The snapshot before it stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum SnapshotRefused {
+    /// It covers more than this server has applied, or other entries: it is not one of this server's state machine.
+    #[error("a snapshot up to entry {snapshot}, of a state machine that has applied what is up to index {applied}")]
+    NotApplied {
+        /// The last entry that it claims to cover.
+        snapshot: EntryId,
+        /// The last index handed out for applying.
+        applied: Index,
+    },
+    /// A newer one, perhaps fetched from a leader, came first: delete this one.
+    #[error("a snapshot up to entry {snapshot} comes after the one up to entry {newest}")]
+    Outdated {
+        /// The last entry that it covers.
+        snapshot: EntryId,
+        /// The last entry that the newest covers.
+        newest: EntryId,
+    },
+}
+
 fn leader_hint(leader: Option<NodeId>) -> String {
     match leader {
         Some(id) => alloc::format!("node {id} leads"),
@@ -183,11 +209,17 @@ pub enum PeerMisbehaved {
         /// The leader that this node has seen.
         leader: NodeId,
     },
-    /// An append would replace an entry that this node knows to be committed.
+    /// An append or a snapshot would replace an entry that this node knows to be committed.
     #[error("would replace the committed entry {index}")]
     CommittedConflict {
         /// The first index in conflict.
         index: Index,
+    },
+    /// It offers a snapshot of no entry, or of one from a term after its own.
+    #[error("offers a snapshot up to {last}, which its term cannot have committed")]
+    SnapshotOfNothing {
+        /// The last entry that it claims the snapshot to cover.
+        last: EntryId,
     },
     /// A response acknowledges entries that the leader never sent.
     #[error("acknowledges index {index}, beyond the leader's last")]
@@ -224,6 +256,19 @@ pub enum RestoreError {
         last: EntryId,
         /// The term of the hard state.
         term: Term,
+    },
+    /// The log begins after what its snapshot covers, or ends before: entries between are lost.
+    #[error(
+        "the newest snapshot covers the entries up to {snapshot}, but the log holds only those after {base} and up to \
+         {last}: entries are lost; do not start this server from this data, bring it back as a new member"
+    )]
+    SnapshotGap {
+        /// The last entry that the newest snapshot covers.
+        snapshot: EntryId,
+        /// The entry before the log's first.
+        base: EntryId,
+        /// The log's last entry.
+        last: EntryId,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use crate::message::{Envelope, Message};
 use crate::transition::Transition;
-use crate::types::NodeId;
+use crate::types::{EntryId, Index, NodeId};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -46,6 +46,26 @@ pub enum Event {
         /// The server that is to lead.
         target: NodeId,
     },
+    /// A snapshot of this server's state machine is durable. From now on it stands in for the entries up to `last`.
+    SnapshotTaken {
+        /// The last entry that it covers; applied, and not before the last one of the snapshot before.
+        last: EntryId,
+        /// The log forgets the entries up to and including this index, or `last` if that comes first. What it keeps
+        /// before `last` serves followers that are a little behind.
+        compact_through: Index,
+    },
+    /// The snapshot that [`Action::FetchSnapshot`](crate::Action::FetchSnapshot) asked for is here and durable. Ignored
+    /// if it is no longer needed.
+    SnapshotFetched {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// The snapshot that [`Action::FetchSnapshot`](crate::Action::FetchSnapshot) asked for cannot be had. Ignored if it is
+    /// no longer wanted; else the next offer of a leader is taken up.
+    SnapshotFetchFailed {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
     /// The oldest `writes` of the [`Action::Persist`](crate::Action::Persist) still in flight are
     /// durable, in the order in which they came out, and the log passed to this step holds them.
     /// Not for writes that the sink proved [durable](crate::action::Durable) within their step.
@@ -75,10 +95,14 @@ impl Event {
                 Message::ConfirmLeaderRequest(_) => Transition::HandleConfirmLeaderRequest,
                 Message::ConfirmLeaderResponse(_) => Transition::HandleConfirmLeaderResponse,
                 Message::TimeoutNowRequest(_) => Transition::HandleTimeoutNowRequest,
+                Message::InstallSnapshotRequest(_) => Transition::HandleInstallSnapshotRequest,
             },
             Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
             Self::ReadRequest { .. } => Transition::ReadRequest,
             Self::TransferLeadership { .. } => Transition::TransferLeadership,
+            Self::SnapshotTaken { .. } => Transition::SnapshotTaken,
+            Self::SnapshotFetched { .. } => Transition::SnapshotFetched,
+            Self::SnapshotFetchFailed { .. } => Transition::SnapshotFetchFailed,
             Self::Persisted { .. } => Transition::Persisted,
         }
     }

@@ -40,6 +40,8 @@ pub enum Message {
     ConfirmLeaderResponse(ConfirmLeaderResponse),
     /// Campaign now.
     TimeoutNowRequest(TimeoutNowRequest),
+    /// My log no longer reaches back to what you need: fetch my snapshot.
+    InstallSnapshotRequest(InstallSnapshotRequest),
 }
 
 impl Message {
@@ -57,6 +59,7 @@ impl Message {
             Self::ConfirmLeaderRequest(m) => m.term,
             Self::ConfirmLeaderResponse(m) => m.term,
             Self::TimeoutNowRequest(m) => m.term,
+            Self::InstallSnapshotRequest(m) => m.term,
         }
     }
 }
@@ -184,4 +187,16 @@ pub struct ConfirmLeaderResponse {
 pub struct TimeoutNowRequest {
     /// The leader's term.
     pub term: Term,
+}
+
+/// `InstallSnapshot` (Figure 5.3), without the data: the leader of `term` offers its newest snapshot to a follower that needs
+/// entries from before the leader's log. The follower fetches it beside the stream of messages, and says with an
+/// [`AppendEntriesResponse`] that it holds everything up to `last` once that is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct InstallSnapshotRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// The last entry that the snapshot covers. It is committed.
+    pub last: EntryId,
 }

@@ -58,6 +58,24 @@ pub enum Event {
         /// The node that is to lead.
         target: NodeId,
     },
+    /// A snapshot of the state machine, as it is after the last [`Action::Apply`], is durable, and the log forgets what it
+    /// covers up to and including `compact_through`.
+    SnapshotTaken {
+        /// The last entry that it covers: that of [`RaftNode::applied_index`].
+        last: EntryId,
+        /// What the log keeps behind this index and before `last` serves followers that are a little behind.
+        compact_through: Index,
+    },
+    /// The snapshot of [`Action::FetchSnapshot`] is here and durable.
+    SnapshotFetched {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// The snapshot of [`Action::FetchSnapshot`] is not to be had.
+    SnapshotFetchFailed {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
 }
 
 /// What comes out of [`RaftNode::step`], in the order in which to carry it out.
@@ -66,7 +84,7 @@ pub enum Event {
 #[non_exhaustive]
 pub enum Action {
     /// Apply a committed command to the state machine. Comes once per entry and life of the node,
-    /// in log order; after a restart again from the start of the log.
+    /// in log order; after a restart again from the log's snapshot, or its start, on.
     Apply {
         /// The entry's index.
         index: Index,
@@ -110,10 +128,18 @@ pub enum Action {
         /// The leader of that term, as far as known.
         leader: Option<NodeId>,
     },
-    /// The log no longer holds the entries that this peer needs.
-    SnapshotNeeded {
-        /// The peer that fell behind.
-        peer: NodeId,
+    /// Fetch this snapshot, however the embedder moves snapshots, and step [`Event::SnapshotFetched`] once it is durable
+    /// here, or [`Event::SnapshotFetchFailed`]. Replaces the fetch asked for before.
+    FetchSnapshot {
+        /// The node that offers it.
+        from: NodeId,
+        /// The last entry that it covers.
+        last: EntryId,
+    },
+    /// Replace the state of the state machine with the fetched snapshot; what follows applies on top of it.
+    RestoreSnapshot {
+        /// The last entry that the snapshot covers.
+        last: EntryId,
     },
     /// A peer broke the protocol; its message was dropped.
     Misbehaved {
@@ -181,15 +207,16 @@ impl RaftNode<MemoryLog> {
 }
 
 impl<L: RaftLog> RaftNode<L> {
-    /// A node that starts, or starts again, from what `log` holds.
+    /// A node that starts, or starts again, from what `log` holds. If that has a [`snapshot`](crate::LogView::snapshot), the
+    /// embedder begins with the state machine of that snapshot: only what follows it comes out as applied.
     ///
     /// # Errors
-    /// Every broken rule of the configuration at once, or a log that has lost its hard state.
+    /// Every broken rule of the configuration at once, or a log that has lost its hard state or entries.
     pub fn with_log(config: RaftConfig, log: L) -> Result<Self, RestoreError> {
         Ok(Self {
             protocol: Protocol::new(&config, &log)?,
             ticker: Ticker::new(&config),
-            applied: log.base().index,
+            applied: log.snapshot().index,
             log,
             stopped: false,
             actions: Vec::new(),
@@ -214,6 +241,11 @@ impl<L: RaftLog> RaftNode<L> {
             Event::Read { context } => self.run(event::Event::ReadRequest { context }, &mut out),
             Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
             Event::TransferLeadership { target } => self.run(event::Event::TransferLeadership { target }, &mut out),
+            Event::SnapshotTaken { last, compact_through } => {
+                self.run(event::Event::SnapshotTaken { last, compact_through }, &mut out)
+            }
+            Event::SnapshotFetched { last } => self.run(event::Event::SnapshotFetched { last }, &mut out),
+            Event::SnapshotFetchFailed { last } => self.run(event::Event::SnapshotFetchFailed { last }, &mut out),
         };
         if let Err(NodeError::Log(_)) = stepped {
             self.stopped = true;
@@ -271,7 +303,11 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::ResetElectionTimer | action::Action::TransferBegun { .. } => {}
             action::Action::TransferEnded { target } => out.push(Action::TransferEnded { target }),
             action::Action::RoleChanged { role, term, leader } => out.push(Action::RoleChanged { role, term, leader }),
-            action::Action::SnapshotNeeded { peer } => out.push(Action::SnapshotNeeded { peer }),
+            action::Action::FetchSnapshot { from, last } => out.push(Action::FetchSnapshot { from, last }),
+            action::Action::RestoreSnapshot { last } => {
+                self.applied = last.index;
+                out.push(Action::RestoreSnapshot { last });
+            }
             action::Action::Misbehaved { peer, reason } => out.push(Action::Misbehaved { peer, reason }),
             action::Action::SendFromLog { mut envelope, end, bytes_max } => {
                 if let Message::AppendEntriesRequest(request) = &mut envelope.message {

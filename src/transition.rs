@@ -66,6 +66,14 @@ transitions! {
     TransferTimeout,
     /// A leader tells this server to campaign at once (§3.10).
     HandleTimeoutNowRequest,
+    /// A snapshot of this server's state machine is durable, and a part of the log may go (§5).
+    SnapshotTaken,
+    /// A leader no longer holds the entries that this server needs, and offers a snapshot instead (§5).
+    HandleInstallSnapshotRequest,
+    /// The offered snapshot is here and durable (§5).
+    SnapshotFetched,
+    /// The offered snapshot could not be fetched (§5).
+    SnapshotFetchFailed,
     /// The oldest writes in flight became durable.
     Persisted,
 }

@@ -6,13 +6,14 @@
 //! The laws that it asserts about itself are asserted after every step.
 
 use raft_io::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Message,
-    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
+    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    TimeoutNowRequest,
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
-    Action, Actions, Compaction, Entries, Entry, EntryId, Envelope, Event, Index, LogView, MemoryLog, NodeId, Payload,
-    Protocol, RaftConfig, RaftLog, RoleKind, Term, Write,
+    Action, Actions, Entries, Entry, EntryId, Envelope, Event, Index, LogView, MemoryLog, NodeId, Payload, Protocol,
+    RaftConfig, RaftLog, RoleKind, Term, Write,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,7 @@ struct Server {
     committed: BTreeMap<Index, Term>,
     random: Random,
     roles_seen: BTreeMap<RoleKind, u32>,
+    restored: u32,
 }
 
 impl Server {
@@ -61,6 +63,7 @@ impl Server {
             committed,
             random,
             roles_seen,
+            restored: 0,
         }
     }
 
@@ -88,7 +91,19 @@ impl Server {
                 self.step(Event::Persisted { writes });
             }
             96 => self.restart(),
-            97 if self.in_flight.is_empty() && self.unreported == 0 => self.compact(),
+            97 => {
+                let last = EntryId { index: self.applied, term: self.disk.term(self.applied).unwrap_or_default() };
+                let compact_through = Index(self.applied.0.saturating_sub(self.below(2)));
+                self.step(Event::SnapshotTaken { last, compact_through });
+            }
+            98 => {
+                let (_, last) = self.protocol.fetching().unwrap_or((SELF, EntryId::ZERO));
+                self.step(Event::SnapshotFetched { last });
+            }
+            99 if self.below(4) == 0 => {
+                let (_, last) = self.protocol.fetching().unwrap_or((SELF, EntryId::ZERO));
+                self.step(Event::SnapshotFetchFailed { last });
+            }
             _ => {}
         }
     }
@@ -99,13 +114,6 @@ impl Server {
             0 => self.step(Event::TransferTimeout),
             target => self.step(Event::TransferLeadership { target: NodeId(target) }),
         }
-    }
-
-    /// The log forgets what is applied.
-    fn compact(&mut self) {
-        let base = EntryId { index: self.applied, term: self.disk.term(self.applied).expect("the log holds it") };
-        let compaction = Some(Compaction { snapshot: base, base });
-        let Ok(()) = self.disk.append(&mut vec![Write { compaction, ..Write::default() }]);
     }
 
     /// Some of the writes in flight reach the disk.
@@ -131,7 +139,7 @@ impl Server {
         self.in_flight.clear();
         self.unreported = 0;
         self.protocol = Protocol::new(&self.config, &self.disk).expect("the log holds what was written");
-        self.applied = self.disk.base().index;
+        self.applied = self.disk.snapshot().index;
         // The commit index is volatile: liars may now tell of another history.
         self.committed.clear();
     }
@@ -150,6 +158,14 @@ impl Server {
                 }
                 Action::Send(envelope) => self.check_sent(&envelope),
                 Action::Apply { through } => self.apply(through),
+                Action::RestoreSnapshot { last } => {
+                    assert!(
+                        last.index > self.applied && self.disk.snapshot() == last,
+                        "restores what is durable and new"
+                    );
+                    self.applied = last.index;
+                    self.restored += 1;
+                }
                 _ => {}
             }
         }
@@ -242,7 +258,7 @@ impl Server {
         let granted = self.below(4) > 0;
         // Mostly what the server waits for.
         let kind = match self.protocol.role() {
-            _ if self.below(2) == 0 => self.below(13),
+            _ if self.below(2) == 0 => self.below(14),
             RoleKind::PreCandidate => 1,
             RoleKind::Candidate => 3,
             RoleKind::Leader => 9,
@@ -269,6 +285,7 @@ impl Server {
                 Message::ConfirmLeaderResponse(ConfirmLeaderResponse { term, leader_term, round: self.some_round() })
             }
             12 => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
+            13 => Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last: self.some_id() }),
             _ => {
                 let result = match self.below(5) {
                     0..3 => AppendResult::Accepted { match_index: self.some_id().index },
@@ -304,20 +321,23 @@ impl Server {
 }
 
 /// What peers of a server with this seed make it do.
-fn suffer(seed: u64) -> BTreeMap<RoleKind, u32> {
+fn suffer(seed: u64) -> (BTreeMap<RoleKind, u32>, u32) {
     let mut server = Server::new(seed);
     for _ in 0..400 {
         server.act();
     }
-    server.roles_seen
+    (server.roles_seen, server.restored)
 }
 
 #[test]
 fn whatever_peers_say_a_server_keeps_its_own_promises() {
-    let mut roles: BTreeMap<RoleKind, u32> = BTreeMap::new();
+    let (mut roles, mut restored) = (BTreeMap::<RoleKind, u32>::new(), 0);
     for seed in 0..4_000 {
         match catch_unwind(AssertUnwindSafe(|| suffer(seed))) {
-            Ok(seen) => seen.into_iter().for_each(|(role, count)| *roles.entry(role).or_default() += count),
+            Ok((seen, snapshots)) => {
+                seen.into_iter().for_each(|(role, count)| *roles.entry(role).or_default() += count);
+                restored += snapshots;
+            }
             Err(_) => panic!("seed {seed}: see above"),
         }
     }
@@ -325,4 +345,5 @@ fn whatever_peers_say_a_server_keeps_its_own_promises() {
     for role in [RoleKind::Follower, RoleKind::PreCandidate, RoleKind::Candidate, RoleKind::Leader] {
         assert!(roles.get(&role).is_some_and(|count| *count > 10_000), "{role:?} in {roles:?}");
     }
+    assert!(restored > 500, "only {restored} snapshots were restored");
 }

@@ -66,6 +66,11 @@ fn replication() {
 }
 
 #[test]
+fn snapshots() {
+    run_chapter("snapshots", 12);
+}
+
+#[test]
 fn persistence() {
     run_chapter("persistence", 20);
 }
@@ -83,7 +88,8 @@ fn reads() {
 /// Law 7: every transition is a verb, and some script uses it.
 #[test]
 fn every_transition_is_a_verb_that_some_script_uses() {
-    let scripts = ["election", "replication", "persistence", "reads", "transfer"].into_iter().flat_map(scripts_of);
+    let chapters = ["election", "replication", "persistence", "reads", "transfer", "snapshots"];
+    let scripts = chapters.into_iter().flat_map(scripts_of);
     let texts: Vec<String> = scripts.map(|path| fs::read_to_string(&path).expect("a script")).collect();
     let verbs = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
         let command = line.trim_start_matches("quietly ").trim_start_matches("briefly ");

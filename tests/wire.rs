@@ -5,7 +5,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
+    InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    TimeoutNowRequest,
 };
 use raft_io::snapshot::{Chunk, ChunkRequest};
 use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Purpose, Refusal, Welcome};
@@ -148,6 +149,10 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
             })),
         ),
         ("timeout_now_request", message(Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(9) }))),
+        (
+            "install_snapshot_request",
+            message(Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(9), last })),
+        ),
         (
             "chunk_request",
             Frame::ChunkRequest { group: GroupId(5), request: ChunkRequest { snapshot: last, chunk: 3 } },
@@ -519,6 +524,9 @@ fn messages() -> impl Strategy<Value = Message> {
         appends().prop_map(Message::AppendEntriesRequest),
         (numbers(), results).prop_map(|(term, result)| {
             Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result })
+        }),
+        (numbers(), ids()).prop_map(|(term, last)| {
+            Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(term), last })
         }),
         (numbers(), numbers()).prop_map(|(term, round)| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(term), round })

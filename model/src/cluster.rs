@@ -16,7 +16,7 @@ use stateright::{Model, Property};
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What is remembered of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +50,10 @@ pub struct State {
     /// The reads that began, by context from 1 on.
     reads: [Option<ReadHistory>; READS_MAX],
     transfers: u8,
+    snapshots: u8,
     crashes: u8,
     /// The laws that the last step broke.
-    broken: u32,
+    broken: u64,
     /// The same for all states that count as one.
     fingerprint: u64,
 }
@@ -114,6 +115,12 @@ impl State {
         self.transfers
     }
 
+    /// How many snapshots were taken.
+    #[must_use]
+    pub fn snapshots(&self) -> u8 {
+        self.snapshots
+    }
+
     /// How many crashes there were.
     #[must_use]
     pub fn crashes(&self) -> u8 {
@@ -128,14 +135,14 @@ pub struct Cluster {
     permutations: Arc<Permutations>,
     tables: Arc<Tables>,
     /// The laws that count, as a mask; what breaks another one goes on, or ends there if a server stopped itself.
-    watched: u32,
+    watched: u64,
     found: Arc<Found>,
 }
 
 /// What a run has found so far.
 #[derive(Default)]
 struct Found {
-    goals: AtomicU32,
+    goals: AtomicU64,
     names: AtomicU32,
 }
 
@@ -212,7 +219,7 @@ impl Cluster {
         self.judge(state) == 0
     }
 
-    fn judge(&self, state: &State) -> u32 {
+    fn judge(&self, state: &State) -> u64 {
         self.with_copies(state, |copies| {
             let facts: SmallVec<[&Facts; SERVERS_MAX]> =
                 self.present(state).iter().map(|&id| copies.facts(id)).collect();
@@ -267,6 +274,15 @@ impl Cluster {
         if facts.hands_over {
             offer(Code::TransferTimeout);
         }
+        if state.snapshots < configuration.snapshots_max {
+            for index in facts.snapshot.0 + 1..=facts.applied {
+                configuration.trails.iter().for_each(|&trail| offer(Code::SnapshotTaken(index, trail)));
+            }
+        }
+        if facts.fetching {
+            offer(Code::SnapshotFetched);
+            offer(Code::SnapshotFetchFailed);
+        }
         (1..=facts.pending).for_each(|writes| offer(Code::Persisted(writes)));
         if state.crashes < configuration.crashes_max {
             (0..=facts.pending).for_each(|survive| offer(Code::Crash(survive)));
@@ -293,7 +309,7 @@ impl Cluster {
             if outcome.is_nothing
                 && removed.is_none()
                 && outcome.broken & self.watched == 0
-                && !matches!(code, Code::Crash(_))
+                && !matches!(code, Code::Crash(_) | Code::SnapshotTaken(..))
             {
                 // Nothing changes.
                 return;
@@ -333,6 +349,7 @@ impl Cluster {
         let mut next = state.clone();
         next.servers[usize::from(server)] = outcome.next;
         next.broken = outcome.broken & self.watched;
+        next.snapshots += u8::from(matches!(code, Code::SnapshotTaken(..)));
         next.crashes += u8::from(matches!(code, Code::Crash(_)));
         // One that is refused is no step.
         next.transfers += u8::from(matches!(code, Code::TransferLeadership(_)));
@@ -372,7 +389,7 @@ impl Cluster {
         next
     }
 
-    fn note(&self, goals: u32, name: u8) {
+    fn note(&self, goals: u64, name: u8) {
         if self.found.goals.load(Ordering::Relaxed) & goals != goals {
             self.found.goals.fetch_or(goals, Ordering::Relaxed);
         }
@@ -404,8 +421,9 @@ impl Cluster {
             count => self.least_sum(copies, state, SmallVec::<[u64; 120]>::from_elem(0, count)),
         };
         let reads = state.reads().fold(0, |bits, read| bits << 16 | read.bits());
-        let counts = u64::from(state.transfers) << 40 | u64::from(state.crashes) << 32;
-        let rest = mix(reads) ^ (counts | u64::from(state.broken));
+        let counts =
+            u64::from(state.snapshots) << 48 | u64::from(state.transfers) << 40 | u64::from(state.crashes) << 32;
+        let rest = mix(reads) ^ mix(counts ^ mix(state.broken));
         // Never 0, which the search keeps for itself.
         mix(least ^ mix(state.committed.0.wrapping_add(mix(rest)))).max(1)
     }
@@ -442,6 +460,7 @@ impl Model for Cluster {
             committed: PackedLog::default(),
             reads: [None; READS_MAX],
             transfers: 0,
+            snapshots: 0,
             crashes: 0,
             broken: 0,
             fingerprint: 0,

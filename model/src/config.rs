@@ -38,6 +38,10 @@ pub struct Configuration {
     pub reads_max: u8,
     /// The most transfers of leadership in a whole history.
     pub transfers_max: u8,
+    /// The most snapshots taken in a whole history.
+    pub snapshots_max: u8,
+    /// How many of the entries that a snapshot covers the log may keep: each of these is tried.
+    pub trails: &'static [u8],
     /// The network.
     pub network: Network,
     /// Ask before campaigning (§9.6).
@@ -99,6 +103,8 @@ impl Configuration {
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
             "ReadRequest" | "HandleConfirmLeaderRequest" | "HandleConfirmLeaderResponse" => self.reads_max > 0,
             "TransferLeadership" | "TransferTimeout" | "HandleTimeoutNowRequest" => self.transfers_max > 0,
+            "SnapshotTaken" => self.snapshots_max > 0,
+            "HandleInstallSnapshotRequest" | "SnapshotFetched" | "SnapshotFetchFailed" => self.snapshots_max > 0,
             "Crash" => self.crashes_max > 0,
             "DropMessage" => matches!(self.network, Network::Lossy { .. }),
             _ => true,
@@ -123,6 +129,9 @@ impl Configuration {
         }
         if self.transfers_max > 0 {
             text += &format!(" X{}", self.transfers_max);
+        }
+        if self.snapshots_max > 0 {
+            text += &format!(" S{}", self.snapshots_max);
         }
         for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum")] {
             if on {

@@ -15,6 +15,8 @@ const CORE: Configuration = Configuration {
     crashes_max: 0,
     reads_max: 0,
     transfers_max: 0,
+    snapshots_max: 0,
+    trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
@@ -244,10 +246,71 @@ pub const ALL: &[Configuration] = &[
         golden: Some(737_866),
         ..CORE
     },
+    Configuration {
+        name: "snapshots",
+        purpose: "a follower that needs what its leader has forgotten, while leaders change",
+        snapshots_max: 1,
+        campaigners: 2,
+        goals: WITH_SNAPSHOTS,
+        golden: Some(1_749_287),
+        ..CORE
+    },
+    Configuration {
+        name: "snapshots-crashes",
+        purpose: "snapshots, two writes in flight and a crash that loses any suffix of them",
+        snapshots_max: 1,
+        crashes_max: 1,
+        pending_max: 2,
+        campaigners: 2,
+        client_requests: false,
+        goals: WITH_SNAPSHOTS,
+        golden: Some(3_127_996),
+        ..CORE
+    },
+    Configuration {
+        name: "snapshots-trail",
+        purpose: "two snapshots one after the other, of which the log keeps some of what they cover",
+        term_max: 1,
+        log_max: 3,
+        snapshots_max: 2,
+        trails: &[0, 1],
+        campaigners: 1,
+        goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored],
+        golden: Some(3_215_274),
+        ..CORE
+    },
+    Configuration {
+        name: "snapshots-check-quorum",
+        purpose: "snapshots under check-quorum and pre-vote, while leaders change",
+        log_max: 1,
+        pre_vote: true,
+        check_quorum: true,
+        snapshots_max: 1,
+        campaigners: 2,
+        client_requests: false,
+        goals: WITH_SNAPSHOTS,
+        golden: Some(5_036_060),
+        ..CORE
+    },
+    Configuration {
+        name: "snapshots-transfer",
+        purpose: "snapshots and transfers of leadership at once",
+        snapshots_max: 1,
+        transfers_max: 1,
+        check_quorum: true,
+        campaigners: 1,
+        heartbeats: false,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        client_requests: false,
+        goals: WITH_SNAPSHOTS,
+        golden: Some(801_964),
+        ..CORE
+    },
 ];
 
 const WITH_TRANSFER: &[Goal] =
     &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderByTransfer, Goal::TransferEnded];
+const WITH_SNAPSHOTS: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::SnapshotRestored];
 
 const WITH_LOST_WRITE: &[Goal] =
     &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::CommitOfAnOlderTerm, Goal::LostWrite];
@@ -378,6 +441,33 @@ pub const CONFORMANCE: &[Configuration] = &[
         ..SPEC
     },
     Configuration {
+        name: "conform-snapshots-crashes",
+        purpose: "snapshots, two writes in flight and a crash",
+        term_max: 1,
+        log_max: 1,
+        campaigners: 1,
+        pending_max: 2,
+        crashes_max: 1,
+        snapshots_max: 1,
+        client_requests: false,
+        goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored, Goal::LostWrite],
+        golden: Some(27_463),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-snapshots",
+        purpose: "a follower that needs what its leader has forgotten, with a trail and without",
+        term_max: 1,
+        campaigners: 1,
+        snapshots_max: 2,
+        heartbeats: false,
+        network: Network::Lossy { messages_max: 2, duplication: false },
+        trails: &[0, 1],
+        goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored],
+        golden: Some(26_950),
+        ..SPEC
+    },
+    Configuration {
         name: "conform-monotone",
         purpose: "a network that never forgets a message",
         log_max: 1,
@@ -433,6 +523,28 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         transfers_max: 2,
         goals: WITH_TRANSFER,
         golden: Some(170_320),
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-snapshots-heartbeats",
+        purpose: "a snapshot that heartbeats offer again, with a trail and without",
+        term_max: 1,
+        campaigners: 1,
+        snapshots_max: 1,
+        trails: &[0, 1],
+        golden: Some(154_297),
+        goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored],
+        ..SPEC
+    },
+    Configuration {
+        name: "conform-snapshots-leaders",
+        purpose: "snapshots while leaders change, and heartbeats that offer them again",
+        log_max: 1,
+        campaigners: 2,
+        client_requests: false,
+        snapshots_max: 1,
+        golden: Some(173_209),
+        goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored],
         ..SPEC
     },
 ];

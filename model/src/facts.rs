@@ -4,7 +4,7 @@
 use crate::server::Server;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::Payload;
-use raft_io::{Envelope, LogView, MemoryLog, Message, NodeId, RoleKind};
+use raft_io::{EntryId, Envelope, LogView, MemoryLog, Message, NodeId, RoleKind};
 
 /// The most reads of a configuration.
 pub const READS_MAX: usize = 2;
@@ -13,21 +13,62 @@ pub const READS_MAX: usize = 2;
 pub const SERVERS_MAX: usize = 5;
 
 /// A log of at most 8 entries with terms up to 7, one byte each: the lowest is the first. A byte is
-/// `present (1) | commit term (3) | payload (1) | term (3)`; the commit term is used only in the log of what is committed.
+/// `present (1) | commit term (3) | payload (1) | term (3)`; the commit term is used only in the log of what is committed. In
+/// a server's log it marks what is forgotten, with all its bits: of that only the base, the last one, has a term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PackedLog(pub u64);
 
 const ENTRY: u64 = 0x8f8f_8f8f_8f8f_8f8f;
 const COMMIT_TERM: u64 = 0x7070_7070_7070_7070;
+const FORGOTTEN: u64 = 0xf0;
+/// One of the bits that mark what is forgotten, in each byte.
+const MARK: u64 = 0x1010_1010_1010_1010;
 
 impl PackedLog {
     fn of(log: &MemoryLog) -> Self {
         let mut packed = Self::default();
-        for (at, entry) in log.iter().enumerate() {
+        let base = log.base();
+        for at in 0..base.index.0 {
+            packed.0 |= FORGOTTEN << (8 * at);
+        }
+        if base.index.0 > 0 {
+            packed.0 |= base.term.0 << (8 * (base.index.0 - 1));
+        }
+        for (at, entry) in (base.index.0..).zip(log.iter()) {
             let payload = u64::from(matches!(entry.payload, Payload::Command(_)));
             packed.0 |= (0x80 | payload << 3 | entry.id.term.0) << (8 * at);
         }
         packed
+    }
+
+    /// How many entries a server's log has forgotten.
+    #[must_use]
+    pub fn base(self) -> u32 {
+        (self.0 & MARK).count_ones()
+    }
+
+    /// Where two logs differ, as far as neither has forgotten it: at the base only the terms are compared.
+    fn difference(self, other: Self, base: u32) -> u64 {
+        let difference = (self.0 ^ other.0) & ENTRY;
+        match base {
+            0 => difference,
+            base => {
+                let at_base = 8 * (base - 1);
+                (difference & !(0x08 << at_base)) >> at_base << at_base
+            }
+        }
+    }
+
+    /// Whether up to `count` this log holds the entries of `other`, which has forgotten none, or has forgotten them.
+    #[must_use]
+    pub fn holds(self, other: Self, count: u32) -> bool {
+        Self(self.difference(other, self.base())).prefix(count).is_empty()
+    }
+
+    /// Whether up to `count` two servers' logs hold the same entries, as far as neither has forgotten them.
+    #[must_use]
+    pub fn agrees(self, other: Self, count: u32) -> bool {
+        Self(self.difference(other, self.base().max(other.base()))).prefix(count).is_empty()
     }
 
     /// How many entries there are.
@@ -75,7 +116,7 @@ impl PackedLog {
     /// Entries of `log` from this one's end up to `end`, as committed in `term`.
     #[must_use]
     pub fn commit(self, log: Self, end: u32, term: u8) -> Self {
-        let fresh = log.prefix(end).0 & !Self(u64::MAX).prefix(self.len()).0;
+        let fresh = log.prefix(end).0 & ENTRY & !Self(u64::MAX).prefix(self.len()).0;
         let present = (fresh >> 7) & 0x0101_0101_0101_0101;
         let terms = (present * (u64::from(term) << 4)) & COMMIT_TERM;
         Self(self.0 | fresh | terms)
@@ -84,7 +125,7 @@ impl PackedLog {
     /// Log Matching for two logs: from the first difference on, no two entries at one index have the same term.
     #[must_use]
     pub fn matches(self, other: Self) -> bool {
-        let difference = self.0 ^ other.0;
+        let difference = self.difference(other, self.base().max(other.base()));
         if difference == 0 {
             return true;
         }
@@ -114,6 +155,14 @@ pub struct Facts {
     pub pending: u8,
     /// Commit index.
     pub commit: u8,
+    /// The last index handed out for applying.
+    pub applied: u8,
+    /// The last entry that the newest snapshot covers, as decided: index and term.
+    pub snapshot: (u8, u8),
+    /// The same on disk.
+    pub disk_snapshot: (u8, u8),
+    /// Whether a snapshot is being fetched.
+    pub fetching: bool,
     /// The last round of confirmation that a leader began; 0 elsewhere.
     pub read_round: u8,
     /// Whether it is a leader that hands over.
@@ -135,6 +184,10 @@ pub fn position(id: NodeId) -> u8 {
     id.0 as u8 - 1
 }
 
+fn packed_id(id: EntryId) -> (u8, u8) {
+    (id.index.0 as u8, id.term.0 as u8)
+}
+
 impl Facts {
     /// The facts of a server, with its state.
     #[must_use]
@@ -154,6 +207,10 @@ impl Facts {
             leader_is_recent: state.leader_is_recent,
             pending: state.writes.len() as u8,
             commit: state.commit_index.0 as u8,
+            applied: state.applied_through.0 as u8,
+            snapshot: packed_id(state.snapshot),
+            disk_snapshot: packed_id(server.disk.snapshot()),
+            fetching: state.fetching.is_some(),
             read_round: state.read_round as u8,
             hands_over: state.transfer.is_some(),
             log: PackedLog::of(&server.log()),

@@ -9,8 +9,8 @@ use crate::facts::{Facts, NOBODY, PackedLog};
 use crate::server::{Input, Server, Stepped};
 use raft_io::message::AppendResult;
 use raft_io::protocol::ProtocolState;
-use raft_io::types::HardState;
-use raft_io::{Action, Envelope, Event, LogView, Message, RoleKind, quorum};
+use raft_io::types::{HardState, Index};
+use raft_io::{Action, Envelope, Event, LogView, MemoryLog, Message, RoleKind, quorum};
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $(#[doc = $says:literal] $variant:ident,)* }) => {
@@ -48,8 +48,8 @@ macro_rules! names {
 
             /// Its bit in a mask.
             #[must_use]
-            pub const fn bit(self) -> u32 {
-                1 << self as u32
+            pub const fn bit(self) -> u64 {
+                1 << self as u64
             }
         }
     };
@@ -106,6 +106,12 @@ names! {
         EveryTransferEnds,
         /// Who has heard its leader just now listens to candidates in the name of that leader, and to no others.
         OnlyTransfersDisrupt,
+        /// What a snapshot covers is committed, and nothing else comes with it.
+        SnapshotConsistent,
+        /// Between a snapshot and the log that continues it nothing is missing, whenever the server crashes.
+        CompactedIsCovered,
+        /// A log that reaches a fetched snapshot by itself keeps what follows it.
+        SnapshotKeepsWhatFollows,
         /// Honest servers never find each other misbehaving.
         HonestServersBehave,
         /// No assertion of the protocol fails: the laws that one server checks alone, by their names.
@@ -146,12 +152,14 @@ names! {
         LeaderByTransfer,
         /// A transfer that ended by its timeout.
         TransferEnded,
+        /// A state machine that was replaced by a snapshot of another server.
+        SnapshotRestored,
     }
 }
 
 /// The laws that a step of one server breaks, as a mask.
 #[must_use]
-pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, stepped: &Stepped) -> u32 {
+pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, stepped: &Stepped) -> u64 {
     let after = &stepped.server;
     let (old, new) = (before.state(), after.state());
     let (old_disk, new_disk) = (before.disk.hard_state(), after.disk.hard_state());
@@ -166,18 +174,24 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     );
     let applied_grows = crash || new.applied_through >= old.applied_through;
     let applied_is_safe = new.applied_through <= new.commit_index && new.applied_through <= after.disk.last().index;
-    let handed_out = crash || hands_out(&stepped.actions, &old, &new);
+    let handed_out = crash || hands_out(&stepped.actions, &after.disk, &old, &new);
     check(applied_grows && applied_is_safe && handed_out, Law::AppliedInOrder);
     check(durable_is_on_disk(after, &new), Law::DurableWithinLog);
     let leads = |state: &ProtocolState| state.role == RoleKind::Leader;
     if !crash && leads(&old) && leads(&new) && old.hard_state.term == new.hard_state.term {
-        let (old_log, new_log) = (before.log(), after.log());
-        check(old_log.iter().zip(new_log.iter()).all(|(a, b)| a == b) && new.last >= old.last, Law::LeaderAppendOnly);
+        let kept = same_entries(&before.log(), &after.log(), old.last.index);
+        check(kept && new.last >= old.last, Law::LeaderAppendOnly);
     }
     check(stepped.sent.iter().all(|envelope| is_backed(envelope, after)), Law::PersistFirst);
     let misbehaved = stepped.actions.iter().any(|action| matches!(action, Action::Misbehaved { .. }));
     check(!misbehaved, Law::HonestServersBehave);
     check(pre_vote_is_harmless(before, input, stepped), Law::PreVoteLeavesHardStateAlone);
+    let (disk_base, disk_snapshot) = (after.disk.base().index, after.disk.snapshot().index);
+    let no_gap = disk_base <= disk_snapshot && disk_snapshot <= after.disk.last().index;
+    check(no_gap && new.base.index <= new.snapshot.index, Law::CompactedIsCovered);
+    let arrived =
+        !crash && new.snapshot != old.snapshot && before.log().term(new.snapshot.index) == Some(new.snapshot.term);
+    check(!arrived || new.last.index >= old.last.index, Law::SnapshotKeepsWhatFollows);
     check(crash || reads_end_once(&old, &new, input, &stepped.actions), Law::EveryReadEndsOnce);
     let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
     if configuration.pre_vote && campaigns {
@@ -185,7 +199,7 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
-    broken |= of_transfer(configuration, before, input, stepped, &old, &new);
+    broken |= of_transfer(configuration, input, stepped, &old, &new);
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
         let answered = old.progress.iter().filter(|peer| peer.active).count();
@@ -199,18 +213,17 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
 /// The laws of leadership transfer that a step breaks, as a mask.
 fn of_transfer(
     configuration: &Configuration,
-    before: &Server,
     input: &Input,
     stepped: &Stepped,
     old: &ProtocolState,
     new: &ProtocolState,
-) -> u32 {
+) -> u64 {
     let mut broken = 0;
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     let led = old.role == RoleKind::Leader;
     let goes_on_leading = led && new.role == RoleKind::Leader && old.hard_state.term == new.hard_state.term;
     if old.transfer.is_some() && goes_on_leading {
-        check(new.last == old.last && stepped.server.log() == before.log(), Law::TransferAppendsNothing);
+        check(new.last == old.last, Law::TransferAppendsNothing);
     }
     let told = stepped.sent.iter().filter(|envelope| matches!(envelope.message, Message::TimeoutNowRequest(_)));
     for envelope in told {
@@ -304,27 +317,42 @@ fn reads_end_once(old: &ProtocolState, new: &ProtocolState, input: &Input, actio
     open == accounted
 }
 
-/// `Apply` says just how far the applied index went, and nothing is said when it stayed.
-fn hands_out(actions: &[Action], old: &ProtocolState, new: &ProtocolState) -> bool {
+/// `Apply` and `RestoreSnapshot` say just how far the applied index went, and nothing is said when it stayed. The disk has
+/// what is applied next, and the snapshot that is restored is the one that it knows of.
+fn hands_out(actions: &[Action], disk: &MemoryLog, old: &ProtocolState, new: &ProtocolState) -> bool {
     let mut through = old.applied_through;
     for action in actions {
-        if let Action::Apply { through: next } = action {
-            if *next <= through {
-                return false;
-            }
-            through = *next;
+        let next = match action {
+            Action::Apply { through: next } if disk.base().index <= through => *next,
+            Action::RestoreSnapshot { last } if *last == disk.snapshot() => last.index,
+            Action::Apply { .. } | Action::RestoreSnapshot { .. } => return false,
+            _ => continue,
+        };
+        if next <= through {
+            return false;
         }
+        through = next;
     }
     through == new.applied_through
+}
+
+/// Whether two logs hold the same entries up to `last`, as far as neither has forgotten them.
+fn same_entries(one: &MemoryLog, other: &MemoryLog, last: Index) -> bool {
+    let base = one.base().index.max(other.base().index);
+    let same_base = base > last || one.term(base) == other.term(base);
+    same_base && one.range(base.next(), last.next()).eq(other.range(base.next(), last.next()))
 }
 
 /// What the protocol takes for durable is on the disk and no write in flight replaces it; with none in flight, that is all.
 fn durable_is_on_disk(server: &Server, state: &ProtocolState) -> bool {
     let durable = state.durable.index;
     let log = server.log();
-    let ends = log.iter().zip(server.disk.iter()).take(durable.0 as usize).all(|(decided, written)| decided == written);
-    let idle = !server.in_flight.is_empty() || durable == log.last().index;
-    ends && idle && durable <= server.disk.last().index && durable <= log.last().index
+    let idle =
+        !server.in_flight.is_empty() || (durable == log.last().index && state.snapshot == server.disk.snapshot());
+    same_entries(&log, &server.disk, durable)
+        && idle
+        && durable <= server.disk.last().index
+        && durable <= log.last().index
 }
 
 /// Whether what a message promises is on its sender's disk.
@@ -336,7 +364,8 @@ fn is_backed(envelope: &Envelope, sender: &Server) -> bool {
         Message::RequestVoteRequest(_)
         | Message::AppendEntriesRequest(_)
         | Message::ConfirmLeaderRequest(_)
-        | Message::TimeoutNowRequest(_) => disk.term > term || disk.vote == Some(envelope.from),
+        | Message::TimeoutNowRequest(_)
+        | Message::InstallSnapshotRequest(_) => disk.term > term || disk.vote == Some(envelope.from),
         Message::RequestVoteResponse(response) if response.granted => {
             disk.term > term || disk.vote == Some(envelope.to)
         }
@@ -386,14 +415,17 @@ fn has_pre_votes(before: &Server, input: &Input, old: &ProtocolState) -> bool {
 
 /// What a step shows of the goals, as a mask.
 #[must_use]
-pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Action]) -> u32 {
+pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Action]) -> u64 {
     let mut reached = 0;
     let mut reach = |is: bool, goal: Goal| reached |= if is { goal.bit() } else { 0 };
     let crash = matches!(input, Input::Crash { .. });
     reach(after.role == RoleKind::Leader, Goal::Leader);
     reach(after.commit > before.commit, Goal::Commit);
-    let kept = after.log.prefix(before.log.len()) == before.log;
-    reach(!crash && !kept, Goal::Truncation);
+    let length = before.log.len();
+    let kept = after.log.len() >= length && after.log.agrees(before.log, length);
+    let replaced = after.snapshot != before.snapshot && after.log.len() == after.log.base();
+    reach(!crash && !kept && !replaced, Goal::Truncation);
+    reach(actions.iter().any(|action| matches!(action, Action::RestoreSnapshot { .. })), Goal::SnapshotRestored);
     reach(crash && (after.log != before.log || after.term != before.term), Goal::LostWrite);
     let checked = matches!(input, Input::Event(Event::QuorumCheckTimeout));
     reach(checked && before.role == RoleKind::Leader && after.role != RoleKind::Leader, Goal::StepDown);
@@ -409,7 +441,7 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
 
 /// The laws that a state of the cluster breaks, as a mask. `leaders` has one byte per term: who ever led it.
 #[must_use]
-pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64, committed: PackedLog) -> u32 {
+pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64, committed: PackedLog) -> u64 {
     let mut broken = 0;
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     let at_most_one = |mask: u8| mask & mask.wrapping_sub(1) == 0;
@@ -425,7 +457,11 @@ pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64,
         }
         let commit = u32::from(one.commit);
         let known = commit <= one.log.len() && commit <= committed.len();
-        check(known && one.log.prefix(commit) == committed.entries().prefix(commit), Law::StateMachineSafety);
+        check(known && one.log.holds(committed, commit), Law::StateMachineSafety);
+        let is_committed = |(index, term): (u8, u8)| {
+            index == 0 || (u32::from(index) <= committed.len() && committed.term(u32::from(index) - 1) == term)
+        };
+        check(is_committed(one.snapshot) && is_committed(one.disk_snapshot), Law::SnapshotConsistent);
         if one.role == RoleKind::Leader {
             check(leader_is_complete(one, committed), Law::LeaderCompleteness);
             check(has_votes(configuration, servers, one), Law::LeaderHasQuorum);
@@ -435,8 +471,8 @@ pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64,
     if !committed.is_empty() {
         let length = committed.len();
         let durable = (1..=length).all(|count| {
-            let prefix = committed.entries().prefix(count);
-            let holders = servers.iter().filter(|server| server.disk_log.prefix(count) == prefix).count();
+            let holds = |server: &&&Facts| server.disk_log.len() >= count && server.disk_log.holds(committed, count);
+            let holders = servers.iter().filter(holds).count();
             holders as u32 >= configuration.quorum()
         });
         check(durable, Law::CommittedIsDurable);
@@ -446,9 +482,8 @@ pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64,
 
 /// Everything that was committed in an earlier term is in the leader's log.
 fn leader_is_complete(leader: &Facts, committed: PackedLog) -> bool {
-    let entries = committed.entries();
     let mut earlier = (0..committed.len()).filter(|&at| committed.commit_term(at) < leader.term);
-    earlier.next_back().is_none_or(|at| leader.log.prefix(at + 1) == entries.prefix(at + 1))
+    earlier.next_back().is_none_or(|at| leader.log.len() > at && leader.log.holds(committed, at + 1))
 }
 
 /// A quorum's disks hold a vote for the leader, or have moved on since.
@@ -463,6 +498,7 @@ fn has_votes(configuration: &Configuration, servers: &[&Facts], leader: &Facts) 
 /// What the leader believes of a peer in its term is on the peer's disk.
 fn match_is_sound(leader: &Facts, peer: &Facts) -> bool {
     let matched = u32::from(leader.matches[peer.position as usize]);
-    let agrees = matched <= leader.log.len() && peer.disk_log.prefix(matched) == leader.log.prefix(matched);
+    let present = matched <= leader.log.len() && matched <= peer.disk_log.len();
+    let agrees = present && peer.disk_log.agrees(leader.log, matched);
     peer.term != leader.term || agrees
 }

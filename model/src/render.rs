@@ -10,7 +10,7 @@ use crate::value::Value;
 use raft_io::message::AppendResult;
 use raft_io::protocol::{PeerState, ProgressState, ReadState, WriteInFlight};
 use raft_io::types::{HardState, Payload};
-use raft_io::{Entry, EntryId, Envelope, LogView, Message, NodeId, RoleKind, Write};
+use raft_io::{Compaction, Entry, EntryId, Envelope, LogView, MemoryLog, Message, NodeId, RoleKind, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The spec's variables in a state, by name.
@@ -34,6 +34,7 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
     variables.insert("committed".to_string(), committed(state.committed()));
     variables.insert("readHistory".to_string(), Value::Seq(state.reads().map(read_history).collect()));
     variables.insert("transfers".to_string(), Value::int(u64::from(state.transfers())));
+    variables.insert("snapshotsTaken".to_string(), Value::int(u64::from(state.snapshots())));
     variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
     variables
 }
@@ -53,7 +54,9 @@ pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
         ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
-        ("log", entries(server.log().iter())),
+        ("log", log(&server.log())),
+        ("snapshot", entry_id(state.snapshot)),
+        ("fetch", Value::Seq(state.fetching.map(|(from, last)| fetch(from, last)).into_iter().collect())),
         ("commitIndex", Value::int(state.commit_index.0)),
         ("appliedIndex", Value::int(state.applied_through.0)),
         ("durableIndex", Value::int(state.durable.index.0)),
@@ -67,7 +70,8 @@ pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
             Value::record([
                 ("term", Value::int(disk.term.0)),
                 ("vote", optional(disk.vote)),
-                ("log", entries(server.disk.iter())),
+                ("log", log(&server.disk)),
+                ("snapshot", entry_id(server.disk.snapshot())),
             ]),
         ),
     ])
@@ -94,12 +98,37 @@ fn optional(id: Option<NodeId>) -> Value {
     id.map_or_else(|| Value::Model("Nil".to_string()), node)
 }
 
-fn entry_id(id: EntryId) -> Value {
+/// The id of an entry.
+pub(crate) fn entry_id(id: EntryId) -> Value {
     Value::record([("index", Value::int(id.index.0)), ("term", Value::int(id.term.0))])
 }
 
 fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Value {
     Value::Seq(entries.map(|entry| self::entry(entry.id.term.0, !matches!(entry.payload, Payload::Noop))).collect())
+}
+
+/// What is forgotten stays as a place without content; of the base the term is known.
+fn log(log: &MemoryLog) -> Value {
+    let Value::Seq(held) = entries(log.iter()) else { unreachable!("entries are a sequence") };
+    Value::Seq(forgotten(log.base()).chain(held).collect())
+}
+
+/// The places of what a log has forgotten.
+pub(crate) fn forgotten(base: EntryId) -> impl Iterator<Item = Value> {
+    (1..=base.index.0).map(move |index| {
+        let term = if index == base.index.0 { base.term.0 } else { 0 };
+        Value::record([("term", Value::int(term)), ("payload", Value::str("Forgotten"))])
+    })
+}
+
+/// A snapshot that is being fetched.
+pub(crate) fn fetch(from: NodeId, last: EntryId) -> Value {
+    Value::record([("from", node(from)), ("last", entry_id(last))])
+}
+
+/// The part of a write that puts a snapshot in the place of the log's beginning.
+pub(crate) fn compaction(compaction: Compaction) -> Value {
+    Value::record([("snapshot", entry_id(compaction.snapshot)), ("base", entry_id(compaction.base))])
 }
 
 fn entry(term: u64, is_command: bool) -> Value {
@@ -151,6 +180,7 @@ fn pending_write(waiting: &WriteInFlight, write: &Write) -> Value {
         |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
     Value::record([
         ("hardState", Value::Seq(write.hard_state.map(hard_state).into_iter().collect())),
+        ("compaction", Value::Seq(write.compaction.map(compaction).into_iter().collect())),
         ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
         ("entries", entries(write.entries.iter())),
         ("durable", Value::int(waiting.durable.0)),
@@ -190,6 +220,7 @@ pub fn envelope(envelope: &Envelope) -> Value {
             ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
         }
         Message::TimeoutNowRequest(_) => ("TimeoutNowRequest", vec![]),
+        Message::InstallSnapshotRequest(m) => ("InstallSnapshotRequest", vec![("last", entry_id(m.last))]),
         other => unreachable!("the spec has no message like {other:?}"),
     };
     let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];

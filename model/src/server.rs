@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raft_io::action::Durable;
 use raft_io::log::WriteThrough;
 use raft_io::{
-    Action, ActionSink, Envelope, Event, MemoryLog, NodeId, Protocol, RaftLog, Transition, Write,
+    Action, ActionSink, Compaction, Envelope, Event, LogView, MemoryLog, NodeId, Protocol, RaftLog, Transition, Write,
     protocol::ProtocolState,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -248,11 +248,16 @@ impl Server {
     pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
         let rename = &rename;
         let mut disk = MemoryLog::new();
-        let hard_state = raft_io::LogView::hard_state(&self.disk);
+        let hard_state = self.disk.hard_state();
         let renamed = |state: raft_io::HardState| raft_io::HardState { vote: state.vote.map(rename), ..state };
         let entries = self.disk.iter().cloned().collect();
-        let Ok(()) =
-            disk.append(&mut vec![Write { hard_state: Some(renamed(hard_state)), entries, ..Write::default() }]);
+        let compaction = Compaction { snapshot: self.disk.snapshot(), base: self.disk.base() };
+        let Ok(()) = disk.append(&mut vec![Write {
+            hard_state: Some(renamed(hard_state)),
+            compaction: Some(compaction),
+            truncate_from: None,
+            entries,
+        }]);
         let in_flight =
             self.in_flight.iter().map(|write| Write { hard_state: write.hard_state.map(renamed), ..write.clone() });
         Self { protocol: self.protocol.permute(rename), disk, in_flight: in_flight.collect() }

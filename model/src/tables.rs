@@ -10,7 +10,8 @@ use crate::facts::{Facts, MessageFacts, READS_MAX};
 use crate::laws::{self, Law};
 use crate::server::{Input, Server, Stepped, permute_envelope};
 use crate::symmetry::Permutations;
-use raft_io::{Action, Envelope, Event, NodeId};
+use raft_io::types::Index;
+use raft_io::{Action, EntryId, Envelope, Event, LogView, NodeId};
 use rustc_hash::FxHashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,12 @@ pub enum Code {
     TransferLeadership(u8),
     /// `TransferTimeout`.
     TransferTimeout,
+    /// `SnapshotTaken`, up to this index; the log keeps so many of the entries that it covers.
+    SnapshotTaken(u8, u8),
+    /// `SnapshotFetched`.
+    SnapshotFetched,
+    /// `SnapshotFetchFailed`.
+    SnapshotFetchFailed,
     /// One of the `Handle…`.
     Receive(MessageId),
     /// `Persisted`, of so many writes.
@@ -56,6 +63,9 @@ impl Code {
             Self::HeartbeatTimeout => 0x1_0002,
             Self::QuorumCheckTimeout => 0x1_0003,
             Self::ClientRequest => 0x1_0004,
+            Self::SnapshotFetched => 0x1_0006,
+            Self::SnapshotFetchFailed => 0x1_0007,
+            Self::SnapshotTaken(index, trail) => 0x6_0000 | u32::from(index) << 8 | u32::from(trail),
             Self::Receive(message) => u32::from(message),
             Self::ReadRequest(context) => 0x4_0000 | u32::from(context),
             Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
@@ -80,9 +90,9 @@ pub struct Outcome {
     /// Whether nothing changed and nothing was sent.
     pub is_nothing: bool,
     /// The laws that the step broke.
-    pub broken: u32,
+    pub broken: u64,
     /// The goals that it reached.
-    pub goals: u32,
+    pub goals: u64,
     /// The reads that it answers.
     pub answers: Answers,
     /// Its input's position among the names of actions; see `Action::NAMES`.
@@ -223,10 +233,20 @@ impl Tables {
         id
     }
 
-    /// The input that a code stands for.
+    /// The input that a code stands for, to this server.
     #[must_use]
-    pub fn input(&self, code: Code) -> Input {
+    pub fn input(&self, server: ServerId, code: Code) -> Input {
+        let state = || self.server(server).state();
+        let fetched = || state().fetching.expect("only what is being fetched can arrive or fail").1;
         match code {
+            Code::SnapshotTaken(index, trail) => {
+                let index = Index(u64::from(index));
+                let term = self.server(server).log().term(index).expect("what is applied is in the log");
+                let compact_through = Index(index.0.saturating_sub(u64::from(trail)));
+                Input::Event(Event::SnapshotTaken { last: EntryId { index, term }, compact_through })
+            }
+            Code::SnapshotFetched => Input::Event(Event::SnapshotFetched { last: fetched() }),
+            Code::SnapshotFetchFailed => Input::Event(Event::SnapshotFetchFailed { last: fetched() }),
             Code::ElectionTimeout => Input::Event(Event::ElectionTimeout),
             Code::MinimumElectionTimeout => Input::Event(Event::MinimumElectionTimeout),
             Code::HeartbeatTimeout => Input::Event(Event::HeartbeatTimeout),
@@ -250,7 +270,7 @@ impl Tables {
             return outcome;
         }
         let server = self.server(id);
-        let input = self.input(code);
+        let input = self.input(id, code);
         let name = crate::action::name_position(input.name());
         let outcome = match server.step(configuration, &input) {
             Ok(stepped) => self.outcome(configuration, permutations, (id, &server), &input, &stepped, name),

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Elections, appends, reads, transfers of leadership, a batch, every timer, a refusal, a crash that keeps one of two writes, a restart.
+/// Elections, appends, reads, snapshots, transfers of leadership, a batch, every timer, a refusal, a crash that keeps one of two
+/// writes, a restart.
 const STORY: &[&str] = &[
     "cluster 3 disk=manual trace=true",
     // One voter alone is asked: with two answers on their way, either could be the first, and both would be right.
@@ -57,6 +58,28 @@ const STORY: &[&str] = &[
     "restart 1",
     "stabilize",
     "heartbeat_timeout 2",
+    "stabilize",
+    // Node 1 falls behind what node 2 then forgets: it fetches a snapshot, at the second try.
+    "partition 2 3 | 1",
+    "client_request 2 p q",
+    "stabilize",
+    "heartbeat_timeout 2",
+    "stabilize",
+    "snapshot_taken 2 8 through=7",
+    "persisted 2",
+    "heal",
+    "heartbeat_timeout 2",
+    "deliver 2 1",
+    "deliver 1 2",
+    "deliver 2 1",
+    "snapshot_fetch_failed 1",
+    "heartbeat_timeout 2",
+    "deliver 2 1",
+    "deliver 2 1",
+    "snapshot_fetched 1",
+    "persisted 1",
+    "crash 1",
+    "restart 1",
     "stabilize",
     "transfer_leadership 2 3",
     "handle_timeout_now_request 2 3",

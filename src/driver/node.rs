@@ -347,10 +347,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     trace_event!(warn, node = self.id.0, peer = peer.0, "peer {reason}");
                     let _ = (peer, reason);
                 }
-                Action::SnapshotNeeded { peer } => {
-                    trace_event!(warn, node = self.id.0, peer = peer.0, "the log no longer reaches back to this peer");
-                    let _ = peer;
-                }
+                Action::FetchSnapshot { .. } | Action::RestoreSnapshot { .. } => {}
                 Action::ReadReady { context, index } => state.reads.confirm(context, index),
                 Action::ReadAborted { context } => {
                     let error = not_leader(state);

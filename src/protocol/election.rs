@@ -203,7 +203,8 @@ impl Protocol {
     /// Leads the term: appends a no-op, whose commit commits everything before it (§3.6.2, §6.4).
     fn become_leader(&mut self, _proof: VoteQuorum, actions: &mut impl ActionSink) {
         assert_eq!(self.hard_state.vote, Some(self.settings.id), "ElectionSafety: a leader voted for itself");
-        assert_eq!(self.tail.writes(), 0, "PersistFirst: a leader's term and vote are durable");
+        assert!(!self.tail.hard_state_in_flight(), "PersistFirst: a leader's term and vote are durable");
+        self.fetch = None;
         let last = self.tail.last().index;
         let progress = || Progress::new(last);
         self.role = Role::Leader(Leader {

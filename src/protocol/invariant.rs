@@ -23,7 +23,12 @@ impl Protocol {
         assert!(self.commit_index <= last, "CommitWithinLog: {} of {last}", self.commit_index);
         assert!(self.applied_through <= self.commit_index, "AppliedIsCommitted");
         assert!(self.tail.last().term <= self.hard_state.term, "TermsWithinCurrent");
-        assert!(log.base().index <= self.commit_index, "CompactedIsCommitted");
+        assert!(log.base().index <= self.tail.base().index, "BaseWithinLog: the log forgets what it is told to");
+        assert!(self.tail.base().index <= self.snapshot.index, "CompactedIsCovered");
+        assert!(self.snapshot.index <= self.commit_index, "SnapshotIsCommitted");
+        assert!(self.fetch.is_none_or(|fetch| fetch.last.index > self.commit_index), "FetchesWhatIsMissing");
+        let restoring = self.snapshot.index > self.applied_through;
+        assert!(!restoring || self.tail.durable() < self.snapshot.index, "RestoresWhenDurable");
         assert!((last == Index::ZERO) == (self.tail.last().term == Term::ZERO), "TermsStartAtOne");
         self.check_role();
     }
@@ -39,6 +44,7 @@ impl Protocol {
             }
             Role::Leader(leader) => {
                 assert_eq!(self.leader, Some(id), "LeaderKnowsItself");
+                assert_eq!(self.fetch, None, "FetchesWhatIsMissing: a leader has everything");
                 assert_eq!(self.hard_state.vote, Some(id), "LeaderVotedForItself");
                 assert!(leader.term_start <= self.tail.last().index, "LeaderHasItsNoop");
                 assert!(leader.peers.windows(2).all(|pair| pair[0].0 < pair[1].0), "PeersAscend");

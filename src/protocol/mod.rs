@@ -22,7 +22,7 @@ mod transfer;
 pub use progress::{Progress, ProgressState};
 pub use state::{PeerState, ProtocolState, ReadState, WriteInFlight};
 
-use crate::action::{Action, ActionSink, RoleKind, Write};
+use crate::action::{Action, ActionSink, Compaction, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event::Event;
@@ -32,6 +32,7 @@ use crate::message::{Envelope, Message};
 use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
 use alloc::sync::Arc;
 use role::Role;
+use snapshot::Fetch;
 use tail::Tail;
 
 /// One server's part of the Raft protocol for one group.
@@ -79,9 +80,15 @@ pub struct Protocol {
     /// Always false without check-quorum.
     leader_is_recent: bool,
     tail: Tail,
-    /// Highest index known committed. Starts at the log's base; only grows; at most `last`.
+    /// The last entry that the newest snapshot covers, as decided; [`EntryId::ZERO`] before the first. Only grows.
+    snapshot: EntryId,
+    /// The snapshot that is being fetched in place of entries that the leader no longer has; beyond `commit_index`. None
+    /// while this server leads.
+    fetch: Option<Fetch>,
+    /// Highest index known committed. Starts with the log's snapshot; only grows; at most `last`.
     commit_index: Index,
-    /// The last index handed out for applying. Only grows; at most `commit_index` and durable.
+    /// The last index handed out for applying, or covered by the snapshot that the state machine began with. Only grows;
+    /// at most `commit_index` and durable.
     applied_through: Index,
 }
 
@@ -109,7 +116,10 @@ impl Protocol {
         if last.term > term {
             return Err(RestoreError::HardStateLost { last, term });
         }
-        let base = log.base().index;
+        let (base, snapshot) = (log.base(), log.snapshot());
+        if snapshot.index < base.index || snapshot.index > last.index {
+            return Err(RestoreError::SnapshotGap { snapshot, base, last });
+        }
         Ok(Self {
             settings: Settings {
                 id: config.id,
@@ -129,9 +139,11 @@ impl Protocol {
             wrote_through: false,
             leader: None,
             leader_is_recent: false,
-            tail: Tail::new(log.last()),
-            commit_index: base,
-            applied_through: base,
+            tail: Tail::new(base, last),
+            snapshot,
+            fetch: None,
+            commit_index: snapshot.index,
+            applied_through: snapshot.index,
         })
     }
 
@@ -154,6 +166,17 @@ impl Protocol {
             Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
             Event::ReadRequest { context } => self.read_request(context, actions).map_err(StepError::from),
             Event::TransferLeadership { target } => self.transfer_leadership(target, actions).map_err(StepError::from),
+            Event::SnapshotTaken { last, compact_through } => {
+                self.snapshot_taken(log, last, compact_through, actions).map_err(StepError::from)
+            }
+            Event::SnapshotFetched { last } => {
+                self.snapshot_fetched(log, last, actions);
+                Ok(())
+            }
+            Event::SnapshotFetchFailed { last } => {
+                self.snapshot_fetch_failed(last);
+                Ok(())
+            }
             Event::Persisted { writes } => self.persisted(log, writes, actions),
             Event::ElectionTimeout => {
                 self.election_timeout(actions);
@@ -225,6 +248,9 @@ impl Protocol {
             Message::ConfirmLeaderRequest(request) => self.handle_confirm_leader_request(from, request, actions),
             Message::ConfirmLeaderResponse(response) => self.handle_confirm_leader_response(from, response, actions),
             Message::TimeoutNowRequest(request) => self.handle_timeout_now_request(from, request, actions),
+            Message::InstallSnapshotRequest(request) => {
+                self.handle_install_snapshot_request(log, from, request, actions);
+            }
         }
     }
 
@@ -259,6 +285,14 @@ impl Protocol {
             Message::ConfirmLeaderRequest(request) => request.term <= Term::MAX,
             Message::ConfirmLeaderResponse(response) => response.term.max(response.leader_term) <= Term::MAX,
             Message::TimeoutNowRequest(request) => request.term <= Term::MAX,
+            Message::InstallSnapshotRequest(request) => {
+                let last = request.last;
+                let fits = request.term <= Term::MAX && in_range(last);
+                if fits && (last.index == Index::ZERO || last.term == Term::ZERO || last.term > request.term) {
+                    return Err(PeerMisbehaved::SnapshotOfNothing { last });
+                }
+                fits
+            }
         };
         if numbers_in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
     }
@@ -336,6 +370,12 @@ impl Protocol {
         if self.hard_state_dirty {
             self.persist(None, Entries::EMPTY, EntryId::ZERO, actions);
         }
+    }
+
+    /// Emits a write that puts a snapshot in the place of the log's beginning. The tail has been told.
+    fn persist_compaction(&mut self, compaction: Compaction, actions: &mut impl ActionSink) {
+        let write = Write { compaction: Some(compaction), ..Write::default() };
+        self.wrote_through |= self.tail.write(write, EntryId::ZERO, actions);
     }
 
     /// Emits one atomic write: the hard state if it changed, a truncation, entries. `before` is
@@ -420,6 +460,18 @@ impl Protocol {
     #[must_use]
     pub fn applied_through(&self) -> Index {
         self.applied_through
+    }
+
+    /// The last entry that the newest snapshot covers; [`EntryId::ZERO`] before the first.
+    #[must_use]
+    pub fn snapshot(&self) -> EntryId {
+        self.snapshot
+    }
+
+    /// The snapshot that is being fetched: who offered it, and the last entry that it covers.
+    #[must_use]
+    pub fn fetching(&self) -> Option<(NodeId, EntryId)> {
+        self.fetch.map(|fetch| (fetch.from, fetch.last))
     }
 
     /// The last entry, durable or not.

@@ -11,7 +11,9 @@ use super::{Protocol, Settings};
 use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, ProposeError};
 use crate::log::{LogView, Read};
-use crate::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, Message};
+use crate::message::{
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, InstallSnapshotRequest, Message,
+};
 use crate::quorum::committed_index;
 use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload, Term};
 use alloc::vec::Vec;
@@ -90,7 +92,7 @@ impl Protocol {
     pub(super) fn heartbeat_timeout(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
         let (sender, role) = self.split(log);
         let Role::Leader(leader) = role else { return };
-        for (peer, progress) in &leader.peers {
+        for (peer, progress) in &mut leader.peers {
             sender.send_heartbeat(*peer, progress, actions);
         }
         self.repeat_read_round(actions);
@@ -197,8 +199,7 @@ impl Protocol {
             let before = entries[known - 1].id;
             self.persist(truncate_from, entries.slice(known, entries.len()), before, actions);
         }
-        self.commit_index = self.commit_index.max(request.commit.min(match_index));
-        self.advance_apply(actions);
+        self.advance_commit_to(request.commit.min(match_index), actions);
         AppendResult::Accepted { match_index }
     }
 
@@ -267,6 +268,7 @@ impl Protocol {
             log,
             term: self.hard_state.term,
             commit: self.commit_index,
+            snapshot: self.snapshot,
         };
         (sender, &mut self.role)
     }
@@ -293,9 +295,25 @@ impl Protocol {
         }
     }
 
+    /// A follower learns that everything up to `index` is committed; a late message may say less than is known.
+    pub(super) fn advance_commit_to(&mut self, index: Index, actions: &mut impl ActionSink) {
+        self.commit_index = self.commit_index.max(index);
+        // Whatever a snapshot that is being fetched would bring is here.
+        self.fetch = self.fetch.filter(|fetch| fetch.last.index > self.commit_index);
+        self.advance_apply(actions);
+    }
+
     /// Hands out what is committed and durable here. Waiting for the own disk keeps a state machine
     /// that is durable itself from getting ahead of the log that it would be replayed from.
     pub(super) fn advance_apply(&mut self, actions: &mut impl ActionSink) {
+        let last = self.snapshot;
+        if last.index > self.applied_through {
+            if self.tail.durable() < last.index {
+                return;
+            }
+            self.applied_through = last.index;
+            actions.push(Action::RestoreSnapshot { last });
+        }
         let through = self.commit_index.min(self.tail.durable());
         if through > self.applied_through {
             self.applied_through = through;
@@ -403,6 +421,7 @@ struct Sender<'a, L> {
     log: &'a L,
     term: Term,
     commit: Index,
+    snapshot: EntryId,
 }
 
 impl<L: LogView> Sender<'_, L> {
@@ -457,18 +476,27 @@ impl<L: LogView> Sender<'_, L> {
 
     fn fall_back_to_snapshot(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         progress.become_snapshot();
-        actions.push(Action::SnapshotNeeded { peer: to });
+        self.offer_snapshot(to, actions);
+    }
+
+    /// The data is fetched by the follower, and not with this message.
+    fn offer_snapshot(&self, to: NodeId, actions: &mut impl ActionSink) {
+        let request = InstallSnapshotRequest { term: self.term, last: self.snapshot };
+        let message = Message::InstallSnapshotRequest(request);
+        actions.push(Action::Send(Envelope { from: self.settings.id, to, message }));
     }
 
     /// An empty append after what was sent last. A probe is repeated by its heartbeat, without the
-    /// entries: those follow once the logs agree.
-    fn send_heartbeat(&self, to: NodeId, progress: &Progress, actions: &mut impl ActionSink) {
+    /// entries: those follow once the logs agree. With the heartbeat to a follower that needs a snapshot this is offered
+    /// again: the offer or the follower's wish may have got lost.
+    fn send_heartbeat(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         let index = progress.next_index.previous();
-        let prev = match self.tail.term_at(self.log, index) {
-            Some(term) => EntryId { index, term },
-            None => self.log.base(),
-        };
-        actions.push(Action::Send(self.envelope(to, prev, Entries::EMPTY)));
+        let sent_last = self.tail.term_at(self.log, index).map(|term| EntryId { index, term });
+        actions.push(Action::Send(self.envelope(to, sent_last.unwrap_or(self.tail.base()), Entries::EMPTY)));
+        // No answer to a heartbeat would ever show where the logs agree: that is before the leader's first entry.
+        if sent_last.is_none() {
+            self.fall_back_to_snapshot(to, progress, actions);
+        }
     }
 }
 

@@ -1,3 +1,128 @@
-//! Snapshots and log compaction (dissertation §5).
+//! Snapshots and log compaction.
 //!
-//! In this version a leader that no longer holds what a follower needs says so with [`Action::SnapshotNeeded`](crate::Action::SnapshotNeeded).
+//! Dissertation §5. Spec: `SnapshotTaken`, `HandleInstallSnapshotRequest`, `SnapshotFetched`, `SnapshotFetchFailed`.
+//!
+//! A snapshot is named by the last entry that it covers: state machines are deterministic, and the entry's id says all
+//! entries before it. Each server takes its own and lets its log forget what it covers, up to a trail for followers that
+//! are a little behind. One that is further behind is offered the leader's newest snapshot. It fetches the data beside the
+//! stream of messages, at its own pace, and when that is durable the log begins anew right after it, in one write.
+
+use super::Protocol;
+use crate::action::{Action, ActionSink, Compaction};
+use crate::error::{PeerMisbehaved, SnapshotRefused};
+use crate::log::LogView;
+use crate::message::{AppendEntriesResponse, AppendResult, InstallSnapshotRequest, Message};
+use crate::types::{EntryId, Index, NodeId};
+
+/// A snapshot that is being fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Fetch {
+    /// Who offered it.
+    pub(super) from: NodeId,
+    /// The last entry that it covers.
+    pub(super) last: EntryId,
+}
+
+impl Protocol {
+    /// A snapshot of the state machine is durable: it takes the place of the log's beginning.
+    pub(super) fn snapshot_taken(
+        &mut self,
+        log: &impl LogView,
+        last: EntryId,
+        compact_through: Index,
+        actions: &mut impl ActionSink,
+    ) -> Result<(), SnapshotRefused> {
+        if last.index < self.snapshot.index {
+            return Err(SnapshotRefused::Outdated { snapshot: last, newest: self.snapshot });
+        }
+        if last.index > self.applied_through || self.term_at(log, last.index) != Some(last.term) {
+            return Err(SnapshotRefused::NotApplied { snapshot: last, applied: self.applied_through });
+        }
+        let index = compact_through.min(last.index).max(self.tail.base().index);
+        let term = self.term_at(log, index).expect("BaseWithinLog: what is applied is in the log or is its base");
+        let base = EntryId { index, term };
+        if (last, base) == (self.snapshot, self.tail.base()) {
+            return Ok(());
+        }
+        self.snapshot = last;
+        self.tail.forget_through(base);
+        self.persist_compaction(Compaction { snapshot: last, base }, actions);
+        Ok(())
+    }
+
+    /// The leader's log begins after what this server needs. Fetches the snapshot, unless the log reaches as far by itself.
+    pub(super) fn handle_install_snapshot_request(
+        &mut self,
+        log: &impl LogView,
+        from: NodeId,
+        request: InstallSnapshotRequest,
+        actions: &mut impl ActionSink,
+    ) {
+        let (term, last) = (self.hard_state.term, request.last);
+        if request.term < term {
+            return self.send_append_result(from, AppendResult::StaleTerm, actions);
+        }
+        let own_term = self.term_at(log, last.index);
+        if let Some(leader) = self.leader.filter(|leader| *leader != from) {
+            let reason = PeerMisbehaved::SecondLeader { term, leader };
+            return actions.push(Action::Misbehaved { peer: from, reason });
+        }
+        let contradicts = last.index <= self.commit_index && own_term.is_some_and(|term| term != last.term);
+        if contradicts || !self.continues_committed(log, last) {
+            let reason = PeerMisbehaved::CommittedConflict { index: last.index.min(self.commit_index) };
+            return actions.push(Action::Misbehaved { peer: from, reason });
+        }
+        self.follow(from, actions);
+        self.persist_hard_state(actions);
+        // What is covered is committed. An entry of the same id in this log says that all before it agree, too (§3.5): then
+        // a snapshot, which may be late, must not take away what follows.
+        if last.index <= self.commit_index || own_term == Some(last.term) {
+            self.advance_commit_to(last.index, actions);
+            self.send_append_result(from, AppendResult::Accepted { match_index: last.index }, actions);
+        } else if self.fetch.is_none_or(|fetch| fetch.from != from) {
+            // A fetch goes on though its leader has a newer snapshot by now: else one that takes longer than the time
+            // between two snapshots would never end.
+            self.fetch = Some(Fetch { from, last });
+            actions.push(Action::FetchSnapshot { from, last });
+        }
+    }
+
+    /// The snapshot is here and durable: the log begins anew right after it.
+    pub(super) fn snapshot_fetched(&mut self, log: &impl LogView, last: EntryId, actions: &mut impl ActionSink) {
+        if self.fetch.is_none_or(|fetch| fetch.last != last) {
+            return;
+        }
+        self.fetch = None;
+        // The entry came by itself meanwhile: what follows it may already be acknowledged.
+        if self.term_at(log, last.index) == Some(last.term) {
+            return self.advance_commit_to(last.index, actions);
+        }
+        if !self.continues_committed(log, last) {
+            return;
+        }
+        self.tail.begin_anew(last, self.commit_index);
+        self.snapshot = last;
+        self.commit_index = last.index;
+        self.persist_compaction(Compaction { snapshot: last, base: last }, actions);
+        if let Some(leader) = self.leader {
+            self.send_append_result(leader, AppendResult::Accepted { match_index: last.index }, actions);
+        }
+    }
+
+    /// Whether an entry can follow what is known to be committed: terms only grow along a log.
+    fn continues_committed(&self, log: &impl LogView, last: EntryId) -> bool {
+        last.index <= self.commit_index || self.term_at(log, self.commit_index) <= Some(last.term)
+    }
+
+    /// The snapshot cannot be had: the next offer is as good as the first.
+    pub(super) fn snapshot_fetch_failed(&mut self, last: EntryId) {
+        if self.fetch.is_some_and(|fetch| fetch.last == last) {
+            self.fetch = None;
+        }
+    }
+
+    fn send_append_result(&mut self, to: NodeId, result: AppendResult, actions: &mut impl ActionSink) {
+        let response = AppendEntriesResponse { term: self.hard_state.term, result };
+        self.send(to, Message::AppendEntriesResponse(response), actions);
+    }
+}

@@ -5,6 +5,7 @@ use super::Protocol;
 use super::progress::{Progress, ProgressState};
 use super::read::WaitingRead;
 use super::role::Role;
+use super::snapshot::Fetch;
 use crate::action::RoleKind;
 use crate::membership::Membership;
 use crate::message::Envelope;
@@ -30,9 +31,16 @@ pub struct ProtocolState {
     pub votes_granted: Vec<NodeId>,
     /// Who refused in this campaign, ascending; empty unless campaigning.
     pub votes_refused: Vec<NodeId>,
+    /// The last entry that the newest snapshot covers, as decided.
+    pub snapshot: EntryId,
+    /// The snapshot that is being fetched: who offered it, and the last entry that it covers.
+    pub fetching: Option<(NodeId, EntryId)>,
+    /// The entry before the log's first, as decided.
+    pub base: EntryId,
     /// The last entry, durable or not.
     pub last: EntryId,
-    /// The last entry that is durable and that no write in flight replaces.
+    /// The last entry that is durable and that no write in flight replaces. Before the base, and with term 0, while the
+    /// write that makes the log begin anew is in flight.
     pub durable: EntryId,
     /// The highest index known committed.
     pub commit_index: Index,
@@ -112,6 +120,9 @@ impl Protocol {
             leader_is_recent: self.leader_is_recent,
             votes_granted: ascending(granted),
             votes_refused: ascending(refused),
+            snapshot: self.snapshot,
+            fetching: self.fetching(),
+            base: self.tail.base(),
             last: self.tail.last(),
             durable: self.tail.durable_id(),
             commit_index: self.commit_index,
@@ -139,6 +150,7 @@ impl Protocol {
         permuted.membership = Arc::clone(&self.membership);
         permuted.hard_state.vote = self.hard_state.vote.map(&rename);
         permuted.leader = self.leader.map(&rename);
+        permuted.fetch = self.fetch.map(|fetch| Fetch { from: rename(fetch.from), ..fetch });
         permuted.tail.rename(&rename);
         match &mut permuted.role {
             Role::Follower => {}

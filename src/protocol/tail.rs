@@ -20,9 +20,12 @@ use alloc::collections::VecDeque;
 /// The end of the log, durable or not, and the way of the rest to durability.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tail {
+    /// The entry before the first, as decided: the log may reach further back until it has carried out the write.
+    base: EntryId,
     /// The last entry, durable or not.
     last: EntryId,
-    /// The last entry that is durable and not replaced by a write in flight.
+    /// The last entry that is durable and not replaced by a write in flight. Before the base while the write that makes
+    /// the log begin anew is in flight; its term is then 0, for nobody may ask for it.
     durable: EntryId,
     /// Where in `(durable, last]` the term differs from the entry before, ascending.
     term_changes: VecDeque<EntryId>,
@@ -47,8 +50,19 @@ impl Tail {
     /// a server has to say to all its peers between two writes, unless one takes very long.
     const MESSAGES_BEHIND_A_WRITE_MAX: usize = 256;
 
-    pub(super) fn new(last: EntryId) -> Self {
-        Self { last, durable: last, term_changes: VecDeque::new(), writes: VecDeque::new(), messages: VecDeque::new() }
+    pub(super) fn new(base: EntryId, last: EntryId) -> Self {
+        Self {
+            base,
+            last,
+            durable: last,
+            term_changes: VecDeque::new(),
+            writes: VecDeque::new(),
+            messages: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn base(&self) -> EntryId {
+        self.base
     }
 
     pub(super) fn last(&self) -> EntryId {
@@ -115,6 +129,21 @@ impl Tail {
         self.durable = self.last;
         self.term_changes.clear();
         true
+    }
+
+    /// The log forgets the entries up to and including `base`, which it holds durably.
+    pub(super) fn forget_through(&mut self, base: EntryId) {
+        self.base = base;
+    }
+
+    /// The log forgets all that it holds and begins anew right after `base`. Of what was durable only the part up to
+    /// `agreed` still counts, which the snapshot in its place covers.
+    pub(super) fn begin_anew(&mut self, base: EntryId, agreed: Index) {
+        let durable = self.durable.index.min(agreed);
+        (self.base, self.last, self.durable) = (base, base, EntryId { index: durable, term: Term::ZERO });
+        self.term_changes.clear();
+        self.term_changes.push_back(base);
+        self.writes.iter_mut().for_each(|write| write.durable = write.durable.min(durable));
     }
 
     /// The entries after `last` are replaced: those in flight no longer count.
@@ -187,7 +216,9 @@ impl Tail {
     pub(super) fn term_at(&self, log: &impl LogView, index: Index) -> Option<Term> {
         if index == self.last.index {
             Some(self.last.term)
-        } else if index > self.last.index {
+        } else if index == self.base.index {
+            Some(self.base.term)
+        } else if index > self.last.index || index < self.base.index {
             None
         } else if index >= self.durable.index {
             let change = self.term_changes.iter().rev().find(|change| change.index <= index);
@@ -200,6 +231,9 @@ impl Tail {
     /// Consecutive durable entries from `first` on, at least one if there is any and otherwise at
     /// most `bytes_max` bytes.
     pub(super) fn read(&self, log: &impl LogView, first: Index, bytes_max: usize) -> Read {
+        if first <= self.base.index {
+            return Read::Compacted;
+        }
         if first > self.durable.index {
             return Read::Entries(Entries::EMPTY);
         }
@@ -215,9 +249,9 @@ impl Tail {
     /// cannot agree with one whose entry at `bound` has that term. Terms only grow along a log, so
     /// halving finds it, however long the conflict.
     pub(super) fn agree_max(&self, log: &impl LogView, bound: Index, term_max: Term) -> EntryId {
-        let base = log.base();
-        let term_at = |index| self.term_at(log, index).unwrap_or(base.term);
-        let (mut low, mut high) = (base.index.min(bound), bound);
+        // What lies before the base is committed: no leader's log differs there.
+        let term_at = |index| self.term_at(log, index).unwrap_or(self.base.term);
+        let (mut low, mut high) = (self.base.index.min(bound), bound);
         while low < high {
             let middle = Index(low.0 + (high.0 - low.0).div_ceil(2));
             if term_at(middle) <= term_max {
@@ -232,6 +266,7 @@ impl Tail {
     /// The laws of the queue; see `invariant.rs`.
     pub(super) fn check(&self) {
         assert!(self.durable.index <= self.last.index, "DurableWithinLog");
+        assert!(self.base.index <= self.last.index, "BaseWithinLog");
         let mut previous = self.durable;
         for change in &self.term_changes {
             assert!(change.index > previous.index && change.term > previous.term, "TermsGrow");
@@ -260,7 +295,7 @@ mod tests {
     /// no answer equalled the one before it.
     #[test]
     fn a_stalled_disk_does_not_let_messages_pile_up() {
-        let mut tail = Tail::new(EntryId::ZERO);
+        let mut tail = Tail::new(EntryId::ZERO, EntryId::ZERO);
         let mut actions = Vec::<Action>::new();
         tail.write(Write::default(), EntryId::ZERO, &mut actions);
         for round in 0..10_000 {
@@ -280,7 +315,7 @@ mod tests {
     /// What waits for a later write says that this write is durable too: it is not the same.
     #[test]
     fn a_message_waits_again_behind_a_later_write() {
-        let mut tail = Tail::new(EntryId::ZERO);
+        let mut tail = Tail::new(EntryId::ZERO, EntryId::ZERO);
         let mut actions = Vec::<Action>::new();
         for _ in 0..2 {
             tail.write(Write::default(), EntryId::ZERO, &mut actions);
@@ -323,6 +358,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "ReadsSeeWrites")]
     fn a_log_that_withholds_an_entry_stops_the_node() {
-        let _ = Tail::new(Withholding.last()).read(&Withholding, Index(1), 1);
+        let _ = Tail::new(EntryId::ZERO, Withholding.last()).read(&Withholding, Index(1), 1);
     }
 }

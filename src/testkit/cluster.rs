@@ -257,6 +257,8 @@ impl Cluster {
             Event::Persisted { writes } => format!(" {writes}"),
             Event::ReadRequest { context } => format!(" {context}"),
             Event::TransferLeadership { target } => format!(" {target}"),
+            Event::SnapshotTaken { last, compact_through } => format!(" {last} through={compact_through}"),
+            Event::SnapshotFetched { last } | Event::SnapshotFetchFailed { last } => format!(" {last}"),
             _ => String::new(),
         };
         let proposed = match &event {
@@ -367,7 +369,14 @@ impl Cluster {
                 let leader = leader.map_or(String::new(), |leader| format!(" leader={leader}"));
                 self.tell(format!("  role {} term={term}{leader}", role.name()));
             }
-            Action::SnapshotNeeded { peer } => self.tell(format!("  snapshot needed by {peer}")),
+            Action::FetchSnapshot { from, last } => self.tell(format!("  fetch snapshot {last} from {from}")),
+            Action::RestoreSnapshot { last } => {
+                node.applied = last.index;
+                node.first_applicable = last.index.next();
+                self.tell(format!("  restore snapshot {last}"));
+                let node = &self.nodes[&id];
+                self.checker.restored(&node.view(id), *last)?;
+            }
             Action::SendFromLog { envelope, end, bytes_max } => {
                 node.cold_reads.push_back((envelope.clone(), *end, *bytes_max));
                 let first = envelope_prev(envelope).next();
@@ -487,7 +496,49 @@ impl Cluster {
         self.network.take_deliverable().into_iter().try_for_each(|envelope| self.arrive(envelope))
     }
 
-    /// Delivers, persists and reads until nothing is left to do.
+    /// A snapshot of what this server has applied is durable, up to `index`; its log forgets what is up to `through`.
+    ///
+    /// # Errors
+    /// The server is down, or a law is broken.
+    pub fn snapshot_taken(&mut self, id: NodeId, index: Index, through: Index) -> Moved {
+        let term = self.node_mut(id)?.log.term(index).unwrap_or_default();
+        let last = EntryId { index, term };
+        self.step(id, Event::SnapshotTaken { last, compact_through: through })
+    }
+
+    /// The snapshot that this server fetches arrives whole and is durable.
+    ///
+    /// # Errors
+    /// It fetches none, or a law is broken.
+    pub fn snapshot_fetched(&mut self, id: NodeId) -> Moved {
+        match self.protocol(id).and_then(Protocol::fetching) {
+            Some((_, last)) => self.step(id, Event::SnapshotFetched { last }),
+            None => impossible(format!("node {id} fetches no snapshot")),
+        }
+    }
+
+    /// The snapshot that this server fetches is not to be had.
+    ///
+    /// # Errors
+    /// It fetches none, or a law is broken.
+    pub fn snapshot_fetch_failed(&mut self, id: NodeId) -> Moved {
+        match self.protocol(id).and_then(Protocol::fetching) {
+            Some((_, last)) => self.step(id, Event::SnapshotFetchFailed { last }),
+            None => impossible(format!("node {id} fetches no snapshot")),
+        }
+    }
+
+    /// Finishes the fetch of a server whose source is up and in reach; whether there was one.
+    fn fetch(&mut self, id: NodeId) -> Result<bool, MoveError> {
+        let Some((from, _)) = self.protocol(id).and_then(Protocol::fetching) else { return Ok(false) };
+        let in_reach = self.network.is_open(from, id) && self.network.is_open(id, from);
+        if !in_reach || self.protocol(from).is_none() {
+            return Ok(false);
+        }
+        self.snapshot_fetched(id).map(|()| true)
+    }
+
+    /// Delivers, persists, reads and fetches until nothing is left to do.
     ///
     /// # Errors
     /// A law is broken, or there is no end to it.
@@ -503,6 +554,7 @@ impl Cluster {
                     self.cold_read(id)?;
                     quiet = false;
                 }
+                quiet &= !self.fetch(id)?;
             }
             let arriving = self.network.take_deliverable();
             if quiet && arriving.is_empty() {
@@ -540,6 +592,7 @@ impl Cluster {
             while self.nodes.get(&id).is_some_and(|node| !node.cold_reads.is_empty()) {
                 self.cold_read(id)?;
             }
+            self.fetch(id)?;
         }
         self.deliver_all()
     }
@@ -552,8 +605,8 @@ impl Node {
             config,
             protocol: None,
             log: disk.clone(),
-            first_applicable: disk.base().index.next(),
-            applied: disk.base().index,
+            first_applicable: disk.snapshot().index.next(),
+            applied: disk.snapshot().index,
             disk,
             in_flight: VecDeque::new(),
             unreported: 0,

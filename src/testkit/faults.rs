@@ -1,10 +1,10 @@
-//! What happens to servers: crashes, restarts, disks that break their promise, logs that are compacted.
+//! What happens to servers: crashes, restarts, disks that break their promise.
 
 use super::cluster::{Cluster, Moved, Node, impossible};
 use super::render;
-use crate::action::{Compaction, Write};
+use crate::action::Write;
 use crate::log::{LogView, MemoryLog, RaftLog};
-use crate::types::{Entries, EntryId, HardState, Index, NodeId};
+use crate::types::{Entries, HardState, Index, NodeId};
 use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
@@ -82,29 +82,5 @@ impl Cluster {
         node.log = node.disk.clone();
         self.tell(format!("{id} loses its entries from {first} on"));
         Ok(())
-    }
-
-    /// A running server's log forgets the entries through `through`, which it has applied.
-    ///
-    /// # Errors
-    /// They are not all applied, or writes are in flight.
-    pub fn compact(&mut self, id: NodeId, through: Index) -> Moved {
-        let node = self.node_mut(id)?;
-        if through > node.applied || !node.in_flight.is_empty() {
-            return impossible(format!(
-                "node {id} has applied {} and {} writes in flight",
-                node.applied,
-                node.in_flight.len()
-            ));
-        }
-        let Some(term) = node.disk.term(through) else {
-            return impossible(format!("node {id} holds no entry {through}"));
-        };
-        let base = EntryId { index: through, term };
-        let compaction = Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() };
-        for log in [&mut node.disk, &mut node.log] {
-            let Ok(()) = log.append(&mut vec![compaction.clone()]);
-        }
-        Ok(self.check_move(id)?)
     }
 }

@@ -71,6 +71,12 @@ pub enum Law {
     EveryTransferEnds,
     /// Who heard its leader just now, or leads, listens to candidates in the name of a leader and to no others (§4.2.3).
     OnlyTransfersDisrupt,
+    /// What a snapshot covers, and what a log has forgotten, is committed; a state machine becomes nothing else (§5).
+    SnapshotConsistent,
+    /// Between a snapshot and the log that continues it nothing is missing, whenever the server crashes (§5).
+    CompactedIsCovered,
+    /// A log that reaches a fetched snapshot by itself keeps what follows it (§5).
+    SnapshotKeepsWhatFollows,
 }
 
 impl Law {
@@ -99,6 +105,9 @@ impl Law {
         Self::TimeoutNowFromOwnLeader,
         Self::EveryTransferEnds,
         Self::OnlyTransfersDisrupt,
+        Self::SnapshotConsistent,
+        Self::CompactedIsCovered,
+        Self::SnapshotKeepsWhatFollows,
     ];
 }
 
@@ -159,6 +168,10 @@ struct Life {
     role: RoleKind,
     hard_state: HardState,
     commit_index: Index,
+    /// The last entry that its newest snapshot covers.
+    snapshot: EntryId,
+    /// The last entry of its log.
+    last: EntryId,
     /// The log while it leads.
     leader_log: Option<MemoryLog>,
 }
@@ -344,6 +357,31 @@ impl Checker {
         }
     }
 
+    /// A server's state machine becomes what a snapshot says.
+    ///
+    /// # Errors
+    /// The law that it breaks.
+    pub fn restored(&mut self, view: &View<'_>, snapshot: EntryId) -> Checked {
+        let id = view.id;
+        let durable = view.disk.snapshot();
+        check(durable == snapshot, Law::PersistFirst, || {
+            format!("node {id} restores the snapshot {snapshot}, its disk knows of {durable}")
+        })?;
+        let last = self.applied.insert(id, snapshot.index);
+        check(last.is_none_or(|last| last < snapshot.index), Law::AppliedInOrder, || {
+            format!("node {id} restores the snapshot {snapshot} when it has applied {}", last.unwrap_or_default())
+        })?;
+        self.check_covered(id, snapshot)
+    }
+
+    /// What is gone from a log, or in a snapshot, was committed.
+    fn check_covered(&self, id: NodeId, last: EntryId) -> Checked {
+        let committed = self.committed.get(&last.index).map(|committed| committed.entry.id);
+        check(last == EntryId::ZERO || committed == Some(last), Law::SnapshotConsistent, || {
+            format!("node {id} has a snapshot in the place of what is up to {last}, committed there is {committed:?}")
+        })
+    }
+
     /// A server took a step with these actions; `views` are all servers after it, ascending by id.
     ///
     /// # Errors
@@ -370,6 +408,7 @@ impl Checker {
         self.check_life(view)?;
         self.check_leader(view)?;
         self.check_commit(view)?;
+        self.check_snapshots(view)?;
         for leader in views.iter().filter(|view| view.role == Some(RoleKind::Leader)) {
             self.check_completeness(leader)?;
             self.check_match_indexes(leader, views)?;
@@ -463,6 +502,8 @@ impl Checker {
             role,
             hard_state: view.hard_state,
             commit_index: view.commit_index,
+            snapshot: view.log.snapshot(),
+            last: view.log.last(),
             leader_log: leads.then(|| view.log.clone()),
         };
         let Some(before) = self.lives.insert(view.id, life) else { return Ok(()) };
@@ -473,6 +514,12 @@ impl Checker {
         check(view.commit_index >= before.commit_index, Law::CommitMonotonic, || {
             format!("the commit index of node {id} fell from {} to {}", before.commit_index, view.commit_index)
         })?;
+        let snapshot = view.log.snapshot();
+        if snapshot != before.snapshot && view.log.last().index < before.last.index {
+            check(!self.leads_to(before.last, snapshot), Law::SnapshotKeepsWhatFollows, || {
+                format!("node {id} held what follows {snapshot} up to {}, and lost it to a snapshot", before.last)
+            })?;
+        }
         match before.leader_log {
             Some(log) if leads && before.hard_state.term == term => {
                 let lost = log.iter().find(|entry| !holds(view.log, entry.id));
@@ -482,6 +529,15 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a log that ends with `last` holds the entry `id`.
+    fn leads_to(&self, mut last: EntryId, id: EntryId) -> bool {
+        while last.index > id.index {
+            let Some((_, before)) = self.entries.get(&last) else { return false };
+            last = *before;
+        }
+        last == id
     }
 
     fn check_leader(&mut self, view: &View<'_>) -> Checked {
@@ -512,6 +568,22 @@ impl Checker {
             check(committed.entry == *entry, Law::StateMachineSafety, || {
                 format!("node {} commits {}, committed before: {}", view.id, entry.id, committed.entry.id)
             })?;
+        }
+        Ok(())
+    }
+
+    fn check_snapshots(&self, view: &View<'_>) -> Checked {
+        for log in [view.log, view.disk] {
+            let (base, snapshot, last) = (log.base(), log.snapshot(), log.last());
+            let no_gap = base.index <= snapshot.index && snapshot.index <= last.index;
+            check(no_gap, Law::CompactedIsCovered, || {
+                format!(
+                    "node {}'s snapshot ends at {snapshot}, its log holds what is after {base} up to {last}",
+                    view.id
+                )
+            })?;
+            self.check_covered(view.id, snapshot)?;
+            self.check_covered(view.id, base)?;
         }
         Ok(())
     }

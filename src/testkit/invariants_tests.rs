@@ -420,3 +420,59 @@ fn voters_that_listen_to_a_disruption_or_not_to_their_leader() {
     assert_eq!((ask(true, true, &moved_on), ask(true, true, &two)), (None, broken));
     assert_eq!((ask(false, false, &moved_on), ask(false, false, &two)), (None, broken));
 }
+
+/// The log after a snapshot took the place of its beginning.
+fn compacted(mut log: MemoryLog, snapshot: EntryId, base: EntryId) -> MemoryLog {
+    let compaction = Some(crate::action::Compaction { snapshot, base });
+    let Ok(()) = log.append(&mut vec![Write { compaction, ..Write::default() }]);
+    log
+}
+
+#[test]
+fn a_snapshot_of_what_was_never_committed() {
+    let (one, two, three) = elected();
+    let mut checker = checker();
+    let views = [view(2, Follower, &two, 0), view(1, Leader, &one, 1), view(3, Follower, &three, 0)];
+    assert_eq!(see(&mut checker, &views), Ok(()));
+    let committed = compacted(one.clone(), EntryId::new(1, 1), EntryId::new(1, 1));
+    let views = [view(2, Follower, &two, 0), view(1, Follower, &committed, 1), view(3, Follower, &three, 0)];
+    assert_eq!(see(&mut checker.clone(), &views), Ok(()));
+    assert_eq!(checker.clone().restored(&view(1, Follower, &committed, 1), EntryId::new(1, 1)), Ok(()));
+    let early = compacted(one, EntryId::new(2, 1), EntryId::new(1, 1));
+    assert_eq!(law(see(&mut checker.clone(), &[view(1, Follower, &early, 1)])), Some(Law::SnapshotConsistent));
+    let other = compacted(three.clone(), EntryId::new(1, 2), EntryId::new(1, 2));
+    assert_eq!(law(checker.restored(&view(3, Follower, &other, 1), EntryId::new(1, 2))), Some(Law::SnapshotConsistent));
+}
+
+#[test]
+fn a_gap_between_a_snapshot_and_its_log() {
+    let gap = compacted(log(1, None, &[1, 1]), EntryId::new(3, 1), EntryId::new(1, 1));
+    assert_eq!(law(see(&mut checker(), &[view(1, Follower, &gap, 0)])), Some(Law::CompactedIsCovered));
+}
+
+#[test]
+fn a_snapshot_restored_before_it_is_durable_or_behind_what_is_applied() {
+    let (one, two, three) = elected();
+    let mut checker = checker();
+    let views = [view(2, Follower, &two, 0), view(1, Leader, &one, 2), view(3, Follower, &three, 0)];
+    assert_eq!(see(&mut checker, &views), Ok(()));
+    let restored = EntryId::new(1, 1);
+    assert_eq!(law(checker.clone().restored(&view(2, Follower, &two, 1), restored)), Some(Law::PersistFirst));
+    assert_eq!(checker.applied(NodeId(2), Index(1), &noop(1, 1)), Ok(()));
+    let late = compacted(two, restored, restored);
+    assert_eq!(law(checker.restored(&view(2, Follower, &late, 1), restored)), Some(Law::AppliedInOrder));
+}
+
+#[test]
+fn a_snapshot_that_takes_away_what_follows_it() {
+    let (one, two, three) = elected();
+    let mut checker = checker();
+    let views = [view(2, Follower, &two, 0), view(1, Leader, &one, 1), view(3, Follower, &three, 0)];
+    assert_eq!(see(&mut checker, &views), Ok(()));
+    let snapshot = EntryId::new(1, 1);
+    let kept = compacted(two, snapshot, snapshot);
+    let views = [view(2, Follower, &kept, 1), view(1, Leader, &one, 1), view(3, Follower, &three, 0)];
+    assert_eq!(see(&mut checker.clone(), &views), Ok(()));
+    let emptied = compacted(log(1, Some(1), &[]), snapshot, snapshot);
+    assert_eq!(law(see(&mut checker, &[view(2, Follower, &emptied, 1)])), Some(Law::SnapshotKeepsWhatFollows));
+}

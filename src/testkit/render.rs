@@ -23,6 +23,7 @@ pub const fn message_name(message: &Message) -> &'static str {
         Message::ConfirmLeaderRequest(_) => "ConfirmLeaderRequest",
         Message::ConfirmLeaderResponse(_) => "ConfirmLeaderResponse",
         Message::TimeoutNowRequest(_) => "TimeoutNowRequest",
+        Message::InstallSnapshotRequest(_) => "InstallSnapshotRequest",
     }
 }
 
@@ -44,6 +45,7 @@ pub fn message_content(message: &Message) -> String {
             AppendResult::StaleTerm => "stale".to_string(),
         },
         Message::ConfirmLeaderRequest(m) => format!("round={}", m.round),
+        Message::InstallSnapshotRequest(m) => format!("last={}", m.last),
         Message::ConfirmLeaderResponse(m) => format!("leader_term={} round={}", m.leader_term, m.round),
         Message::TimeoutNowRequest(_) => return format!("term={}", message.term()),
     };
@@ -85,11 +87,14 @@ pub fn hard_state(state: HardState) -> String {
     }
 }
 
-/// One write: `term=2 vote=none truncate=3 [3@2]`.
+/// One write: `snapshot=5@2 base=3@1`, or `term=2 vote=none truncate=3 [3@2]`.
 #[must_use]
 pub fn write(write: &Write) -> String {
     let mut parts = Vec::new();
     parts.extend(write.hard_state.map(hard_state));
+    parts.extend(
+        write.compaction.map(|compaction| format!("snapshot={} base={}", compaction.snapshot, compaction.base)),
+    );
     parts.extend(write.truncate_from.map(|first| format!("truncate={first}")));
     if !write.entries.is_empty() {
         parts.push(entries(&write.entries));

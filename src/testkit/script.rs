@@ -20,7 +20,6 @@
 //! | `partition 1 \| 2 3`, `cut 1 2`, `heal` | no way between the groups; none from 1 to 2; every way open |
 //! | `crash 1 keep=1`, `restart 1` | all but the oldest write in flight is lost |
 //! | `lose_data 1 3` | the disk of a server that is down loses its entries from 3 on |
-//! | `compact 1 5` | server 1's log forgets the entries through 5 |
 //! | `inject 2 1 append_entries_request term=5 prev=3@2 entries=4@2:x commit=3` | a message arrives that nobody sent |
 //! | `tick 1 5`, `run 20` | clocks tick; whole rounds of ticks, disks and messages pass |
 //! | `status`, `log 1`, `messages` | what is the case |
@@ -40,7 +39,8 @@ use crate::event::Event;
 use crate::log::LogView;
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope,
-    Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
+    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    TimeoutNowRequest,
 };
 use crate::transition::Transition;
 use crate::types::{Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
@@ -293,7 +293,6 @@ fn run(cluster: &mut Cluster, words: &Words<'_>) -> Moved {
         "crash" => cluster.crash(words.node(0)?, words.option("keep")?.unwrap_or(0) as usize),
         "restart" => cluster.restart(words.node(0)?),
         "lose_data" => cluster.lose_data(words.node(0)?, Index(words.number(1)?)),
-        "compact" => cluster.compact(words.node(0)?, Index(words.number(1)?)),
         "given" => {
             let vote = words.option("vote")?.map(NodeId);
             let hard_state = HardState { term: Term(words.required("term")?), vote };
@@ -326,6 +325,13 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
             let target = words.node(1)?;
             return cluster.step(words.node(0)?, Event::TransferLeadership { target });
         }
+        Transition::SnapshotTaken => {
+            let index = words.number(1)?;
+            let through = words.option("through")?.unwrap_or(index);
+            return cluster.snapshot_taken(words.node(0)?, Index(index), Index(through));
+        }
+        Transition::SnapshotFetched => return cluster.snapshot_fetched(words.node(0)?),
+        Transition::SnapshotFetchFailed => return cluster.snapshot_fetch_failed(words.node(0)?),
         _ => return handle(cluster, transition, words),
     };
     words.nodes(cluster)?.into_iter().try_for_each(|id| cluster.step(id, timeout.clone()))
@@ -454,6 +460,9 @@ fn message(words: &Words<'_>) -> Result<Message, MoveError> {
             round: words.required("round")?,
         }),
         Some("timeout_now_request") => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
+        Some("install_snapshot_request") => {
+            Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last: words.id("last")? })
+        }
         other => return impossible(format!("there is no message {}", other.unwrap_or(""))),
     })
 }

@@ -13,7 +13,7 @@ use std::vec::Vec;
 
 /// How often each kind of command comes, in parts of 256, before what is impossible is left out.
 const WEIGHTS: &[(Kind, u8)] = &[
-    (Kind::Deliver, 97),
+    (Kind::Deliver, 89),
     (Kind::DeliverAll, 14),
     (Kind::Persisted, 40),
     (Kind::Sync, 8),
@@ -25,6 +25,9 @@ const WEIGHTS: &[(Kind, u8)] = &[
     (Kind::ReadRequest, 3),
     (Kind::TransferLeadership, 2),
     (Kind::TransferTimeout, 1),
+    (Kind::SnapshotTaken, 3),
+    (Kind::SnapshotFetched, 4),
+    (Kind::SnapshotFetchFailed, 1),
     (Kind::Drop, 8),
     (Kind::Duplicate, 8),
     (Kind::Crash, 4),
@@ -47,6 +50,9 @@ enum Kind {
     ReadRequest,
     TransferLeadership,
     TransferTimeout,
+    SnapshotTaken,
+    SnapshotFetched,
+    SnapshotFetchFailed,
     Drop,
     Duplicate,
     Crash,
@@ -66,6 +72,8 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let running = cluster.ids().filter(|id| cluster.protocol(*id).is_some()).collect::<Vec<_>>();
     let down = cluster.ids().filter(|id| cluster.protocol(*id).is_none()).collect::<Vec<_>>();
     let with_writes = running.iter().copied().filter(|id| cluster.writes(*id) != (0, 0)).collect::<Vec<_>>();
+    let is_fetching = |id: &NodeId| cluster.protocol(*id).is_some_and(|protocol| protocol.fetching().is_some());
+    let fetching = running.iter().copied().filter(is_fetching).collect::<Vec<_>>();
     // The high part of the number chooses whom, the low part how much.
     let detail = pick as usize % 251;
     let one = |nodes: &[NodeId]| (!nodes.is_empty()).then(|| nodes[(pick / 251) as usize % nodes.len()]);
@@ -103,6 +111,17 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
             Some(format!("transfer_leadership {leader} {}", ids[detail / 8 % ids.len()]))
         }
         Kind::TransferTimeout => cluster.leader().map(|id| format!("transfer_timeout {id}")),
+        Kind::SnapshotTaken => {
+            let id = one(&running)?;
+            let protocol = cluster.protocol(id)?;
+            let (oldest, applied) = (protocol.snapshot().index.0, protocol.applied_through().0);
+            let index = applied - (detail as u64 / 16).min(applied.checked_sub(oldest)?);
+            // Few logs keep a trail that reaches far back, so that followers need snapshots.
+            (index > 0)
+                .then(|| format!("snapshot_taken {id} {index} through={}", index.saturating_sub(detail as u64 % 4)))
+        }
+        Kind::SnapshotFetched => one(&fetching).map(|id| format!("snapshot_fetched {id}")),
+        Kind::SnapshotFetchFailed => one(&fetching).map(|id| format!("snapshot_fetch_failed {id}")),
         Kind::Crash => one(&running).map(|id| format!("crash {id} keep={}", detail % (cluster.writes(id).0 + 1))),
         Kind::Restart => one(&down).map(|id| format!("restart {id}")),
         Kind::Partition => {

@@ -1,6 +1,6 @@
 //! One line of a trace, as data. Field names in the text are the spec's.
 
-use crate::action::RoleKind;
+use crate::action::{Compaction, RoleKind};
 use crate::message::{AppendResult, Envelope, Message};
 use crate::protocol::{PeerState, ProgressState, ReadState};
 use crate::transition::Transition;
@@ -36,6 +36,12 @@ pub struct Line {
     /// Of `TransferLeadership` alone: the server that is to lead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<NodeId>,
+    /// Of `SnapshotTaken`, `SnapshotFetched` and `SnapshotFetchFailed`: the last entry that the snapshot covers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<EntryId>,
+    /// Of `SnapshotTaken` alone: up to where the log is to forget its entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compact_through: Option<Index>,
     /// How many appends of this step wait for entries that are not in memory. Such a message is sent later, by a line
     /// `SendFromLog`.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -49,6 +55,10 @@ pub struct Line {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero_round(round: &u64) -> bool {
     *round == 0
+}
+
+fn is_zero_id(id: &EntryId) -> bool {
+    *id == EntryId::ZERO
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -192,6 +202,15 @@ pub struct ServerState {
     pub votes_granted: Vec<NodeId>,
     /// Who refused in this campaign, ascending.
     pub votes_refused: Vec<NodeId>,
+    /// The last entry that the newest snapshot covers.
+    #[serde(default, skip_serializing_if = "is_zero_id")]
+    pub snapshot: EntryId,
+    /// The snapshot that is being fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetching: Option<FetchRecord>,
+    /// The entry before the log's first.
+    #[serde(default, skip_serializing_if = "is_zero_id")]
+    pub base: EntryId,
     /// The last entry, durable or not.
     pub last: EntryId,
     /// The last entry that is durable and not replaced by a write in flight.
@@ -213,6 +232,22 @@ pub struct ServerState {
     pub transfer: Option<NodeId>,
     /// The writes in flight, oldest first.
     pub pending: Vec<WriteRecord>,
+}
+
+/// A snapshot that is being fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FetchRecord {
+    /// Who offered it.
+    pub from: NodeId,
+    /// The last entry that it covers.
+    pub last: EntryId,
+}
+
+impl From<(NodeId, EntryId)> for FetchRecord {
+    fn from((from, last): (NodeId, EntryId)) -> Self {
+        Self { from, last }
+    }
 }
 
 /// A read that waits for a leader's confirmation.
@@ -287,6 +322,9 @@ impl From<&PeerState> for ProgressRecord {
 pub struct WriteRecord {
     /// The term and vote that it carries, if any.
     pub hard_state: Option<HardState>,
+    /// The snapshot that takes the place of the log's beginning, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Compaction>,
     /// Entries from this index on go first, if any.
     pub truncate_from: Option<Index>,
     /// The entries to append.
@@ -327,6 +365,8 @@ pub enum MessageRecord {
     ConfirmLeaderResponse { from: NodeId, to: NodeId, term: Term, leader_term: Term, round: u64 },
     /// See [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     TimeoutNowRequest { from: NodeId, to: NodeId, term: Term },
+    /// See [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
+    InstallSnapshotRequest { from: NodeId, to: NodeId, term: Term, last: EntryId },
 }
 
 /// What became of an append.
@@ -356,6 +396,7 @@ impl MessageRecord {
             Self::ConfirmLeaderRequest { .. } => Transition::HandleConfirmLeaderRequest,
             Self::ConfirmLeaderResponse { .. } => Transition::HandleConfirmLeaderResponse,
             Self::TimeoutNowRequest { .. } => Transition::HandleTimeoutNowRequest,
+            Self::InstallSnapshotRequest { .. } => Transition::HandleInstallSnapshotRequest,
         }
     }
 
@@ -372,6 +413,7 @@ impl MessageRecord {
             | Self::ConfirmLeaderRequest { from, to, .. }
             | Self::ConfirmLeaderResponse { from, to, .. }
             | Self::TimeoutNowRequest { from, to, .. } => (*from, *to),
+            Self::InstallSnapshotRequest { from, to, .. } => (*from, *to),
         }
     }
 }
@@ -403,6 +445,7 @@ impl From<&Envelope> for MessageRecord {
                 };
                 Self::AppendEntriesResponse { from, to, term, result }
             }
+            Message::InstallSnapshotRequest(m) => Self::InstallSnapshotRequest { from, to, term, last: m.last },
             Message::ConfirmLeaderRequest(m) => Self::ConfirmLeaderRequest { from, to, term, round: m.round },
             Message::ConfirmLeaderResponse(m) => {
                 Self::ConfirmLeaderResponse { from, to, term, leader_term: m.leader_term, round: m.round }
@@ -420,18 +463,7 @@ impl Line {
         let (takes_message, is_request, is_report) = match self.event {
             EventName::Step(transition) => {
                 let handles = self.message.as_ref().map(MessageRecord::handled_by);
-                let takes = !matches!(
-                    transition,
-                    Transition::ElectionTimeout
-                        | Transition::MinimumElectionTimeout
-                        | Transition::HeartbeatTimeout
-                        | Transition::QuorumCheckTimeout
-                        | Transition::ClientRequest
-                        | Transition::ReadRequest
-                        | Transition::TransferLeadership
-                        | Transition::TransferTimeout
-                        | Transition::Persisted
-                );
+                let takes = transition.name().starts_with("Handle");
                 if takes && handles.is_some_and(|handled_by| handled_by != transition) {
                     return Some("the event handles another type of message");
                 }
@@ -453,6 +485,13 @@ impl Line {
         }
         if self.target.is_some() != (self.event == EventName::Step(Transition::TransferLeadership)) {
             return Some("a `target` belongs to the event TransferLeadership and to no other");
+        }
+        let is_taken = self.event == EventName::Step(Transition::SnapshotTaken);
+        let has_snapshot = is_taken
+            || self.event == EventName::Step(Transition::SnapshotFetched)
+            || self.event == EventName::Step(Transition::SnapshotFetchFailed);
+        if self.snapshot.is_some() != has_snapshot || self.compact_through.is_some() != is_taken {
+            return Some("`snapshot` and `compactThrough` belong to events about a snapshot and to no other");
         }
         if is_start != (self.seq == 0) {
             return Some("a life begins with its Start, which has `seq` 0");

@@ -2,15 +2,15 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, EntryRun, EventName, Line, MessageRecord, ProgressRecord, ReadRecord, ServerState, Settings, Start,
-    WriteRecord, runs,
+    AroundName, EntryRun, EventName, FetchRecord, Line, MessageRecord, ProgressRecord, ReadRecord, ServerState,
+    Settings, Start, WriteRecord, runs,
 };
-use crate::action::{Action, Write};
+use crate::action::{Action, Compaction, Write};
 use crate::config::RaftConfig;
 use crate::event::Event;
 use crate::message::Envelope;
 use crate::protocol::Protocol;
-use crate::types::{ClusterId, Index, NodeId};
+use crate::types::{ClusterId, EntryId, Index, NodeId};
 use std::collections::VecDeque;
 use std::vec;
 use std::vec::Vec;
@@ -28,6 +28,7 @@ pub struct Tracer {
 
 #[derive(Clone, Debug)]
 struct Content {
+    compaction: Option<Compaction>,
     truncate_from: Option<Index>,
     entries: Vec<EntryRun>,
 }
@@ -40,20 +41,33 @@ pub struct Input {
     writes: Option<usize>,
     commands: Option<usize>,
     target: Option<NodeId>,
+    snapshot: Option<EntryId>,
+    compact_through: Option<Index>,
 }
 
 impl Input {
     /// What an event brings.
     #[must_use]
     pub fn of(event: &Event) -> Self {
-        let event_name = EventName::Step(event.transition());
-        let mut input = Self { event: event_name, message: None, writes: None, commands: None, target: None };
+        let mut input = Self {
+            event: EventName::Step(event.transition()),
+            message: None,
+            writes: None,
+            commands: None,
+            target: None,
+            snapshot: None,
+            compact_through: None,
+        };
         match event {
             Event::Receive(envelope) => input.message = Some(envelope.into()),
             Event::Propose(_) => input.commands = Some(1),
             Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
             Event::Persisted { writes } => input.writes = Some(*writes),
             Event::TransferLeadership { target } => input.target = Some(*target),
+            Event::SnapshotTaken { last, compact_through } => {
+                (input.snapshot, input.compact_through) = (Some(*last), Some(*compact_through));
+            }
+            Event::SnapshotFetched { last } | Event::SnapshotFetchFailed { last } => input.snapshot = Some(*last),
             Event::ElectionTimeout
             | Event::MinimumElectionTimeout
             | Event::HeartbeatTimeout
@@ -102,8 +116,9 @@ impl Tracer {
                 _ => {}
             }
         }
-        let Input { event, message, writes, commands, target } = input;
-        Line { message, writes, commands, target, cold_reads, ..self.line(event, protocol, sent) }
+        let Input { event, message, writes, commands, target, snapshot, compact_through } = input;
+        let line = self.line(event, protocol, sent);
+        Line { message, writes, commands, target, snapshot, compact_through, cold_reads, ..line }
     }
 
     /// An append leaves whose entries had to be read first.
@@ -126,6 +141,8 @@ impl Tracer {
             writes: None,
             commands: None,
             target: None,
+            snapshot: None,
+            compact_through: None,
             cold_reads: 0,
             state: self.state(protocol),
             sent,
@@ -136,6 +153,7 @@ impl Tracer {
         let state = protocol.state();
         let pending = state.writes.iter().zip(&self.writes).map(|(waiting, content)| WriteRecord {
             hard_state: waiting.hard_state,
+            compaction: content.compaction,
             truncate_from: content.truncate_from,
             entries: content.entries.clone(),
             durable: waiting.durable,
@@ -151,6 +169,9 @@ impl Tracer {
             leader_is_recent: state.leader_is_recent,
             votes_granted: state.votes_granted,
             votes_refused: state.votes_refused,
+            snapshot: state.snapshot,
+            fetching: state.fetching.map(FetchRecord::from),
+            base: state.base,
             last: state.last,
             durable: state.durable,
             commit_index: state.commit_index,
@@ -164,6 +185,6 @@ impl Tracer {
 
 impl Content {
     fn of(write: &Write) -> Self {
-        Self { truncate_from: write.truncate_from, entries: runs(write.entries.iter()) }
+        Self { compaction: write.compaction, truncate_from: write.truncate_from, entries: runs(write.entries.iter()) }
     }
 }

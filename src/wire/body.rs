@@ -13,8 +13,9 @@
 
 use super::{EncodeError, FrameError, Limits, kind, write};
 use crate::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Message,
-    PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
+    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
+    TimeoutNowRequest,
 };
 use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
 use bytes::Bytes;
@@ -115,6 +116,14 @@ struct TimeoutNowRequestBody {
     term: u64,
 }
 
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct InstallSnapshotRequestBody {
+    term: u64,
+    last_index: u64,
+    last_term: u64,
+}
+
 /// Entries as they are written, with the size of their block computed once.
 struct EntryBlock<'a> {
     entries: &'a [Entry],
@@ -168,11 +177,12 @@ pub(super) fn kind_of(message: &Message) -> u16 {
         Message::ConfirmLeaderRequest(_) => kind::CONFIRM_LEADER_REQUEST,
         Message::ConfirmLeaderResponse(_) => kind::CONFIRM_LEADER_RESPONSE,
         Message::TimeoutNowRequest(_) => kind::TIMEOUT_NOW_REQUEST,
+        Message::InstallSnapshotRequest(_) => kind::INSTALL_SNAPSHOT_REQUEST,
     }
 }
 
 pub(super) fn is_message(kind: u16) -> bool {
-    (kind::PRE_VOTE_REQUEST..=kind::TIMEOUT_NOW_REQUEST).contains(&kind)
+    (kind::PRE_VOTE_REQUEST..=kind::INSTALL_SNAPSHOT_REQUEST).contains(&kind)
 }
 
 pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) -> Result<(), EncodeError> {
@@ -204,6 +214,10 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         }
         Message::AppendEntriesRequest(m) => encode_append(m, limits, encoder),
         Message::AppendEntriesResponse(m) => write(encoder, &append_response_body(m)),
+        Message::InstallSnapshotRequest(m) => write(
+            encoder,
+            &InstallSnapshotRequestBody { term: m.term.0, last_index: m.last.index.0, last_term: m.last.term.0 },
+        ),
         Message::ConfirmLeaderRequest(m) => {
             write(encoder, &ConfirmLeaderRequestBody { term: m.term.0, round: m.round })
         }
@@ -265,6 +279,12 @@ pub(super) fn decode(
             Message::PreVoteRequest(PreVoteRequest {
                 term: Term(b.term),
                 campaign_term: Term(b.campaign_term),
+                last: EntryId::new(b.last_index, b.last_term),
+            })
+        }),
+        kind::INSTALL_SNAPSHOT_REQUEST => view(kind, body).map(|b: InstallSnapshotRequestBody| {
+            Message::InstallSnapshotRequest(InstallSnapshotRequest {
+                term: Term(b.term),
                 last: EntryId::new(b.last_index, b.last_term),
             })
         }),

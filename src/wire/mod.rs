@@ -111,6 +111,8 @@ pub mod kind {
     pub const CONFIRM_LEADER_RESPONSE: u16 = 23;
     /// [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     pub const TIMEOUT_NOW_REQUEST: u16 = 24;
+    /// [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
+    pub const INSTALL_SNAPSHOT_REQUEST: u16 = 25;
     /// The first kind of the frames that carry snapshots, on connections of their own.
     pub const TRANSFER: u16 = 64;
     /// Asks for a chunk of a snapshot.

@@ -146,6 +146,8 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         Network::Lossy { messages_max, duplication } => ("\"lossy\"", Some(messages_max), duplication),
         Network::Monotone => ("\"monotone\"", None, false),
     };
+    let trails: Vec<String> = configuration.trails.iter().map(u8::to_string).collect();
+    let trails = format!("{{{}}}", trails.join(", "));
     let append_max = if configuration.single_entry_appends { 1 } else { configuration.log_max };
     let mut constants = vec![
         ("Server", servers(configuration.servers)),
@@ -156,6 +158,8 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         ("MaxCrashes", configuration.crashes_max.to_string()),
         ("MaxReads", configuration.reads_max.to_string()),
         ("MaxTransfers", configuration.transfers_max.to_string()),
+        ("MaxSnapshots", configuration.snapshots_max.to_string()),
+        ("Trails", trails),
         ("MaxInflight", configuration.inflight_max.to_string()),
         ("MaxAppendEntries", append_max.to_string()),
         ("PreVote", boolean(configuration.pre_vote)),

@@ -24,9 +24,12 @@ pub(super) fn explore(configuration: &Configuration, mut watch: impl FnMut(usize
 }
 
 /// The position of an action's name among all names.
-fn position(cluster: &Cluster, action: Action) -> u8 {
+fn position(cluster: &Cluster, state: &State, action: Action) -> u8 {
     match action {
-        Action::Step { code, .. } => name_position(cluster.tables().input(code).name()),
+        Action::Step { server, code, .. } => {
+            let server = state.servers()[usize::from(server)];
+            name_position(cluster.tables().input(server, code).name())
+        }
         Action::DropMessage(_) => name_position("DropMessage"),
     }
 }
@@ -76,7 +79,7 @@ impl Walk {
             for action in actions.drain(..) {
                 let Some(next) = self.cluster.next_state(&state, action) else { continue };
                 let to = self.add(next);
-                let name = position(&self.cluster, action);
+                let name = position(&self.cluster, &state, action);
                 self.graph.add_transition(from, names[usize::from(name)], to);
                 if to != from {
                     went.push((name, to));

@@ -130,8 +130,8 @@ pub fn happening(cluster: &Cluster, state: &State, action: Action, next: &State)
         Action::DropMessage(id) => return Happening::DropMessage((*cluster.tables().message(id)).clone()),
     };
     let tables = cluster.tables();
-    let input = tables.input(code);
-    let before = tables.server(state.servers()[usize::from(server)]);
+    let id = state.servers()[usize::from(server)];
+    let (before, input) = (tables.server(id), tables.input(id, code));
     let on_their_way: Vec<_> = next.messages().iter().map(|&id| tables.message(id)).collect();
     let fate = |envelope: &Envelope| match () {
         () if on_their_way.iter().any(|each| **each == *envelope) => Fate::OnItsWay,

@@ -123,6 +123,9 @@ fn commands(cluster: &Cluster, happening: &Happening, needed_later: impl Fn(&Env
             vec![match event {
                 Event::Persisted { writes } => format!("{verb} {server} {writes}"),
                 Event::ReadRequest { context } => format!("{verb} {server} {context}"),
+                Event::SnapshotTaken { last, compact_through } => {
+                    format!("{verb} {server} {} through={compact_through}", last.index)
+                }
                 Event::TransferLeadership { target } => format!("{verb} {server} {target}"),
                 Event::Propose(_) => format!("{verb} {server} {}", String::from_utf8_lossy(COMMAND)),
                 _ => format!("{verb} {server}"),

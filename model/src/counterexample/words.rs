@@ -28,6 +28,9 @@ pub fn input(id: NodeId, input: &Input) -> String {
     let server = node(id);
     match input {
         Input::Event(Event::Receive(envelope)) => format!("Handle{}", message(envelope)),
+        Input::Event(Event::SnapshotTaken { last, compact_through }) => {
+            format!("{name}({server}, up to {last}, forgetting through {compact_through})")
+        }
         Input::Event(Event::ReadRequest { context }) => format!("{name}({server}, read {context})"),
         Input::Event(Event::TransferLeadership { target }) => format!("{name}({server}, to {})", node(*target)),
         Input::Event(Event::Persisted { writes: 1 }) => format!("{name}({server}, 1 write)"),
@@ -169,6 +172,10 @@ fn write(fields: &BTreeMap<String, Value>) -> String {
     let mut parts = Vec::new();
     if let Some(Value::Record(state)) = sequence(&fields["hardState"]).first() {
         parts.push(format!("term {} vote {}", value(&state["term"]), value(&state["vote"])));
+    }
+    if let Some(Value::Record(compaction)) = fields.get("compaction").and_then(|each| sequence(each).first()) {
+        let part = |name: &str| value(&compaction[name]);
+        parts.push(format!("snapshot up to {}, log after {}", part("snapshot"), part("base")));
     }
     if number(&fields["truncateFrom"]) > 0 {
         parts.push(format!("truncate from {}", value(&fields["truncateFrom"])));

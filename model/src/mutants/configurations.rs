@@ -15,6 +15,8 @@ const SMALL: Configuration = Configuration {
     crashes_max: 0,
     reads_max: 0,
     transfers_max: 0,
+    snapshots_max: 0,
+    trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
@@ -173,6 +175,33 @@ pub const MUTANTS: &[Configuration] = &[
         purpose: "a leader that steps down and another candidate of its term",
         network: TWO_MESSAGES,
         check_quorum: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-snapshots",
+        purpose: "a follower that needs what its leader has forgotten",
+        campaigners: 1,
+        snapshots_max: 1,
+        heartbeats: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-snapshots-crash",
+        purpose: "the same, and a crash that loses any suffix of two writes",
+        campaigners: 1,
+        pending_max: 2,
+        crashes_max: 1,
+        snapshots_max: 1,
+        heartbeats: true,
+        ..SMALL
+    },
+    Configuration {
+        name: "mutant-snapshots-leaders",
+        purpose: "snapshots while leaders change",
+        term_max: 2,
+        log_max: 2,
+        snapshots_max: 1,
+        heartbeats: true,
         ..SMALL
     },
     Configuration {

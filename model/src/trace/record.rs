@@ -1,7 +1,7 @@
 //! A line as the record that `TraceRaft.tla` takes.
 
 use super::window::{Network, Window};
-use crate::render::{node, role};
+use crate::render::{self, entry_id, node, role};
 use crate::value::Value;
 use raft_io::trace::Line;
 use raft_io::trace::line::{
@@ -15,7 +15,7 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
     let Network { kept, last } = window.network(at);
     let one = |message: &Option<MessageRecord>| Value::Seq(message.iter().map(self::message).collect());
     let count = |count: Option<usize>| Value::int(count.unwrap_or(0) as u64);
-    let log = line.start.as_ref().map_or_else(|| Value::Seq(Vec::new()), |start| entries(&start.log));
+    let log = line.start.as_ref().map_or_else(|| Value::Seq(Vec::new()), |start| log(line.state.base, &start.log));
     Value::record([
         ("event", Value::str(line.event.name())),
         ("node", node(line.node)),
@@ -23,6 +23,8 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
         ("writes", count(line.writes)),
         ("commands", count(line.commands)),
         ("target", Value::Seq(line.target.into_iter().map(node).collect())),
+        ("snapshot", Value::Seq(line.snapshot.map(entry_id).into_iter().collect())),
+        ("through", Value::int(line.compact_through.map_or(0, |index| index.0))),
         ("first", Value::Bool(window.is_first(line))),
         ("log", log),
         ("last", Value::Bool(*last)),
@@ -38,7 +40,8 @@ pub(super) fn disks(window: &Window) -> Value {
         let disk = Value::record([
             ("term", Value::int(line.state.current_term.0)),
             ("vote", optional(line.state.voted_for)),
-            ("log", entries(&start.log)),
+            ("log", log(line.state.base, &start.log)),
+            ("snapshot", entry_id(line.state.snapshot)),
         ]);
         (node(line.node), disk)
     }))
@@ -55,6 +58,12 @@ pub(super) fn state(state: &ServerState) -> Value {
         ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
+        ("snapshot", entry_id(state.snapshot)),
+        (
+            "fetching",
+            Value::Seq(state.fetching.map(|fetch| render::fetch(fetch.from, fetch.last)).into_iter().collect()),
+        ),
+        ("base", entry_id(state.base)),
         ("last", entry_id(state.last)),
         ("durable", entry_id(state.durable)),
         ("commitIndex", Value::int(state.commit_index.0)),
@@ -93,6 +102,7 @@ fn write(write: &WriteRecord) -> Value {
         |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
     Value::record([
         ("hardState", Value::Seq(write.hard_state.map(hard_state).into_iter().collect())),
+        ("compaction", Value::Seq(write.compaction.map(render::compaction).into_iter().collect())),
         ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
         ("entries", entries(&write.entries)),
         ("durable", Value::int(write.durable.0)),
@@ -140,6 +150,9 @@ fn message(message: &MessageRecord) -> Value {
             vec![("leaderTerm", Value::int(leader_term.0)), ("round", Value::int(*round))],
         ),
         MessageRecord::TimeoutNowRequest { term, .. } => ("TimeoutNowRequest", term, vec![]),
+        MessageRecord::InstallSnapshotRequest { term, last, .. } => {
+            ("InstallSnapshotRequest", term, vec![("last", entry_id(*last))])
+        }
     };
     let ends = [("type", Value::str(kind)), ("from", node(from)), ("to", node(to)), ("term", Value::int(term.0))];
     Value::Record(ends.into_iter().chain(fields).map(|(name, value)| (name.to_string(), value)).collect())
@@ -163,8 +176,10 @@ fn optional(id: Option<NodeId>) -> Value {
     id.map_or_else(|| Value::Model("Nil".to_string()), node)
 }
 
-fn entry_id(id: EntryId) -> Value {
-    Value::record([("index", Value::int(id.index.0)), ("term", Value::int(id.term.0))])
+/// What a log held at a start, behind what it had forgotten.
+fn log(base: EntryId, runs: &[EntryRun]) -> Value {
+    let Value::Seq(held) = entries(runs) else { unreachable!("entries are a sequence") };
+    Value::Seq(render::forgotten(base).chain(held).collect())
 }
 
 fn entries(runs: &[EntryRun]) -> Value {
