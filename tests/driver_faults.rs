@@ -268,7 +268,7 @@ fn a_compacted_log_without_a_snapshot_does_not_start() {
     log.append(&mut writes).unwrap();
     let network = Network::default();
     let error = Raft::start(config(1, &[1]), Locked::new(log), network.transport(1), Recorder::default()).unwrap_err();
-    assert!(matches!(error, StartError::LogIsCompacted { base } if base.index == Index(1)), "{error}");
+    assert!(matches!(error, StartError::NoSnapshotStore { snapshot } if snapshot == base), "{error}");
 }
 
 #[test]

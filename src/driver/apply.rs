@@ -1,15 +1,19 @@
-//! The apply thread: committed entries into the state machine, responses to their proposers.
+//! The apply thread: committed entries into the state machine, responses to their proposers, images
+//! out of it and snapshots into it.
 
-use super::error::{RequestError, UnknownReason};
+use super::error::{RequestError, TakeSnapshotError, UnknownReason};
 use super::mailbox::Mail;
 use super::node::{Handle, Node, Settled, StaleRead, life, panic_message};
 use super::proposals::Appended;
 use super::raft::{Applied, StateMachine};
 use super::reads::{BoxedRead, ByIndex};
+use super::snapshots::{self, Requester};
 use super::sync::atomic::Ordering;
+use super::sync::lock;
+use super::trigger::Trigger;
 use crate::log::{LogView, Read, SharedLog};
 use crate::transport::RaftTransport;
-use crate::types::{Entries, Entry, Index, Payload};
+use crate::types::{Entries, Entry, EntryId, Index, Payload};
 use std::collections::VecDeque;
 use std::format;
 use std::mem;
@@ -27,17 +31,42 @@ const TURN_MAX: Duration = Duration::from_micros(500);
 pub(super) struct ApplyWork<M: StateMachine> {
     /// The last index to apply.
     pub(super) through: Index,
+    /// The snapshot that brings everything up to it, instead of the entries.
+    restore: Option<EntryId>,
     /// The proposals among the entries, ascending.
     pub(super) proposals: Vec<Appended<M::Response>>,
     /// Confirmed reads, each with the index that must be applied first.
     pub(super) reads: Vec<(Index, BoxedRead<M>)>,
     /// Who wants to look at the state machine as it is. Each waits in a thread of its own.
     pub(super) stale_reads: Vec<StaleRead<M>>,
+    /// Who wants a snapshot now.
+    pub(super) snapshot_requests: Vec<Requester>,
+    /// A snapshot is due, whatever was counted.
+    pub(super) snapshot_wanted: bool,
+    /// The snapshot thread is done with its image.
+    pub(super) snapshot_ended: bool,
+}
+
+impl<M: StateMachine> ApplyWork<M> {
+    /// The state of the snapshot takes the place of everything before it.
+    pub(super) fn restore(&mut self, last: EntryId) {
+        self.restore = Some(last);
+        self.through = last.index;
+    }
 }
 
 impl<M: StateMachine> Default for ApplyWork<M> {
     fn default() -> Self {
-        Self { through: Index::ZERO, proposals: Vec::new(), reads: Vec::new(), stale_reads: Vec::new() }
+        Self {
+            through: Index::ZERO,
+            restore: None,
+            proposals: Vec::new(),
+            reads: Vec::new(),
+            stale_reads: Vec::new(),
+            snapshot_requests: Vec::new(),
+            snapshot_wanted: false,
+            snapshot_ended: false,
+        }
     }
 }
 
@@ -45,8 +74,8 @@ impl<M: StateMachine> Default for ApplyWork<M> {
 struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     node: &'a Node<M, L, T>,
     machine: M,
-    /// The last index applied.
-    applied: Index,
+    /// The last entry applied.
+    applied: EntryId,
     /// The last index to apply.
     through: Index,
     /// The proposals in `(applied, through]`, ascending.
@@ -55,13 +84,18 @@ struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     reads: ByIndex<M>,
     /// Entries read and not yet applied, from `applied + 1` on.
     entries: Entries,
+    /// The log no longer holds what comes next: a snapshot that covers it is about to be installed.
+    awaits_restore: bool,
+    trigger: Trigger,
+    /// The snapshot that the snapshot thread is writing.
+    taking: Option<EntryId>,
     /// Answers not yet given.
     answers: Vec<Settled<M::Response>>,
 }
 
-/// Applies until the node stops. Commands that were committed and not applied by then are answered as
+/// Applies until the node stops; the machine has the state after `applied`. Commands that were committed and not applied by then are answered as
 /// unknown, reads as refused.
-pub(super) fn apply_loop<M, L, T>(node: &Node<M, L, T>, machine: M)
+pub(super) fn apply_loop<M, L, T>(node: &Node<M, L, T>, machine: M, applied: EntryId)
 where
     M: StateMachine,
     L: SharedLog,
@@ -70,11 +104,14 @@ where
     let mut applier = Applier {
         node,
         machine,
-        applied: Index::ZERO,
-        through: Index::ZERO,
+        applied,
+        through: applied.index,
         proposals: VecDeque::new(),
         reads: ByIndex::new(),
         entries: Entries::EMPTY,
+        awaits_restore: false,
+        trigger: Trigger::new(&node.options),
+        taking: None,
         answers: Vec::new(),
     };
     let ran = catch_unwind(AssertUnwindSafe(|| applier.run()));
@@ -89,37 +126,139 @@ where
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
     fn run(&mut self) -> Result<(), String> {
         while self.node.is_running() {
-            let idle = self.applied == self.through;
+            let idle = self.applied.index == self.through || self.awaits_restore;
             match if idle { self.node.applies.take() } else { self.node.applies.poll() } {
                 Mail::Closed => return Ok(()),
                 Mail::Nothing => {}
-                Mail::Content(work) => self.accept(work),
+                Mail::Content(work) => self.accept(work)?,
             }
-            if self.applied < self.through && self.node.is_running() {
+            if self.applied.index < self.through && !self.awaits_restore && self.node.is_running() {
                 self.take_turn()?;
+            }
+            let due = self.trigger.is_due() && self.taking.is_none() && !self.awaits_restore;
+            if due && self.node.is_running() {
+                self.capture(Vec::new())?;
             }
         }
         Ok(())
     }
 
-    fn accept(&mut self, work: ApplyWork<M>) {
+    fn accept(&mut self, work: ApplyWork<M>) -> Result<(), String> {
         self.through = self.through.max(work.through);
         self.proposals.extend(work.proposals);
+        if work.snapshot_ended {
+            self.taking = None;
+        }
+        if let Some(last) = work.restore {
+            if let Err(reason) = self.restore(last) {
+                // What would be lost here is refused with the rest.
+                self.reads.add_all(work.reads);
+                self.node.refuse_requesters(work.snapshot_requests);
+                return Err(reason);
+            }
+        }
         for look in work.stale_reads {
             look(&self.machine);
         }
-        let (due, later): (Vec<_>, Vec<_>) = work.reads.into_iter().partition(|(index, _)| *index <= self.applied);
-        for (index, read) in later {
-            self.reads.add(index, read);
-        }
+        let applied = self.applied.index;
+        let (due, later): (Vec<_>, Vec<_>) = work.reads.into_iter().partition(|(index, _)| *index <= applied);
+        self.reads.add_all(later);
         self.node.answer_reads(&self.machine, due.into_iter().map(|(_, read)| read));
+        if !work.snapshot_requests.is_empty() || work.snapshot_wanted {
+            self.take_snapshot(work.snapshot_requests, work.snapshot_wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the machine's state with a leader's snapshot. What is covered by it and was not applied
+    /// here is applied by that, without a response.
+    fn restore(&mut self, last: EntryId) -> Result<(), String> {
+        if last.index <= self.applied.index {
+            return Ok(());
+        }
+        let node = self.node;
+        let store = node.options.snapshots.as_ref().ok_or("a snapshot is to be restored, and there is no store")?;
+        let failed = |error: &dyn std::fmt::Display| format!("the snapshot up to {last} cannot be restored: {error}");
+        let mut reader = match store.open(last) {
+            Ok(reader) => reader,
+            // A newer one superseded it while this thread was busy, and is about to come.
+            Err(_) if node.view.snapshot().index > last.index => {
+                self.awaits_restore = true;
+                return Ok(());
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        snapshots::restore(&mut self.machine, &mut *reader).map_err(|error| failed(&error))?;
+        drop(reader);
+        self.entries = Entries::EMPTY;
+        self.awaits_restore = false;
+        self.applied = last;
+        self.trigger.begin_anew();
+        while self.proposals.front().is_some_and(|proposal| proposal.id.index <= last.index) {
+            let Some(Appended { id, completer }) = self.proposals.pop_front() else { break };
+            let reason = UnknownReason::CoveredBySnapshot;
+            self.answers.push((completer, Err(RequestError::OutcomeUnknown { id, reason })));
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Takes a snapshot for who asks for one: a new one, unless one is being written or the log begins
+    /// with the present state already.
+    fn take_snapshot(&mut self, requesters: Vec<Requester>, replaces_damaged: bool) -> Result<(), String> {
+        if let Some(last) = self.taking {
+            self.node.join_snapshot(last, requesters);
+            return Ok(());
+        }
+        if self.applied == EntryId::ZERO {
+            let answers = requesters.into_iter().map(|requester| (requester, Err(TakeSnapshotError::NothingApplied)));
+            self.node.answer_requesters(answers.collect());
+            return Ok(());
+        }
+        if !replaces_damaged && lock(&self.node.state).protocol.snapshot() == self.applied {
+            self.node.join_snapshot(self.applied, requesters);
+            return Ok(());
+        }
+        self.capture(requesters)
+    }
+
+    /// Asks the machine for an image and hands it on.
+    fn capture(&mut self, requesters: Vec<Requester>) -> Result<(), String> {
+        if self.node.options.snapshots.is_none() {
+            self.trigger.reset();
+            return Ok(());
+        }
+        let (machine, last) = (&mut self.machine, self.applied);
+        let image = match catch_unwind(AssertUnwindSafe(|| machine.snapshot())) {
+            Ok(image) => image,
+            Err(panic) => {
+                self.node.refuse_requesters(requesters);
+                return Err(format!("the state machine panicked at a snapshot: {}", panic_message(&*panic)));
+            }
+        };
+        self.trigger.reset();
+        match image {
+            Some(image) => {
+                self.taking = Some(last);
+                self.node.begin_snapshot(last, self.trigger.compact_through(last), image, requesters);
+            }
+            None => {
+                let answers = requesters.into_iter().map(|requester| (requester, Err(TakeSnapshotError::Unsupported)));
+                self.node.answer_requesters(answers.collect());
+            }
+        }
+        Ok(())
     }
 
     /// Applies for a while, then gives the answers together.
     fn take_turn(&mut self) -> Result<(), String> {
         let started = Instant::now();
         if self.entries.is_empty() {
-            self.entries = self.read()?;
+            let Some(entries) = self.read()? else {
+                self.awaits_restore = true;
+                return Ok(());
+            };
+            self.entries = entries;
         }
         let entries = mem::take(&mut self.entries);
         let mut done = 0;
@@ -137,21 +276,27 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             }
         }
         self.entries = entries.slice(done, entries.len());
-        let node = self.node;
-        node.commands_applied.fetch_add(commands, Ordering::Relaxed);
-        node.applied_index.store(self.applied.0, Ordering::SeqCst);
-        node.answer(mem::take(&mut self.answers));
-        if !self.reads.is_empty() {
-            let due = self.reads.take_through(self.applied);
-            node.answer_reads(&self.machine, due.map(|(_, read)| read));
-        }
-        node.changed.notify();
+        self.node.commands_applied.fetch_add(commands, Ordering::Relaxed);
+        self.publish();
         result
     }
 
-    /// The next entries, wherever the log has them.
-    fn read(&self) -> Result<Entries, String> {
-        let (first, end) = (self.applied.next(), self.through.next());
+    /// Gives the answers, and tells how far the machine is.
+    fn publish(&mut self) {
+        let (node, applied) = (self.node, self.applied.index);
+        node.applied_index.store(applied.0, Ordering::SeqCst);
+        node.answer(mem::take(&mut self.answers));
+        if !self.reads.is_empty() {
+            let due = self.reads.take_through(applied);
+            node.answer_reads(&self.machine, due.map(|(_, read)| read));
+        }
+        node.changed.notify();
+    }
+
+    /// The next entries, wherever the log has them. `None` if it has them no longer, because it began
+    /// anew behind a leader's snapshot: what this machine did not apply, that one covers.
+    fn read(&self) -> Result<Option<Entries>, String> {
+        let (first, end) = (self.applied.index.next(), self.through.next());
         let node = self.node;
         let bytes_max = node.options.apply_bytes_max;
         let read = match node.view.read(first, end, bytes_max) {
@@ -160,7 +305,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             read => read,
         };
         match read {
-            Read::Entries(entries) if entries.first().is_some_and(|entry| entry.id.index == first) => Ok(entries),
+            Read::Entries(entries) if entries.first().is_some_and(|entry| entry.id.index == first) => Ok(Some(entries)),
+            Read::Compacted if node.view.snapshot().index >= first => Ok(None),
             other => Err(format!("the log does not give the committed entry {first}: {}", found(&other))),
         }
     }
@@ -173,7 +319,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
                 .map_err(|panic| format!("the state machine panicked at {id}: {}", panic_message(&*panic)))?;
             self.respond(entry, response)?;
         }
-        self.applied = id.index;
+        self.applied = id;
+        self.trigger.count(entry);
         Ok(())
     }
 
@@ -196,7 +343,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         // From here on a read is refused; one that came before is in what follows.
         self.node.applies.close();
         let mut reads: Vec<BoxedRead<M>> = self.reads.take_all().collect();
+        let mut requesters = Vec::new();
         while let Mail::Content(work) = self.node.applies.poll() {
+            requesters.extend(work.snapshot_requests);
             // Dropped stale reads tell their callers by themselves.
             self.proposals.extend(work.proposals);
             reads.extend(work.reads.into_iter().map(|(_, read)| read));
@@ -205,6 +354,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             let error = self.node.why_closed();
             self.node.refuse_reads(reads.into_iter().map(|read| (read, error.clone())).collect());
         }
+        self.node.refuse_requesters(requesters);
         let fatal = self.node.life.load(Ordering::SeqCst) == life::FATAL;
         let reason = if fatal { UnknownReason::Fatal } else { UnknownReason::Shutdown };
         let rest = self.proposals.drain(..);

@@ -1,6 +1,7 @@
 //! What the driver answers when it does not answer with a result.
 
 use crate::error::{ConfigError, RestoreError, TransferError};
+use crate::snapshot::SnapshotError;
 use crate::types::{EntryId, NodeId, Term};
 use std::fmt;
 use std::io;
@@ -139,6 +140,10 @@ pub enum UnknownReason {
     /// The node stopped for good before the command was applied.
     #[error("this node stopped for good")]
     Fatal,
+    /// The node fell behind, and a leader's snapshot brought it the effect of the command without its
+    /// response. The command is applied.
+    #[error("this node took over a snapshot that covers it")]
+    CoveredBySnapshot,
 }
 
 /// A limit that a request ran into.
@@ -230,6 +235,46 @@ pub enum LeadershipTransferError {
     },
 }
 
+/// Why a snapshot that was asked for was not taken. Those before it stay in force.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum TakeSnapshotError {
+    /// [`DriverOptions::snapshots`](super::DriverOptions::snapshots) names no store.
+    #[error("this node has no snapshot store")]
+    NoStore,
+    /// [`StateMachine::snapshot`](super::StateMachine::snapshot) gave none.
+    #[error("the state machine has no snapshots")]
+    Unsupported,
+    /// The state machine is as it was at the very beginning.
+    #[error("nothing is applied yet")]
+    NothingApplied,
+    /// The image or the store failed. The log keeps what the snapshot would have covered; try again.
+    #[error("the snapshot is lost: {reason}")]
+    Failed {
+        /// What happened.
+        reason: String,
+    },
+    /// Too many wait for one already.
+    #[error("{max} requests wait for a snapshot already")]
+    Overloaded {
+        /// The limit.
+        max: usize,
+    },
+    /// The caller's deadline passed first. The snapshot may still be taken.
+    #[error("the deadline passed; the snapshot may still be taken")]
+    DeadlineExceeded,
+    /// The node is shut down, or shutting down.
+    #[error("the node is shut down")]
+    Shutdown,
+    /// The node stopped for good.
+    #[error("the node has stopped for good: {reason}")]
+    Fatal {
+        /// What happened.
+        reason: String,
+    },
+}
+
 impl From<TransferError> for LeadershipTransferError {
     fn from(error: TransferError) -> Self {
         match error {
@@ -248,12 +293,36 @@ pub enum StartError {
     /// The configuration or the options break rules: all of them, each with field, value and rule.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The log begins after the first entry, and what it no longer holds cannot be given to the
-    /// state machine.
-    #[error("the log begins after {base}: the state machine would miss everything up to it")]
-    LogIsCompacted {
-        /// The entry before the first that the log holds.
-        base: EntryId,
+    /// The log begins with a snapshot, and the options name no store to find it in. Give
+    /// [`DriverOptions::snapshots`](super::DriverOptions::snapshots) the store that this node had.
+    #[error(
+        "the log begins with the snapshot up to entry {snapshot}, and no snapshot store was given; \
+         start with the store that this node had"
+    )]
+    NoSnapshotStore {
+        /// The last entry that it covers.
+        snapshot: EntryId,
+    },
+    /// The log begins with a snapshot that the store does not give. Without it the state is lost here:
+    /// bring the store back, or this server as a new member.
+    #[error(
+        "the log begins with the snapshot up to entry {snapshot}, which the store does not give: {source}; \
+         start with the store that this node had, or bring it back as a new member"
+    )]
+    SnapshotUnavailable {
+        /// The last entry that it covers.
+        snapshot: EntryId,
+        /// Why the store does not give it.
+        source: SnapshotError,
+    },
+    /// The state machine did not restore the snapshot with which the log begins. It is intact if the
+    /// store did not say otherwise: start with a state machine that understands it.
+    #[error("the state machine does not restore the snapshot up to entry {snapshot}: {source}")]
+    RestoreSnapshot {
+        /// The last entry that it covers.
+        snapshot: EntryId,
+        /// What the state machine said, or the store while it was read.
+        source: io::Error,
     },
     /// The log has lost its hard state; see [`RestoreError`].
     #[error(transparent)]

@@ -1,12 +1,13 @@
 //! How a node ends, and the calls of the handle.
 
-use super::error::{LeadershipTransferError, RequestError, UnknownReason};
+use super::error::{LeadershipTransferError, RequestError, TakeSnapshotError, UnknownReason};
 use super::feed::{Feed, Reader};
 #[cfg(feature = "tracing")]
 use super::node::panic_message;
 use super::node::{Handle, Node, StaleRead, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
 use super::reads::BoxedRead;
+use super::snapshots::Requester;
 use super::status::Status;
 use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
@@ -171,6 +172,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
 
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer {
         self.begin_transfer(target)
+    }
+
+    fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError> {
+        self.request_snapshot(requester)
     }
 
     fn why_closed(&self) -> RequestError {

@@ -11,6 +11,11 @@
 //! | `raft-apply` | the state machine: reads committed entries from the log, applies, answers |
 //! | `raft-read` | cold reads of the log for lagging followers |
 //! | `raft-tick` | the clock |
+//! | `raft-snapshot` | the store: writes images of the state machine, deletes what they supersede |
+//! | `raft-fetch` | a peer: fetches a leader's snapshot, chunk by chunk |
+//!
+//! The last two run on a node that has a store of snapshots. What peers fetch from it, the transport's
+//! own threads read.
 //!
 //! While the log is writing, proposals gather and go into the log, and to each follower, as one
 //! batch when it is done: the busier the node, the larger the batch, and an idle one adds no delay.
@@ -23,8 +28,12 @@
 //! A leader hands over on request ([`Raft::transfer_leadership`]), and by itself when it shuts down:
 //! the target campaigns at once, and proposals wait for a moment instead of an election timeout.
 //!
-//! After a failed write, a failed read of committed entries or a panic of the state machine the
-//! node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
+//! A snapshot ([`Raft::snapshot`], or by itself when the log has grown) stops nothing: the apply
+//! thread takes an image, which another one writes. A node that is too far behind for its leader's log
+//! fetches the leader's snapshot and goes on from there; at the start it goes on from its own.
+//!
+//! After a failed write, a failed read of committed entries, a panic of the state machine or a snapshot
+//! that it does not restore the node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
 //! process lives.
 //!
 //! The pieces that threads meet in are small and checked with loom: `slot` (one answer), `mailbox`
@@ -34,6 +43,7 @@
 mod apply;
 mod error;
 mod feed;
+mod fetch;
 mod lifecycle;
 mod mailbox;
 mod node;
@@ -44,15 +54,21 @@ mod reads;
 mod recording;
 mod signal;
 mod slot;
+mod snapshots;
 mod status;
 mod sync;
 mod threads;
 mod trace;
 mod transfers;
+mod trigger;
 
-pub use error::{LeaderHint, LeadershipTransferError, Limit, NotLeaderReason, RequestError, StartError, UnknownReason};
-pub use options::DriverOptions;
+pub use error::{
+    LeaderHint, LeadershipTransferError, Limit, NotLeaderReason, RequestError, StartError, TakeSnapshotError,
+    UnknownReason,
+};
+pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
 pub use reads::Reading;
-pub use status::{Counters, PeerStatus, Status};
+pub use snapshots::{SnapshotImage, TakingSnapshot};
+pub use status::{Counters, FetchStatus, PeerStatus, SnapshotStatus, Status};
 pub use transfers::LeadershipTransfer;

@@ -1,8 +1,9 @@
 //! The node: the protocol behind one lock, and the way of a step's actions.
 
 use super::apply::ApplyWork;
-use super::error::{LeadershipTransferError, RequestError, StartError, UnknownReason};
+use super::error::{LeadershipTransferError, RequestError, StartError, TakeSnapshotError, UnknownReason};
 use super::feed::{Feed, Reader};
+use super::fetch::Order;
 use super::lifecycle::Lifecycle;
 use super::mailbox::Mailbox;
 use super::options::DriverOptions;
@@ -12,6 +13,7 @@ use super::reads::{BoxedRead, ReadTally, Reads};
 use super::recording::Recording;
 use super::signal::Signal;
 use super::slot::{self, Completion};
+use super::snapshots::{self, Requester, Served, SnapshotState, SnapshotWork, why_not_taken};
 use super::status::{Counters, Status};
 use super::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
@@ -22,7 +24,7 @@ use crate::action::{Action, Actions, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{ConfigError, StepError};
 use crate::event::Event;
-use crate::log::SharedLog;
+use crate::log::{LogView, SharedLog};
 use crate::message::Envelope;
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
@@ -62,6 +64,7 @@ pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError>;
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
+    fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError>;
     fn why_closed(&self) -> RequestError;
     fn status(&self) -> Status;
     fn watch(&self) -> Reader<RoleChange>;
@@ -99,6 +102,15 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) writes: Mailbox<Vec<Write>>,
     pub(super) applies: Mailbox<ApplyWork<M>>,
     pub(super) cold_reads: Mailbox<Vec<ColdRead>>,
+    pub(super) snapshots: Mailbox<SnapshotWork>,
+    /// What to fetch; a newer order replaces the one before.
+    pub(super) fetches: Mailbox<Option<Order>>,
+    /// There is a new order, or the node stops: for a fetch that pauses.
+    pub(super) fetch_orders: Signal,
+    /// What peers are fetching from here.
+    pub(super) served: Served,
+    /// How many who asked for a snapshot have no answer yet.
+    pub(super) snapshot_requests: AtomicUsize,
     pub(super) roles: FeedArc<Feed<RoleChange>>,
     /// Something in the status changed.
     pub(super) changed: Signal,
@@ -138,6 +150,7 @@ pub(super) struct State<M: StateMachine> {
     pub(super) reads: Reads<M>,
     /// The transfer of leadership that somebody waits for.
     pub(super) transfers: Transfers,
+    pub(super) snapshots: SnapshotState,
     /// Answers that go out as soon as the lock is released: waking runs the user's code.
     pub(super) answers: Vec<Settled<M::Response>>,
     /// Messages that go out as soon as the lock is released.
@@ -151,7 +164,8 @@ pub(super) struct State<M: StateMachine> {
     wake_log: bool,
     pub(super) wake_apply: bool,
     pub(super) wake_reader: bool,
-    changed: bool,
+    wake_fetch: bool,
+    pub(super) changed: bool,
     pub(super) counters: Counters,
 }
 
@@ -161,7 +175,7 @@ pub(super) fn start<M, L, T>(
     options: DriverOptions,
     log: L,
     transport: T,
-    machine: M,
+    mut machine: M,
 ) -> Result<Arc<dyn Handle<M>>, StartError>
 where
     M: StateMachine,
@@ -173,11 +187,11 @@ where
     if !problems.is_empty() {
         return Err(ConfigError { problems }.into());
     }
-    if log.base() != EntryId::ZERO {
-        return Err(StartError::LogIsCompacted { base: log.base() });
-    }
     let view = log.reader();
     let protocol = Protocol::new(config, &view)?;
+    let snapshot = view.snapshot();
+    let bytes = snapshots::restore_at_start(&options, snapshot, &mut machine)?;
+    let begins_with = SnapshotState::new(snapshot, bytes);
     let recording = Recording::start::<L>(&options, config, &protocol, &view);
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
@@ -186,20 +200,25 @@ where
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
-        state: Mutex::new(State::new(protocol, recording, Ticker::new(config))),
+        state: Mutex::new(State::new(protocol, recording, Ticker::new(config), begins_with)),
         tick_wake: Condvar::new(),
         view,
         transport,
         writes: Mailbox::new(),
         applies: Mailbox::new(),
         cold_reads: Mailbox::new(),
+        snapshots: Mailbox::new(),
+        fetches: Mailbox::new(),
+        fetch_orders: Signal::new(),
+        served: Served::new(),
+        snapshot_requests: AtomicUsize::new(0),
         roles: FeedArc::new(Feed::new(ROLE_CHANGES_MAX)),
         changed: Signal::new(),
         life: AtomicU8::new(life::RUNNING),
         lifecycle: Lifecycle::new(),
         open: AtomicUsize::new(0),
         reads: ReadTally::new(),
-        applied_index: AtomicU64::new(0),
+        applied_index: AtomicU64::new(snapshot.index.0),
         commands_applied: AtomicU64::new(0),
         log_syncs: AtomicU64::new(0),
         cold_reads_done: AtomicU64::new(0),
@@ -208,7 +227,7 @@ where
     let first = lock(&node.state).protocol_role();
     node.roles.publish(first);
     node.transport.start(Arc::new(Inbound::new(&node)));
-    if let Err(error) = threads::spawn(&node, log, machine) {
+    if let Err(error) = threads::spawn(&node, log, machine, snapshot) {
         Arc::clone(&node).shutdown();
         return Err(error);
     }
@@ -216,7 +235,9 @@ where
 }
 
 impl<M: StateMachine> State<M> {
-    fn new(protocol: Protocol, recording: Recording, ticker: Ticker) -> Self {
+    fn new(protocol: Protocol, recording: Recording, ticker: Ticker, snapshots: SnapshotState) -> Self {
+        let mut reads = Reads::new();
+        reads.through = snapshots.durable.index;
         Self {
             draining: false,
             fatal: None,
@@ -228,8 +249,9 @@ impl<M: StateMachine> State<M> {
             held: VecDeque::new(),
             held_bytes: 0,
             appended: VecDeque::new(),
-            reads: Reads::new(),
+            reads,
             transfers: Transfers::new(),
+            snapshots,
             answers: Vec::new(),
             outbox: Vec::new(),
             spare: Vec::new(),
@@ -238,6 +260,7 @@ impl<M: StateMachine> State<M> {
             wake_log: false,
             wake_apply: false,
             wake_reader: false,
+            wake_fetch: false,
             changed: false,
             counters: Counters::default(),
         }
@@ -278,7 +301,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Steps the protocol on this thread and carries its actions out.
     pub(super) fn step_event(&self, event: Event) {
         let mut state = lock(&self.state);
-        // Only proposals, reads and transfers are refused, and those have roads of their own.
+        // Only proposals, reads, transfers and snapshots are refused, and those have roads of their own.
         let _ = self.step(&mut state, event);
         self.release(state);
     }
@@ -293,7 +316,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let input = recording.input(&event);
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
             Ok(Ok(())) => {}
-            Ok(Err(error @ (StepError::Propose(_) | StepError::Read(_) | StepError::Transfer(_)))) => {
+            Ok(Err(
+                error @ (StepError::Propose(_)
+                | StepError::Read(_)
+                | StepError::Transfer(_)
+                | StepError::Snapshot(_)),
+            )) => {
                 return Err(error);
             }
             Ok(Err(error)) => {
@@ -347,7 +375,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     trace_event!(warn, node = self.id.0, peer = peer.0, "peer {reason}");
                     let _ = (peer, reason);
                 }
-                Action::FetchSnapshot { .. } | Action::RestoreSnapshot { .. } => {}
+                Action::FetchSnapshot { from, last } => self.order_fetch(state, Order { from, last }),
+                Action::RestoreSnapshot { last } => {
+                    state.changed = true;
+                    state.reads.through = last.index;
+                    let post = self.applies.post(|work| work.restore(last));
+                    state.wake_apply |= post == Some(true);
+                }
                 Action::ReadReady { context, index } => state.reads.confirm(context, index),
                 Action::ReadAborted { context } => {
                     let error = not_leader(state);
@@ -365,6 +399,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.actions = actions;
         self.settle_reads(state);
         first
+    }
+
+    fn order_fetch(&self, state: &mut State<M>, order: Order) {
+        trace_event!(info, node = self.id.0, from = order.from.0, last = %order.last, "needs a snapshot");
+        if self.options.snapshots.is_none() {
+            state.snapshots.failure = Some(format!("node {} offers one, and there is no store for it", order.from));
+        }
+        self.fetches.post(|orders| *orders = Some(order));
+        state.wake_fetch = true;
     }
 
     fn change_role(&self, state: &mut State<M>, role: RoleKind, term: Term, leader: Option<NodeId>) {
@@ -409,9 +452,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.outbox.clear();
         state.recording.flush();
         state.changed = true;
+        let error = why_not_taken(state);
+        state.snapshots.refuse_all(&error);
+        state.snapshots.fetch = None;
+        state.wake_fetch = true;
         self.writes.close();
         self.applies.close();
         self.cold_reads.close();
+        self.snapshots.close();
+        self.fetches.close();
         self.roles.close();
         self.tick_wake.notify_all();
     }
@@ -425,10 +474,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let wake_log = mem::take(&mut state.wake_log);
             let wake_apply = mem::take(&mut state.wake_apply);
             let wake_reader = mem::take(&mut state.wake_reader);
+            let wake_fetch = mem::take(&mut state.wake_fetch);
             let changed = mem::take(&mut state.changed);
             let answers = mem::take(&mut state.answers);
             let refused_reads = mem::take(&mut state.reads.refused);
             let transfers = mem::take(&mut state.transfers.settled);
+            let requesters = mem::take(&mut state.snapshots.settled);
             let mut batch = Vec::new();
             let sends = !state.sending && !state.outbox.is_empty() && rounds < SEND_ROUNDS_MAX;
             if sends {
@@ -449,10 +500,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             if wake_reader {
                 self.cold_reads.wake();
             }
+            if wake_fetch {
+                self.fetches.wake();
+                self.fetch_orders.notify();
+            }
             self.send_all(&mut batch);
             self.answer(answers);
             self.refuse_reads(refused_reads);
             self.answer_transfers(transfers);
+            self.answer_requesters(requesters);
             if changed {
                 self.changed.notify();
             }
@@ -462,8 +518,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state = lock(&self.state);
             state.sending = false;
             state.spare = batch;
-            let settled = state.reads.refused.is_empty() && state.transfers.settled.is_empty();
-            if state.outbox.is_empty() && state.answers.is_empty() && settled {
+            let answered = state.answers.is_empty() && state.snapshots.settled.is_empty();
+            let settled = answered && state.reads.refused.is_empty() && state.transfers.settled.is_empty();
+            if state.outbox.is_empty() && settled {
                 return;
             }
             if rounds == SEND_ROUNDS_MAX && !state.outbox.is_empty() {

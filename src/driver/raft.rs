@@ -6,6 +6,7 @@ use super::node::{self, Answer, Handle, StaleRead, Waiting};
 use super::options::DriverOptions;
 use super::reads::{self, Reading};
 use super::slot::{self, Outcome};
+use super::snapshots::{SnapshotImage, TakingSnapshot};
 use super::status::Status;
 use super::transfers::LeadershipTransfer;
 use crate::action::RoleKind;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::string::String;
@@ -28,7 +30,8 @@ use thiserror::Error;
 
 /// What a cluster replicates: a deterministic machine that turns commands into state and responses.
 ///
-/// It starts empty with each [`Raft::start`] and is given the log from its first entry on.
+/// It starts empty with each [`Raft::start`] and is given the log from its first entry on, or restores
+/// the snapshot with which the log begins and is given what follows it.
 pub trait StateMachine: Send + 'static {
     /// What a proposal resolves to.
     type Response: Send + 'static;
@@ -38,6 +41,30 @@ pub trait StateMachine: Send + 'static {
     /// that makes no sense is a response, not an error: there is no way to refuse what is committed.
     /// A panic stops this node for good.
     fn apply(&mut self, id: EntryId, command: &Bytes) -> Self::Response;
+
+    /// The state as it is now, to be written while commands go on being applied. Called on the apply
+    /// thread, so it must be quick: hand out what is shared and copied on write, not a copy. Everything
+    /// that [`apply`](Self::apply) depends on belongs to it, responses that are remembered for retries
+    /// included: servers restore each other's snapshots and must go on alike.
+    ///
+    /// An image that fails or panics while it is written costs that snapshot and nothing else; the log
+    /// keeps what it would have covered. `None`, as without an own implementation: this machine has no
+    /// snapshots, and its log never shrinks. It is asked again when the next one is due.
+    fn snapshot(&mut self) -> Option<SnapshotImage> {
+        None
+    }
+
+    /// Replaces the whole state with the one that an image wrote, on this server or another; called in
+    /// place of the applies that it covers, or at the start of a node. All of the content is to be read:
+    /// its end says that it is whole.
+    ///
+    /// # Errors
+    /// The content cannot be understood, or not be read. The node does not start then, and one that
+    /// runs stops for good, because its state is neither the old nor the new one.
+    fn restore(&mut self, content: &mut dyn io::Read) -> io::Result<()> {
+        let _ = content;
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this state machine has no snapshots"))
+    }
 }
 
 /// A running node. Clones are handles to the same node; when the last one is dropped, the node
@@ -73,6 +100,10 @@ impl<M: StateMachine> Raft<M> {
     /// Starts a node with the default [`DriverOptions`]. A first start and a restart are the same:
     /// the log tells.
     ///
+    /// If the log begins with a snapshot, the state machine restores it before this returns, on the
+    /// caller's thread: a node that cannot does not start, and nobody takes it for a member that works.
+    /// However long that takes, the others go on without it.
+    ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub fn start<L, T>(config: RaftConfig, log: L, transport: T, machine: M) -> Result<Self, StartError>
@@ -83,7 +114,7 @@ impl<M: StateMachine> Raft<M> {
         Self::start_with(config, DriverOptions::default(), log, transport, machine)
     }
 
-    /// Starts a node.
+    /// Starts a node; see [`Raft::start`].
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
@@ -179,6 +210,16 @@ impl<M: StateMachine> Raft<M> {
         self.owner.node.transfer_leadership(target.into())
     }
 
+    /// Takes a snapshot of the state machine as it is now, on any node, leader or not. It resolves once
+    /// the snapshot is durable and the log begins with it. One that is being taken already is joined,
+    /// and one of the present state is found; a newer one that a leader sent meanwhile will do as well.
+    ///
+    /// A node with a store takes snapshots by itself: see [`DriverOptions::snapshot_entries`].
+    pub fn snapshot(&self) -> TakingSnapshot {
+        let (requester, completion) = slot::slot();
+        TakingSnapshot::new(self.owner.node.snapshot(requester).map(|()| completion))
+    }
+
     /// The node's state now.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -202,8 +243,8 @@ impl<M: StateMachine> Raft<M> {
     /// Shuts down: refuses new requests, lets open ones finish, and hands leadership over if this
     /// node leads, within [`DriverOptions::drain_timeout`] for both; answers the other proposals `OutcomeUnknown` and the other
     /// reads `Shutdown`, writes what is queued
-    /// for the log, stops the transport and joins all threads. Waits for a write or an apply in
-    /// progress. Any thread may call it, any number of times; every later call on the node answers
+    /// for the log, stops the transport and joins all threads. Waits for a write, an apply or a restore
+    /// in progress; an image that is being written fails at its next write. Any thread may call it, any number of times; every later call on the node answers
     /// [`RequestError::Shutdown`]. Called from the node's own threads (a state machine, a waker) it
     /// returns at once and the rest happens behind it.
     pub fn shutdown(&self) {

@@ -117,6 +117,10 @@ impl<M> ByIndex<M> {
         self.0.entry(index).or_default().push(read);
     }
 
+    pub(super) fn add_all(&mut self, reads: impl IntoIterator<Item = (Index, BoxedRead<M>)>) {
+        reads.into_iter().for_each(|(index, read)| self.add(index, read));
+    }
+
     /// Those whose index is at most `through`, ascending.
     pub(super) fn take_through(&mut self, through: Index) -> impl Iterator<Item = (Index, BoxedRead<M>)> + use<M> {
         let later = self.0.split_off(&through.next());

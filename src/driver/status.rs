@@ -9,7 +9,7 @@ use crate::action::RoleKind;
 use crate::log::{LogView, SharedLog};
 use crate::protocol::ProgressState;
 use crate::transport::RaftTransport;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{EntryId, Index, NodeId, Term};
 use std::fmt::{self, Display, Write};
 use std::string::String;
 use std::vec::Vec;
@@ -37,6 +37,8 @@ pub struct Status {
     pub commit_index: Index,
     /// The highest index that the state machine has applied.
     pub applied_index: Index,
+    /// Snapshots of this node.
+    pub snapshot: SnapshotStatus,
     /// On a leader: each other member, ascending by id. Empty in other roles.
     pub peers: Vec<PeerStatus>,
     /// On a leader: the node that it hands its leadership over to; proposals are refused meanwhile.
@@ -79,6 +81,38 @@ pub struct PeerStatus {
     pub inflight_bytes: usize,
 }
 
+/// What a node says of its snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SnapshotStatus {
+    /// The last entry of the one that the log begins with, durably; `None` without any.
+    pub last: Option<EntryId>,
+    /// Its size in bytes.
+    pub bytes: Option<u64>,
+    /// The last entry of the one that is being written.
+    pub taking: Option<EntryId>,
+    /// The one that is being fetched from the leader.
+    pub fetching: Option<FetchStatus>,
+    /// The latest error of taking, fetching or serving one, if there was any. Those are tried again.
+    pub last_error: Option<String>,
+}
+
+/// A snapshot that is being fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct FetchStatus {
+    /// From whom.
+    pub from: NodeId,
+    /// The last entry that it covers.
+    pub last: EntryId,
+    /// What has arrived, in bytes.
+    pub bytes: u64,
+    /// The size of the whole in bytes, once a chunk told it.
+    pub total_bytes: Option<u64>,
+}
+
 /// Counts since the start; each only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -113,6 +147,14 @@ pub struct Counters {
     pub cold_reads: u64,
     /// Such reads dropped because too many waited or the log had changed meanwhile.
     pub cold_reads_dropped: u64,
+    /// Snapshots taken of the state machine.
+    pub snapshots_taken: u64,
+    /// Snapshots lost to an error of the image or the store.
+    pub snapshots_failed: u64,
+    /// Snapshots fetched from a leader.
+    pub snapshots_fetched: u64,
+    /// Fetches given up; the leader's next offer is taken up.
+    pub snapshot_fetches_failed: u64,
 }
 
 const ROLES: [RoleKind; 4] = [RoleKind::Follower, RoleKind::PreCandidate, RoleKind::Candidate, RoleKind::Leader];
@@ -129,6 +171,8 @@ impl Status {
         }
         let leader = self.leader.as_ref().map_or(0, |leader| leader.id.0);
         let transfer = self.transfer_target.map_or(0, |id| id.0);
+        let snapshot = &self.snapshot;
+        let fetch = snapshot.fetching;
         let gauges = [
             ("raft_term", "The current term.", self.term.0),
             ("raft_has_leader", "1 if a leader is known.", u64::from(self.leader.is_some())),
@@ -139,6 +183,20 @@ impl Status {
             ("raft_durable_index", "The last index that is durable on this node.", self.durable_index.0),
             ("raft_commit_index", "The highest index known committed.", self.commit_index.0),
             ("raft_applied_index", "The highest index applied.", self.applied_index.0),
+            (
+                "raft_snapshot_index",
+                "The last index that the snapshot covers.",
+                snapshot.last.map_or(0, |id| id.index.0),
+            ),
+            ("raft_snapshot_bytes", "The size of the snapshot.", snapshot.bytes.unwrap_or(0)),
+            ("raft_snapshot_taking", "1 while a snapshot is being written.", u64::from(snapshot.taking.is_some())),
+            ("raft_snapshot_fetching", "1 while a snapshot is being fetched.", u64::from(fetch.is_some())),
+            ("raft_snapshot_fetched_bytes", "What has arrived of it.", fetch.map_or(0, |fetch| fetch.bytes)),
+            (
+                "raft_snapshot_fetch_bytes",
+                "Its size; 0 until known.",
+                fetch.and_then(|fetch| fetch.total_bytes).unwrap_or(0),
+            ),
             ("raft_uncommitted_bytes", "Bytes proposed and not yet committed.", self.uncommitted_bytes as u64),
             ("raft_open_proposals", "Proposals without an answer yet.", self.open_proposals as u64),
             ("raft_open_reads", "Linearizable reads without an answer yet.", self.open_reads as u64),
@@ -170,6 +228,10 @@ impl Status {
             ("raft_log_syncs_total", "Syncs of the log.", counters.log_syncs),
             ("raft_cold_reads_total", "Appends read from the log for laggards.", counters.cold_reads),
             ("raft_cold_reads_dropped_total", "Such reads that were dropped.", counters.cold_reads_dropped),
+            ("raft_snapshots_taken_total", "Snapshots taken.", counters.snapshots_taken),
+            ("raft_snapshots_failed_total", "Snapshots lost to an error.", counters.snapshots_failed),
+            ("raft_snapshots_fetched_total", "Snapshots fetched from a leader.", counters.snapshots_fetched),
+            ("raft_snapshot_fetches_failed_total", "Fetches given up.", counters.snapshot_fetches_failed),
         ];
         for (name, help, value) in families {
             page.family(name, "counter", help);
@@ -237,6 +299,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             durable_index: protocol.durable_index(),
             commit_index: protocol.commit_index(),
             applied_index: self.applied_index.load(Ordering::SeqCst).into(),
+            snapshot: state.snapshots.status(),
             peers: peers.collect(),
             transfer_target: protocol.transfer_target(),
             uncommitted_bytes: protocol.uncommitted_bytes(),

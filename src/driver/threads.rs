@@ -2,17 +2,20 @@
 
 use super::apply::apply_loop;
 use super::error::StartError;
+use super::fetch::fetch_loop;
 use super::lifecycle::Inside;
 use super::mailbox::Mail;
 use super::node::{Node, State, panic_message};
 use super::raft::StateMachine;
+use super::snapshots::snapshot_loop;
 use super::sync::atomic::Ordering;
 use super::sync::{lock, wait_until};
 use crate::event::Event;
 use crate::log::{Read, SharedLog};
 use crate::message::{Envelope, Message};
+use crate::snapshot::{Chunk, ChunkRequest};
 use crate::transport::{RaftTransport, Receiver};
-use crate::types::{GroupId, Index};
+use crate::types::{EntryId, GroupId, Index, NodeId};
 use std::format;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::ToString;
@@ -31,16 +34,21 @@ pub(super) struct ColdRead {
     pub(super) bytes_max: usize,
 }
 
-/// Starts the node's threads.
-pub(super) fn spawn<M, L, T>(node: &Arc<Node<M, L, T>>, log: L, machine: M) -> Result<(), StartError>
+/// Starts the node's threads. The machine has the state after `applied`.
+pub(super) fn spawn<M, L, T>(node: &Arc<Node<M, L, T>>, log: L, machine: M, applied: EntryId) -> Result<(), StartError>
 where
     M: StateMachine,
     L: SharedLog,
     T: RaftTransport,
 {
-    spawn_one(node, "raft-apply", move |node| apply_loop(node, machine))?;
+    spawn_one(node, "raft-apply", move |node| apply_loop(node, machine, applied))?;
     spawn_one(node, "raft-log", move |node| log_loop(node, log))?;
     spawn_one(node, "raft-read", read_loop)?;
+    if let Some(store) = node.options.snapshots.clone() {
+        let own = store.clone();
+        spawn_one(node, "raft-snapshot", move |node| snapshot_loop(node, &own))?;
+        spawn_one(node, "raft-fetch", move |node| fetch_loop(node, &store))?;
+    }
     spawn_one(node, "raft-tick", tick_loop)
 }
 
@@ -75,6 +83,7 @@ fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T
             return;
         }
         let writes = batch.len();
+        let compaction = batch.iter().filter_map(|write| write.compaction).next_back();
         if let Err(error) = log.append(&mut batch) {
             return node.fail_now(format!("the log failed to append: {error}"));
         }
@@ -83,6 +92,9 @@ fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T
         }
         node.log_syncs.fetch_add(1, Ordering::Relaxed);
         node.step_event(Event::Persisted { writes });
+        if let Some(compaction) = compaction {
+            node.snapshot_recorded(compaction.snapshot);
+        }
     }
 }
 
@@ -200,5 +212,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L,
         // Messages are never refused.
         let _ = node.step(&mut state, Event::Receive(envelope));
         node.release(state);
+    }
+
+    fn snapshot_chunk(&self, group: GroupId, from: NodeId, request: ChunkRequest) -> Option<Chunk> {
+        let node = self.node.upgrade()?;
+        let _inside = Inside::enter();
+        (group == node.options.group && node.is_running()).then(|| node.serve_chunk(from, request))?
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test file uses its part.
 
+pub(crate) mod snapshots;
+
 use bytes::Bytes;
 use raft_io::driver::{Applied, DriverOptions, Raft, RequestError};
 use raft_io::log::{Locked, RaftLog, Read, SharedLog};

@@ -1,0 +1,529 @@
+//! The road of a snapshot: captured by the apply thread, written by a thread of its own, recorded by
+//! the log (dissertation §5).
+//!
+//! The apply thread asks the state machine for an image, which is quick, and goes on applying. The
+//! snapshot thread writes the image into the store; once it is durable there, the protocol lets it
+//! stand in for the log's beginning, in a write like any other. Only when that is durable too is
+//! whatever it supersedes deleted: before, a crash would leave a log that begins with a snapshot that
+//! is gone. A crash between the two leaves a snapshot that nobody needs, or that is found complete
+//! when the same one is taken again.
+
+use super::error::{StartError, TakeSnapshotError};
+use super::mailbox::Mail;
+use super::node::{Node, State, panic_message};
+use super::options::{DriverOptions, Snapshots};
+use super::raft::{StateMachine, deadline};
+use super::slot::{Completer, Completion, Outcome};
+use super::status::{FetchStatus, SnapshotStatus};
+use super::sync::atomic::Ordering;
+use super::sync::{Mutex, lock};
+use super::trace::trace_event;
+use crate::error::{SnapshotRefused, StepError};
+use crate::event::Event;
+use crate::log::SharedLog;
+use crate::snapshot::{Chunk, ChunkRequest, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotWriter};
+use crate::transport::RaftTransport;
+use crate::types::{EntryId, Index, NodeId};
+use bytes::Bytes;
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::format;
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::string::{String, ToString};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+
+/// How many may wait for a snapshot at a time.
+pub(super) const REQUESTS_MAX: usize = 1024;
+/// How long a peer may leave off before the snapshot that it fetches is kept for it no longer.
+const SERVED_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// What a snapshot that was asked for ends with.
+pub(super) type Answer = Result<SnapshotInfo, TakeSnapshotError>;
+/// Who asked for a snapshot.
+pub(super) type Requester = Completer<(), Answer>;
+
+/// The state of a state machine at one moment, which can be written while the machine goes on.
+pub struct SnapshotImage {
+    write: Box<WriteImage>,
+}
+
+type WriteImage = dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send;
+
+impl SnapshotImage {
+    /// An image that `write` writes, once, on a thread of the driver's. It should not hold on to more
+    /// memory than it must: copy-on-write, say, and not a copy.
+    pub fn new(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static) -> Self {
+        Self { write: Box::new(write) }
+    }
+}
+
+impl fmt::Debug for SnapshotImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotImage").finish_non_exhaustive()
+    }
+}
+
+/// What the lock guards of snapshots.
+pub(super) struct SnapshotState {
+    /// The one that the log begins with, durably; `EntryId::ZERO` without any. Only grows.
+    pub(super) durable: EntryId,
+    /// Its size in bytes, as far as the store knew it.
+    pub(super) bytes: Option<u64>,
+    /// The one that is being written.
+    pub(super) taking: Option<EntryId>,
+    /// The one that is being fetched.
+    pub(super) fetch: Option<FetchStatus>,
+    /// What went wrong last.
+    pub(super) failure: Option<String>,
+    /// Who waits until the log has this snapshot or a later one.
+    waiting: Vec<(EntryId, Requester)>,
+    /// Answers that go out as soon as the lock is released.
+    pub(super) settled: Vec<(Requester, Answer)>,
+}
+
+impl SnapshotState {
+    pub(super) fn new(durable: EntryId, bytes: Option<u64>) -> Self {
+        Self { durable, bytes, taking: None, fetch: None, failure: None, waiting: Vec::new(), settled: Vec::new() }
+    }
+
+    pub(super) fn status(&self) -> SnapshotStatus {
+        SnapshotStatus {
+            last: (self.durable != EntryId::ZERO).then_some(self.durable),
+            bytes: self.bytes,
+            taking: self.taking,
+            fetching: self.fetch,
+            last_error: self.failure.clone(),
+        }
+    }
+
+    /// Everybody who waits is told the same.
+    pub(super) fn refuse_all(&mut self, error: &TakeSnapshotError) {
+        self.settled.extend(self.waiting.drain(..).map(|(_, requester)| (requester, Err(error.clone()))));
+    }
+
+    /// The snapshot up to `last` will not be.
+    fn refuse(&mut self, last: EntryId, error: &TakeSnapshotError) {
+        let waiting = mem::take(&mut self.waiting);
+        let (lost, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(target, _)| *target == last);
+        self.waiting = rest;
+        self.settled.extend(lost.into_iter().map(|(_, requester)| (requester, Err(error.clone()))));
+    }
+
+    /// The log has the one that is durable, and the store says this of it.
+    fn confirm(&mut self, info: Option<SnapshotInfo>) {
+        let lost = || TakeSnapshotError::Failed { reason: "the store has it no longer".to_string() };
+        let answer = info.ok_or_else(lost);
+        let (durable, waiting) = (self.durable.index, mem::take(&mut self.waiting));
+        let (done, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(target, _)| target.index <= durable);
+        self.waiting = rest;
+        self.settled.extend(done.into_iter().map(|(_, requester)| (requester, answer.clone())));
+    }
+}
+
+/// What waits for the snapshot thread.
+#[derive(Default)]
+pub(super) struct SnapshotWork {
+    job: Option<SnapshotJob>,
+    /// The log has recorded a snapshot: those before it can go.
+    recorded: bool,
+}
+
+/// An image to be written.
+struct SnapshotJob {
+    last: EntryId,
+    compact_through: Index,
+    image: SnapshotImage,
+}
+
+/// The snapshots that peers are fetching, each held open so that it stays while newer ones come. A
+/// peer that was offered one would else never come to the end of any, if taking one is faster than
+/// fetching it.
+pub(super) struct Served(Mutex<BTreeMap<NodeId, ServedSnapshot>>);
+
+struct ServedSnapshot {
+    last: EntryId,
+    asked: Instant,
+    /// Dropped without the lock: that may delete it.
+    _reader: Box<dyn SnapshotReader>,
+}
+
+impl Served {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    /// A peer asked for a chunk that it gets.
+    fn note(&self, store: &Snapshots, peer: NodeId, chunk: &Chunk) {
+        let last = chunk.snapshot;
+        if chunk.is_last() {
+            let done = lock(&self.0).remove(&peer);
+            return drop(done);
+        }
+        if let Some(served) = lock(&self.0).get_mut(&peer).filter(|served| served.last == last) {
+            served.asked = Instant::now();
+            return;
+        }
+        let Ok(reader) = store.open(last) else { return };
+        let served = ServedSnapshot { last, asked: Instant::now(), _reader: reader };
+        let before = lock(&self.0).insert(peer, served);
+        drop(before);
+    }
+
+    /// Lets go of what peers have left off fetching.
+    fn release_idle(&self) {
+        let mut idle = Vec::new();
+        let mut served = lock(&self.0);
+        for (peer, snapshot) in mem::take(&mut *served) {
+            if snapshot.asked.elapsed() > SERVED_IDLE_MAX {
+                idle.push(snapshot);
+            } else {
+                served.insert(peer, snapshot);
+            }
+        }
+        drop(served);
+    }
+}
+
+/// Restores what the log begins with, before anything runs. Its size, or `None` without a snapshot.
+pub(super) fn restore_at_start<M: StateMachine>(
+    options: &DriverOptions,
+    snapshot: EntryId,
+    machine: &mut M,
+) -> Result<Option<u64>, StartError> {
+    if snapshot == EntryId::ZERO {
+        return Ok(None);
+    }
+    let store = options.snapshots.as_ref().ok_or(StartError::NoSnapshotStore { snapshot })?;
+    let mut reader = store.open(snapshot).map_err(|source| StartError::SnapshotUnavailable { snapshot, source })?;
+    let restored = restore(machine, &mut *reader);
+    restored.map_err(|source| StartError::RestoreSnapshot { snapshot, source })?;
+    Ok(Some(reader.info().bytes))
+}
+
+/// Restores a machine, all of it; a panic is a failure like any other.
+pub(super) fn restore<M: StateMachine>(machine: &mut M, reader: &mut dyn SnapshotReader) -> io::Result<()> {
+    catch_unwind(AssertUnwindSafe(|| machine.restore(&mut *reader)))
+        .unwrap_or_else(|panic| Err(io::Error::other(format!("a panic: {}", panic_message(&*panic)))))?;
+    // Only the end of the stream says that what was read was the whole.
+    match io::copy(reader, &mut io::sink())? {
+        0 => Ok(()),
+        rest => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{rest} bytes at its end were not read"))),
+    }
+}
+
+/// Writes images and deletes what they supersede, until the node stops.
+pub(super) fn snapshot_loop<M, L, T>(node: &Node<M, L, T>, store: &Snapshots)
+where
+    M: StateMachine,
+    L: SharedLog,
+    T: RaftTransport,
+{
+    while let Mail::Content(work) = node.snapshots.take() {
+        if work.recorded {
+            node.retain_recorded(store);
+        }
+        if let Some(job) = work.job.filter(|_| node.is_running()) {
+            node.take_snapshot(store, job);
+        }
+    }
+}
+
+/// A writer that ends with the node, so that nobody waits for the rest of a large image.
+struct WhileRunning<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
+    node: &'a Node<M, L, T>,
+    writer: &'a mut dyn SnapshotWriter,
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> io::Write for WhileRunning<'_, M, L, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.node.is_running() { self.writer.write(bytes) } else { Err(io::Error::other("the node stops")) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Hands an image to the snapshot thread, on behalf of these requesters and whoever joins them.
+    pub(super) fn begin_snapshot(
+        &self,
+        last: EntryId,
+        compact_through: Index,
+        image: SnapshotImage,
+        requesters: Vec<Requester>,
+    ) {
+        let job = SnapshotJob { last, compact_through, image };
+        let mut state = lock(&self.state);
+        if self.snapshots.post(|work| work.job = Some(job)) == Some(true) {
+            self.snapshots.wake();
+        }
+        state.snapshots.taking = Some(last);
+        state.changed = true;
+        self.await_snapshot(&mut state, last, requesters);
+        self.release(state);
+    }
+
+    /// These wait for a snapshot that is being written.
+    pub(super) fn join_snapshot(&self, last: EntryId, requesters: Vec<Requester>) {
+        let mut state = lock(&self.state);
+        self.await_snapshot(&mut state, last, requesters);
+        self.release(state);
+    }
+
+    fn await_snapshot(&self, state: &mut State<M>, last: EntryId, requesters: Vec<Requester>) {
+        state.snapshots.waiting.extend(requesters.into_iter().map(|requester| (last, requester)));
+        if !self.is_running() {
+            let error = why_not_taken(state);
+            state.snapshots.refuse_all(&error);
+        } else if state.snapshots.taking == Some(last) {
+            // The snapshot thread tells them.
+        } else if state.protocol.snapshot().index >= last.index {
+            // It was written while they were on their way, and the log has it or is about to.
+            self.settle_requesters(state);
+        } else {
+            let reason = state.snapshots.failure.clone().unwrap_or_else(|| "it was not written".to_string());
+            state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason });
+        }
+    }
+
+    fn take_snapshot(&self, store: &Snapshots, job: SnapshotJob) {
+        let SnapshotJob { last, compact_through, image } = job;
+        let written = self.write_image(store, last, image);
+        let mut state = lock(&self.state);
+        state.snapshots.taking = None;
+        state.changed = true;
+        let mut superseded = false;
+        match written {
+            Ok(()) => match self.step(&mut state, Event::SnapshotTaken { last, compact_through }) {
+                Ok(_) => {
+                    state.counters.snapshots_taken += 1;
+                    self.settle_requesters(&mut state);
+                }
+                // A leader's was faster; who waits gets that one.
+                Err(StepError::Snapshot(SnapshotRefused::Outdated { .. })) => superseded = true,
+                Err(error) => self.fail(&mut state, format!("the driver broke the protocol's contract: {error}")),
+            },
+            Err(reason) => {
+                trace_event!(warn, node = self.id.0, last = %last, "no snapshot was taken: {reason}");
+                state.counters.snapshots_failed += 1;
+                state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason: reason.clone() });
+                state.snapshots.failure = Some(reason);
+            }
+        }
+        self.release(state);
+        if superseded {
+            self.retain_recorded(store);
+        }
+        // The next one may be due already.
+        if self.applies.post(|work| work.snapshot_ended = true) == Some(true) {
+            self.applies.wake();
+        }
+    }
+
+    /// Makes the snapshot durable in the store.
+    fn write_image(&self, store: &Snapshots, last: EntryId, image: SnapshotImage) -> Result<(), String> {
+        let mut writer = match store.begin(last, Bytes::new()) {
+            Ok(writer) => writer,
+            // Of an earlier life that did not come to recording it, or fetched in vain.
+            Err(SnapshotError::Exists { .. }) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut out = WhileRunning { node: self, writer: &mut *writer };
+        match catch_unwind(AssertUnwindSafe(|| (image.write)(&mut out))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(panic) => return Err(format!("the image panicked: {}", panic_message(&*panic))),
+        }
+        writer.finish().map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Who waits for what the log has by now.
+    fn settle_requesters(&self, state: &mut State<M>) {
+        let durable = state.snapshots.durable;
+        if state.snapshots.waiting.is_empty() {
+            return;
+        }
+        let info = self.find_snapshot(durable);
+        state.snapshots.confirm(info);
+    }
+
+    fn find_snapshot(&self, last: EntryId) -> Option<SnapshotInfo> {
+        self.options.snapshots.as_ref()?.list().into_iter().find(|info| info.last == last)
+    }
+
+    /// The write that records this snapshot is durable. Called by the log thread.
+    pub(super) fn snapshot_recorded(&self, last: EntryId) {
+        let info = self.find_snapshot(last);
+        let mut state = lock(&self.state);
+        state.snapshots.durable = last;
+        state.snapshots.bytes = info.as_ref().map(|info| info.bytes);
+        state.changed = true;
+        state.snapshots.confirm(info);
+        self.release(state);
+        if self.snapshots.post(|work| work.recorded = true) == Some(true) {
+            self.snapshots.wake();
+        }
+    }
+
+    /// Deletes what the snapshot supersedes that the log has, durably.
+    fn retain_recorded(&self, store: &Snapshots) {
+        self.served.release_idle();
+        let durable = lock(&self.state).snapshots.durable;
+        store.retain(durable);
+    }
+
+    /// A peer asks for a chunk. Called by the transport; reads the disk.
+    pub(super) fn serve_chunk(&self, peer: NodeId, request: ChunkRequest) -> Option<Chunk> {
+        let store = self.options.snapshots.as_ref()?;
+        match store.chunk(request) {
+            Ok(chunk) => {
+                self.served.note(store, peer, &chunk);
+                Some(chunk)
+            }
+            Err(error) => {
+                trace_event!(warn, node = self.id.0, peer = peer.0, "a chunk of a snapshot is not given: {error}");
+                if matches!(error, SnapshotError::Corrupt { .. }) {
+                    self.replace_damaged(request.snapshot, &error);
+                }
+                None
+            }
+        }
+    }
+
+    /// The snapshot that the log begins with is damaged: neither a peer nor the next start can do
+    /// anything with it. The state machine still has what was in it.
+    fn replace_damaged(&self, last: EntryId, error: &SnapshotError) {
+        let mut state = lock(&self.state);
+        state.snapshots.failure = Some(error.to_string());
+        let needed = state.snapshots.durable == last;
+        self.release(state);
+        if needed && self.applies.post(|work| work.snapshot_wanted = true) == Some(true) {
+            self.applies.wake();
+        }
+    }
+
+    /// Takes a request for a snapshot.
+    pub(super) fn request_snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError> {
+        if self.options.snapshots.is_none() {
+            return Err(TakeSnapshotError::NoStore);
+        }
+        let state = lock(&self.state);
+        if state.draining || state.fatal.is_some() {
+            return Err(why_not_taken(&state));
+        }
+        drop(state);
+        if self.snapshot_requests.fetch_add(1, Ordering::SeqCst) >= REQUESTS_MAX {
+            self.snapshot_requests.fetch_sub(1, Ordering::SeqCst);
+            return Err(TakeSnapshotError::Overloaded { max: REQUESTS_MAX });
+        }
+        match self.applies.post(|work| work.snapshot_requests.push(requester)) {
+            Some(true) => self.applies.wake(),
+            Some(false) => {}
+            None => {
+                self.snapshot_requests.fetch_sub(1, Ordering::SeqCst);
+                return Err(self.why_no_snapshot());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn why_no_snapshot(&self) -> TakeSnapshotError {
+        why_not_taken(&lock(&self.state))
+    }
+
+    /// The node ends: whoever still asks is told so.
+    pub(super) fn refuse_requesters(&self, requesters: Vec<Requester>) {
+        if requesters.is_empty() {
+            return;
+        }
+        let error = self.why_no_snapshot();
+        self.answer_requesters(requesters.into_iter().map(|requester| (requester, Err(error.clone()))).collect());
+    }
+
+    /// Tells those who asked for snapshots: first all of them, then the wake-ups.
+    pub(super) fn answer_requesters(&self, settled: Vec<(Requester, Answer)>) {
+        if settled.is_empty() {
+            return;
+        }
+        self.snapshot_requests.fetch_sub(settled.len(), Ordering::SeqCst);
+        let wakes: Vec<_> = settled.into_iter().filter_map(|(requester, answer)| requester.complete(answer)).collect();
+        for wake in wakes {
+            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
+            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
+        }
+    }
+}
+
+/// Why a node that is about to end, or has ended, takes no snapshot.
+pub(super) fn why_not_taken<M: StateMachine>(state: &State<M>) -> TakeSnapshotError {
+    match &state.fatal {
+        Some(reason) => TakeSnapshotError::Fatal { reason: reason.clone() },
+        None => TakeSnapshotError::Shutdown,
+    }
+}
+
+/// A snapshot that was asked for. Await it, or [`wait`](Self::wait) for it; a dropped one is taken
+/// without a witness.
+#[must_use = "whether it was taken is known only here"]
+pub struct TakingSnapshot {
+    stage: Stage,
+}
+
+enum Stage {
+    Refused(Option<TakeSnapshotError>),
+    Open(Completion<(), Answer>),
+}
+
+impl TakingSnapshot {
+    pub(super) fn new(result: Result<Completion<(), Answer>, TakeSnapshotError>) -> Self {
+        let stage = match result {
+            Ok(completion) => Stage::Open(completion),
+            Err(error) => Stage::Refused(Some(error)),
+        };
+        Self { stage }
+    }
+
+    /// Waits for at most `timeout` until the log begins with the snapshot.
+    ///
+    /// # Errors
+    /// [`TakeSnapshotError`]; the log keeps what the snapshot would have covered.
+    pub fn wait(self, timeout: Duration) -> Result<SnapshotInfo, TakeSnapshotError> {
+        match self.stage {
+            Stage::Refused(error) => Err(error.unwrap_or(TakeSnapshotError::Shutdown)),
+            Stage::Open(completion) => settle(completion.wait(deadline(timeout))),
+        }
+    }
+}
+
+impl Future for TakingSnapshot {
+    type Output = Result<SnapshotInfo, TakeSnapshotError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.stage {
+            Stage::Refused(error) => Poll::Ready(Err(error.take().unwrap_or(TakeSnapshotError::Shutdown))),
+            Stage::Open(completion) => completion.poll(context).map(settle),
+        }
+    }
+}
+
+fn settle(outcome: Outcome<(), Answer>) -> Answer {
+    match outcome {
+        Outcome::Done(answer) => answer,
+        Outcome::Expired(_) => Err(TakeSnapshotError::DeadlineExceeded),
+        Outcome::Abandoned(_) => Err(TakeSnapshotError::Shutdown),
+    }
+}
+
+impl fmt::Debug for TakingSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TakingSnapshot").finish_non_exhaustive()
+    }
+}

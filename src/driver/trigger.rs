@@ -1,0 +1,149 @@
+//! When a snapshot is due, and how far the log is forgotten with it.
+
+use super::options::DriverOptions;
+use crate::types::{Entry, EntryId, Index};
+use std::collections::VecDeque;
+
+/// How finely the log's bytes are known: in so many parts of what the trail may hold.
+const SAMPLES: u64 = 16;
+
+/// What was applied since the last snapshot, and what the log holds right before.
+pub(super) struct Trigger {
+    entries_max: u64,
+    bytes_max: u64,
+    trail_entries: u64,
+    trail_bytes: u64,
+    entries: u64,
+    bytes: u64,
+    /// The bytes of all entries counted so far.
+    total: u64,
+    /// Some of the entries counted, each with the bytes up to and including it, ascending. Those that
+    /// lie too far behind for any trail are gone.
+    samples: VecDeque<(Index, u64)>,
+}
+
+impl Trigger {
+    pub(super) fn new(options: &DriverOptions) -> Self {
+        Self {
+            entries_max: options.snapshot_entries as u64,
+            bytes_max: options.snapshot_bytes,
+            trail_entries: options.snapshot_trail_entries as u64,
+            trail_bytes: options.snapshot_trail_bytes,
+            entries: 0,
+            bytes: 0,
+            total: 0,
+            samples: VecDeque::new(),
+        }
+    }
+
+    /// Counts an entry that was applied.
+    pub(super) fn count(&mut self, entry: &Entry) {
+        let bytes = entry.size_bytes() as u64;
+        self.entries += 1;
+        self.bytes += bytes;
+        self.total += bytes;
+        if self.samples.back().is_none_or(|(_, at)| self.total - at > self.trail_bytes / SAMPLES) {
+            self.samples.push_back((entry.id.index, self.total));
+        }
+        while self.samples.front().is_some_and(|(_, at)| self.total - at > self.trail_bytes) {
+            self.samples.pop_front();
+        }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.entries >= self.entries_max || self.bytes >= self.bytes_max
+    }
+
+    /// A snapshot was asked of the state machine, whatever came of it: the next is due in its time.
+    pub(super) fn reset(&mut self) {
+        (self.entries, self.bytes) = (0, 0);
+    }
+
+    /// A snapshot took the place of what was counted.
+    pub(super) fn begin_anew(&mut self) {
+        self.reset();
+        self.total = 0;
+        self.samples.clear();
+    }
+
+    /// What the log forgets with a snapshot up to `last`, the last entry counted: all but the trail.
+    /// Of entries that were never counted the bytes are not known.
+    pub(super) fn compact_through(&self, last: EntryId) -> Index {
+        let by_entries = Index(last.index.0.saturating_sub(self.trail_entries));
+        let by_bytes = match self.samples.front() {
+            Some((index, _)) if self.total > self.trail_bytes => *index,
+            _ => Index::ZERO,
+        };
+        by_entries.max(by_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Payload, Term};
+    use bytes::Bytes;
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        let command = Bytes::from(std::vec![0; bytes - Entry::OVERHEAD_BYTES]);
+        Entry { id: id(index), payload: Payload::Command(command) }
+    }
+
+    fn id(index: u64) -> EntryId {
+        EntryId { index: Index(index), term: Term(1) }
+    }
+
+    fn trigger(change: impl FnOnce(&mut DriverOptions)) -> Trigger {
+        let mut options = DriverOptions::default();
+        change(&mut options);
+        Trigger::new(&options)
+    }
+
+    #[test]
+    fn whichever_comes_first_makes_a_snapshot_due() {
+        let mut trigger = trigger(|options| (options.snapshot_entries, options.snapshot_bytes) = (3, 1000));
+        trigger.count(&entry(1, 100));
+        trigger.count(&entry(2, 100));
+        assert!(!trigger.is_due());
+        trigger.count(&entry(3, 100));
+        assert!(trigger.is_due());
+        trigger.reset();
+        trigger.count(&entry(4, 999));
+        assert!(!trigger.is_due());
+        trigger.count(&entry(5, 100));
+        assert!(trigger.is_due());
+    }
+
+    #[test]
+    fn the_trail_is_bounded_by_entries_and_by_bytes() {
+        let mut trigger = trigger(|options| {
+            (options.snapshot_trail_entries, options.snapshot_trail_bytes) = (50, 1600);
+        });
+        for index in 1..=16 {
+            trigger.count(&entry(index, 100));
+        }
+        // All of it fits.
+        assert_eq!(trigger.compact_through(id(16)), Index::ZERO);
+        for index in 17..=1000 {
+            trigger.count(&entry(index, 100));
+            let kept = index - trigger.compact_through(id(index)).0;
+            assert!((14..=16).contains(&kept), "{kept} entries of 100 bytes at {index}");
+        }
+        for index in 1001..=1100 {
+            trigger.count(&entry(index, Entry::OVERHEAD_BYTES));
+        }
+        assert_eq!(trigger.compact_through(id(1100)), Index(1050));
+        // One entry is too large for the trail by itself.
+        trigger.count(&entry(1101, 2000));
+        assert_eq!(trigger.compact_through(id(1101)), Index(1101));
+        trigger.begin_anew();
+        assert_eq!(trigger.compact_through(id(1101)), Index(1051));
+    }
+
+    #[test]
+    fn without_a_trail_everything_is_forgotten() {
+        let mut trigger = trigger(|options| options.snapshot_trail_bytes = 0);
+        (1..=3).for_each(|index| trigger.count(&entry(index, 100)));
+        assert_eq!(trigger.compact_through(id(3)), Index(3));
+    }
+}
