@@ -62,6 +62,14 @@ impl SnapshotImage {
     pub fn new(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static) -> Self {
         Self { write: Box::new(write) }
     }
+
+    /// Writes it, as the driver does: for tests of a state machine.
+    ///
+    /// # Errors
+    /// Those of the image, or of `out`.
+    pub fn write_to(self, out: &mut dyn io::Write) -> io::Result<()> {
+        (self.write)(out)
+    }
 }
 
 impl fmt::Debug for SnapshotImage {
@@ -337,7 +345,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             Err(error) => return Err(error.to_string()),
         };
         let mut out = WhileRunning { node: self, writer: &mut *writer };
-        match catch_unwind(AssertUnwindSafe(|| (image.write)(&mut out))) {
+        match catch_unwind(AssertUnwindSafe(|| image.write_to(&mut out))) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
             Err(panic) => return Err(format!("the image panicked: {}", panic_message(&*panic))),

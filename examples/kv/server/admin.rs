@@ -5,7 +5,7 @@ use super::connection::Session;
 use super::node::Server;
 use super::options::Settings;
 use super::resp::{self, Request};
-use raft_io::driver::{LeadershipTransferError, Status};
+use raft_io::driver::{FetchStatus, LeadershipTransferError, Status};
 use raft_io::error::TransferError;
 use raft_io::{NodeId, RoleKind};
 use std::fmt::Write as _;
@@ -32,6 +32,7 @@ pub(crate) fn answer(server: &Server, session: &mut Session, local: Local, reque
         Local::Info => resp::write_bulk(out, info(server, request.get(1)).as_bytes()),
         Local::RaftStatus => raft_status(server, out),
         Local::RaftTransfer => raft_transfer(server, request.get(1), out),
+        Local::RaftSnapshot => snapshot(server, out),
         Local::Cluster => cluster(server, request, out),
         Local::ReadOnly | Local::ReadWrite => {
             session.stale_reads = local == Local::ReadOnly;
@@ -89,6 +90,16 @@ fn redis_role(role: RoleKind) -> &'static str {
     if role == RoleKind::Leader { "master" } else { "slave" }
 }
 
+/// Takes a snapshot of this node's state now, leader or not, and waits until the log begins with it.
+pub(crate) fn snapshot(server: &Server, out: &mut Vec<u8>) {
+    match server.raft.snapshot().wait(server.settings.result_wait) {
+        Ok(info) => {
+            resp::write_simple(out, &format!("OK up to entry {} in {} bytes", info.last, info.bytes));
+        }
+        Err(error) => resp::write_error(out, &format!("ERR {error}")),
+    }
+}
+
 /// The text of INFO, whole or one section.
 fn info(server: &Server, section: &[u8]) -> String {
     let wanted = |name: &str| {
@@ -119,10 +130,27 @@ fn info(server: &Server, section: &[u8]) -> String {
     if wanted("replication") {
         replication(server, &mut text);
     }
+    if wanted("persistence") {
+        persistence(server, &mut text);
+    }
     if wanted("cluster") {
         text.push_str("# Cluster\r\ncluster_enabled:1\r\n");
     }
     text
+}
+
+fn persistence(server: &Server, text: &mut String) {
+    let Status { snapshot, counters, first_index, .. } = server.raft.status();
+    let _ = write!(
+        text,
+        "# Persistence\r\nraft_first_index:{first_index}\r\nraft_snapshot_index:{}\r\nraft_snapshot_bytes:{}\r\n\
+         raft_snapshot_in_progress:{}\r\nraft_snapshots_taken:{}\r\nraft_snapshots_fetched:{}\r\n\r\n",
+        snapshot.last.map_or(0, |last| last.index.0),
+        snapshot.bytes.unwrap_or(0),
+        u8::from(snapshot.taking.is_some()),
+        counters.snapshots_taken,
+        counters.snapshots_fetched,
+    );
 }
 
 fn replication(server: &Server, text: &mut String) {
@@ -178,6 +206,13 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("durable_index", number(status.durable_index.0)),
         ("commit_index", number(status.commit_index.0)),
         ("applied_index", number(status.applied_index.0)),
+        ("snapshot", text(status.snapshot.last.map_or("none".into(), |last| last.to_string()))),
+        ("snapshot_bytes", number(status.snapshot.bytes.unwrap_or(0))),
+        ("snapshot_taking", text(status.snapshot.taking.map_or("none".into(), |last| last.to_string()))),
+        ("snapshot_fetching", text(status.snapshot.fetching.map_or("none".into(), |fetch| fetching(&fetch)))),
+        ("snapshots_taken", number(status.counters.snapshots_taken)),
+        ("snapshots_fetched", number(status.counters.snapshots_fetched)),
+        ("snapshot_error", text(status.snapshot.last_error.clone().unwrap_or_default())),
         ("open_proposals", number(status.open_proposals as u64)),
         ("open_reads", number(status.open_reads as u64)),
         ("connections", number(server.places.taken() as u64)),
@@ -221,6 +256,11 @@ fn raft_transfer(server: &Server, target: &[u8], out: &mut Vec<u8>) {
             resp::write_error(out, &format!("{code} {error}"));
         }
     }
+}
+
+fn fetching(fetch: &FetchStatus) -> String {
+    let total = fetch.total_bytes.map_or("?".into(), |total| total.to_string());
+    format!("{} from {}: {} of {total} bytes", fetch.last, fetch.from, fetch.bytes)
 }
 
 enum Field {

@@ -34,6 +34,8 @@ enum Source {
     Local(Range<usize>),
     /// From the next of the commands that the leader runs.
     ForLeader,
+    /// A snapshot, taken once the commands of the batch have run.
+    Snapshot,
 }
 
 /// Requests that are answered together.
@@ -169,6 +171,10 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
             }
         };
         match command::interpret(&request, &mut batch.encoded) {
+            Meaning::Local(Local::RaftSnapshot) => {
+                batch.sources.push(Source::Snapshot);
+                return (batch, false);
+            }
             Meaning::Local(local) => {
                 batch.push_local(|out| admin::answer(server, session, local, &request, out));
                 if local == Local::Quit {
@@ -211,6 +217,7 @@ fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>, stream: &mut Tc
     for source in &batch.sources {
         match source {
             Source::Local(range) => out.extend_from_slice(&batch.local[range.clone()]),
+            Source::Snapshot => admin::snapshot(server, out),
             Source::ForLeader => match leaders.next() {
                 Some(answer) => answer.write(out),
                 None => resp::write_error(out, "UNKNOWN the answer was lost; the command may or may not have run"),

@@ -10,6 +10,7 @@
 //! | `forward` | the lanes to the leader, on which the batches of many clients travel together |
 //! | `command` | what the words of a request mean |
 //! | `store` | the replicated state machine and the encoding of its commands |
+//! | `shards`, `image` | its keys and values, shared with snapshots of them, and those as bytes |
 //! | `admin` | answers about this node and the cluster |
 //! | `resp`, `reply` | RESP2: requests in and replies out, and the other way round |
 
@@ -17,12 +18,14 @@ mod admin;
 mod command;
 mod connection;
 mod forward;
+mod image;
 mod node;
 mod options;
 mod places;
 pub(crate) mod reply;
 pub(crate) mod resp;
 mod router;
+mod shards;
 pub(crate) mod store;
 
 pub(crate) use node::serve;

@@ -5,8 +5,10 @@ use super::forward::Forwarder;
 use super::options::{ServeOptions, Settings};
 use super::places::{self, Places};
 use super::store::Store;
-use raft_io::driver::{DriverOptions, Raft};
+use raft_io::driver::{DriverOptions, Raft, Snapshots};
 use raft_io::log::wal::{WalLog, WalOptions};
+use raft_io::snapshot::SnapshotFiles;
+use raft_io::snapshot::files::SnapshotOptions;
 use raft_io::transport::RaftTransport as _;
 use raft_io::transport::tcp::{TcpConfig, TcpTransport};
 use raft_io::{ClusterId, NodeId};
@@ -93,6 +95,7 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let data = &settings.options.data;
     let log = WalLog::open(data, WalOptions::new(cluster, id));
     let log = log.map_err(|error| problems.push(format!("--data {}: {error}", data.display()))).ok();
+    let snapshots = log.as_ref().and_then(|_| open_snapshots(&settings, &mut problems));
     let listen = &settings.options.listen;
     let listener = TcpListener::bind(listen);
     let listener = listener.map_err(|error| problems.push(format!("--listen {listen}: {error}"))).ok();
@@ -113,6 +116,7 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let transport = TcpTransport::bind(config);
     let transport = transport.map_err(|error| problems.push(format!("--peer-listen {peer_listen}: {error}"))).ok();
     let (Some(log), Some(listener), Some(transport)) = (log, listener, transport) else { return Err(problems) };
+    let Some(snapshots) = snapshots else { return Err(problems) };
     // Before anything runs that needs descriptors of its own.
     let (wanted, peers) = (settings.options.connections_max, settings.peers.len() - 1);
     let places = Places::new(&listener, wanted, peers, handshakes_max);
@@ -122,11 +126,28 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
             "node {id}: the limit of open files leaves room for {granted} clients, not {wanted}; raise ulimit -n"
         );
     }
-    let driver = driver_options(&settings, cluster)?;
+    let mut driver = driver_options(&settings, cluster)?;
+    driver.snapshots = Some(Snapshots::new(snapshots));
+    driver.snapshot_entries = settings.options.snapshot_commands;
+    driver.snapshot_bytes = settings.options.snapshot_mib.saturating_mul(1 << 20);
+    driver.snapshot_trail_entries = settings.options.snapshot_trail;
+    driver.snapshot_fetch_bytes_per_second =
+        settings.options.snapshot_fetch_mib.map(|limit| limit.saturating_mul(1 << 20));
     let raft = Raft::start_with(settings.config.clone(), driver, log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
     let (started, forwarder, request_bytes) = (Instant::now(), Forwarder::new(), AtomicUsize::new(0));
     Ok((Server { raft, settings, started, forwarder, transport, places, request_bytes }, listener))
+}
+
+/// Beside the log, and not in its directory itself: each syncs its own.
+fn open_snapshots(settings: &Settings, problems: &mut Vec<String>) -> Option<SnapshotFiles> {
+    let path = settings.snapshots();
+    let opened = SnapshotFiles::open(&path, SnapshotOptions::new());
+    let store = opened.map_err(|error| problems.push(format!("--snapshots {}: {error}", path.display()))).ok()?;
+    for damage in store.damaged() {
+        eprintln!("node {}: {damage}", settings.config.id);
+    }
+    Some(store)
 }
 
 /// The driver's defaults, and where it records its steps if it is to.

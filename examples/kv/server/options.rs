@@ -26,6 +26,21 @@ pub(crate) struct ServeOptions {
     /// The directory of the log; created if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// The directory of the snapshots, which belong to the log; `snapshots` in --data unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) snapshots: Option<PathBuf>,
+    /// Take a snapshot, and shorten the log, after so many commands
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) snapshot_commands: usize,
+    /// Take a snapshot once so much was added to the log, in MiB, if that comes first
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub(crate) snapshot_mib: u64,
+    /// How many commands the log keeps behind a snapshot, for nodes that are a little behind
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) snapshot_trail: usize,
+    /// The most that is fetched of another node's snapshot, in MiB per second; no limit unless given
+    #[arg(long, value_name = "MIB")]
+    pub(crate) snapshot_fetch_mib: Option<u64>,
     /// What a node that does not lead does with commands for the leader
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnFollower::Forward)]
     pub(crate) on_follower: OnFollower,
@@ -108,6 +123,14 @@ impl ServeOptions {
         if self.trace.is_some() && !cfg!(feature = "trace") {
             problems.push("--trace: this build records no traces; build it with --features trace".into());
         }
+        let counts = [
+            ("--snapshot-commands", self.snapshot_commands as u64),
+            ("--snapshot-mib", self.snapshot_mib),
+            ("--snapshot-fetch-mib", self.snapshot_fetch_mib.unwrap_or(1)),
+        ];
+        for (name, _) in counts.iter().filter(|(_, value)| *value == 0) {
+            problems.push(format!("{name} 0: must be at least 1"));
+        }
         if self.connections_max == 0 {
             problems.push("--connections-max 0: must be at least 1".into());
         }
@@ -174,6 +197,11 @@ fn host_of(address: &str) -> &str {
 }
 
 impl Settings {
+    /// Where the snapshots are.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.options.snapshots.clone().unwrap_or_else(|| self.options.data.join("snapshots"))
+    }
+
     /// The advertised address in the two halves that cluster commands want.
     pub(crate) fn split_address(address: &str) -> (&str, i64) {
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));

@@ -3,11 +3,13 @@
 //! Lives here: the encoding of commands in the log, the state machine, its hash. Does not live here:
 //! Redis syntax, which ends in `command`.
 
+use super::image::Frozen;
 use super::resp;
+use super::shards::Shards;
 use bytes::{Bytes, BytesMut};
 use raft_io::EntryId;
-use raft_io::driver::StateMachine;
-use std::collections::HashMap;
+use raft_io::driver::{SnapshotImage, StateMachine};
+use std::io;
 
 /// The longest value that APPEND may build, in bytes.
 pub(crate) const VALUE_BYTES_MAX: usize = 8 << 20;
@@ -198,11 +200,11 @@ pub(crate) struct Fingerprint {
 /// The state machine.
 #[derive(Default)]
 pub(crate) struct Store {
-    values: HashMap<Bytes, Bytes>,
+    pub(super) values: Shards,
     /// The sum of a digest of each pair, so that a write costs what it touches and order is nothing.
-    state: u128,
-    history: u128,
-    applied: EntryId,
+    pub(super) state: u128,
+    pub(super) history: u128,
+    pub(super) applied: EntryId,
 }
 
 impl StateMachine for Store {
@@ -217,6 +219,16 @@ impl StateMachine for Store {
             Some(command) => self.write(command),
             None => MALFORMED,
         }
+    }
+
+    fn snapshot(&mut self) -> Option<SnapshotImage> {
+        let frozen = self.freeze();
+        Some(SnapshotImage::new(move |out| frozen.write(out)))
+    }
+
+    fn restore(&mut self, content: &mut dyn io::Read) -> io::Result<()> {
+        *self = Self::thaw(Frozen::read(content)?);
+        Ok(())
     }
 }
 
@@ -237,7 +249,7 @@ impl Store {
         let mut arguments = command.arguments.clone();
         match command.operation {
             Operation::Get => Reply::value(arguments.next().and_then(|key| self.values.get(key))),
-            Operation::Exists => Reply::count(arguments.filter(|key| self.values.contains_key(*key)).count()),
+            Operation::Exists => Reply::count(arguments.filter(|key| self.values.contains_key(key)).count()),
             Operation::MultiGet => self.get_all(arguments),
             Operation::Length => {
                 Reply::count(arguments.next().and_then(|key| self.values.get(key)).map_or(0, Bytes::len))
@@ -279,7 +291,7 @@ impl Store {
                 Reply::Ok
             }
             Operation::Clear => {
-                self.values.clear();
+                self.values = Shards::default();
                 self.state = 0;
                 Reply::Ok
             }
@@ -322,7 +334,7 @@ impl Store {
         if length > VALUE_BYTES_MAX {
             return Reply::Error("ERR string exceeds maximum allowed size");
         }
-        // Extended in place unless a reply still holds it.
+        // Extended in place unless a reply or a snapshot still holds it.
         let before = self.remove(key).unwrap_or_default();
         let mut value = before.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         value.extend_from_slice(suffix);
@@ -330,14 +342,9 @@ impl Store {
         Reply::count(length)
     }
 
-    /// Keys are copied: a slice of the command would keep a whole batch in memory.
     fn insert(&mut self, key: &[u8], value: Bytes) {
         self.state = self.state.wrapping_add(digest(&[key, &value]));
-        let old = match self.values.get_mut(key) {
-            Some(place) => Some(std::mem::replace(place, value)),
-            None => self.values.insert(Bytes::copy_from_slice(key), value),
-        };
-        if let Some(old) = old {
+        if let Some(old) = self.values.insert(key, value) {
             self.state = self.state.wrapping_sub(digest(&[key, &old]));
         }
     }
@@ -358,7 +365,7 @@ fn integer(value: &[u8]) -> Option<i64> {
 
 /// A 128-bit digest of byte strings, the same on every platform. It tells replicas apart that
 /// diverged by a defect; against an adversary it claims nothing.
-fn digest(parts: &[&[u8]]) -> u128 {
+pub(super) fn digest(parts: &[&[u8]]) -> u128 {
     const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
     let fold = |state: u64, word: u64, factor: u64| {
         let product = u128::from(state ^ word) * u128::from(factor);
