@@ -263,8 +263,9 @@ fn a_compacted_log_without_a_snapshot_does_not_start() {
         node.step(raft_io::node::Event::Tick).unwrap();
     }
     let base = node.log().last();
-    let mut writes =
-        vec![raft_io::Write { compaction: Some(raft_io::Compaction { snapshot: base, base }), ..Default::default() }];
+    let compaction = Some(raft_io::Compaction { snapshot: base, base });
+    let hard_state = Some(raft_io::HardState { term: base.term, vote: None });
+    let mut writes = vec![raft_io::Write { hard_state, compaction, ..Default::default() }];
     log.append(&mut writes).unwrap();
     let network = Network::default();
     let error = Raft::start(config(1, &[1]), Locked::new(log), network.transport(1), Recorder::default()).unwrap_err();

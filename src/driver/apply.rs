@@ -89,6 +89,8 @@ struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     trigger: Trigger,
     /// The snapshot that the snapshot thread is writing.
     taking: Option<EntryId>,
+    /// Who asked for a snapshot when the node broke down.
+    requesters: Vec<Requester>,
     /// Answers not yet given.
     answers: Vec<Settled<M::Response>>,
 }
@@ -112,6 +114,7 @@ where
         awaits_restore: false,
         trigger: Trigger::new(&node.options),
         taking: None,
+        requesters: Vec::new(),
         answers: Vec::new(),
     };
     let ran = catch_unwind(AssertUnwindSafe(|| applier.run()));
@@ -153,7 +156,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             if let Err(reason) = self.restore(last) {
                 // What would be lost here is refused with the rest.
                 self.reads.add_all(work.reads);
-                self.node.refuse_requesters(work.snapshot_requests);
+                self.requesters.extend(work.snapshot_requests);
                 return Err(reason);
             }
         }
@@ -232,7 +235,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let image = match catch_unwind(AssertUnwindSafe(|| machine.snapshot())) {
             Ok(image) => image,
             Err(panic) => {
-                self.node.refuse_requesters(requesters);
+                self.requesters.extend(requesters);
                 return Err(format!("the state machine panicked at a snapshot: {}", panic_message(&*panic)));
             }
         };
@@ -343,7 +346,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         // From here on a read is refused; one that came before is in what follows.
         self.node.applies.close();
         let mut reads: Vec<BoxedRead<M>> = self.reads.take_all().collect();
-        let mut requesters = Vec::new();
+        let mut requesters = mem::take(&mut self.requesters);
         while let Mail::Content(work) = self.node.applies.poll() {
             requesters.extend(work.snapshot_requests);
             // Dropped stale reads tell their callers by themselves.

@@ -190,8 +190,8 @@ where
     let view = log.reader();
     let protocol = Protocol::new(config, &view)?;
     let snapshot = view.snapshot();
-    let bytes = snapshots::restore_at_start(&options, snapshot, &mut machine)?;
-    let begins_with = SnapshotState::new(snapshot, bytes);
+    let info = snapshots::restore_at_start(&options, snapshot, &mut machine)?;
+    let begins_with = SnapshotState::new(snapshot, info);
     let recording = Recording::start::<L>(&options, config, &protocol, &view);
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,

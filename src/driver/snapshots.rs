@@ -82,8 +82,8 @@ impl fmt::Debug for SnapshotImage {
 pub(super) struct SnapshotState {
     /// The one that the log begins with, durably; `EntryId::ZERO` without any. Only grows.
     pub(super) durable: EntryId,
-    /// Its size in bytes, as far as the store knew it.
-    pub(super) bytes: Option<u64>,
+    /// What the store says of it.
+    info: Option<SnapshotInfo>,
     /// The one that is being written.
     pub(super) taking: Option<EntryId>,
     /// The one that is being fetched.
@@ -97,14 +97,14 @@ pub(super) struct SnapshotState {
 }
 
 impl SnapshotState {
-    pub(super) fn new(durable: EntryId, bytes: Option<u64>) -> Self {
-        Self { durable, bytes, taking: None, fetch: None, failure: None, waiting: Vec::new(), settled: Vec::new() }
+    pub(super) fn new(durable: EntryId, info: Option<SnapshotInfo>) -> Self {
+        Self { durable, info, taking: None, fetch: None, failure: None, waiting: Vec::new(), settled: Vec::new() }
     }
 
     pub(super) fn status(&self) -> SnapshotStatus {
         SnapshotStatus {
             last: (self.durable != EntryId::ZERO).then_some(self.durable),
-            bytes: self.bytes,
+            bytes: self.info.as_ref().map(|info| info.bytes),
             taking: self.taking,
             fetching: self.fetch,
             last_error: self.failure.clone(),
@@ -124,10 +124,10 @@ impl SnapshotState {
         self.settled.extend(lost.into_iter().map(|(_, requester)| (requester, Err(error.clone()))));
     }
 
-    /// The log has the one that is durable, and the store says this of it.
-    fn confirm(&mut self, info: Option<SnapshotInfo>) {
+    /// Who waits for what the log has by now.
+    fn confirm(&mut self) {
         let lost = || TakeSnapshotError::Failed { reason: "the store has it no longer".to_string() };
-        let answer = info.ok_or_else(lost);
+        let answer = self.info.clone().ok_or_else(lost);
         let (durable, waiting) = (self.durable.index, mem::take(&mut self.waiting));
         let (done, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(target, _)| target.index <= durable);
         self.waiting = rest;
@@ -199,12 +199,12 @@ impl Served {
     }
 }
 
-/// Restores what the log begins with, before anything runs. Its size, or `None` without a snapshot.
+/// Restores what the log begins with, before anything runs; `None` without a snapshot.
 pub(super) fn restore_at_start<M: StateMachine>(
     options: &DriverOptions,
     snapshot: EntryId,
     machine: &mut M,
-) -> Result<Option<u64>, StartError> {
+) -> Result<Option<SnapshotInfo>, StartError> {
     if snapshot == EntryId::ZERO {
         return Ok(None);
     }
@@ -212,7 +212,7 @@ pub(super) fn restore_at_start<M: StateMachine>(
     let mut reader = store.open(snapshot).map_err(|source| StartError::SnapshotUnavailable { snapshot, source })?;
     let restored = restore(machine, &mut *reader);
     restored.map_err(|source| StartError::RestoreSnapshot { snapshot, source })?;
-    Ok(Some(reader.info().bytes))
+    Ok(Some(reader.info().clone()))
 }
 
 /// Restores a machine, all of it; a panic is a failure like any other.
@@ -295,7 +295,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             // The snapshot thread tells them.
         } else if state.protocol.snapshot().index >= last.index {
             // It was written while they were on their way, and the log has it or is about to.
-            self.settle_requesters(state);
+            state.snapshots.confirm();
         } else {
             let reason = state.snapshots.failure.clone().unwrap_or_else(|| "it was not written".to_string());
             state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason });
@@ -313,7 +313,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             Ok(()) => match self.step(&mut state, Event::SnapshotTaken { last, compact_through }) {
                 Ok(_) => {
                     state.counters.snapshots_taken += 1;
-                    self.settle_requesters(&mut state);
+                    state.snapshots.confirm();
                 }
                 // A leader's was faster; who waits gets that one.
                 Err(StepError::Snapshot(SnapshotRefused::Outdated { .. })) => superseded = true,
@@ -353,28 +353,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         writer.finish().map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// Who waits for what the log has by now.
-    fn settle_requesters(&self, state: &mut State<M>) {
-        let durable = state.snapshots.durable;
-        if state.snapshots.waiting.is_empty() {
-            return;
-        }
-        let info = self.find_snapshot(durable);
-        state.snapshots.confirm(info);
-    }
-
-    fn find_snapshot(&self, last: EntryId) -> Option<SnapshotInfo> {
-        self.options.snapshots.as_ref()?.list().into_iter().find(|info| info.last == last)
-    }
-
     /// The write that records this snapshot is durable. Called by the log thread.
     pub(super) fn snapshot_recorded(&self, last: EntryId) {
-        let info = self.find_snapshot(last);
+        // Not under the lock: it asks the user's store.
+        let listed = self.options.snapshots.as_ref().map(|store| store.list());
+        let info = listed.and_then(|list| list.into_iter().find(|info| info.last == last));
         let mut state = lock(&self.state);
         state.snapshots.durable = last;
-        state.snapshots.bytes = info.as_ref().map(|info| info.bytes);
+        state.snapshots.info = info;
         state.changed = true;
-        state.snapshots.confirm(info);
+        state.snapshots.confirm();
         self.release(state);
         if self.snapshots.post(|work| work.recorded = true) == Some(true) {
             self.snapshots.wake();

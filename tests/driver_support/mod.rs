@@ -18,7 +18,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -56,28 +56,33 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// A visitor that was missed in vain must not keep a failed test from ending.
+    fn state(&self) -> MutexGuard<'_, (bool, usize)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn pass(&self) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         state.1 += 1;
         self.changed.notify_all();
         while state.0 {
-            state = self.changed.wait(state).unwrap();
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.1 -= 1;
     }
 
     pub(crate) fn shut(&self) {
-        self.state.lock().unwrap().0 = true;
+        self.state().0 = true;
     }
 
     pub(crate) fn open(&self) {
-        self.state.lock().unwrap().0 = false;
+        self.state().0 = false;
         self.changed.notify_all();
     }
 
     /// Waits until a thread stands at the shut gate.
     pub(crate) fn wait_for_visitor(&self) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         while !(state.0 && state.1 > 0) {
             let (guard, timeout) = self.changed.wait_timeout(state, PATIENCE).unwrap();
             assert!(!timeout.timed_out(), "nobody came to the gate");

@@ -200,8 +200,9 @@ pub(crate) struct Road {
 
 #[derive(Default)]
 pub(crate) struct Tolls {
-    /// Every fetch of a chunk passes here.
+    /// Every fetch passes here, of a chunk with this number or a later one.
     pub(crate) gate: Gate,
+    pub(crate) gate_from: AtomicUsize,
     /// No chunk comes.
     pub(crate) unreachable: AtomicBool,
     pub(crate) asked: AtomicUsize,
@@ -225,7 +226,9 @@ impl RaftTransport for Road {
         timeout: Duration,
     ) -> Result<Chunk, FetchError> {
         self.tolls.asked.fetch_add(1, Ordering::SeqCst);
-        self.tolls.gate.pass();
+        if request.chunk >= self.tolls.gate_from.load(Ordering::SeqCst) as u64 {
+            self.tolls.gate.pass();
+        }
         if is(&self.tolls.unreachable) {
             return Err(FetchError::Unreachable { reason: "injected".into() });
         }
@@ -360,6 +363,10 @@ impl Group {
     }
 
     pub(crate) fn propose(&self, id: u64, count: usize) -> Applied<usize> {
-        (0..count).map(|number| propose(self.at(id).raft(), format!("{number:0>100}"))).last().unwrap()
+        let propose = |number| propose(self.at(id).raft(), format!("{number:0>100}"));
+        for number in 1..count {
+            propose(number);
+        }
+        propose(count)
     }
 }
