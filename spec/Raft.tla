@@ -433,7 +433,7 @@ TransferLeadership(i) ==
     /\ transfer[i] = Nil
     /\ \E j \in Peers(i) : IsReady(Local(i), j) /\ Install(BeginTransfer(Local(i), j), messages)
     /\ transfers' = transfers + 1
-    /\ UNCHANGED crashes
+    /\ UNCHANGED <<snapshotsTaken, crashes>>
 
 \* The target did not take over in time: this leader takes proposals again.
 TransferTimeout(i) ==

@@ -121,7 +121,7 @@ SnapshotTakenUpTo(i) ==
        /\ IF taken.snapshot = snapshot[i] /\ taken.log = log[i] THEN Line.sent = {} /\ UNCHANGED vars
           ELSE /\ Install(taken, messages)
                /\ snapshotsTaken' = snapshotsTaken + 1
-               /\ UNCHANGED crashes
+               /\ UNCHANGED <<transfers, crashes>>
 
 Event(i) ==
     \/ Line.event = "ElectionTimeout" /\ ElectionTimeout(i)

@@ -262,6 +262,53 @@ fn what_waits_for_an_apply_that_a_snapshot_covers_gets_its_answer() {
     same_commands(&group, last);
 }
 
+/// The log has begun anew and is not durable yet, so nothing tells the machine to restore; and what it
+/// is to apply next is gone.
+#[test]
+fn a_machine_that_is_behind_waits_for_the_snapshot_that_covers_what_the_log_lost() {
+    let group = Group::start(3, &manual());
+    let leader = group.leader();
+    let (behind, applied) = (group.others(&[leader])[0], group.propose(leader, 3).id.index);
+    let node = group.at(behind);
+    node.wait(|status| status.applied_index >= applied);
+    node.hooks.applying.shut();
+    group.propose(leader, 1);
+    node.hooks.applying.wait_for_visitor();
+    // Committed here, and read from the log only when the machine comes to it.
+    let committed = group.propose(leader, 4).id.index;
+    node.wait(|status| status.commit_index >= committed);
+    group.network.partition([behind]);
+    group.propose(leader, 30);
+    let info = group.at(leader).raft().snapshot().wait(PATIENCE).unwrap();
+    node.tolls.gate.shut();
+    group.network.heal();
+    node.tolls.gate.wait_for_visitor();
+    let term = group.at(group.leader()).raft().status().term;
+    // Nothing is on its way to the disk but what comes with the snapshot.
+    let idle = || {
+        let counts = [&node.faults.appends, &node.faults.syncs].map(|count| count.load(Ordering::SeqCst));
+        counts[0] == counts[1] && node.log.hard_state().term == term
+    };
+    while !idle() {
+        thread::yield_now();
+    }
+    node.faults.sync_gate.shut();
+    node.tolls.gate.open();
+    while node.log.snapshot() != info.last {
+        thread::yield_now();
+    }
+    node.hooks.applying.open();
+    node.wait(|status| status.applied_index > applied);
+    // Between the first of these looks and the second it has asked the log for more.
+    (0..2).for_each(|_| assert_eq!(node.commands().len(), 4));
+    let status = node.raft().status();
+    assert_eq!((status.fatal, status.applied_index, status.snapshot.last), (None, applied.next(), None));
+    node.faults.sync_gate.open();
+    let last = group.propose(group.leader(), 1).id;
+    same_commands(&group, last);
+    assert_eq!(node.hooks.restored.load(Ordering::SeqCst), 1);
+}
+
 #[test]
 fn a_shutdown_during_a_fetch_does_not_wait_for_it() {
     let mut options = manual();

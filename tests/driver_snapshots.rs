@@ -285,9 +285,9 @@ fn what_is_superseded_stays_until_the_log_has_the_next_one_durably() {
     faults.sync_gate.wait_for_visitor();
     // Finished in the store and appended to the log, and the log may still lose it.
     let status = raft.wait_for(PATIENCE, |status| status.counters.snapshots_taken == 2).unwrap();
-    assert_eq!((status.snapshot.last, store.lasts().len()), (Some(first), 2));
-    assert_eq!(store.lasts()[0], first);
+    let listed = store.lasts();
     faults.sync_gate.open();
+    assert_eq!((status.snapshot.last, listed.len(), listed[0]), (Some(first), 2, first));
     let second = taking.wait(PATIENCE).unwrap().last;
     raft.shutdown();
     // Whether the last deletion came before the shutdown is left open; the newest is there.

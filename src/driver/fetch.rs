@@ -222,6 +222,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 trace_event!(warn, node = self.id.0, last = %last, "a snapshot was not fetched: {reason}");
                 state.counters.snapshot_fetches_failed += 1;
                 state.snapshots.failure = Some(reason.to_string());
+                // Another server may have offered the same one meanwhile: that fetch has not failed.
+                if state.protocol.fetching() != Some((order.from, last)) {
+                    return self.release(state);
+                }
                 Event::SnapshotFetchFailed { last }
             }
         };

@@ -317,10 +317,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
             Ok(Ok(())) => {}
             Ok(Err(
-                error @ (StepError::Propose(_)
-                | StepError::Read(_)
-                | StepError::Transfer(_)
-                | StepError::Snapshot(_)),
+                error @ (StepError::Propose(_) | StepError::Read(_) | StepError::Transfer(_) | StepError::Snapshot(_)),
             )) => {
                 return Err(error);
             }

@@ -315,8 +315,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     state.counters.snapshots_taken += 1;
                     state.snapshots.confirm();
                 }
-                // A leader's was faster; who waits gets that one.
-                Err(StepError::Snapshot(SnapshotRefused::Outdated { .. })) => superseded = true,
+                // A leader's was faster; who waits gets that one, which may be in the log already.
+                Err(StepError::Snapshot(SnapshotRefused::Outdated { .. })) => {
+                    superseded = true;
+                    state.snapshots.confirm();
+                }
                 Err(error) => self.fail(&mut state, format!("the driver broke the protocol's contract: {error}")),
             },
             Err(reason) => {
@@ -326,13 +329,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 state.snapshots.failure = Some(reason);
             }
         }
+        // The next one may be due already. Before anybody is told: who asks again then begins a new one.
+        state.wake_apply |= self.applies.post(|work| work.snapshot_ended = true) == Some(true);
         self.release(state);
         if superseded {
             self.retain_recorded(store);
-        }
-        // The next one may be due already.
-        if self.applies.post(|work| work.snapshot_ended = true) == Some(true) {
-            self.applies.wake();
         }
     }
 

@@ -11,6 +11,7 @@
 use super::invariants::{Checked, Checker, View, Violation, entry_at};
 use super::network::Network;
 use super::render;
+use super::warm_end::WarmEnd;
 use crate::action::{Action, Actions, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{RestoreError, StepError};
@@ -19,7 +20,7 @@ use crate::log::{LogView, MemoryLog, RaftLog, Read};
 use crate::message::{Envelope, Message};
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload};
 use std::collections::{BTreeMap, VecDeque};
 use std::string::String;
 use std::vec::Vec;
@@ -87,49 +88,13 @@ pub(super) struct Node {
 pub struct Cluster {
     pub(super) options: Options,
     pub(super) nodes: BTreeMap<NodeId, Node>,
-    network: Network,
+    pub(super) network: Network,
     pub(super) checker: Checker,
     transcript: Vec<String>,
     commands: Vec<(EntryId, bytes::Bytes)>,
     reads: u64,
     #[cfg(feature = "trace")]
     pub(super) recording: Option<super::recording::Recording>,
-}
-
-/// The protocol's view of a disk of which only the end is in memory.
-struct WarmEnd<'a> {
-    disk: &'a MemoryLog,
-    entries_in_memory: u64,
-}
-
-impl LogView for WarmEnd<'_> {
-    fn hard_state(&self) -> HardState {
-        self.disk.hard_state()
-    }
-
-    fn base(&self) -> EntryId {
-        self.disk.base()
-    }
-
-    fn snapshot(&self) -> EntryId {
-        self.disk.snapshot()
-    }
-
-    fn last(&self) -> EntryId {
-        self.disk.last()
-    }
-
-    fn term(&self, index: Index) -> Option<Term> {
-        self.disk.term(index)
-    }
-
-    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
-        let cold = first.0.saturating_add(self.entries_in_memory) <= self.disk.last().index.0;
-        match self.disk.read(first, end, bytes_max) {
-            Read::Entries(entries) if cold && !entries.is_empty() => Read::Cold,
-            read => read,
-        }
-    }
 }
 
 impl Cluster {
@@ -494,48 +459,6 @@ impl Cluster {
     /// A law is broken by what follows.
     pub fn deliver_all(&mut self) -> Moved {
         self.network.take_deliverable().into_iter().try_for_each(|envelope| self.arrive(envelope))
-    }
-
-    /// A snapshot of what this server has applied is durable, up to `index`; its log forgets what is up to `through`.
-    ///
-    /// # Errors
-    /// The server is down, or a law is broken.
-    pub fn snapshot_taken(&mut self, id: NodeId, index: Index, through: Index) -> Moved {
-        let term = self.node_mut(id)?.log.term(index).unwrap_or_default();
-        let last = EntryId { index, term };
-        self.step(id, Event::SnapshotTaken { last, compact_through: through })
-    }
-
-    /// The snapshot that this server fetches arrives whole and is durable.
-    ///
-    /// # Errors
-    /// It fetches none, or a law is broken.
-    pub fn snapshot_fetched(&mut self, id: NodeId) -> Moved {
-        match self.protocol(id).and_then(Protocol::fetching) {
-            Some((_, last)) => self.step(id, Event::SnapshotFetched { last }),
-            None => impossible(format!("node {id} fetches no snapshot")),
-        }
-    }
-
-    /// The snapshot that this server fetches is not to be had.
-    ///
-    /// # Errors
-    /// It fetches none, or a law is broken.
-    pub fn snapshot_fetch_failed(&mut self, id: NodeId) -> Moved {
-        match self.protocol(id).and_then(Protocol::fetching) {
-            Some((_, last)) => self.step(id, Event::SnapshotFetchFailed { last }),
-            None => impossible(format!("node {id} fetches no snapshot")),
-        }
-    }
-
-    /// Finishes the fetch of a server whose source is up and in reach; whether there was one.
-    fn fetch(&mut self, id: NodeId) -> Result<bool, MoveError> {
-        let Some((from, _)) = self.protocol(id).and_then(Protocol::fetching) else { return Ok(false) };
-        let in_reach = self.network.is_open(from, id) && self.network.is_open(id, from);
-        if !in_reach || self.protocol(from).is_none() {
-            return Ok(false);
-        }
-        self.snapshot_fetched(id).map(|()| true)
     }
 
     /// Delivers, persists, reads and fetches until nothing is left to do.

@@ -8,6 +8,7 @@
 //! ours produces.
 
 use super::read_laws::ReadLaws;
+use super::snapshot_laws::holds;
 use super::transfer_laws::TransferLaws;
 use crate::action::{Action, RoleKind};
 use crate::log::{LogView, MemoryLog, Read};
@@ -178,8 +179,8 @@ struct Life {
 
 /// An entry with the term in which it was committed, and the entry before one, by position.
 #[derive(Clone, Debug)]
-struct Committed {
-    entry: Entry,
+pub(super) struct Committed {
+    pub(super) entry: Entry,
     /// Not the entry's own term: an entry of term 2 may be committed in term 4, and only leaders of
     /// terms above 4 must hold it (Figure 3.7).
     in_term: Term,
@@ -200,8 +201,8 @@ pub struct Checker {
     voters: Vec<NodeId>,
     leaders: BTreeMap<Term, NodeId>,
     /// Every entry that any log ever held, and the id of the one before it.
-    entries: BTreeMap<EntryId, (Entry, EntryId)>,
-    committed: BTreeMap<Index, Committed>,
+    pub(super) entries: BTreeMap<EntryId, (Entry, EntryId)>,
+    pub(super) committed: BTreeMap<Index, Committed>,
     /// Every vote that was durable or sent.
     votes: BTreeMap<(NodeId, Term), NodeId>,
     lives: BTreeMap<NodeId, Life>,
@@ -211,7 +212,7 @@ pub struct Checker {
     reads: ReadLaws,
     transfers: TransferLaws,
     /// The last index applied in this life of each server's state machine.
-    applied: BTreeMap<NodeId, Index>,
+    pub(super) applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
     /// The disk of some server lost what it had reported durable: nothing can be promised of durability any more.
     lost_data: bool,
@@ -357,31 +358,6 @@ impl Checker {
         }
     }
 
-    /// A server's state machine becomes what a snapshot says.
-    ///
-    /// # Errors
-    /// The law that it breaks.
-    pub fn restored(&mut self, view: &View<'_>, snapshot: EntryId) -> Checked {
-        let id = view.id;
-        let durable = view.disk.snapshot();
-        check(durable == snapshot, Law::PersistFirst, || {
-            format!("node {id} restores the snapshot {snapshot}, its disk knows of {durable}")
-        })?;
-        let last = self.applied.insert(id, snapshot.index);
-        check(last.is_none_or(|last| last < snapshot.index), Law::AppliedInOrder, || {
-            format!("node {id} restores the snapshot {snapshot} when it has applied {}", last.unwrap_or_default())
-        })?;
-        self.check_covered(id, snapshot)
-    }
-
-    /// What is gone from a log, or in a snapshot, was committed.
-    fn check_covered(&self, id: NodeId, last: EntryId) -> Checked {
-        let committed = self.committed.get(&last.index).map(|committed| committed.entry.id);
-        check(last == EntryId::ZERO || committed == Some(last), Law::SnapshotConsistent, || {
-            format!("node {id} has a snapshot in the place of what is up to {last}, committed there is {committed:?}")
-        })
-    }
-
     /// A server took a step with these actions; `views` are all servers after it, ascending by id.
     ///
     /// # Errors
@@ -514,12 +490,7 @@ impl Checker {
         check(view.commit_index >= before.commit_index, Law::CommitMonotonic, || {
             format!("the commit index of node {id} fell from {} to {}", before.commit_index, view.commit_index)
         })?;
-        let snapshot = view.log.snapshot();
-        if snapshot != before.snapshot && view.log.last().index < before.last.index {
-            check(!self.leads_to(before.last, snapshot), Law::SnapshotKeepsWhatFollows, || {
-                format!("node {id} held what follows {snapshot} up to {}, and lost it to a snapshot", before.last)
-            })?;
-        }
+        self.check_kept(view, before.snapshot, before.last)?;
         match before.leader_log {
             Some(log) if leads && before.hard_state.term == term => {
                 let lost = log.iter().find(|entry| !holds(view.log, entry.id));
@@ -529,15 +500,6 @@ impl Checker {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Whether a log that ends with `last` holds the entry `id`.
-    fn leads_to(&self, mut last: EntryId, id: EntryId) -> bool {
-        while last.index > id.index {
-            let Some((_, before)) = self.entries.get(&last) else { return false };
-            last = *before;
-        }
-        last == id
     }
 
     fn check_leader(&mut self, view: &View<'_>) -> Checked {
@@ -568,22 +530,6 @@ impl Checker {
             check(committed.entry == *entry, Law::StateMachineSafety, || {
                 format!("node {} commits {}, committed before: {}", view.id, entry.id, committed.entry.id)
             })?;
-        }
-        Ok(())
-    }
-
-    fn check_snapshots(&self, view: &View<'_>) -> Checked {
-        for log in [view.log, view.disk] {
-            let (base, snapshot, last) = (log.base(), log.snapshot(), log.last());
-            let no_gap = base.index <= snapshot.index && snapshot.index <= last.index;
-            check(no_gap, Law::CompactedIsCovered, || {
-                format!(
-                    "node {}'s snapshot ends at {snapshot}, its log holds what is after {base} up to {last}",
-                    view.id
-                )
-            })?;
-            self.check_covered(view.id, snapshot)?;
-            self.check_covered(view.id, base)?;
         }
         Ok(())
     }
@@ -637,11 +583,6 @@ impl Checker {
             format!("{id} is committed and durable on {copies} of {} servers", self.voters.len())
         })
     }
-}
-
-/// Whether a log holds an entry; what is compacted was held.
-fn holds(log: &MemoryLog, id: EntryId) -> bool {
-    id.index < log.base().index || log.term(id.index) == Some(id.term)
 }
 
 /// The entry at `index`, if the log holds it.

@@ -1,6 +1,6 @@
 //! A state machine with snapshots, stores that fail, a road on which chunks can be held up.
 
-use super::{Gate, PATIENCE, config};
+use super::{Faults, FaultyLog, Gate, PATIENCE, config};
 use bytes::Bytes;
 use raft_io::driver::{Applied, DriverOptions, Raft, SnapshotImage, Snapshots, Status};
 use raft_io::log::Locked;
@@ -249,6 +249,8 @@ pub(crate) struct Member {
     network: MemoryNetwork,
     options: DriverOptions,
     pub(crate) log: Locked<MemoryLog>,
+    /// Those of the log.
+    pub(crate) faults: Arc<Faults>,
     pub(crate) store: FlakyStore,
     pub(crate) hooks: Arc<Hooks>,
     pub(crate) tolls: Arc<Tolls>,
@@ -258,7 +260,8 @@ pub(crate) struct Member {
 /// A test that fails lets its nodes end.
 impl Drop for Member {
     fn drop(&mut self) {
-        [&self.hooks.applying, &self.hooks.writing, &self.tolls.gate].into_iter().for_each(Gate::open);
+        let gates = [&self.hooks.applying, &self.hooks.writing, &self.tolls.gate, &self.faults.sync_gate];
+        gates.into_iter().for_each(Gate::open);
         self.hooks.image_endless.store(false, Ordering::SeqCst);
     }
 }
@@ -274,6 +277,7 @@ impl Member {
             network: network.clone(),
             options,
             log: Locked::default(),
+            faults: Arc::default(),
             store,
             hooks: Arc::default(),
             tolls: Arc::default(),
@@ -289,7 +293,8 @@ impl Member {
     pub(crate) fn start(&mut self) -> &Raft<Ledger> {
         let road = Road { inner: self.network.transport(self.id), tolls: Arc::clone(&self.tolls) };
         let (config, machine) = (config(self.id, &self.voters), Ledger::new(&self.hooks));
-        let started = Raft::start_with(config, self.options.clone(), self.log.clone(), road, machine);
+        let log = FaultyLog { log: self.log.clone(), faults: Arc::clone(&self.faults) };
+        let started = Raft::start_with(config, self.options.clone(), log, road, machine);
         self.raft.insert(started.unwrap())
     }
 
