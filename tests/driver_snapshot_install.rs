@@ -127,6 +127,25 @@ fn a_peer_that_does_not_answer_is_asked_again_and_the_fetch_goes_on_where_it_was
     assert_eq!(tolls.fetched.load(Ordering::SeqCst), info.chunks() as usize);
 }
 
+/// A leader's snapshot came while an image of an older state was being written. Who asked for one after that joined the one
+/// being written, which then was of no use, and waited for the next (found by reading).
+#[test]
+fn who_asks_while_a_snapshot_is_overtaken_is_told_too() {
+    let (group, _, behind) = one_is_behind(&manual());
+    let node = group.at(behind);
+    node.hooks.writing.shut();
+    let before = node.raft().snapshot();
+    node.hooks.writing.wait_for_visitor();
+    group.network.heal();
+    let status = node.wait(|status| status.counters.snapshots_fetched == 1 && status.applied_index.0 >= 34);
+    let fetched = status.snapshot.last.or_else(|| node.wait(|status| status.snapshot.last.is_some()).snapshot.last);
+    let after = node.raft().snapshot();
+    node.hooks.writing.open();
+    for request in [before, after] {
+        assert_eq!(Some(request.wait(PATIENCE).unwrap().last), fetched);
+    }
+}
+
 /// Who takes snapshots faster than they are fetched must not starve the follower.
 #[test]
 fn a_snapshot_that_is_being_fetched_stays_while_newer_ones_come() {

@@ -8,7 +8,7 @@ mod kv_support;
 #[path = "../examples/kv/server/mod.rs"]
 mod server;
 
-use kv_support::{Cluster, exchange};
+use kv_support::{Cluster, text};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -17,12 +17,6 @@ use std::thread;
 #[test]
 fn node_process() {
     kv_support::node_process();
-}
-
-fn text(stream: &mut TcpStream, request: &str) -> String {
-    let request = format!("{request}PING end\r\n");
-    let reply = String::from_utf8(exchange(stream, request.as_bytes(), b"$3\r\nend\r\n")).expect("replies are text");
-    reply.strip_suffix("$3\r\nend\r\n").expect("the last reply").to_owned()
 }
 
 fn transfer(cluster: &Cluster, node: usize, target: &str) -> String {

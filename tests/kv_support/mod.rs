@@ -247,3 +247,10 @@ fn free_port() -> u16 {
         }
     }
 }
+
+/// The replies to these requests, as text.
+pub(crate) fn text(stream: &mut TcpStream, request: &str) -> String {
+    let request = format!("{request}PING end\r\n");
+    let reply = String::from_utf8(exchange(stream, request.as_bytes(), b"$3\r\nend\r\n")).expect("replies are text");
+    reply.strip_suffix("$3\r\nend\r\n").expect("the last reply").to_owned()
+}
