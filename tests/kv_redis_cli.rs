@@ -2,6 +2,7 @@
 
 #![cfg(all(unix, feature = "persistence", feature = "tcp"))]
 
+#[allow(dead_code, reason = "each test uses its part")]
 mod kv_support;
 #[allow(dead_code, unused_imports, reason = "a program of its own, of which this test runs the server")]
 #[path = "../examples/kv/server/mod.rs"]

@@ -9,7 +9,6 @@ mod kv_support;
 mod server;
 
 use kv_support::{Cluster, text};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
