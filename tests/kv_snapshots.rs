@@ -9,7 +9,7 @@ mod kv_support;
 mod server;
 
 use bytes::Bytes;
-use kv_support::{Cluster, await_some, exchange, start_in_vain};
+use kv_support::{Cluster, await_some, start_in_vain, text};
 use raft_io::EntryId;
 use raft_io::driver::StateMachine;
 use server::store::{Operation, Store, encode};
@@ -39,9 +39,8 @@ fn agree(cluster: &Cluster) {
 fn write(cluster: &Cluster, node: usize, range: std::ops::Range<u32>) {
     let mut request = String::new();
     range.for_each(|key| request.push_str(&format!("SET key:{key} {key:0>100}\r\n")));
-    request.push_str("PING end\r\n");
-    let replies = exchange(&mut cluster.connect(node), request.as_bytes(), b"$3\r\nend\r\n");
-    assert!(!replies.windows(2).any(|pair| pair == b"\n-"), "{}", String::from_utf8_lossy(&replies));
+    let replies = text(&mut cluster.connect(node), &request);
+    assert!(!format!("\n{replies}").contains("\n-"), "{replies}");
 }
 
 #[test]
@@ -51,9 +50,7 @@ fn a_snapshot_on_demand_shortens_the_log_and_survives_a_kill() {
     write(&cluster, node, 0..500);
     agree(&cluster);
     // It covers what came before it on the connection.
-    let request = b"SET last one\r\nGET last\r\nRAFT.SNAPSHOT\r\nPING end\r\n";
-    let replies = exchange(&mut cluster.connect(cluster.leader()), request, b"$3\r\nend\r\n");
-    let replies = String::from_utf8(replies).unwrap();
+    let replies = text(&mut cluster.connect(cluster.leader()), "SET last one\r\nGET last\r\nRAFT.SNAPSHOT\r\n");
     assert!(replies.starts_with("+OK\r\n$3\r\none\r\n+OK up to entry "), "{replies}");
     let replied = cluster.cli(node, &["raft.snapshot"]);
     assert!(replied.starts_with("OK up to entry ") && replied.contains(" bytes"), "{replied}");
