@@ -40,7 +40,8 @@ fn so_many_entries_make_a_snapshot_and_the_log_shrinks() {
     assert!(node.log.base().index >= Index(76) && node.log.snapshot() >= last);
     assert!(status.counters.snapshots_taken >= 2, "{status:?}");
     node.stop();
-    assert_eq!(node.store.inner.newest().unwrap().last, node.log.snapshot());
+    // A stop may come between the snapshot and its record in the log: the log never knows one that is not there.
+    assert!(node.store.inner.newest().unwrap().last >= node.log.snapshot());
 }
 
 #[test]
