@@ -9,6 +9,7 @@
 //! | your own event loop | [`Protocol`]: `step(event)` pushes [`Action`]s, nothing else happens |
 //! | your own storage | implement [`RaftLog`]; `testkit::log_suite` checks it |
 //! | your own network | implement `RaftTransport` |
+//! | commands that are applied once, however often they are sent | [`session`] beside your state machine |
 //! | your own place for snapshots | implement `SnapshotStore` in `snapshot`; `testkit::snapshot_suite` checks it |
 //!
 //! ```
@@ -49,7 +50,7 @@
 //! [`types`], [`message`], [`event`] and [`action`] are the vocabulary; [`quorum`] is the algebra of
 //! majorities; [`protocol`] is Raft itself, one file per chapter of the dissertation; [`ticker`]
 //! turns ticks into the protocol's timeouts; [`log`], `snapshot` and `transport` are what it stands on;
-//! [`node`] and `driver` put them together. References such as §3.5 are to Diego Ongaro's dissertation,
+//! [`node`] and `driver` put them together; [`session`] is for state machines. References such as §3.5 are to Diego Ongaro's dissertation,
 //! *Consensus: Bridging Theory and Practice* (Stanford, 2014).
 //!
 //! # Features
@@ -83,6 +84,7 @@ pub mod message;
 pub mod node;
 pub mod protocol;
 pub mod quorum;
+pub mod session;
 #[cfg(feature = "std")]
 pub mod snapshot;
 #[cfg(feature = "testkit")]
@@ -107,6 +109,7 @@ pub use membership::Membership;
 pub use message::{Envelope, Message};
 pub use node::RaftNode;
 pub use protocol::Protocol;
+pub use session::{SessionClient, SessionCommand, SessionError, SessionId, SessionLimits, SessionReply, Sessions};
 pub use transition::Transition;
 pub use types::{ClusterId, Entries, Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
 

@@ -5,6 +5,7 @@
 use raft_io::driver::RequestError;
 use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
 use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult};
+use raft_io::session::{Forgotten, SessionCall, SessionCommand, SessionError, SessionId, SessionLimits, SessionReply};
 use raft_io::snapshot::{Chunk, ChunkRequest, SnapshotInfo};
 use raft_io::{
     Action, Compaction, Entries, Entry, EntryId, Envelope, Event, HardState, Index, Membership, Message, NodeId,
@@ -89,4 +90,15 @@ fn snapshots_come_back_as_they_were() {
 fn a_membership_is_sorted_whatever_is_read() {
     let read: Membership = serde_json::from_str(r#"{"voters":[3,1,3]}"#).expect("it is a membership");
     assert_eq!(read, Membership::new([1, 3]));
+}
+
+#[test]
+fn sessions_come_back_as_they_were() {
+    let session = SessionId(7);
+    assert_eq!(round_trip(&session), "7");
+    round_trip(&SessionCommand::Call(SessionCall { session, sequence: 3, unanswered: 2, command: "x".into() }));
+    round_trip(&SessionCommand::KeepAlive { session, unanswered: 2 });
+    round_trip(&SessionReply::Repeated(5u64));
+    round_trip(&SessionError::ResponseForgotten { session, sequence: 1, reason: Forgotten::Acknowledged });
+    round_trip(&SessionLimits::default());
 }

@@ -25,6 +25,12 @@ use std::process::ExitCode;
 /// not run. -UNKNOWN: the answer to a write was lost, it may or may not have run; a read is tried
 /// again instead. -MOVED: ask the node named.
 ///
+/// RAFT.SESSION OPEN answers the id of a session. RAFT.CALL <session> <sequence> <lowest unanswered> <command> runs a command
+/// once, however often it is sent: after -UNKNOWN or a lost connection send the same line again, to any node. Sequences
+/// begin at 1; those below the lowest unanswered are never sent again. Errors: -SESSIONEXPIRED: the session was closed
+/// (RAFT.SESSION CLOSE <id>) or, as the one longest without a command, evicted. -FORGOTTEN: the reply is not kept any more.
+/// In neither case the command ran now. An idle client keeps its session with RAFT.SESSION KEEPALIVE <id> <lowest unanswered>.
+///
 /// RAFT.STATUS tells what a node knows. RAFT.TRANSFER <id>, sent to the leader, has another node lead: +OK once
 /// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or
 /// the target took too long. -ERR: it is no voter, or another node came to lead. -UNKNOWN: look at RAFT.STATUS.

@@ -17,6 +17,7 @@ pub mod proofs;
 pub mod render;
 pub mod search;
 pub mod server;
+pub mod session;
 pub mod simulate;
 pub mod symmetry;
 pub mod tables;

@@ -221,6 +221,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
     match print {
         Ok(print) => fields.extend([
             ("keys", number(print.keys as u64)),
+            ("sessions", number(print.sessions as u64)),
             ("hash_index", number(print.applied.index.0)),
             ("state_hash", text(format!("{:032x}", print.state))),
             ("history_hash", text(format!("{:032x}", print.history))),

@@ -1,6 +1,7 @@
 //! What the words of a request mean.
 
 use super::resp::Request;
+use super::sessions;
 use super::store::{self, Operation};
 
 /// The largest command in its encoding, in bytes.
@@ -62,6 +63,8 @@ enum Kind {
     Add(i64),
     AddArgument(i64),
     SetNx,
+    Session,
+    Call,
     Local(Local),
     Forward,
 }
@@ -94,6 +97,8 @@ const TABLE: &[(&str, Arity, Kind)] = &[
     ("raft.status", Arity::Exactly(1), Kind::Local(Local::RaftStatus)),
     ("raft.transfer", Arity::Exactly(2), Kind::Local(Local::RaftTransfer)),
     ("raft.snapshot", Arity::Exactly(1), Kind::Local(Local::RaftSnapshot)),
+    ("raft.session", Arity::AtLeast(2), Kind::Session),
+    ("raft.call", Arity::AtLeast(5), Kind::Call),
     ("raft.forward", Arity::AtLeast(2), Kind::Forward),
     ("cluster", Arity::AtLeast(2), Kind::Local(Local::Cluster)),
     ("readonly", Arity::Exactly(1), Kind::Local(Local::ReadOnly)),
@@ -127,6 +132,8 @@ pub(crate) fn interpret(request: &Request<'_>, batch: &mut Vec<u8>) -> Meaning {
             store::encode(batch, Operation::Set, store::SET_IF_ABSENT | store::SET_REPLIES_INTEGER, request.from(1));
             Ok(())
         }
+        Kind::Session => sessions::encode_session(request, batch),
+        Kind::Call => call(request, batch),
         Kind::Add(delta) => add(request.get(1), Some(*delta), batch),
         Kind::AddArgument(sign) => add(request.get(1), argument(request.get(2), *sign), batch),
     };
@@ -140,6 +147,21 @@ pub(crate) fn interpret(request: &Request<'_>, batch: &mut Vec<u8>) -> Meaning {
             batch.truncate(start);
             Meaning::Refused(message)
         }
+    }
+}
+
+/// A command under a session's number. No command of this server's own, another call least of all.
+fn call(request: &Request<'_>, batch: &mut Vec<u8>) -> Result<(), String> {
+    const ONLY_DATA: &str = "ERR RAFT.CALL takes a command on keys";
+    let (inner, mut command) = (request.tail(4), Vec::new());
+    // Looked at first: a call within a call within a call could exhaust the stack.
+    if inner.get(0).get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"raft.")) {
+        return Err(ONLY_DATA.into());
+    }
+    match interpret(&inner, &mut command) {
+        Meaning::ForLeader => sessions::encode_call(request, command, batch),
+        Meaning::Refused(message) => Err(message),
+        Meaning::Local(_) | Meaning::Forwarded => Err(ONLY_DATA.into()),
     }
 }
 

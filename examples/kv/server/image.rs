@@ -1,16 +1,20 @@
-//! A snapshot of the store as bytes: a header, then each key and its value behind their lengths.
+//! A snapshot of the store as bytes: a header, each key and its value behind their lengths, then the sessions.
 //!
 //! The store of snapshots has checksums of its own; the hashes here are those by which replicas are
 //! compared, so a restored one goes on with them, and what does not add up to them is refused.
 
+use super::sessions;
 use super::shards::Shards;
-use super::store::{Store, digest};
+use super::store::{Reply, Store, digest};
 use bytes::Bytes;
-use raft_io::EntryId;
+use raft_io::session::SessionsImage;
+use raft_io::{EntryId, Sessions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
 /// The name and version of the format.
-const MAGIC: &[u8; 8] = b"raft-kv1";
+const MAGIC: &[u8; 8] = b"raft-kv2";
+/// The version before, which ends behind the keys and values.
+const MAGIC_WITHOUT_SESSIONS: &[u8; 8] = b"raft-kv1";
 /// Longer than any key or value that a command can bring.
 const LENGTH_MAX: u32 = 64 << 20;
 
@@ -20,6 +24,7 @@ pub(super) struct Frozen {
     pub(super) state: u128,
     pub(super) history: u128,
     pub(super) applied: EntryId,
+    pub(super) sessions: SessionsImage<Reply>,
 }
 
 impl Frozen {
@@ -36,13 +41,17 @@ impl Frozen {
             out.write_all(&length.to_le_bytes())?;
             out.write_all(part)?;
         }
+        self.sessions.write_to(&mut out)?;
         out.flush()
     }
+}
 
+impl Store {
     /// All of the content, or nothing.
-    pub(super) fn read(content: &mut dyn Read) -> io::Result<Self> {
+    pub(super) fn thaw(content: &mut dyn Read) -> io::Result<Self> {
         let mut content = BufReader::with_capacity(64 << 10, content);
-        if &array::<8>(&mut content)? != MAGIC {
+        let magic = array::<8>(&mut content)?;
+        if ![MAGIC, MAGIC_WITHOUT_SESSIONS].contains(&&magic) {
             return Err(invalid("it is no snapshot of this store, or of a newer version"));
         }
         let mut number = || array::<8>(&mut content).map(u64::from_le_bytes);
@@ -55,26 +64,24 @@ impl Frozen {
             sum = sum.wrapping_add(digest(&[&key, &value]));
             values.insert(&key, Bytes::from(value));
         }
+        let sessions = match &magic {
+            MAGIC => Sessions::read_from(&mut content)?,
+            _ => Sessions::new(sessions::LIMITS),
+        };
         if content.read(&mut [0])? != 0 {
-            return Err(invalid("there is more than its keys and values"));
+            return Err(invalid("there is more than its keys, values and sessions"));
         }
         if (values.len() as u64, sum) != (keys, state) {
             return Err(invalid("its keys and values do not have its hash"));
         }
-        Ok(Self { values, state, history, applied: EntryId::new(index, term) })
+        Ok(Self { values, state, history, applied: EntryId::new(index, term), sessions })
     }
-}
 
-impl Store {
-    /// The state as it is now. Costs one reference for each of the maps.
+    /// The state as it is now. Costs one reference for each of the maps and of the sessions.
     pub(super) fn freeze(&self) -> Frozen {
-        let Self { values, state, history, applied } = self;
-        Frozen { values: values.clone(), state: *state, history: *history, applied: *applied }
-    }
-
-    pub(super) fn thaw(frozen: Frozen) -> Self {
-        let Frozen { values, state, history, applied } = frozen;
-        Self { values, state, history, applied }
+        let Self { values, state, history, applied, sessions } = self;
+        let (values, sessions) = (values.clone(), sessions.image());
+        Frozen { values, state: *state, history: *history, applied: *applied, sessions }
     }
 }
 

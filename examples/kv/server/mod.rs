@@ -10,6 +10,7 @@
 //! | `forward` | the lanes to the leader, on which the batches of many clients travel together |
 //! | `command` | what the words of a request mean |
 //! | `store` | the replicated state machine and the encoding of its commands |
+//! | `sessions` | commands that run once however often they are sent |
 //! | `shards`, `image` | its keys and values, shared with snapshots of them, and those as bytes |
 //! | `admin` | answers about this node and the cluster |
 //! | `resp`, `reply` | RESP2: requests in and replies out, and the other way round |
@@ -25,6 +26,7 @@ mod places;
 pub(crate) mod reply;
 pub(crate) mod resp;
 mod router;
+pub(crate) mod sessions;
 mod shards;
 pub(crate) mod store;
 

@@ -84,6 +84,11 @@ impl<'a> Request<'a> {
         self.arguments.get(position).map_or(&[], |range| &self.bytes[range.clone()])
     }
 
+    /// The request that begins at this position.
+    pub(crate) fn tail(&self, position: usize) -> Self {
+        Self { bytes: self.bytes, arguments: self.arguments.get(position..).unwrap_or_default() }
+    }
+
     /// The arguments from this position on.
     pub(crate) fn from(&self, position: usize) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (bytes, rest) = (self.bytes, self.arguments.get(position..).unwrap_or_default());

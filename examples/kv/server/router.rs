@@ -12,6 +12,7 @@ use super::forward::Leader;
 use super::node::Server;
 use super::options::OnFollower;
 use super::resp;
+use super::sessions::unwrapped;
 use super::store::{self, Reply, Store};
 use bytes::Bytes;
 use raft_io::driver::{LeaderHint, RequestError};
@@ -205,7 +206,8 @@ fn explain(error: &RequestError) -> String {
 }
 
 fn moved(commands: &[Bytes], address: &str) -> Vec<Answer> {
-    let message = |command: &Bytes| format!("MOVED {} {address}", super::admin::slot(store::first_key(command)));
+    let message =
+        |command: &Bytes| format!("MOVED {} {address}", super::admin::slot(store::first_key(&unwrapped(command))));
     commands.iter().map(|command| Answer::Error(message(command))).collect()
 }
 

@@ -3,12 +3,13 @@
 //! Lives here: the encoding of commands in the log, the state machine, its hash. Does not live here:
 //! Redis syntax, which ends in `command`.
 
-use super::image::Frozen;
 use super::resp;
+use super::sessions;
 use super::shards::Shards;
 use bytes::{Bytes, BytesMut};
-use raft_io::EntryId;
 use raft_io::driver::{SnapshotImage, StateMachine};
+use raft_io::{EntryId, Sessions};
+use std::borrow::Cow;
 use std::io;
 
 /// The longest value that APPEND may build, in bytes.
@@ -34,6 +35,8 @@ pub(crate) enum Operation {
     Length = 9,
     Count = 10,
     Clear = 11,
+    /// No arguments: the library's envelope of a session follows.
+    Session = 12,
 }
 
 pub(crate) const SET_IF_ABSENT: u8 = 1;
@@ -43,7 +46,7 @@ pub(crate) const SET_RETURNS_OLD: u8 = 4;
 pub(crate) const SET_REPLIES_INTEGER: u8 = 8;
 
 impl Operation {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Get,
         Self::Set,
         Self::Delete,
@@ -55,6 +58,7 @@ impl Operation {
         Self::Length,
         Self::Count,
         Self::Clear,
+        Self::Session,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -154,7 +158,7 @@ pub(crate) enum Reply {
     Integer(i64),
     Bulk(Bytes),
     Array(Vec<Reply>),
-    Error(&'static str),
+    Error(Cow<'static, str>),
 }
 
 impl Reply {
@@ -182,7 +186,7 @@ impl Reply {
     }
 }
 
-const MALFORMED: Reply = Reply::Error("ERR malformed command in the log");
+const MALFORMED: Reply = Reply::Error(Cow::Borrowed("ERR malformed command in the log"));
 
 /// How far a replica is and what it holds: equal positions must mean equal hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -195,16 +199,25 @@ pub(crate) struct Fingerprint {
     pub history: u128,
     /// How many keys.
     pub keys: usize,
+    /// How many sessions.
+    pub sessions: usize,
 }
 
 /// The state machine.
-#[derive(Default)]
 pub(crate) struct Store {
     pub(super) values: Shards,
     /// The sum of a digest of each pair, so that a write costs what it touches and order is nothing.
     pub(super) state: u128,
     pub(super) history: u128,
     pub(super) applied: EntryId,
+    pub(super) sessions: Sessions<Reply>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        let sessions = Sessions::new(sessions::LIMITS);
+        Self { values: Shards::default(), state: 0, history: 0, applied: EntryId::default(), sessions }
+    }
 }
 
 impl StateMachine for Store {
@@ -213,12 +226,7 @@ impl StateMachine for Store {
     fn apply(&mut self, id: EntryId, command: &Bytes) -> Reply {
         self.applied = id;
         self.history = digest(&[&self.history.to_le_bytes(), command]);
-        match Command::decode(command) {
-            // No reads are proposed, but older versions did.
-            Some(command) if command.operation.is_read() => self.look(&command),
-            Some(command) => self.write(command),
-            None => MALFORMED,
-        }
+        self.apply_session(id, command).unwrap_or_else(|| self.run(command))
     }
 
     fn snapshot(&mut self) -> Option<SnapshotImage> {
@@ -227,14 +235,25 @@ impl StateMachine for Store {
     }
 
     fn restore(&mut self, content: &mut dyn io::Read) -> io::Result<()> {
-        *self = Self::thaw(Frozen::read(content)?);
+        *self = Self::thaw(content)?;
         Ok(())
     }
 }
 
 impl Store {
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { applied: self.applied, state: self.state, history: self.history, keys: self.values.len() }
+        let Self { ref values, state, history, applied, ref sessions } = *self;
+        Fingerprint { applied, state, history, keys: values.len(), sessions: sessions.len() }
+    }
+
+    /// Runs an encoded command that is no session's, or the one in its envelope.
+    pub(super) fn run(&mut self, command: &[u8]) -> Reply {
+        match Command::decode(command) {
+            // Reads are proposed within sessions alone, but older versions did.
+            Some(command) if command.operation.is_read() => self.look(&command),
+            Some(command) => self.write(command),
+            None => MALFORMED,
+        }
     }
 
     /// Answers an encoded command that only reads, from this replica as it is.
@@ -263,7 +282,7 @@ impl Store {
     fn get_all(&self, keys: Arguments<'_>) -> Reply {
         let values = || keys.clone().map(|key| self.values.get(key));
         if values().map(|value| value.map_or(0, Bytes::len)).sum::<usize>() > REPLY_BYTES_MAX {
-            return Reply::Error("ERR the reply would exceed 32 MiB; ask for fewer keys at a time");
+            return Reply::Error("ERR the reply would exceed 32 MiB; ask for fewer keys at a time".into());
         }
         Reply::Array(values().map(Reply::value).collect())
     }
@@ -319,11 +338,11 @@ impl Store {
             None => 0,
             Some(value) => match integer(value) {
                 Some(number) => number,
-                None => return Reply::Error("ERR value is not an integer or out of range"),
+                None => return Reply::Error("ERR value is not an integer or out of range".into()),
             },
         };
         let Some(after) = before.checked_add(delta) else {
-            return Reply::Error("ERR increment or decrement would overflow");
+            return Reply::Error("ERR increment or decrement would overflow".into());
         };
         self.insert(key, Bytes::from(after.to_string()));
         Reply::Integer(after)
@@ -332,7 +351,7 @@ impl Store {
     fn append(&mut self, key: &[u8], suffix: &[u8]) -> Reply {
         let length = self.values.get(key).map_or(0, Bytes::len) + suffix.len();
         if length > VALUE_BYTES_MAX {
-            return Reply::Error("ERR string exceeds maximum allowed size");
+            return Reply::Error("ERR string exceeds maximum allowed size".into());
         }
         // Extended in place unless a reply or a snapshot still holds it.
         let before = self.remove(key).unwrap_or_default();
