@@ -216,8 +216,9 @@ pub(super) fn restore_at_start<M: StateMachine>(
 }
 
 /// Restores a machine, all of it; a panic is a failure like any other.
-pub(super) fn restore<M: StateMachine>(machine: &mut M, reader: &mut dyn SnapshotReader) -> io::Result<()> {
-    catch_unwind(AssertUnwindSafe(|| machine.restore(&mut *reader)))
+pub(super) fn restore<M: StateMachine>(machine: &mut M, mut reader: &mut dyn SnapshotReader) -> io::Result<()> {
+    // A reference to the reference: compilers before 1.86 do not make a `dyn Read` of the reader itself.
+    catch_unwind(AssertUnwindSafe(|| machine.restore(&mut reader)))
         .unwrap_or_else(|panic| Err(io::Error::other(format!("a panic: {}", panic_message(&*panic)))))?;
     // Only the end of the stream says that what was read was the whole.
     match io::copy(reader, &mut io::sink())? {
