@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
 
-/// A session's identity: the index of the entry that opened it. Never reused.
+/// A session's identity: the index of the entry that opened it, or a higher number if the entry opened several. Never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct SessionId(pub u64);

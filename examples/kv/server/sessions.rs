@@ -99,7 +99,7 @@ fn refusal(error: &SessionError) -> Reply {
             "FORGOTTEN the sequence is below the lowest unanswered; the command did not run now"
         }
         SessionError::ResponseForgotten { .. } => {
-            "FORGOTTEN the command ran before and its reply was too large to keep; it did not run now"
+            "FORGOTTEN the command ran before and its reply is kept no longer; it did not run now"
         }
         SessionError::WindowExceeded { .. } => {
             "BUSY the sequence is too far beyond the lowest unanswered; the command did not run"
