@@ -297,8 +297,10 @@ mod tests {
     /// With a snapshot that covers the log as far as it is forgotten.
     fn compact(log: &mut MemoryLog, through: u64) {
         let base = EntryId { index: Index(through), term: log.term(Index(through)).expect("the log holds it") };
-        let mut writes =
-            alloc::vec![Write { compaction: Some(Compaction { snapshot: base, base, membership: Arc::default() }), ..Write::default() }];
+        let mut writes = alloc::vec![Write {
+            compaction: Some(Compaction { snapshot: base, base, membership: Arc::default() }),
+            ..Write::default()
+        }];
         let Ok(()) = log.append(&mut writes);
     }
 
