@@ -27,6 +27,11 @@ pub struct RaftConfig {
     /// Minimum election timeout in ticks, at least 5 heartbeats; each timeout is drawn uniformly
     /// from `[election_ticks, 2 * election_ticks)` (§3.4). Default 10.
     pub election_ticks: u32,
+    /// How readily this node campaigns, at most [`RaftConfig::PRIORITY_MAX`]. Each step below that makes it wait another
+    /// `election_ticks` before it does, so that of the nodes that could be elected one of the highest priority usually is. 0:
+    /// it never campaigns of its own accord, and leads only when leadership is transferred to it; at least one voter must
+    /// have another. It changes nothing about who may be elected. Default `PRIORITY_MAX`.
+    pub priority: u8,
     /// The seed of this node's random timeouts, mixed with its id. Default 0: a node's timeouts
     /// are reproducible, and differ between nodes.
     pub seed: u64,
@@ -49,6 +54,9 @@ pub struct RaftConfig {
 }
 
 impl RaftConfig {
+    /// The highest priority in elections.
+    pub const PRIORITY_MAX: u8 = 3;
+
     /// A node of a cluster with these voters, with defaults for the rest.
     pub fn new<I>(id: impl Into<NodeId>, voters: I) -> Self
     where
@@ -61,6 +69,7 @@ impl RaftConfig {
             tick: Duration::from_millis(50),
             heartbeat_ticks: 1,
             election_ticks: 10,
+            priority: Self::PRIORITY_MAX,
             seed: 0,
             pre_vote: true,
             check_quorum: true,
@@ -119,6 +128,7 @@ impl RaftConfig {
             "must be at least 5 times heartbeat_ticks",
         );
         check(self.election_ticks <= 1 << 24, "election_ticks", &self.election_ticks, "must be at most 2^24");
+        check(self.priority <= Self::PRIORITY_MAX, "priority", &self.priority, "must be at most 3");
         check(self.append_bytes_max >= 1, "append_bytes_max", &self.append_bytes_max, "must be at least 1");
         check(
             self.inflight_messages_max >= 1,

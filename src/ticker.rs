@@ -18,8 +18,11 @@ pub struct Ticker {
     election_ticks: u32,
     /// Ticks since the election timer was started.
     election_elapsed: u32,
-    /// The present election timeout, in `[election_ticks, 2 * election_ticks)`.
+    /// The present election timeout: in `[election_ticks, 2 * election_ticks)` for a node of the highest priority, and
+    /// `election_ticks` later for each step below.
     election_timeout: u32,
+    /// How many steps this node stands below the highest priority; `None` if it never campaigns of its own accord.
+    steps_below: Option<u32>,
     heartbeat_elapsed: u32,
     quorum_elapsed: u32,
     /// Ticks since the transfer of leadership in progress began.
@@ -39,6 +42,7 @@ impl Ticker {
             election_ticks: config.election_ticks,
             election_elapsed: 0,
             election_timeout: 0,
+            steps_below: (config.priority > 0).then(|| u32::from(RaftConfig::PRIORITY_MAX - config.priority)),
             heartbeat_elapsed: 0,
             quorum_elapsed: 0,
             transfer_elapsed: None,
@@ -63,11 +67,11 @@ impl Ticker {
             }
             self.tick_transfer(fire);
         } else {
-            self.election_elapsed += 1;
+            self.election_elapsed = self.election_elapsed.saturating_add(1);
             if self.election_elapsed == self.election_ticks {
                 fire(Event::MinimumElectionTimeout);
             }
-            if self.election_elapsed >= self.election_timeout {
+            if self.steps_below.is_some() && self.election_elapsed >= self.election_timeout {
                 self.reset_election_timer();
                 fire(Event::ElectionTimeout);
             }
@@ -101,7 +105,9 @@ impl Ticker {
 
     fn reset_election_timer(&mut self) {
         self.election_elapsed = 0;
-        self.election_timeout = self.election_ticks + self.below(self.election_ticks);
+        // At most 2^24 ticks each.
+        let waits = 1 + self.steps_below.unwrap_or_default();
+        self.election_timeout = waits * self.election_ticks + self.below(self.election_ticks);
     }
 
     /// A number in `[0, bound)`: the high half of a widening product, the same on every platform.
@@ -154,6 +160,33 @@ mod tests {
     #[test]
     fn a_seed_means_the_same_everywhere() {
         assert_eq!(timeouts(1, 0, 10), [13, 13, 13, 11, 19, 14, 17, 16, 14, 19]);
+    }
+
+    #[test]
+    fn the_higher_priority_campaigns_first_and_none_never() {
+        let drawn = |id: u64, priority: u8| {
+            let mut config = RaftConfig::new(id, [1, 2, 3]);
+            config.priority = priority;
+            let mut ticker = Ticker::new(&config);
+            let mut found = (Vec::new(), 0);
+            let mut ticks = 0;
+            for _ in 0..10_000 {
+                ticks += 1;
+                ticker.tick(RoleKind::Follower, &mut |event| match event {
+                    Event::ElectionTimeout => found.0.push(core::mem::take(&mut ticks)),
+                    Event::MinimumElectionTimeout => found.1 += 1,
+                    _ => {}
+                });
+            }
+            found
+        };
+        let ranges = [(3, 10..20), (2, 20..30), (1, 30..40)];
+        for (priority, range) in ranges {
+            let (timeouts, minimum) = drawn(u64::from(priority), priority);
+            assert!(timeouts.len() > 200 && timeouts.iter().all(|ticks| range.contains(ticks)), "{priority}: {timeouts:?}");
+            assert!(minimum >= timeouts.len(), "candidates are listened to as early as ever");
+        }
+        assert_eq!(drawn(1, 0), (Vec::new(), 1));
     }
 
     #[test]

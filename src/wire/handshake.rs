@@ -22,8 +22,8 @@ pub struct Hello {
     pub from: NodeId,
     /// Whom it wants to speak to.
     pub to: NodeId,
-    /// Drawn at random when its data directory was created: another number for the same id means
-    /// that the server lost its state.
+    /// Of its data directory: the high 40 bits were drawn at random when that was created, the low 24 count how often it was
+    /// opened. Another random number for the same id, or a smaller count, means that the server lost state. 0: it keeps none.
     pub incarnation: u64,
     /// The lowest protocol version that it speaks.
     pub version_first: u8,
@@ -119,6 +119,20 @@ pub enum Refusal {
     /// A field of the hello is not acceptable, such as a frame limit below the handshake's own.
     #[error("a field of the handshake is not acceptable")]
     Unacceptable,
+    /// The sender's data directory is not the one that it had under its id: it was wiped or replaced. It may have forgotten
+    /// votes and entries that it acknowledged, and is never let in again under this id.
+    #[error(
+        "the sender's data directory is not the one it had: it was wiped or replaced, and may have forgotten votes and \
+         acknowledged entries; remove its id from the cluster, and add the server under a new id"
+    )]
+    OtherData,
+    /// The sender's data directory was opened less often than the one that was seen under its id: it is a copy, or was
+    /// rolled back.
+    #[error(
+        "the sender's data directory is an older copy of the one it had: it was cloned or rolled back, and may have \
+         forgotten votes and acknowledged entries; stop it, remove its id from the cluster, and add the server under a new id"
+    )]
+    OlderData,
     /// The server is shutting down.
     #[error("this server is shutting down")]
     ShuttingDown,
@@ -142,6 +156,8 @@ impl Refusal {
             Self::Version { .. } => "version",
             Self::Unacceptable => "unacceptable",
             Self::ShuttingDown => "shutting_down",
+            Self::OtherData => "other_data",
+            Self::OlderData => "older_data",
             Self::Other { .. } => "other",
         }
     }
@@ -254,6 +270,8 @@ pub(super) fn encode_refusal(refusal: &Refusal, encoder: &mut Encoder) -> Result
         Refusal::Version { first, last } => (5, u64::from(first) | u64::from(last) << 8),
         Refusal::Unacceptable => (6, 0),
         Refusal::ShuttingDown => (7, 0),
+        Refusal::OtherData => (8, 0),
+        Refusal::OlderData => (9, 0),
         Refusal::Other { code } => (code, 0),
     };
     write(encoder, &RefusalBody { code, detail })
@@ -301,6 +319,8 @@ pub(super) fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
         }
         6 => Refusal::Unacceptable,
         7 => Refusal::ShuttingDown,
+        8 => Refusal::OtherData,
+        9 => Refusal::OlderData,
         code => Refusal::Other { code },
     })
 }

@@ -125,11 +125,13 @@ impl WalLog {
         Ok(log)
     }
 
-    /// The random identity of this directory, chosen when it was created. A node that comes back
-    /// with another one has lost its log.
+    /// The identity of this directory: the high 40 bits were drawn at random when it was created, the low 24 count how
+    /// often it was opened. A node that comes back with another random number, or with a smaller count, has lost what it
+    /// knew, and peers refuse it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.shared.incarnation
+        const OPENINGS: u64 = (1 << 24) - 1;
+        self.shared.incarnation & !OPENINGS | self.opening.min(OPENINGS)
     }
 
     /// Where the log is.

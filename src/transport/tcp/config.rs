@@ -6,6 +6,7 @@ use crate::wire::{CLIENT_ADDRESS_BYTES_MAX, CONTROL_FRAME_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,12 @@ pub struct TcpConfig {
     pub peers: BTreeMap<NodeId, String>,
     /// Where clients reach this server, told to every peer. At most 256 bytes.
     pub client_address: Option<String>,
-    /// Identifies the life of this server's data directory. Default 0.
+    /// Identifies this server's data directory and how often it was opened: what `WalLog::incarnation` says. Default 0: a
+    /// server that keeps no data.
     pub incarnation: u64,
+    /// Where to remember the peers' incarnations, so that one that lost its data is refused; a file in this server's data
+    /// directory. Default none: they are remembered while the transport lives.
+    pub identities: Option<PathBuf>,
     /// The largest frame to accept, in bytes; frames beyond what a *peer* accepts are not sent to
     /// it. At least `command_bytes_max` plus 1 KiB and four times `append_bytes_max` of the
     /// protocol's configuration, the same on every server. Default 16 MiB.
@@ -67,6 +72,7 @@ impl TcpConfig {
             peers: BTreeMap::new(),
             client_address: None,
             incarnation: 0,
+            identities: None,
             frame_bytes_max: 16 << 20,
             queue_messages_max: 4096,
             queue_bytes_max: 64 << 20,
@@ -99,6 +105,13 @@ impl TcpConfig {
     #[must_use]
     pub fn incarnation(mut self, incarnation: u64) -> Self {
         self.incarnation = incarnation;
+        self
+    }
+
+    /// Sets [`TcpConfig::identities`].
+    #[must_use]
+    pub fn identities(mut self, file: impl Into<PathBuf>) -> Self {
+        self.identities = Some(file.into());
         self
     }
 
@@ -157,6 +170,7 @@ impl fmt::Debug for TcpConfig {
             .field("peers", &self.peers)
             .field("client_address", &self.client_address)
             .field("incarnation", &self.incarnation)
+            .field("identities", &self.identities)
             .finish_non_exhaustive()
     }
 }
@@ -171,6 +185,15 @@ pub enum TransportError {
         /// The address as configured.
         address: String,
         /// What the system said.
+        source: io::Error,
+    },
+    /// What is remembered of the peers cannot be read. A damaged file is not replaced: what it said may be what keeps a
+    /// wiped server out.
+    #[error("cannot read who the peers are from {}: {source}", file.display())]
+    Identities {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
         source: io::Error,
     },
     /// A field of the configuration breaks its rule.

@@ -87,14 +87,13 @@ pub enum TransportEvent {
         /// How many events of this kind were counted but not reported before this one.
         unreported: u64,
     },
-    /// A peer came back with another incarnation: its data directory is not the one it had.
-    IncarnationChanged {
+    /// A peer's incarnation is remembered in memory alone: after a restart of this server it is not known whether the peer
+    /// is the same.
+    IdentityNotSaved {
         /// The peer.
         peer: NodeId,
-        /// The incarnation known before.
-        before: u64,
-        /// The incarnation it has now.
-        after: u64,
+        /// What the system said.
+        error: io::Error,
     },
     /// A message was not sent because the peer would not accept its frame: the limits of the two
     /// servers differ, and replication to this peer stands still until they don't.
@@ -134,6 +133,8 @@ pub enum CloseReason {
     Displaced,
     /// The address of the peer was changed.
     AddressChanged,
+    /// The peer's data directory is not the one that it had.
+    Identity(Refusal),
     /// The transport was shut down.
     Shutdown,
     /// The system failed it.
@@ -149,6 +150,7 @@ impl fmt::Display for CloseReason {
             Self::Unexpected { what } => f.write_str(what),
             Self::Displaced => f.write_str("a newer connection took its place"),
             Self::AddressChanged => f.write_str("the peer's address was changed"),
+            Self::Identity(refusal) => refusal.fmt(f),
             Self::Shutdown => f.write_str("shutdown"),
             Self::Io(error) => error.fmt(f),
         }
@@ -168,8 +170,8 @@ impl fmt::Display for TransportEvent {
             }
             Self::Accepted { peer, address } => return write!(f, "node {peer} connected from {address}"),
             Self::Closed { peer, reason } => return write!(f, "node {peer} disconnected: {reason}"),
-            Self::IncarnationChanged { peer, before, after } => {
-                return write!(f, "node {peer} lost its data directory: incarnation {before:#x} became {after:#x}");
+            Self::IdentityNotSaved { peer, error } => {
+                return write!(f, "cannot save the identity of node {peer}: {error}; a restart forgets it");
             }
             Self::Refused { address, claimed, reason, unreported } => {
                 (std::format!("refused {address}, which claims to be node {claimed}: {reason}"), unreported)
@@ -261,8 +263,6 @@ pub struct PeerStats {
     pub accepted: bool,
     /// Its incarnation, from its last handshake.
     pub incarnation: Option<u64>,
-    /// How often its incarnation changed.
-    pub incarnation_changes: u64,
     /// What it advertises to clients, from its last handshake.
     pub client_address: Option<String>,
     /// Messages waiting to be sent to it.

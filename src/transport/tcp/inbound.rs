@@ -112,11 +112,15 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
             return shared.monitor.stranger(address, if displaced { CloseReason::Displaced } else { reason });
         }
     };
-    let (peer, way) = match examine(shared, &hello) {
+    let (from, incarnation) = (hello.from, hello.incarnation);
+    let examined = examine(shared, &hello).and_then(|(peer, way)| {
+        shared.recognise(&peer, incarnation, hello.client_address).map(|()| (peer, way))
+    });
+    let (peer, way) = match examined {
         Ok(found) => found,
         Err(refusal) => {
             shared.lobby.leave(serial);
-            shared.monitor.refused(address, hello.from, refusal);
+            shared.monitor.refused(address, from, refusal);
             return refuse(stream, refusal);
         }
     };
@@ -128,9 +132,6 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
     let _ending = Ending { peer: &peer, way, serial };
     if shared.is_closed() {
         return;
-    }
-    if let Some(event) = peer.learn(hello.incarnation, hello.client_address) {
-        shared.monitor.report(&event);
     }
     match way {
         Way::Messages => serve_messages(shared, (stream, address, serial), &peer, &mut reader, receiver),

@@ -19,6 +19,7 @@
 
 mod config;
 mod events;
+mod identity;
 mod inbound;
 mod outbound;
 mod peer;
@@ -34,7 +35,9 @@ use super::{FetchError, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
+use crate::wire::Refusal;
 use events::Monitor;
+use identity::Identities;
 use inbound::Lobby;
 use peer::Peer;
 use std::collections::BTreeMap;
@@ -68,6 +71,7 @@ struct Shared {
     monitor: Monitor,
     threads: Arc<Threads>,
     lobby: Lobby,
+    identities: Identities,
     closed: AtomicBool,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     start: Mutex<Start>,
@@ -84,9 +88,13 @@ impl TcpTransport {
     /// Binds the port. Peers can connect from now on, but are answered only after `start`.
     ///
     /// # Errors
-    /// The configuration breaks a rule, or the address cannot be bound.
+    /// The configuration breaks a rule, what is remembered of the peers cannot be read, or the address cannot be bound.
     pub fn bind(config: TcpConfig) -> Result<Self, TransportError> {
         config.validate()?;
+        let identities = Identities::open(config.identities.clone()).map_err(|source| TransportError::Identities {
+            file: config.identities.clone().unwrap_or_default(),
+            source,
+        })?;
         let failed = |source| TransportError::Bind { address: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).map_err(failed)?;
         let local_address = listener.local_addr().map_err(failed)?;
@@ -98,6 +106,7 @@ impl TcpTransport {
             local_address,
             threads: Arc::default(),
             lobby: Lobby::default(),
+            identities,
             closed: AtomicBool::new(false),
             peers: RwLock::new(peers),
             start: Mutex::new(Start::Bound(listener)),
@@ -209,6 +218,15 @@ impl Shared {
 
     fn peer(&self, id: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Whether a peer is who it was, by what it said in a handshake.
+    fn recognise(&self, peer: &Peer, incarnation: u64, client_address: Option<String>) -> Result<(), Refusal> {
+        if let Some(event) = self.identities.check(peer.id, incarnation)? {
+            self.monitor.report(&event);
+        }
+        peer.learn(incarnation, client_address);
+        Ok(())
     }
 
     fn count_disconnected(&self, messages: usize) {

@@ -135,9 +135,6 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     let introduced = introduce(shared, peer, &stream, Purpose::Messages, deadline);
     match introduced {
         Ok((welcome, reader)) => {
-            if let Some(event) = peer.learn(welcome.incarnation, welcome.client_address) {
-                shared.monitor.report(&event);
-            }
             let limits = Limits { frame_bytes_max: welcome.frame_bytes_max as usize };
             Ok(Connection { stream, address, address_version, reader, limits })
         }
@@ -205,6 +202,8 @@ pub(super) fn introduce(
             if welcome.version != version || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
                 return unexpected("the peer's welcome is not acceptable");
             }
+            let known = shared.recognise(peer, welcome.incarnation, welcome.client_address.clone());
+            known.map_err(|refusal| ConnectError::Closed(CloseReason::Identity(refusal)))?;
             Ok((welcome, reader))
         }
         Ok((Frame::Refusal(reason), _)) => Err(ConnectError::Refused(reason)),

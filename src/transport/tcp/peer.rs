@@ -1,6 +1,6 @@
 //! What a transport knows of one peer.
 
-use super::events::{PeerStats, TransportEvent};
+use super::events::PeerStats;
 use super::transfer::Lane;
 use crate::message::Message;
 use crate::transport::queue::BoundedQueue;
@@ -29,7 +29,6 @@ struct State {
     /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
     inbound: [Option<(u64, Arc<TcpStream>)>; 2],
     incarnation: Option<u64>,
-    incarnation_changes: u64,
     client_address: Option<String>,
 }
 
@@ -127,17 +126,11 @@ impl Peer {
         self.queue.close()
     }
 
-    /// Records what a handshake said; an event if the peer's incarnation is not the one it had.
-    pub(super) fn learn(&self, incarnation: u64, client_address: Option<String>) -> Option<TransportEvent> {
+    /// Records what a handshake said.
+    pub(super) fn learn(&self, incarnation: u64, client_address: Option<String>) {
         let mut state = self.state();
+        state.incarnation = Some(incarnation);
         state.client_address = client_address;
-        match state.incarnation.replace(incarnation) {
-            Some(before) if before != incarnation => {
-                state.incarnation_changes += 1;
-                Some(TransportEvent::IncarnationChanged { peer: self.id, before, after: incarnation })
-            }
-            _ => None,
-        }
     }
 
     pub(super) fn client_address(&self) -> Option<String> {
@@ -152,7 +145,6 @@ impl Peer {
             connected: state.connected,
             accepted: state.inbound[Way::Messages as usize].is_some(),
             incarnation: state.incarnation,
-            incarnation_changes: state.incarnation_changes,
             client_address: state.client_address.clone(),
             queued_messages,
             queued_bytes,

@@ -308,10 +308,7 @@ fn connect(
     turn.begin(&stream)?;
     let deadline = deadline.min(Instant::now() + shared.config.handshake_timeout);
     let introduced = outbound::introduce(shared, peer, &stream, Purpose::Snapshots, deadline);
-    let (welcome, mut reader) = introduced.map_err(fetch_error)?;
-    if let Some(event) = peer.learn(welcome.incarnation, welcome.client_address) {
-        shared.monitor.report(&event);
-    }
+    let (_, mut reader) = introduced.map_err(fetch_error)?;
     reader.grow(READ_BYTES, CHUNK_FRAME_BYTES_MAX);
     Ok(Connection { stream, address_version, reader, buffer: Vec::new() })
 }
