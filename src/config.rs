@@ -40,6 +40,12 @@ pub struct RaftConfig {
     /// A leader steps down when no quorum answered for an election timeout, and a node that hears
     /// its leader ignores candidates (§6.2, §4.2.3). Default true.
     pub check_quorum: bool,
+    /// How long after it asked whether it still leads a leader may answer reads by the answers alone, in ticks: a lease
+    /// (§6.4.1). Less than `election_ticks`, needs `check_quorum`, and the same on all nodes. It rests on clocks: **while no
+    /// node's clock runs faster than another's by more than `(election_ticks - 1) / lease_ticks`, such reads are
+    /// linearizable; beyond that they may be stale.** Others, which ask anew each time, never are. A node that starts
+    /// ignores candidates for a minimum election timeout. Default none: every read asks.
+    pub lease_ticks: Option<u32>,
     /// The most that one append message carries, though always at least one entry. Default 1 MiB.
     pub append_bytes_max: usize,
     /// The most append messages in flight to one follower. Default 256.
@@ -73,6 +79,7 @@ impl RaftConfig {
             seed: 0,
             pre_vote: true,
             check_quorum: true,
+            lease_ticks: None,
             append_bytes_max: 1 << 20,
             inflight_messages_max: 256,
             inflight_bytes_max: 16 << 20,
@@ -128,6 +135,11 @@ impl RaftConfig {
             "must be at least 5 times heartbeat_ticks",
         );
         check(self.election_ticks <= 1 << 24, "election_ticks", &self.election_ticks, "must be at most 2^24");
+        if let Some(lease_ticks) = self.lease_ticks {
+            let fits = lease_ticks >= 1 && lease_ticks < self.election_ticks;
+            check(fits, "lease_ticks", &lease_ticks, "must be at least 1 and less than election_ticks");
+            check(self.check_quorum, "lease_ticks", &lease_ticks, "needs check_quorum");
+        }
         check(self.priority <= Self::PRIORITY_MAX, "priority", &self.priority, "must be at most 3");
         check(self.append_bytes_max >= 1, "append_bytes_max", &self.append_bytes_max, "must be at least 1");
         check(

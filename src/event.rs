@@ -39,6 +39,21 @@ pub enum Event {
         /// Whatever tells the reader which read this is. The protocol does not look at it.
         context: u64,
     },
+    /// As [`Event::ReadRequest`], but a leader with a lease answers at once (§6.4.1). Without one, or without
+    /// [`RaftConfig::lease_ticks`](crate::RaftConfig::lease_ticks), nothing is different.
+    LeaseReadRequest {
+        /// Whatever tells the reader which read this is. The protocol does not look at it.
+        context: u64,
+    },
+    /// [`RaftConfig::lease_ticks`](crate::RaftConfig::lease_ticks) passed since the leader sent the questions of this round: the
+    /// promises of that round and those before it count no more. Late is unsafe, early is not.
+    LeaseTimeout {
+        /// The round of a [`ConfirmLeaderRequest`](crate::message::ConfirmLeaderRequest) of this term.
+        round: u64,
+    },
+    /// A leader is to lead no more, whoever comes after it: its disk stalls, or its program wants to rest. To have a certain
+    /// server lead, ask for a transfer.
+    StepDown,
     /// Somebody wants another server to lead (§3.10). Unless it is refused, or a transfer to this very server goes on
     /// already, it begins with one [`Action::TransferBegun`](crate::Action::TransferBegun) and ends once: with
     /// [`Action::TransferEnded`](crate::Action::TransferEnded), or with the
@@ -109,6 +124,9 @@ impl Event {
             },
             Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
             Self::ReadRequest { .. } => Transition::ReadRequest,
+            Self::LeaseReadRequest { .. } => Transition::LeaseReadRequest,
+            Self::LeaseTimeout { .. } => Transition::LeaseTimeout,
+            Self::StepDown => Transition::StepDown,
             Self::TransferLeadership { .. } => Transition::TransferLeadership,
             Self::ChangeMembership { .. } => Transition::ChangeMembership,
             Self::SnapshotTaken { .. } => Transition::SnapshotTaken,

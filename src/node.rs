@@ -54,6 +54,14 @@ pub enum Event {
         /// Whatever tells the embedder which read this is.
         context: u64,
     },
+    /// As [`Event::Read`], but answered at once by a leader with a lease: linearizable as long as the clocks hold what
+    /// [`RaftConfig::lease_ticks`] says.
+    LeaseRead {
+        /// Whatever tells the embedder which read this is.
+        context: u64,
+    },
+    /// A leader is to lead no more, whoever comes after it.
+    StepDown,
     /// Somebody wants another node to lead (§3.10). Unless it is refused, or goes on already, it ends once: with
     /// [`Action::TransferEnded`], or with the [`Action::RoleChanged`] by which this node leads no more.
     TransferLeadership {
@@ -255,6 +263,8 @@ impl<L: RaftLog> RaftNode<L> {
             Event::Receive(envelope) => self.run(event::Event::Receive(envelope), &mut out),
             Event::Propose(command) => self.run(event::Event::Propose(command), &mut out),
             Event::Read { context } => self.run(event::Event::ReadRequest { context }, &mut out),
+            Event::LeaseRead { context } => self.run(event::Event::LeaseReadRequest { context }, &mut out),
+            Event::StepDown => self.run(event::Event::StepDown, &mut out),
             Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
             Event::TransferLeadership { target } => self.run(event::Event::TransferLeadership { target }, &mut out),
             Event::ChangeMembership { target } => self.run(event::Event::ChangeMembership { target }, &mut out),

@@ -7,6 +7,8 @@
 use crate::action::{Action, RoleKind};
 use crate::config::RaftConfig;
 use crate::event::Event;
+use crate::message::Message;
+use alloc::collections::VecDeque;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 
@@ -27,6 +29,11 @@ pub struct Ticker {
     quorum_elapsed: u32,
     /// Ticks since the transfer of leadership in progress began.
     transfer_elapsed: Option<u32>,
+    /// With leases: how long one lasts, the last round of confirmation that began, and the last that had begun by each of the
+    /// latest ticks.
+    lease_ticks: Option<u32>,
+    lease_round: u64,
+    lease_rounds: VecDeque<u64>,
     /// A generator whose algorithm is named, so that a seed means the same everywhere and for ever.
     random: Xoshiro256PlusPlus,
 }
@@ -46,6 +53,9 @@ impl Ticker {
             heartbeat_elapsed: 0,
             quorum_elapsed: 0,
             transfer_elapsed: None,
+            lease_ticks: config.lease_ticks,
+            lease_round: 0,
+            lease_rounds: VecDeque::new(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
         };
         ticker.reset_election_timer();
@@ -55,6 +65,8 @@ impl Ticker {
     /// One tick passed: passes each timeout that is due to `fire`, for a server in this role.
     pub fn tick(&mut self, role: RoleKind, fire: &mut impl FnMut(Event)) {
         if role == RoleKind::Leader {
+            // First of all: what other timeouts do may rest on a lease.
+            self.tick_lease(fire);
             self.heartbeat_elapsed += 1;
             if self.heartbeat_elapsed >= self.heartbeat_ticks {
                 self.heartbeat_elapsed = 0;
@@ -89,6 +101,19 @@ impl Ticker {
         }
     }
 
+    /// A round that began before the first of `lease_ticks` ticks is over with the last of them.
+    fn tick_lease(&mut self, fire: &mut impl FnMut(Event)) {
+        let Some(lease_ticks) = self.lease_ticks else { return };
+        self.lease_rounds.push_back(self.lease_round);
+        if self.lease_rounds.len() < lease_ticks as usize {
+            return;
+        }
+        match self.lease_rounds.pop_front() {
+            Some(round) if round > 0 => fire(Event::LeaseTimeout { round }),
+            _ => {}
+        }
+    }
+
     /// Learns what a step asks of the timers.
     pub fn observe(&mut self, action: &Action) {
         match action {
@@ -97,6 +122,13 @@ impl Ticker {
                 self.heartbeat_elapsed = 0;
                 self.quorum_elapsed = 0;
                 self.transfer_elapsed = None;
+                self.lease_round = 0;
+                self.lease_rounds.clear();
+            }
+            Action::Send(envelope) if self.lease_ticks.is_some() => {
+                if let Message::ConfirmLeaderRequest(request) = &envelope.message {
+                    self.lease_round = request.round;
+                }
             }
             Action::TransferBegun { .. } => self.transfer_elapsed = Some(0),
             _ => {}
@@ -183,7 +215,10 @@ mod tests {
         let ranges = [(3, 10..20), (2, 20..30), (1, 30..40)];
         for (priority, range) in ranges {
             let (timeouts, minimum) = drawn(u64::from(priority), priority);
-            assert!(timeouts.len() > 200 && timeouts.iter().all(|ticks| range.contains(ticks)), "{priority}: {timeouts:?}");
+            assert!(
+                timeouts.len() > 200 && timeouts.iter().all(|ticks| range.contains(ticks)),
+                "{priority}: {timeouts:?}"
+            );
             assert!(minimum >= timeouts.len(), "candidates are listened to as early as ever");
         }
         assert_eq!(drawn(1, 0), (Vec::new(), 1));
@@ -207,6 +242,34 @@ mod tests {
         assert_eq!(timeouts(&mut ticker, 5), 0);
         ticker.observe(&Action::RoleChanged { role: RoleKind::Leader, term: Term(2), leader: Some(NodeId(1)) });
         assert_eq!(timeouts(&mut ticker, 30), 0);
+    }
+
+    #[test]
+    fn a_lease_is_over_with_the_last_of_its_ticks() {
+        let mut config = RaftConfig::new(1, [1, 2, 3]);
+        config.lease_ticks = Some(3);
+        let mut ticker = Ticker::new(&config);
+        let ask = |ticker: &mut Ticker, round| {
+            let message = Message::ConfirmLeaderRequest(crate::message::ConfirmLeaderRequest { term: Term(1), round });
+            ticker.observe(&Action::Send(crate::Envelope { from: NodeId(1), to: NodeId(2), message }));
+        };
+        let over = |ticker: &mut Ticker| {
+            let mut rounds = Vec::new();
+            ticker.tick(RoleKind::Leader, &mut |event| {
+                if let Event::LeaseTimeout { round } = event {
+                    rounds.push(round);
+                }
+            });
+            rounds
+        };
+        ask(&mut ticker, 1);
+        assert_eq!((over(&mut ticker), over(&mut ticker)), (Vec::new(), Vec::new()));
+        ask(&mut ticker, 2);
+        ask(&mut ticker, 3);
+        assert_eq!(over(&mut ticker), [1], "its third tick");
+        assert_eq!((over(&mut ticker), over(&mut ticker)), (alloc::vec![1], alloc::vec![3]));
+        ticker.observe(&Action::RoleChanged { role: RoleKind::Leader, term: Term(2), leader: Some(NodeId(1)) });
+        assert_eq!((over(&mut ticker), over(&mut ticker), over(&mut ticker)), (Vec::new(), Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -56,6 +56,12 @@ transitions! {
     ClientRequest,
     /// A client wants to read what is committed (§6.4).
     ReadRequest,
+    /// A client wants to read what is committed, from the leader's lease if there is one (§6.4.1).
+    LeaseReadRequest,
+    /// A lease's time has passed since a round of confirmation began (§6.4.1).
+    LeaseTimeout,
+    /// A leader is to lead no more.
+    StepDown,
     /// A leader asks whether this server follows it (§6.4).
     HandleConfirmLeaderRequest,
     /// A server answered that question (§6.4).

@@ -2,7 +2,7 @@
 //!
 //! Dissertation §3.4 (election), §3.6.1 (the up-to-date check), §4.2.3 (leader stickiness), §6.2
 //! (check-quorum), §9.6 (pre-vote). Spec: `ElectionTimeout`, `MinimumElectionTimeout`,
-//! `QuorumCheckTimeout`, `HandlePreVoteRequest`, `HandlePreVoteResponse`,
+//! `QuorumCheckTimeout`, `StepDown`, `HandlePreVoteRequest`, `HandlePreVoteResponse`,
 //! `HandleRequestVoteRequest`, `HandleRequestVoteResponse`.
 
 use super::Protocol;
@@ -55,6 +55,14 @@ impl Protocol {
         let answered = leader.reached_by_quorum(true, |peer| peer.active);
         leader.peers.iter_mut().for_each(|(_, peer)| peer.active = false);
         if !answered {
+            self.become_follower(None, actions);
+        }
+    }
+
+    /// A leader that cannot do its work, for its disk stalls or its program wants to rest, leads no more. Whoever is elected
+    /// next has waited for an election timeout.
+    pub(super) fn step_down(&mut self, actions: &mut impl ActionSink) {
+        if matches!(self.role, Role::Leader(_)) {
             self.become_follower(None, actions);
         }
     }

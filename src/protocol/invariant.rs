@@ -84,7 +84,8 @@ impl Protocol {
             }
         }
         let leads = matches!(self.role, Role::Leader(_));
-        assert!(!(self.leader_is_recent && (leads || self.leader.is_none())), "RecentLeaderIsKnown");
+        let known = self.settings.lease || (!leads && self.leader.is_some());
+        assert!(!self.leader_is_recent || known, "RecentLeaderIsKnown");
         assert!(!self.leader_is_recent || self.settings.check_quorum, "RecentLeaderOnlyWithCheckQuorum");
     }
 }

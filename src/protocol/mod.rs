@@ -77,7 +77,7 @@ pub struct Protocol {
     /// The leader of this term, as far as known; this node itself when it leads.
     leader: Option<NodeId>,
     /// The leader was heard within the minimum election timeout: candidates are ignored (§4.2.3).
-    /// Always false without check-quorum.
+    /// Always false without check-quorum. With leases it stays, whatever happens, until that time has passed.
     leader_is_recent: bool,
     tail: Tail,
     /// The last entry that the newest snapshot covers, as decided; [`EntryId::ZERO`] before the first. Only grows.
@@ -98,6 +98,7 @@ struct Settings {
     id: NodeId,
     pre_vote: bool,
     check_quorum: bool,
+    lease: bool,
     append_bytes_max: usize,
     inflight_messages_max: usize,
     inflight_bytes_max: usize,
@@ -125,6 +126,7 @@ impl Protocol {
                 id: config.id,
                 pre_vote: config.pre_vote,
                 check_quorum: config.check_quorum,
+                lease: config.lease_ticks.is_some(),
                 append_bytes_max: config.append_bytes_max,
                 inflight_messages_max: config.inflight_messages_max,
                 inflight_bytes_max: config.inflight_bytes_max,
@@ -138,7 +140,8 @@ impl Protocol {
             role_changed: false,
             wrote_through: false,
             leader: None,
-            leader_is_recent: false,
+            // Before it stopped, this server may have promised a leader to ignore candidates.
+            leader_is_recent: config.lease_ticks.is_some(),
             tail: Tail::new(base, last),
             snapshot,
             fetch: None,
@@ -166,6 +169,7 @@ impl Protocol {
             Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
             Event::ReadRequest { context } => self.read_request(context, actions).map_err(StepError::from),
             Event::ChangeMembership { target } => self.change_membership(target, actions).map_err(StepError::from),
+            Event::LeaseReadRequest { context } => self.lease_read_request(context, actions).map_err(StepError::from),
             Event::TransferLeadership { target } => self.transfer_leadership(target, actions).map_err(StepError::from),
             Event::SnapshotTaken { last, compact_through } => {
                 self.snapshot_taken(log, last, compact_through, actions).map_err(StepError::from)
@@ -193,6 +197,14 @@ impl Protocol {
             }
             Event::QuorumCheckTimeout => {
                 self.quorum_check_timeout(actions);
+                Ok(())
+            }
+            Event::LeaseTimeout { round } => {
+                self.lease_timeout(round);
+                Ok(())
+            }
+            Event::StepDown => {
+                self.step_down(actions);
                 Ok(())
             }
             Event::TransferTimeout => {
@@ -318,7 +330,7 @@ impl Protocol {
         self.role = Role::Follower;
         self.role_changed = true;
         self.leader = leader;
-        self.leader_is_recent = false;
+        self.leader_is_recent &= self.settings.lease;
     }
 
     /// The oldest `writes` in flight are durable.

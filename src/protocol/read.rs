@@ -1,11 +1,18 @@
 //! Reads without an entry of the log (ReadIndex).
 //!
-//! Dissertation §6.4. Spec: `ReadRequest`, `HandleConfirmLeaderRequest`, `HandleConfirmLeaderResponse`.
+//! Dissertation §6.4. Spec: `ReadRequest`, `LeaseReadRequest`, `LeaseTimeout`, `HandleConfirmLeaderRequest`,
+//! `HandleConfirmLeaderResponse`.
 //!
 //! A leader may answer a read from its state machine once that holds everything that was committed when the read began,
 //! and if it still led at some time after that. So a read takes the commit index when it begins, and waits for a round of
 //! confirmations: a quorum says that it follows this leader in this term. One round is on its way at a time and serves
 //! all reads that had begun before it.
+//!
+//! A confirmation is also a promise, for servers that heard their leader ignore candidates for a minimum election timeout
+//! (§4.2.3). With leases a leader relies on it: until that much time has passed *since it asked*, by the slowest clock that is
+//! allowed for, nobody else can have been elected, and it answers reads without asking (§6.4.1). The promise outlives a
+//! change of the term and a restart of the server that gave it. Only a leader's own request to campaign overrides it
+//! (§3.10), and a leader that has sent one relies on no promise any more.
 
 use super::Protocol;
 use super::progress::Progress;
@@ -23,6 +30,10 @@ pub(super) struct Reads {
     pub(super) round: u64,
     /// In the order in which they began. Those of the present round come first, then those of the next.
     pub(super) waiting: VecDeque<WaitingRead>,
+    /// The last round whose lease is over: too much time has passed since it began. 0 before the first.
+    pub(super) lease_over: u64,
+    /// This leader told a server to campaign, and has no lease any more in its term.
+    pub(super) lease_given_up: bool,
 }
 
 /// A read that waits for its round.
@@ -63,9 +74,40 @@ impl Protocol {
         Ok(())
     }
 
-    /// With a heartbeat what was lost of a round is asked again, as a new round.
+    /// A read begins, and is answered at once if this leader has a lease.
+    pub(super) fn lease_read_request(&mut self, context: u64, actions: &mut impl ActionSink) -> Result<(), ReadError> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(ReadError::NotLeader { leader: self.leader, term: self.hard_state.term });
+        };
+        if !self.has_lease() {
+            return self.read_request(context, actions);
+        }
+        let index = self.commit_index.max(leader.term_start);
+        actions.push(Action::ReadReady { context, index });
+        Ok(())
+    }
+
+    /// A lease's time has passed since this round, and those before it, began.
+    pub(super) fn lease_timeout(&mut self, round: u64) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if round <= leader.reads.round {
+            leader.reads.lease_over = leader.reads.lease_over.max(round);
+        }
+    }
+
+    /// Whether this server leads and knows that nobody else can: a quorum confirmed it in a round that began less than a
+    /// lease ago.
+    #[must_use]
+    pub fn has_lease(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let confirmed = leader.reached_by_quorum(leader.reads.round, |peer| peer.confirmed_round);
+        self.settings.lease && !leader.reads.lease_given_up && confirmed > leader.reads.lease_over
+    }
+
+    /// With a heartbeat what was lost of a round is asked again, as a new round. With leases it renews them.
     pub(super) fn repeat_read_round(&mut self, actions: &mut impl ActionSink) {
-        if matches!(&self.role, Role::Leader(leader) if !leader.reads.waiting.is_empty()) {
+        let renews = self.settings.lease;
+        if matches!(&self.role, Role::Leader(leader) if renews || !leader.reads.waiting.is_empty()) {
             self.begin_read_round(actions);
         }
     }

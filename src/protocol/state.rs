@@ -53,6 +53,10 @@ pub struct ProtocolState {
     pub progress: Vec<PeerState>,
     /// The last round of confirmation that a leader began; 0 in other roles and before the first.
     pub read_round: u64,
+    /// The last round whose lease is over; 0 in other roles.
+    pub lease_over: u64,
+    /// Whether a leader told a server to campaign, and has no lease any more; false in other roles and without leases.
+    pub lease_given_up: bool,
     /// The reads that wait for a leader's confirmation, in the order in which they began; empty in other roles.
     pub reads: Vec<ReadState>,
     /// Whom a leader hands over to; `None` without a transfer and in other roles.
@@ -133,6 +137,8 @@ impl Protocol {
             memberships: self.configurations.iter().cloned().collect(),
             progress: self.progress().map(|(peer, progress)| progress.peer_state(peer)).collect(),
             read_round: reads.map_or(0, |reads| reads.round),
+            lease_over: reads.map_or(0, |reads| reads.lease_over),
+            lease_given_up: reads.is_some_and(|reads| reads.lease_given_up),
             reads: reads.into_iter().flat_map(|reads| &reads.waiting).map(WaitingRead::state).collect(),
             transfer: self.transfer_target(),
             writes: self.tail.writes_in_flight().collect(),

@@ -71,11 +71,13 @@ impl Protocol {
 
     /// Tells the target of the transfer, if there is one and it holds the whole log, to campaign. Like a leader's appends
     /// this promises nothing but that it leads its term, which is durable: it waits for no write.
-    pub(super) fn send_timeout_now(&self, actions: &mut impl ActionSink) {
-        let Role::Leader(leader) = &self.role else { return };
+    pub(super) fn send_timeout_now(&mut self, actions: &mut impl ActionSink) {
+        let Role::Leader(leader) = &mut self.role else { return };
         let Some(to) = leader.transfer else { return };
         let last = self.tail.last().index;
         if leader.peers.iter().any(|(peer, progress)| *peer == to && progress.match_index == last) {
+            // Whoever gets it, at whatever time, may be elected within what was a lease.
+            leader.reads.lease_given_up = self.settings.lease;
             let message = Message::TimeoutNowRequest(TimeoutNowRequest { term: self.hard_state.term });
             actions.push(Action::Send(Envelope { from: self.settings.id, to, message }));
         }

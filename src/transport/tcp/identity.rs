@@ -69,7 +69,8 @@ fn read(path: &Path) -> io::Result<BTreeMap<NodeId, u64>> {
         return Err(damaged("the file of the peers' identities is too large"));
     }
     let bytes = fs::read(path)?;
-    let (body, crc) = bytes.split_last_chunk().ok_or_else(|| damaged("the file of the peers' identities is too short"))?;
+    let (body, crc) =
+        bytes.split_last_chunk().ok_or_else(|| damaged("the file of the peers' identities is too short"))?;
     if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
         return Err(damaged("the checksum of the file of the peers' identities does not hold"));
     }

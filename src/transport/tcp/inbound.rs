@@ -113,9 +113,8 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
         }
     };
     let (from, incarnation) = (hello.from, hello.incarnation);
-    let examined = examine(shared, &hello).and_then(|(peer, way)| {
-        shared.recognise(&peer, incarnation, hello.client_address).map(|()| (peer, way))
-    });
+    let examined = examine(shared, &hello)
+        .and_then(|(peer, way)| shared.recognise(&peer, incarnation, hello.client_address).map(|()| (peer, way)));
     let (peer, way) = match examined {
         Ok(found) => found,
         Err(refusal) => {
