@@ -1,8 +1,10 @@
 //! Everything that comes out of [`Protocol::step`](crate::Protocol::step).
 
 use crate::error::PeerMisbehaved;
+use crate::membership::Membership;
 use crate::message::Envelope;
 use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// One output of the protocol. Law 2: each may be carried out at once, in the order given.
@@ -65,6 +67,14 @@ pub enum Action {
         term: Term,
         /// The leader of that term, as far as known.
         leader: Option<NodeId>,
+    },
+    /// Another configuration is in force on this server: it was appended, or the one before it is in force again because a
+    /// later leader's entries replaced it, or it came with a snapshot. It need not be committed.
+    MembershipChanged {
+        /// The index of its entry, or the last that the snapshot covers.
+        index: Index,
+        /// Who belongs to the cluster now.
+        membership: Arc<Membership>,
     },
     /// Fetch this snapshot, for this server's log ends before the leader's begins. Once it is durable here, step
     /// [`Event::SnapshotFetched`](crate::Event::SnapshotFetched), or
@@ -155,7 +165,7 @@ pub struct Write {
 ///
 /// The snapshot itself is durable already, in a place of its own. It may reach further than what is removed: the entries
 /// between serve followers that are a little behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Compaction {
     /// The last entry that the snapshot covers. From now on the log answers it as its
@@ -165,6 +175,9 @@ pub struct Compaction {
     /// and never before the present base. A log that does not hold this very entry forgets all that it holds and begins
     /// anew right after it (Figure 5.3, steps 6 and 7).
     pub base: EntryId,
+    /// The configuration as of `snapshot`: in force with that entry, before any later one. From now on the log answers it as
+    /// its [`memberships`](crate::LogView::memberships) do.
+    pub membership: Arc<Membership>,
 }
 
 /// A server's role, without the data that belongs to it.

@@ -15,9 +15,10 @@ use core::time::Duration;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct RaftConfig {
-    /// This node's id; one of `membership` if it is to vote.
+    /// This node's id; one of the members in `membership`, unless that is empty.
     pub id: NodeId,
-    /// The voters of the cluster, this node among them.
+    /// The configuration that the cluster begins with, the same on all its first servers. A log that knows a later one
+    /// prevails. Empty on a server that [joins](RaftConfig::joining).
     pub membership: Membership,
     /// The length of a tick where clocks exist (the driver). Default 50 ms.
     pub tick: Duration,
@@ -71,6 +72,12 @@ impl RaftConfig {
         }
     }
 
+    /// A node that joins a cluster which runs: it knows nobody, and is added there (§4.2.1). It never campaigns before the
+    /// cluster has given it a vote. The rest as [`RaftConfig::new`].
+    pub fn joining(id: impl Into<NodeId>) -> Self {
+        Self::new(id, [] as [NodeId; 0])
+    }
+
     /// A cluster of one.
     pub fn single(id: impl Into<NodeId>) -> Self {
         let id = id.into();
@@ -88,8 +95,21 @@ impl RaftConfig {
                 problems.push(ConfigProblem { field, value: value.to_string(), rule });
             }
         };
-        check(!self.membership.voters().is_empty(), "membership", &"no voters", "must name at least one voter");
-        check(self.membership.is_voter(self.id), "id", &self.id, "must be one of the voters in membership");
+        let joins = self.membership == Membership::default();
+        check(
+            joins || !self.membership.is_empty(),
+            "membership",
+            &self.membership,
+            "must name at least one voter, or nobody at all on a server that joins",
+        );
+        check(!self.membership.is_joint(), "membership", &self.membership, "must not be a joint configuration");
+        check(
+            self.membership.encoded_len() <= Membership::ENCODED_BYTES_MAX,
+            "membership",
+            &self.membership.encoded_len(),
+            "must be at most 48 KiB, encoded",
+        );
+        check(joins || self.membership.contains(self.id), "id", &self.id, "must be one of the members in membership");
         check(!self.tick.is_zero(), "tick", &"0", "must be longer than zero");
         check(self.heartbeat_ticks >= 1, "heartbeat_ticks", &self.heartbeat_ticks, "must be at least 1");
         check(

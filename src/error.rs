@@ -20,6 +20,9 @@ pub enum StepError {
     /// The transfer of leadership was refused; nothing began.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// The change of the configuration was refused; nothing was appended.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// The snapshot was refused; the log forgets nothing.
     #[error(transparent)]
     Snapshot(#[from] SnapshotRefused),
@@ -148,6 +151,91 @@ pub enum TransferError {
     },
 }
 
+/// Why a change of the configuration was refused. In every case nothing was appended, so a retry is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// This node does not lead; ask the leader, if one is named.
+    #[error("not the leader in term {term}; {}", leader_hint(*leader))]
+    NotLeader {
+        /// The leader that this node follows, if it knows one.
+        leader: Option<NodeId>,
+        /// This node's term.
+        term: Term,
+    },
+    /// This node leads and is handing its leadership over, so it appends nothing; ask the target soon, or this node again
+    /// if the target does not take over within an election timeout.
+    #[error("the leader of term {term} is handing over to node {target}; retry there in a moment")]
+    TransferInProgress {
+        /// The server that is to lead.
+        target: NodeId,
+        /// This node's term.
+        term: Term,
+    },
+    /// A change is under way, and there is never more than one (§4.1, §4.3); retry once it is done.
+    #[error("the change of the configuration at index {index} is not done; retry once it is")]
+    InProgress {
+        /// The index of the configuration that is not committed, or is a joint one.
+        index: Index,
+    },
+    /// This leader has not committed an entry of its own term yet, so a change of an earlier leader may be about to come back
+    /// (the flaw of single-server changes that Ongaro published in 2015); retry in a moment.
+    #[error("the leader of term {term} has committed nothing yet; retry in a moment")]
+    TermNotCommitted {
+        /// This node's term.
+        term: Term,
+    },
+    /// A cluster needs a voter.
+    #[error("a configuration without voters; name at least one")]
+    NoVoters,
+    /// A joint configuration is a step on a way, not where one leads.
+    #[error("a joint configuration cannot be asked for; name the voters that are wanted in the end")]
+    IsJoint,
+    /// The configuration, with its addresses, is larger than a message may be.
+    #[error("a configuration of {bytes} bytes exceeds the limit of {limit_bytes}; shorten its addresses")]
+    TooLarge {
+        /// Its encoded size in bytes.
+        bytes: usize,
+        /// [`Membership::ENCODED_BYTES_MAX`](crate::Membership::ENCODED_BYTES_MAX).
+        limit_bytes: usize,
+    },
+    /// A server that is to get a vote is no learner: it holds nothing yet, and nothing could be committed until it has caught
+    /// up (§4.2.1). Add it as a learner first, or as one that is promoted by itself.
+    #[error("node {server} is not a learner; add it as one and let it catch up before it gets a vote")]
+    NotALearner {
+        /// The server that was to get a vote.
+        server: NodeId,
+    },
+    /// A learner that is to get a vote did not answer since the last check, so it may be down; retry after a heartbeat.
+    #[error("node {server} did not answer lately; retry after a heartbeat")]
+    LearnerSilent {
+        /// The server that was to get a vote.
+        server: NodeId,
+    },
+    /// A learner that is to get a vote lacks more than is on its way to it; retry once it has caught up.
+    #[error(
+        "node {server} is too far behind: it holds entries up to {match_index} of {last_index}; retry once it has caught up"
+    )]
+    LearnerBehind {
+        /// The server that was to get a vote.
+        server: NodeId,
+        /// Highest index known durable on it.
+        match_index: Index,
+        /// The leader's last index.
+        last_index: Index,
+    },
+    /// Too few of the voters that there would be answered since the last check: nothing could be committed any more. Bring
+    /// them back first, or keep more of those that answer.
+    #[error("only {answering} of the voters that there would be answered lately, and {needed} are needed to commit")]
+    WouldLoseQuorum {
+        /// How many of them answered, this node among them.
+        answering: usize,
+        /// Their majority.
+        needed: usize,
+    },
+}
+
 /// Why a snapshot that was taken was refused. The snapshot before it stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -169,6 +257,13 @@ pub enum SnapshotRefused {
         /// The last entry that the newest covers.
         newest: EntryId,
     },
+    /// This server has not heard yet who belonged to the cluster then: it has joined, and its log does not reach as far as
+    /// its own addition. Take the next one.
+    #[error("a snapshot up to entry {snapshot} cannot name the cluster's members: this server does not know them yet")]
+    MembershipUnknown {
+        /// The last entry that it covers.
+        snapshot: EntryId,
+    },
 }
 
 fn leader_hint(leader: Option<NodeId>) -> String {
@@ -189,9 +284,9 @@ pub enum PeerMisbehaved {
         /// The receiver that it names.
         to: NodeId,
     },
-    /// The sender is not a member of this cluster, or claims this node's own id.
-    #[error("is not a member of this cluster")]
-    NotAMember,
+    /// The sender claims this node's own id.
+    #[error("claims this node's own id")]
+    OwnId,
     /// A term or index beyond what any cluster reaches.
     #[error("claims a term or index beyond 2^62")]
     NumberOutOfRange,

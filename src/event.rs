@@ -1,8 +1,10 @@
 //! Everything that goes into [`Protocol::step`](crate::Protocol::step).
 
+use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::transition::Transition;
 use crate::types::{EntryId, Index, NodeId};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -45,6 +47,14 @@ pub enum Event {
     TransferLeadership {
         /// The server that is to lead.
         target: NodeId,
+    },
+    /// Somebody wants another configuration (§4). Unless it is refused, or in force already, the leader appends what leads
+    /// there: the configuration itself, or first a joint one, which it follows up by itself once that is committed. Done when
+    /// [`Protocol::committed_membership`](crate::Protocol::committed_membership) is the one that was asked for. Another
+    /// leader may replace it before it is committed.
+    ChangeMembership {
+        /// The configuration that is wanted, not a joint one.
+        target: Arc<Membership>,
     },
     /// A snapshot of this server's state machine is durable. From now on it stands in for the entries up to `last`.
     SnapshotTaken {
@@ -100,6 +110,7 @@ impl Event {
             Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
             Self::ReadRequest { .. } => Transition::ReadRequest,
             Self::TransferLeadership { .. } => Transition::TransferLeadership,
+            Self::ChangeMembership { .. } => Transition::ChangeMembership,
             Self::SnapshotTaken { .. } => Transition::SnapshotTaken,
             Self::SnapshotFetched { .. } => Transition::SnapshotFetched,
             Self::SnapshotFetchFailed { .. } => Transition::SnapshotFetchFailed,

@@ -104,7 +104,7 @@ pub use config::RaftConfig;
 #[cfg(feature = "std")]
 pub use driver::{Raft, StateMachine, Status};
 pub use event::Event;
-pub use log::{LogView, MemoryLog, RaftLog, WriteThrough};
+pub use log::{LogView, Memberships, MemoryLog, RaftLog, WriteThrough};
 pub use membership::Membership;
 pub use message::{Envelope, Message};
 pub use node::RaftNode;

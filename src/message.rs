@@ -3,7 +3,9 @@
 //! The names are those of the spec: each `XRequest` and `XResponse` is consumed by the transition
 //! `HandleXRequest` or `HandleXResponse`. Dissertation Figures 3.1 and §9.6 (pre-vote).
 
+use crate::membership::Membership;
 use crate::types::{Entries, EntryId, Index, NodeId, Term};
+use alloc::sync::Arc;
 
 /// A message with its sender and receiver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -192,11 +194,13 @@ pub struct TimeoutNowRequest {
 /// `InstallSnapshot` (Figure 5.3), without the data: the leader of `term` offers its newest snapshot to a follower that needs
 /// entries from before the leader's log. The follower fetches it beside the stream of messages, and says with an
 /// [`AppendEntriesResponse`] that it holds everything up to `last` once that is true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct InstallSnapshotRequest {
     /// The leader's term.
     pub term: Term,
     /// The last entry that the snapshot covers. It is committed.
     pub last: EntryId,
+    /// The configuration as of `last` (§5.1): who takes over the snapshot takes this over with it.
+    pub membership: Arc<Membership>,
 }

@@ -25,10 +25,12 @@ use crate::config::RaftConfig;
 use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event;
 use crate::log::{MemoryLog, RaftLog, Read, WriteThrough};
+use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
 use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use thiserror::Error;
@@ -57,6 +59,12 @@ pub enum Event {
     TransferLeadership {
         /// The node that is to lead.
         target: NodeId,
+    },
+    /// Somebody wants another configuration (§4). Unless it is refused, or in force already, it is done when
+    /// [`Protocol::committed_membership`] is the one that was asked for; see [`crate::Event::ChangeMembership`].
+    ChangeMembership {
+        /// The configuration that is wanted, not a joint one.
+        target: Arc<Membership>,
     },
     /// A snapshot of the state machine, as it is after the last [`Action::Apply`], is durable, and the log forgets what it
     /// covers up to and including `compact_through`.
@@ -118,6 +126,14 @@ pub enum Action {
     TransferEnded {
         /// The node that was to lead.
         target: NodeId,
+    },
+    /// Another configuration is in force on this node, not necessarily committed: these are the nodes to be reached from now
+    /// on.
+    MembershipChanged {
+        /// The index of its entry, or the last that the snapshot covers with which it came.
+        index: Index,
+        /// Who belongs to the cluster now.
+        membership: Arc<Membership>,
     },
     /// Role, term or known leader changed.
     RoleChanged {
@@ -241,6 +257,7 @@ impl<L: RaftLog> RaftNode<L> {
             Event::Read { context } => self.run(event::Event::ReadRequest { context }, &mut out),
             Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
             Event::TransferLeadership { target } => self.run(event::Event::TransferLeadership { target }, &mut out),
+            Event::ChangeMembership { target } => self.run(event::Event::ChangeMembership { target }, &mut out),
             Event::SnapshotTaken { last, compact_through } => {
                 self.run(event::Event::SnapshotTaken { last, compact_through }, &mut out)
             }
@@ -303,6 +320,9 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::ResetElectionTimer | action::Action::TransferBegun { .. } => {}
             action::Action::TransferEnded { target } => out.push(Action::TransferEnded { target }),
             action::Action::RoleChanged { role, term, leader } => out.push(Action::RoleChanged { role, term, leader }),
+            action::Action::MembershipChanged { index, membership } => {
+                out.push(Action::MembershipChanged { index, membership });
+            }
             action::Action::FetchSnapshot { from, last } => out.push(Action::FetchSnapshot { from, last }),
             action::Action::RestoreSnapshot { last } => {
                 self.applied = last.index;

@@ -28,17 +28,17 @@ pub const fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The result of a ballot in which these voters granted and refused.
+/// The result of a ballot in which these servers granted and refused. In a joint configuration it is won with both
+/// majorities, and lost as soon as one of them is out of reach (§4.3). Without voters it is lost.
 pub fn vote_result(membership: &Membership, granted: &BTreeSet<NodeId>, refused: &BTreeSet<NodeId>) -> VoteResult {
-    let voters = membership.voters();
-    let count = |set: &BTreeSet<NodeId>| set.iter().filter(|id| membership.is_voter(**id)).count();
-    let needed = majority(voters.len());
-    if voters.is_empty() {
+    let count = |voters: &[NodeId], set: &BTreeSet<NodeId>| voters.iter().filter(|id| set.contains(id)).count();
+    let is_won = |voters: &[NodeId]| count(voters, granted) >= majority(voters.len());
+    let is_lost = |voters: &[NodeId]| voters.len() - count(voters, refused) < majority(voters.len());
+    let (voters, outgoing) = (membership.voters(), membership.outgoing());
+    if is_lost(voters) || (membership.is_joint() && is_lost(outgoing)) {
         VoteResult::Lost
-    } else if count(granted) >= needed {
+    } else if is_won(voters) && (!membership.is_joint() || is_won(outgoing)) {
         VoteResult::Won(VoteQuorum(()))
-    } else if voters.len() - count(refused) < needed {
-        VoteResult::Lost
     } else {
         VoteResult::Pending
     }
@@ -129,5 +129,23 @@ mod tests {
         for (found, expected) in rows {
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn a_joint_ballot_needs_both_majorities() {
+        let joint = Membership::new([3, 4, 5]).joint_from(&Membership::new([1, 2, 3]));
+        let set = |ids: &[u64]| ids.iter().map(|&id| NodeId(id)).collect::<BTreeSet<_>>();
+        let result = |granted: &[u64], refused: &[u64]| match vote_result(&joint, &set(granted), &set(refused)) {
+            VoteResult::Won(_) => "won",
+            VoteResult::Lost => "lost",
+            VoteResult::Pending => "pending",
+        };
+        assert_eq!(result(&[3, 4, 5], &[]), "pending");
+        assert_eq!(result(&[1, 2], &[]), "pending");
+        assert_eq!(result(&[1, 3, 4], &[]), "won");
+        assert_eq!(result(&[3, 4, 5], &[1, 2]), "lost");
+        assert_eq!(result(&[1, 2, 3], &[4, 5]), "lost");
+        let nobody = vote_result(&Membership::default(), &set(&[1]), &set(&[]));
+        assert!(matches!(nobody, VoteResult::Lost));
     }
 }

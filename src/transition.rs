@@ -66,6 +66,8 @@ transitions! {
     TransferTimeout,
     /// A leader tells this server to campaign at once (§3.10).
     HandleTimeoutNowRequest,
+    /// Somebody wants another configuration of the cluster (§4).
+    ChangeMembership,
     /// A snapshot of this server's state machine is durable, and a part of the log may go (§5).
     SnapshotTaken,
     /// A leader no longer holds the entries that this server needs, and offers a snapshot instead (§5).

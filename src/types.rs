@@ -3,6 +3,7 @@
 //! Lives here: identifiers, positions, entries and the hard state. Does not live here: anything that
 //! decides. Section 3 of the dissertation, Figure 3.1 (the same table is Figure 2 of the Raft paper).
 
+use crate::membership::Membership;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -168,19 +169,22 @@ pub enum Payload {
     Noop,
     /// A command for the state machine, opaque to the protocol.
     Command(Bytes),
+    /// The cluster's configuration from here on (§4): in force on a server as soon as it is in its log.
+    Membership(Arc<Membership>),
 }
 
 impl Payload {
-    /// The command's size in bytes; 0 for anything else.
+    /// The size of the content in bytes, encoded; 0 for a no-op.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Self::Noop => 0,
             Self::Command(command) => command.len(),
+            Self::Membership(membership) => membership.encoded_len(),
         }
     }
 
-    /// Whether there is no command, or an empty one.
+    /// Whether there is no content, or an empty command.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -385,6 +385,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     state.reads.abort(context, error);
                 }
                 Action::ResetElectionTimer => {}
+                Action::MembershipChanged { .. } => state.changed = true,
                 Action::TransferBegun { .. } => state.changed = true,
                 Action::TransferEnded { target } => {
                     trace_event!(info, node = self.id.0, target = target.0, "a transfer of leadership timed out");

@@ -83,7 +83,7 @@ fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T
             return;
         }
         let writes = batch.len();
-        let compaction = batch.iter().filter_map(|write| write.compaction).next_back();
+        let compaction = batch.iter().filter_map(|write| write.compaction.clone()).next_back();
         if let Err(error) = log.append(&mut batch) {
             return node.fail_now(format!("the log failed to append: {error}"));
         }

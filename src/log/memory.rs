@@ -1,6 +1,6 @@
 //! A log in memory: for tests, models, caches and single-process clusters.
 
-use super::{LogView, RaftLog, Read};
+use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::{Compaction, Write};
 use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
 use alloc::vec::Vec;
@@ -18,6 +18,7 @@ pub struct MemoryLog {
     snapshot: EntryId,
     base: EntryId,
     last: EntryId,
+    memberships: Memberships,
     runs: Runs,
 }
 
@@ -49,17 +50,19 @@ impl MemoryLog {
         iter::from_fn(run).flatten()
     }
 
-    fn compact(&mut self, Compaction { snapshot, base }: Compaction) {
+    fn compact(&mut self, Compaction { snapshot, base, membership }: Compaction) {
         assert!(
             base.index <= snapshot.index,
             "no snapshot covers the entries up to {base}: the newest covers {snapshot}"
         );
         assert!(snapshot >= self.snapshot && base.index >= self.base.index, "snapshots and bases only grow");
         self.snapshot = snapshot;
+        self.memberships.compact(snapshot.index, membership);
         if self.term(base.index) == Some(base.term) {
             self.runs.remove_through(base.index);
         } else {
             self.runs = Runs::default();
+            self.memberships.later.clear();
             self.last = base;
         }
         self.base = base;
@@ -67,6 +70,7 @@ impl MemoryLog {
 
     fn truncate_from(&mut self, first: Index) {
         self.runs.remove_from(first);
+        self.memberships.truncate_from(first);
         self.last = self.runs.last.last().and_then(Entries::last_id).unwrap_or(self.base);
     }
 
@@ -75,7 +79,7 @@ impl MemoryLog {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
-        if let Some(compaction) = write.compaction {
+        if let Some(compaction) = write.compaction.take() {
             self.compact(compaction);
         }
         if let Some(first) = write.truncate_from {
@@ -85,6 +89,7 @@ impl MemoryLog {
         if let (Some(first), Some(last)) = (write.entries.first_id(), write.entries.last_id()) {
             assert!(first.index == self.last.index.next(), "entries must follow the last one");
             self.last = last;
+            self.memberships.extend(&write.entries);
             self.runs.push(mem::take(&mut write.entries));
         }
     }
@@ -179,6 +184,10 @@ impl LogView for MemoryLog {
         self.snapshot
     }
 
+    fn memberships(&self) -> Memberships {
+        self.memberships.clone()
+    }
+
     fn last(&self) -> EntryId {
         self.last
     }
@@ -247,6 +256,7 @@ impl PartialEq for MemoryLog {
             && self.snapshot == other.snapshot
             && self.base == other.base
             && self.last == other.last
+            && self.memberships == other.memberships
             && self.iter().eq(other.iter())
     }
 }
@@ -259,6 +269,7 @@ impl Hash for MemoryLog {
         self.snapshot.hash(state);
         self.base.hash(state);
         self.last.hash(state);
+        self.memberships.hash(state);
         for entry in self.iter() {
             entry.hash(state);
         }
@@ -269,6 +280,7 @@ impl Hash for MemoryLog {
 mod tests {
     use super::*;
     use crate::types::{Entry, Payload};
+    use alloc::sync::Arc;
 
     fn log_of_runs(lengths: &[u64]) -> MemoryLog {
         let mut log = MemoryLog::new();
@@ -285,8 +297,10 @@ mod tests {
     /// With a snapshot that covers the log as far as it is forgotten.
     fn compact(log: &mut MemoryLog, through: u64) {
         let base = EntryId { index: Index(through), term: log.term(Index(through)).expect("the log holds it") };
-        let mut writes =
-            alloc::vec![Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() }];
+        let mut writes = alloc::vec![Write {
+            compaction: Some(Compaction { snapshot: base, base, membership: Arc::default() }),
+            ..Write::default()
+        }];
         let Ok(()) = log.append(&mut writes);
     }
 

@@ -28,7 +28,9 @@ pub use wal::{WalError, WalLog, WalOptions};
 pub use write_through::WriteThrough;
 
 use crate::action::Write;
-use crate::types::{Entries, EntryId, HardState, Index, Term};
+use crate::membership::Membership;
+use crate::types::{Entries, Entry, EntryId, HardState, Index, Payload, Term};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// The reading half of a log. All of it answers from memory: a protocol step never waits for a
@@ -45,6 +47,10 @@ pub trait LogView {
     /// [`EntryId::ZERO`] until there is one. Never before the base.
     fn snapshot(&self) -> EntryId;
 
+    /// The configurations that the log knows: the one that came with the last [`Compaction`](crate::Compaction), and that
+    /// of each later entry that has one.
+    fn memberships(&self) -> Memberships;
+
     /// The last entry, or [`LogView::base`] if there is none.
     fn last(&self) -> EntryId;
 
@@ -54,6 +60,39 @@ pub trait LogView {
     /// Entries from `first` on, up to but not including `end` (clamped to the end of the log), at
     /// least one and otherwise at most `bytes_max` bytes. May return fewer than fit.
     fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read;
+}
+
+/// The configurations in a log (§4.1): each is in force from its entry on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Memberships {
+    /// That of the last compaction: in force at [`LogView::snapshot`]. `None` in a log that was never compacted.
+    pub at_snapshot: Option<Arc<Membership>>,
+    /// Those of the entries after [`LogView::snapshot`], with the index of each, ascending.
+    pub later: Vec<(Index, Arc<Membership>)>,
+}
+
+impl Memberships {
+    /// A snapshot up to `snapshot` takes the place of what comes before; `membership` is the one in force there.
+    pub fn compact(&mut self, snapshot: Index, membership: Arc<Membership>) {
+        self.at_snapshot = Some(membership);
+        self.later.retain(|(index, _)| *index > snapshot);
+    }
+
+    /// The entries from `first` on are gone.
+    pub fn truncate_from(&mut self, first: Index) {
+        let kept = self.later.iter().take_while(|(index, _)| *index < first).count();
+        self.later.truncate(kept);
+    }
+
+    /// These entries follow the last one.
+    pub fn extend(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if let Payload::Membership(membership) = &entry.payload {
+                self.later.push((entry.id.index, Arc::clone(membership)));
+            }
+        }
+    }
 }
 
 /// What a read from memory found.

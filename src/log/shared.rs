@@ -1,6 +1,6 @@
 //! Logs whose readers are split from the writer, so that no read ever waits for an fsync.
 
-use super::{LogView, RaftLog, Read};
+use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::Write;
 use crate::types::{EntryId, HardState, Index, Term};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -62,6 +62,10 @@ impl<L: LogView> LogView for Locked<L> {
 
     fn snapshot(&self) -> EntryId {
         self.reading().snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.reading().memberships()
     }
 
     fn last(&self) -> EntryId {

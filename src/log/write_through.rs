@@ -1,6 +1,6 @@
 //! A log that is written within the step that asks for it.
 
-use super::{LogView, RaftLog, Read};
+use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::{Durable, Write};
 use crate::types::{EntryId, HardState, Index, Term};
 use alloc::vec::Vec;
@@ -69,6 +69,10 @@ impl<L: RaftLog> LogView for WriteThrough<'_, L> {
 
     fn snapshot(&self) -> EntryId {
         self.inner.borrow().log.snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.inner.borrow().log.memberships()
     }
 
     fn last(&self) -> EntryId {

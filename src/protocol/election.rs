@@ -6,13 +6,14 @@
 //! `HandleRequestVoteRequest`, `HandleRequestVoteResponse`.
 
 use super::Protocol;
-use super::progress::Progress;
+use super::progress::Suffrage;
 use super::read::Reads;
 use super::role::{Ballot, Leader, Role, Uncommitted};
 use crate::action::{Action, ActionSink};
 use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
-use crate::quorum::{VoteQuorum, VoteResult, majority, vote_result};
+use crate::quorum::{VoteQuorum, VoteResult, vote_result};
 use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
+use alloc::vec::Vec;
 
 /// Why a server campaigns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl Protocol {
     pub(super) fn election_timeout(&mut self, actions: &mut impl ActionSink) {
         let is_leader = matches!(self.role, Role::Leader(_));
         // At the end of the range of terms the server goes on serving, but never campaigns again.
-        if is_leader || !self.membership.is_voter(self.settings.id) || self.hard_state.term >= Term::MAX {
+        if is_leader || !self.may_campaign() || self.hard_state.term >= Term::MAX {
             return;
         }
         if self.settings.pre_vote {
@@ -46,14 +47,14 @@ impl Protocol {
     /// A leader that no quorum answered since the last check steps down, so that its clients turn
     /// elsewhere (§6.2).
     pub(super) fn quorum_check_timeout(&mut self, actions: &mut impl ActionSink) {
-        let needed = majority(self.membership.voters().len());
         let Role::Leader(leader) = &mut self.role else { return };
         if !self.settings.check_quorum {
             return;
         }
-        let answered = leader.peers.iter_mut().filter_map(|(_, peer)| core::mem::take(&mut peer.active).then_some(()));
-        // The leader itself is one of the quorum.
-        if answered.count() + 1 < needed {
+        // The leader itself counts, where it has a vote.
+        let answered = leader.reached_by_quorum(true, |peer| peer.active);
+        leader.peers.iter_mut().for_each(|(_, peer)| peer.active = false);
+        if !answered {
             self.become_follower(None, actions);
         }
     }
@@ -67,7 +68,7 @@ impl Protocol {
         let mut ballot = Ballot::default();
         // A pre-vote is no promise, so the own one needs no write.
         ballot.record(self.settings.id, true);
-        let result = vote_result(&self.membership, &ballot.granted, &ballot.refused);
+        let result = vote_result(self.membership(), &ballot.granted, &ballot.refused);
         // Asking again in the same term is no change.
         self.role_changed |= !matches!(self.role, Role::PreCandidate(_));
         self.role = Role::PreCandidate(ballot);
@@ -99,8 +100,7 @@ impl Protocol {
     }
 
     fn broadcast(&mut self, message: Message, actions: &mut impl ActionSink) {
-        let membership = self.membership.clone();
-        for peer in membership.peers_of(self.settings.id) {
+        for peer in self.membership().voting_peers_of(self.settings.id) {
             self.send(peer, message.clone(), actions);
         }
     }
@@ -136,11 +136,12 @@ impl Protocol {
         actions: &mut impl ActionSink,
     ) {
         let Role::PreCandidate(ballot) = &mut self.role else { return };
-        if response.campaign_term != self.hard_state.term.next() {
+        let membership = &self.configurations.in_force().1;
+        if response.campaign_term != self.hard_state.term.next() || !membership.is_voter(from) {
             return;
         }
         ballot.record(from, response.granted);
-        match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
+        match vote_result(membership, &ballot.granted, &ballot.refused) {
             VoteResult::Won(_) => self.become_candidate(Campaign::ElectionTimeout, actions),
             VoteResult::Lost => self.become_follower(None, actions),
             VoteResult::Pending => {}
@@ -185,7 +186,7 @@ impl Protocol {
         // The requests leave once the own vote is durable and counted. What comes earlier answers
         // no question of this campaign: a fabrication, or one asked before a disk was rolled back.
         let asked = ballot.granted.contains(&self.settings.id);
-        if asked && response.term == self.hard_state.term {
+        if asked && response.term == self.hard_state.term && self.membership().is_voter(from) {
             self.record_vote(from, response.granted, actions);
         }
     }
@@ -193,7 +194,7 @@ impl Protocol {
     fn record_vote(&mut self, voter: NodeId, granted: bool, actions: &mut impl ActionSink) {
         let Role::Candidate(ballot) = &mut self.role else { return };
         ballot.record(voter, granted);
-        match vote_result(&self.membership, &ballot.granted, &ballot.refused) {
+        match vote_result(&self.configurations.in_force().1, &ballot.granted, &ballot.refused) {
             VoteResult::Won(quorum) => self.become_leader(quorum, actions),
             VoteResult::Lost => self.become_follower(None, actions),
             VoteResult::Pending => {}
@@ -206,14 +207,18 @@ impl Protocol {
         assert!(!self.tail.hard_state_in_flight(), "PersistFirst: a leader's term and vote are durable");
         self.fetch = None;
         let last = self.tail.last().index;
-        let progress = || Progress::new(last);
-        self.role = Role::Leader(Leader {
-            peers: self.membership.peers_of(self.settings.id).map(|peer| (peer, progress())).collect(),
+        let mut leader = Leader {
+            peers: Vec::new(),
+            suffrage: Suffrage::default(),
+            voters: (0, 0),
+            is_settled: true,
             term_start: last.next(),
             uncommitted: Uncommitted::default(),
             reads: Reads::default(),
             transfer: None,
-        });
+        };
+        leader.reconfigure(self.settings.id, self.membership(), last);
+        self.role = Role::Leader(leader);
         self.role_changed = true;
         self.leader = Some(self.settings.id);
         self.leader_is_recent = false;

@@ -26,21 +26,40 @@ impl Protocol {
         assert!(log.base().index <= self.tail.base().index, "BaseWithinLog: the log forgets what it is told to");
         assert!(self.tail.base().index <= self.snapshot.index, "CompactedIsCovered");
         assert!(self.snapshot.index <= self.commit_index, "SnapshotIsCommitted");
-        assert!(self.fetch.is_none_or(|fetch| fetch.last.index > self.commit_index), "FetchesWhatIsMissing");
+        let fetches = self.fetch.as_ref().map(|fetch| fetch.last.index);
+        assert!(fetches.is_none_or(|last| last > self.commit_index), "FetchesWhatIsMissing");
         let restoring = self.snapshot.index > self.applied_through;
         assert!(!restoring || self.tail.durable() < self.snapshot.index, "RestoresWhenDurable");
         assert!((last == Index::ZERO) == (self.tail.last().term == Term::ZERO), "TermsStartAtOne");
+        self.check_memberships();
         self.check_role();
+    }
+
+    /// Of what the log holds durably the configurations are those; see `membership_change.rs`.
+    fn check_memberships(&self) {
+        let last = self.tail.last().index;
+        let (mut before, mut joint) = (None, false);
+        for (index, membership) in self.configurations.iter() {
+            assert!(*index <= last && before < Some(*index), "ConfigurationFollowsLog: {index} of {last}");
+            assert!(!(joint && membership.is_joint()), "OneChangeAtATime: one joint configuration after another");
+            (before, joint) = (Some(*index), membership.is_joint());
+        }
+        let first = self.configurations.iter().next().map(|(index, _)| *index);
+        assert_eq!(first, Some(self.snapshot.index), "ConfigurationFollowsLog: the first is the snapshot's");
     }
 
     fn check_role(&self) {
         let id = self.settings.id;
         match &self.role {
             Role::Follower => assert_ne!(self.leader, Some(id), "FollowerFollowsAnother"),
-            Role::PreCandidate(_) => assert_eq!(self.leader, None, "CandidateKnowsNoLeader"),
+            Role::PreCandidate(_) => {
+                assert_eq!(self.leader, None, "CandidateKnowsNoLeader");
+                assert!(self.may_campaign(), "CampaignersHaveAVote");
+            }
             Role::Candidate(_) => {
                 assert_eq!(self.leader, None, "CandidateKnowsNoLeader");
                 assert_eq!(self.hard_state.vote, Some(id), "CandidateVotedForItself");
+                assert!(self.may_campaign(), "CampaignersHaveAVote");
             }
             Role::Leader(leader) => {
                 assert_eq!(self.leader, Some(id), "LeaderKnowsItself");
@@ -51,6 +70,11 @@ impl Protocol {
                 Self::check_reads(&leader.reads, &leader.peers);
                 let is_peer = |target| leader.peers.iter().any(|(peer, _)| *peer == target);
                 assert!(leader.transfer.is_none_or(is_peer), "TransferIsToAPeer");
+                let members = self.membership().members().into_iter().filter(|member| *member != id);
+                assert!(members.eq(leader.peers.iter().map(|(peer, _)| *peer)), "PeersAreMembers");
+                let uncommitted = self.configurations.iter().filter(|(index, _)| *index > self.commit_index).count();
+                let own = self.commit_index >= leader.term_start;
+                assert!(!own || uncommitted <= 1, "OneChangeAtATime: {uncommitted} are not committed");
                 for (_, peer) in &leader.peers {
                     assert!(peer.match_index < peer.next_index, "MatchBelowNext");
                     assert!(peer.next_index <= self.tail.last().index.next(), "NextWithinLog");

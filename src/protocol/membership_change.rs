@@ -1,3 +1,298 @@
-//! Membership changes: joint consensus, single-server changes, learners (dissertation §4).
+//! Membership changes: who belongs to the cluster, and how that changes while it runs.
 //!
-//! A cluster's voters are fixed by its configuration in this version.
+//! Dissertation §4.1 (one server at a time), §4.2 (learners, leaders that leave), §4.3 (joint consensus). Spec:
+//! `ChangeMembership`.
+//!
+//! A configuration is an entry of the log. It is in force on a server as soon as it is appended there, committed or not, and
+//! no longer once it is truncated: which one is in force is a function of the log. A leader appends one only when the one
+//! before is committed, and when it has committed an entry of its own term: then whatever an earlier leader appended can
+//! no longer come back beside it (the flaw that Ongaro published in 2015).
+//!
+//! A change of one voter goes in one step, for majorities of the two configurations overlap. Any other goes through a
+//! joint configuration, in which both majorities decide, and which its leader follows up by itself.
+
+use super::Protocol;
+use super::progress::{Progress, ProgressState, Suffrage};
+use super::role::{Leader, Role};
+use crate::action::{Action, ActionSink};
+use crate::error::ChangeError;
+use crate::log::Memberships;
+use crate::membership::Membership;
+use crate::quorum::majority;
+use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload};
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// The configurations in the log, as decided: the one as of the newest snapshot, then those of the entries after it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Configurations {
+    /// Never empty, ascending by index.
+    list: VecDeque<(Index, Arc<Membership>)>,
+}
+
+impl Configurations {
+    /// Those of a log whose newest snapshot covers what is up to `snapshot`; a log that knows of none begins with `initial`.
+    pub(super) fn new(snapshot: Index, memberships: Memberships, initial: &Membership) -> Self {
+        let first = memberships.at_snapshot.unwrap_or_else(|| Arc::new(initial.clone()));
+        let mut list = VecDeque::with_capacity(1 + memberships.later.len());
+        list.push_back((snapshot, first));
+        list.extend(memberships.later);
+        Self { list }
+    }
+
+    /// The configuration in force, and the index of its entry.
+    #[inline]
+    pub(super) fn in_force(&self) -> &(Index, Arc<Membership>) {
+        self.list.back().expect("ConfigurationFollowsLog: a configuration is always in force")
+    }
+
+    /// The configuration that `index` left in force; that of the snapshot for what comes before it.
+    pub(super) fn as_of(&self, index: Index) -> &(Index, Arc<Membership>) {
+        let later = self.list.iter().rev().find(|(at, _)| *at <= index);
+        later.unwrap_or(&self.list[0])
+    }
+
+    /// Ascending by index, the first as of the snapshot.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(Index, Arc<Membership>)> {
+        self.list.iter()
+    }
+
+    fn push(&mut self, index: Index, membership: Arc<Membership>) {
+        self.list.push_back((index, membership));
+    }
+
+    /// The entries from `first` on are replaced. Whether another configuration is in force now.
+    fn truncate_from(&mut self, first: Index) -> bool {
+        let before = self.list.len();
+        while self.list.len() > 1 && self.in_force().0 >= first {
+            self.list.pop_back();
+        }
+        self.list.len() < before
+    }
+
+    /// The newest snapshot covers what is up to `snapshot`.
+    pub(super) fn forget_before(&mut self, snapshot: Index) {
+        while self.list.get(1).is_some_and(|(index, _)| *index <= snapshot) {
+            self.list.pop_front();
+        }
+        self.list[0].0 = snapshot;
+    }
+
+    /// The log begins anew after a snapshot.
+    pub(super) fn begin_anew(&mut self, snapshot: Index, membership: Arc<Membership>) {
+        self.list.clear();
+        self.push(snapshot, membership);
+    }
+
+    pub(super) fn rename(&mut self, rename: impl Fn(NodeId) -> NodeId) {
+        for (_, membership) in &mut self.list {
+            *membership = Arc::new(membership.rename(&rename));
+        }
+    }
+}
+
+impl Protocol {
+    /// Begins the way to another configuration.
+    pub(super) fn change_membership(
+        &mut self,
+        target: Arc<Membership>,
+        actions: &mut impl ActionSink,
+    ) -> Result<(), ChangeError> {
+        let term = self.hard_state.term;
+        let Role::Leader(leader) = &self.role else {
+            return Err(ChangeError::NotLeader { leader: self.leader, term });
+        };
+        let (index, present) = self.configurations.in_force();
+        if present.settled() == *target {
+            return Ok(());
+        }
+        if let Some(target) = leader.transfer {
+            return Err(ChangeError::TransferInProgress { target, term });
+        }
+        if present.is_joint() || *index > self.commit_index {
+            return Err(ChangeError::InProgress { index: *index });
+        }
+        if self.commit_index < leader.term_start {
+            return Err(ChangeError::TermNotCommitted { term });
+        }
+        self.check_target(leader, present, &target)?;
+        let differ = |one: &Membership, other: &Membership| {
+            one.voters().iter().filter(|id| other.voters().binary_search(id).is_err()).count()
+        };
+        let changed = differ(present, &target) + differ(&target, present);
+        let next = if changed > 1 { Arc::new(target.joint_from(present)) } else { target };
+        self.append_membership(next, actions);
+        Ok(())
+    }
+
+    /// Whether a cluster of these members could commit anything.
+    fn check_target(&self, leader: &Leader, present: &Membership, target: &Membership) -> Result<(), ChangeError> {
+        if target.is_empty() {
+            return Err(ChangeError::NoVoters);
+        }
+        if target.is_joint() {
+            return Err(ChangeError::IsJoint);
+        }
+        let (bytes, limit_bytes) = (target.joint_from(present).encoded_len(), Membership::ENCODED_BYTES_MAX);
+        if bytes > limit_bytes {
+            return Err(ChangeError::TooLarge { bytes, limit_bytes });
+        }
+        let last_index = self.tail.last().index;
+        for &server in target.voters().iter().filter(|id| !present.is_voter(**id)) {
+            let Some(progress) = leader.progress(server) else { return Err(ChangeError::NotALearner { server }) };
+            if !progress.active {
+                return Err(ChangeError::LearnerSilent { server });
+            }
+            if !progress.is_sent_all(last_index) {
+                return Err(ChangeError::LearnerBehind { server, match_index: progress.match_index, last_index });
+            }
+        }
+        let answers = |id: &&NodeId| **id == self.settings.id || leader.progress(**id).is_some_and(|peer| peer.active);
+        let (answering, needed) = (target.voters().iter().filter(answers).count(), majority(target.voters().len()));
+        if answering < needed { Err(ChangeError::WouldLoseQuorum { answering, needed }) } else { Ok(()) }
+    }
+
+    /// Appends a configuration, which is in force with that: its entry already goes to its members.
+    fn append_membership(&mut self, membership: Arc<Membership>, actions: &mut impl ActionSink) {
+        let last = self.tail.last().index;
+        let id = EntryId { index: last.next(), term: self.hard_state.term };
+        let (committed_at, committed) = self.configurations.in_force();
+        let settled = *committed_at <= self.commit_index && (!committed.is_joint() || !membership.is_joint());
+        assert!(settled, "OneChangeAtATime: the configuration at {committed_at} is not done");
+        let Role::Leader(leader) = &mut self.role else {
+            unreachable!("LeaderAppendOnly: only a leader appends as one");
+        };
+        assert!(self.commit_index >= leader.term_start, "ChangesAfterOwnCommit");
+        self.configurations.push(id.index, Arc::clone(&membership));
+        leader.reconfigure(self.settings.id, &membership, last);
+        actions.push(Action::MembershipChanged { index: id.index, membership: Arc::clone(&membership) });
+        self.append_as_leader(Entries::one(Entry { id, payload: Payload::Membership(membership) }), actions);
+    }
+
+    /// Goes on with a change once its configuration is committed: leaves a joint one, hands over if this leader has no
+    /// vote any more, gives a vote to a learner that has caught up. `heard` is the server whose answer this follows from.
+    #[inline]
+    pub(super) fn advance_membership(&mut self, heard: Option<NodeId>, actions: &mut impl ActionSink) {
+        if matches!(&self.role, Role::Leader(leader) if !leader.is_settled) {
+            self.advance_change(heard, actions);
+        }
+    }
+
+    #[cold]
+    fn advance_change(&mut self, heard: Option<NodeId>, actions: &mut impl ActionSink) {
+        let Role::Leader(leader) = &self.role else { return };
+        let (index, present) = self.configurations.in_force();
+        if leader.transfer.is_some() || *index > self.commit_index || self.commit_index < leader.term_start {
+            return;
+        }
+        if present.is_joint() {
+            let next = Arc::new(present.settled());
+            return self.append_membership(next, actions);
+        }
+        let Some(heard) = heard else { return };
+        if !present.is_voter(self.settings.id) {
+            if present.is_voter(heard) {
+                self.begin_transfer(heard, actions);
+            }
+            return;
+        }
+        let is_promoted = present.promoting().contains(&heard);
+        let is_ready = |peer: &Progress| peer.active && peer.is_sent_all(self.tail.last().index);
+        if is_promoted && leader.progress(heard).is_some_and(is_ready) {
+            let next = Arc::new(present.with_voter(heard));
+            self.append_membership(next, actions);
+        }
+    }
+
+    /// Whether this server leads and its removal, or demotion, is done: it has to leave (§4.2.2).
+    pub(super) fn has_left(&self) -> bool {
+        let (index, present) = self.configurations.in_force();
+        *index <= self.commit_index && !present.is_joint() && !present.is_voter(self.settings.id)
+    }
+
+    /// Whether this server has a vote in the last configuration that it knows to be committed, or in a later one. One that
+    /// is removed by an entry that only it holds must be able to lead, or nobody could: others have shorter logs (§4.2.2).
+    pub(super) fn may_campaign(&self) -> bool {
+        let committed = self.configurations.as_of(self.commit_index).0;
+        let mut candidates = self.configurations.iter().filter(|(index, _)| *index >= committed);
+        candidates.any(|(_, membership)| membership.is_voter(self.settings.id))
+    }
+
+    /// With a fetched snapshot a campaign may have lost its ground.
+    pub(super) fn withdraw_without_vote(&mut self, actions: &mut impl ActionSink) {
+        if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) && !self.may_campaign() {
+            self.become_follower(None, actions);
+        }
+    }
+
+    /// A follower's log goes on with these entries, after a truncation if there is one.
+    pub(super) fn follow_memberships(
+        &mut self,
+        truncate_from: Option<Index>,
+        entries: &[Entry],
+        actions: &mut impl ActionSink,
+    ) {
+        let mut changed = truncate_from.is_some_and(|first| self.configurations.truncate_from(first));
+        for entry in entries {
+            if let Payload::Membership(membership) = &entry.payload {
+                self.configurations.push(entry.id.index, Arc::clone(membership));
+                changed = true;
+            }
+        }
+        if changed {
+            self.report_membership(actions);
+        }
+    }
+
+    pub(super) fn report_membership(&self, actions: &mut impl ActionSink) {
+        let (index, membership) = self.configurations.in_force();
+        actions.push(Action::MembershipChanged { index: *index, membership: Arc::clone(membership) });
+    }
+
+    /// The configuration in force: the last in the log, committed or not.
+    #[must_use]
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.configurations.in_force().1
+    }
+
+    /// The last configuration that is known to be committed, and the index of its entry.
+    #[must_use]
+    pub fn committed_membership(&self) -> (Index, &Arc<Membership>) {
+        let (index, membership) = self.configurations.as_of(self.commit_index);
+        (*index, membership)
+    }
+
+    /// The configuration as of the newest snapshot, at that index, then each later one of the log, with the index of its entry.
+    pub fn memberships(&self) -> impl Iterator<Item = (Index, &Arc<Membership>)> {
+        self.configurations.iter().map(|(index, membership)| (*index, membership))
+    }
+}
+
+impl Leader {
+    /// Another configuration is in force; its entry comes right after `last`. Who stays keeps what is known of it.
+    pub(super) fn reconfigure(&mut self, own: NodeId, membership: &Membership, last: Index) {
+        let mut known = core::mem::take(&mut self.peers).into_iter().peekable();
+        let peers = membership.members().into_iter().filter(|&id| id != own).map(|id| {
+            while known.peek().is_some_and(|(peer, _)| *peer < id) {
+                known.next();
+            }
+            let kept = known.next_if(|(peer, _)| *peer == id);
+            let mut progress = kept.map_or_else(|| Progress::new(last), |(_, progress)| progress);
+            progress.suffrage = Suffrage::of(membership, id);
+            (id, progress)
+        });
+        self.peers = peers.collect::<Vec<_>>();
+        self.suffrage = Suffrage::of(membership, own);
+        self.voters = (membership.voters().len(), membership.outgoing().len());
+        let promotes = !membership.promoting().is_empty();
+        self.is_settled = !membership.is_joint() && self.suffrage.voter && !promotes;
+    }
+}
+
+impl Progress {
+    /// Whether the follower was sent everything up to `last`: what it lacks is on its way.
+    pub(super) fn is_sent_all(&self, last: Index) -> bool {
+        self.state == ProgressState::Replicate && self.next_index > last
+    }
+}

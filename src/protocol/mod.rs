@@ -27,10 +27,9 @@ use crate::config::RaftConfig;
 use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event::Event;
 use crate::log::LogView;
-use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
-use alloc::sync::Arc;
+use membership_change::Configurations;
 use role::Role;
 use snapshot::Fetch;
 use tail::Tail;
@@ -63,7 +62,8 @@ use tail::Tail;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Protocol {
     settings: Settings,
-    membership: Arc<Membership>,
+    /// The configurations in the log, as decided: the last is in force.
+    configurations: Configurations,
     /// Term and vote as decided; durable once the writes in flight are.
     hard_state: HardState,
     /// Whether `hard_state` changed in this step and no write carries it yet. False between steps.
@@ -131,7 +131,7 @@ impl Protocol {
                 uncommitted_bytes_max: config.uncommitted_bytes_max,
                 command_bytes_max: config.command_bytes_max,
             },
-            membership: Arc::new(config.membership.clone()),
+            configurations: Configurations::new(snapshot.index, log.memberships(), &config.membership),
             hard_state: log.hard_state(),
             hard_state_dirty: false,
             role: Role::Follower,
@@ -165,6 +165,7 @@ impl Protocol {
             Event::Propose(command) => self.client_request([command], actions).map_err(StepError::from),
             Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
             Event::ReadRequest { context } => self.read_request(context, actions).map_err(StepError::from),
+            Event::ChangeMembership { target } => self.change_membership(target, actions).map_err(StepError::from),
             Event::TransferLeadership { target } => self.transfer_leadership(target, actions).map_err(StepError::from),
             Event::SnapshotTaken { last, compact_through } => {
                 self.snapshot_taken(log, last, compact_through, actions).map_err(StepError::from)
@@ -255,13 +256,14 @@ impl Protocol {
     }
 
     /// What a well-behaved peer never sends. Nothing here may depend on this node's state, but for
-    /// its id and membership.
+    /// its id.
     fn check_message(&self, envelope: &Envelope) -> Result<(), PeerMisbehaved> {
         if envelope.to != self.settings.id {
             return Err(PeerMisbehaved::WrongReceiver { to: envelope.to });
         }
-        if envelope.from == self.settings.id || !self.membership.is_voter(envelope.from) {
-            return Err(PeerMisbehaved::NotAMember);
+        // Who else sends may be one that this server has not heard of: its configuration may be an old one (§4.1).
+        if envelope.from == self.settings.id {
+            return Err(PeerMisbehaved::OwnId);
         }
         let is_pre_vote = matches!(envelope.message, Message::PreVoteRequest(_) | Message::PreVoteResponse(_));
         if envelope.message.term() == Term::ZERO && !is_pre_vote {
@@ -341,6 +343,7 @@ impl Protocol {
         }
         self.advance_commit(actions);
         self.advance_apply(actions);
+        self.advance_membership(None, actions);
         self.replicate_durable(log, actions);
     }
 
@@ -471,7 +474,7 @@ impl Protocol {
     /// The snapshot that is being fetched: who offered it, and the last entry that it covers.
     #[must_use]
     pub fn fetching(&self) -> Option<(NodeId, EntryId)> {
-        self.fetch.map(|fetch| (fetch.from, fetch.last))
+        self.fetch.as_ref().map(|fetch| (fetch.from, fetch.last))
     }
 
     /// The last entry, durable or not.
@@ -490,12 +493,6 @@ impl Protocol {
     #[must_use]
     pub fn writes_in_flight(&self) -> usize {
         self.tail.writes()
-    }
-
-    /// The cluster configuration.
-    #[must_use]
-    pub fn membership(&self) -> &Membership {
-        &self.membership
     }
 
     /// What this leader proposed and has not yet committed, in bytes; 0 in other roles.

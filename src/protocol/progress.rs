@@ -5,7 +5,8 @@
 //! Dissertation §3.5 and §10.2.1 (pipelining).
 
 use super::Settings;
-use crate::types::Index;
+use crate::membership::Membership;
+use crate::types::{Index, NodeId};
 use alloc::collections::VecDeque;
 
 /// A leader's view of one follower.
@@ -24,6 +25,25 @@ pub struct Progress {
     /// The last round of confirmation, for reads, in which the follower said that it follows; 0 before the first.
     pub confirmed_round: u64,
     pub(super) inflight: Inflight,
+    /// Where its vote counts.
+    pub(super) suffrage: Suffrage,
+}
+
+/// In which of the two majorities of a configuration a server counts: both in a joint one, the first in a stable one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Suffrage {
+    pub(super) voter: bool,
+    pub(super) outgoing: bool,
+}
+
+impl Suffrage {
+    pub(super) fn of(membership: &Membership, id: NodeId) -> Self {
+        Self { voter: membership.voters().contains(&id), outgoing: membership.outgoing().contains(&id) }
+    }
+
+    pub(super) fn any(self) -> bool {
+        self.voter || self.outgoing
+    }
 }
 
 /// How appends are sent to a follower.
@@ -109,6 +129,7 @@ impl Progress {
             active: false,
             confirmed_round: 0,
             inflight: Inflight::default(),
+            suffrage: Suffrage::default(),
         }
     }
 

@@ -13,7 +13,6 @@ use super::role::Role;
 use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, ReadError};
 use crate::message::{ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope, Message};
-use crate::quorum::reached_by_majority;
 use crate::types::{Index, NodeId};
 use alloc::collections::VecDeque;
 
@@ -77,7 +76,7 @@ impl Protocol {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.reads.round += 1;
         let message = Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: leader.reads.round });
-        for (to, _) in &leader.peers {
+        for (to, _) in leader.peers.iter().filter(|(_, peer)| peer.suffrage.any()) {
             actions.push(Action::Send(Envelope { from, to: *to, message: message.clone() }));
         }
         self.answer_reads(actions);
@@ -133,9 +132,7 @@ impl Protocol {
     /// for it.
     fn answer_reads(&mut self, actions: &mut impl ActionSink) {
         let Role::Leader(leader) = &mut self.role else { return };
-        let own = core::iter::once(leader.reads.round);
-        let rounds = own.chain(leader.peers.iter().map(|(_, progress)| progress.confirmed_round));
-        let confirmed = reached_by_majority(rounds, 1 + leader.peers.len());
+        let confirmed = leader.reached_by_quorum(leader.reads.round, |peer| peer.confirmed_round);
         while let Some(read) = leader.reads.pop_confirmed(confirmed) {
             actions.push(Action::ReadReady { context: read.context, index: read.index });
         }

@@ -11,11 +11,12 @@ use super::{Protocol, Settings};
 use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, ProposeError};
 use crate::log::{LogView, Read};
+use crate::membership::Membership;
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, InstallSnapshotRequest, Message,
 };
-use crate::quorum::committed_index;
 use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload, Term};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -194,9 +195,11 @@ impl Protocol {
         if known == entries.len() {
             self.persist_hard_state(actions);
         } else if known == 0 {
+            self.follow_memberships(truncate_from, &entries, actions);
             self.persist(truncate_from, entries, request.prev, actions);
         } else {
             let before = entries[known - 1].id;
+            self.follow_memberships(truncate_from, &entries[known..], actions);
             self.persist(truncate_from, entries.slice(known, entries.len()), before, actions);
         }
         self.advance_commit_to(request.commit.min(match_index), actions);
@@ -248,6 +251,7 @@ impl Protocol {
         if catches_up {
             self.send_timeout_now(actions);
         }
+        self.advance_membership(Some(from), actions);
     }
 
     /// What was not sent when it was appended follows once it is durable here.
@@ -269,6 +273,7 @@ impl Protocol {
             term: self.hard_state.term,
             commit: self.commit_index,
             snapshot: self.snapshot,
+            membership: &self.configurations.as_of(self.snapshot.index).1,
         };
         (sender, &mut self.role)
     }
@@ -287,7 +292,7 @@ impl Protocol {
     pub(super) fn advance_commit(&mut self, actions: &mut impl ActionSink) {
         let durable = self.tail.durable();
         let Role::Leader(leader) = &mut self.role else { return };
-        let candidate = committed_index(Matches { own: Some(durable), peers: leader.peers.iter() });
+        let candidate = leader.reached_by_quorum(durable, |peer| peer.match_index);
         if candidate > self.commit_index && candidate >= leader.term_start {
             leader.uncommitted.release(candidate);
             self.commit_index = candidate;
@@ -299,7 +304,7 @@ impl Protocol {
     pub(super) fn advance_commit_to(&mut self, index: Index, actions: &mut impl ActionSink) {
         self.commit_index = self.commit_index.max(index);
         // Whatever a snapshot that is being fetched would bring is here.
-        self.fetch = self.fetch.filter(|fetch| fetch.last.index > self.commit_index);
+        self.fetch.take_if(|fetch| fetch.last.index <= self.commit_index);
         self.advance_apply(actions);
     }
 
@@ -329,27 +334,6 @@ enum Decision {
     /// The first `known` entries are here already; remove what conflicts; append the rest.
     Accept { known: usize, truncate_from: Option<Index> },
 }
-
-/// The match indexes of all voters: the leader's own durable index and its peers'.
-struct Matches<'a> {
-    own: Option<Index>,
-    peers: core::slice::Iter<'a, (NodeId, Progress)>,
-}
-
-impl Iterator for Matches<'_> {
-    type Item = Index;
-
-    fn next(&mut self) -> Option<Index> {
-        self.own.take().or_else(|| self.peers.next().map(|(_, progress)| progress.match_index))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let count = self.peers.len() + usize::from(self.own.is_some());
-        (count, Some(count))
-    }
-}
-
-impl ExactSizeIterator for Matches<'_> {}
 
 /// What messages with entries just appended are made of. They leave before their write is durable.
 struct Fresh<'a> {
@@ -422,6 +406,8 @@ struct Sender<'a, L> {
     term: Term,
     commit: Index,
     snapshot: EntryId,
+    /// As of the snapshot.
+    membership: &'a Arc<Membership>,
 }
 
 impl<L: LogView> Sender<'_, L> {
@@ -481,7 +467,8 @@ impl<L: LogView> Sender<'_, L> {
 
     /// The data is fetched by the follower, and not with this message.
     fn offer_snapshot(&self, to: NodeId, actions: &mut impl ActionSink) {
-        let request = InstallSnapshotRequest { term: self.term, last: self.snapshot };
+        let membership = Arc::clone(self.membership);
+        let request = InstallSnapshotRequest { term: self.term, last: self.snapshot, membership };
         let message = Message::InstallSnapshotRequest(request);
         actions.push(Action::Send(Envelope { from: self.settings.id, to, message }));
     }

@@ -1,8 +1,9 @@
 //! What each role knows. The data of a role lives and dies with it.
 
-use super::progress::Progress;
+use super::progress::{Progress, Suffrage};
 use super::read::Reads;
 use crate::action::RoleKind;
+use crate::quorum::reached_by_majority;
 use crate::types::{Index, NodeId};
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -47,8 +48,14 @@ impl Ballot {
 /// What only a leader knows (the last box of Figure 3.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
-    /// The other voters, ascending by id.
+    /// The other members, ascending by id.
     pub(super) peers: Vec<(NodeId, Progress)>,
+    /// Where this leader's own vote counts.
+    pub(super) suffrage: Suffrage,
+    /// How many voters there are in the two majorities; the second is 0 unless the configuration is joint.
+    pub(super) voters: (usize, usize),
+    /// No change is under way, none is due by itself, and this leader has a vote.
+    pub(super) is_settled: bool,
     /// The index of this term's no-op. What lies at or after it is of this term, so that the
     /// commit rule needs no look into the log. Never changes within a term.
     pub(super) term_start: Index,
@@ -59,8 +66,31 @@ pub(super) struct Leader {
 }
 
 impl Leader {
+    pub(super) fn progress(&self, peer: NodeId) -> Option<&Progress> {
+        self.peers.iter().find(|(id, _)| *id == peer).map(|(_, progress)| progress)
+    }
+
     pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
         self.peers.iter_mut().find(|(id, _)| *id == peer).map(|(_, progress)| progress)
+    }
+
+    /// The highest value that a quorum has reached, given this leader's own and its peers': a majority of the voters, and
+    /// in a joint configuration one of the outgoing voters too (§4.3).
+    #[inline]
+    pub(super) fn reached_by_quorum<V>(&self, own: V, of_peer: impl Fn(&Progress) -> V) -> V
+    where
+        V: Copy + Ord + Default,
+    {
+        let reached = |counts: fn(Suffrage) -> bool, count| {
+            let own = counts(self.suffrage).then_some(own);
+            let peers = self.peers.iter().filter(move |(_, peer)| counts(peer.suffrage)).map(|(_, peer)| of_peer(peer));
+            reached_by_majority(own.into_iter().chain(peers), count)
+        };
+        let by_voters = reached(|suffrage| suffrage.voter, self.voters.0);
+        if self.voters.1 == 0 {
+            return by_voters;
+        }
+        by_voters.min(reached(|suffrage| suffrage.outgoing, self.voters.1))
     }
 }
 

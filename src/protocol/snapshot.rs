@@ -11,16 +11,20 @@ use super::Protocol;
 use crate::action::{Action, ActionSink, Compaction};
 use crate::error::{PeerMisbehaved, SnapshotRefused};
 use crate::log::LogView;
+use crate::membership::Membership;
 use crate::message::{AppendEntriesResponse, AppendResult, InstallSnapshotRequest, Message};
 use crate::types::{EntryId, Index, NodeId};
+use alloc::sync::Arc;
 
 /// A snapshot that is being fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fetch {
     /// Who offered it.
     pub(super) from: NodeId,
     /// The last entry that it covers.
     pub(super) last: EntryId,
+    /// The configuration as of `last`.
+    pub(super) membership: Arc<Membership>,
 }
 
 impl Protocol {
@@ -44,9 +48,14 @@ impl Protocol {
         if (last, base) == (self.snapshot, self.tail.base()) {
             return Ok(());
         }
+        let membership = Arc::clone(&self.configurations.as_of(last.index).1);
+        if membership.is_empty() {
+            return Err(SnapshotRefused::MembershipUnknown { snapshot: last });
+        }
         self.snapshot = last;
         self.tail.forget_through(base);
-        self.persist_compaction(Compaction { snapshot: last, base }, actions);
+        self.configurations.forget_before(last.index);
+        self.persist_compaction(Compaction { snapshot: last, base, membership }, actions);
         Ok(())
     }
 
@@ -79,20 +88,17 @@ impl Protocol {
         if last.index <= self.commit_index || own_term == Some(last.term) {
             self.advance_commit_to(last.index, actions);
             self.send_append_result(from, AppendResult::Accepted { match_index: last.index }, actions);
-        } else if self.fetch.is_none_or(|fetch| fetch.from != from) {
+        } else if self.fetch.as_ref().is_none_or(|fetch| fetch.from != from) {
             // A fetch goes on though its leader has a newer snapshot by now: else one that takes longer than the time
             // between two snapshots would never end.
-            self.fetch = Some(Fetch { from, last });
+            self.fetch = Some(Fetch { from, last, membership: request.membership });
             actions.push(Action::FetchSnapshot { from, last });
         }
     }
 
     /// The snapshot is here and durable: the log begins anew right after it.
     pub(super) fn snapshot_fetched(&mut self, log: &impl LogView, last: EntryId, actions: &mut impl ActionSink) {
-        if self.fetch.is_none_or(|fetch| fetch.last != last) {
-            return;
-        }
-        self.fetch = None;
+        let Some(fetch) = self.fetch.take_if(|fetch| fetch.last == last) else { return };
         // The entry came by itself meanwhile: what follows it may already be acknowledged.
         if self.term_at(log, last.index) == Some(last.term) {
             return self.advance_commit_to(last.index, actions);
@@ -103,7 +109,11 @@ impl Protocol {
         self.tail.begin_anew(last, self.commit_index);
         self.snapshot = last;
         self.commit_index = last.index;
-        self.persist_compaction(Compaction { snapshot: last, base: last }, actions);
+        let membership = fetch.membership;
+        self.configurations.begin_anew(last.index, Arc::clone(&membership));
+        self.report_membership(actions);
+        self.withdraw_without_vote(actions);
+        self.persist_compaction(Compaction { snapshot: last, base: last, membership }, actions);
         if let Some(leader) = self.leader {
             self.send_append_result(leader, AppendResult::Accepted { match_index: last.index }, actions);
         }
@@ -116,9 +126,7 @@ impl Protocol {
 
     /// The snapshot cannot be had: the next offer is as good as the first.
     pub(super) fn snapshot_fetch_failed(&mut self, last: EntryId) {
-        if self.fetch.is_some_and(|fetch| fetch.last == last) {
-            self.fetch = None;
-        }
+        self.fetch.take_if(|fetch| fetch.last == last);
     }
 
     fn send_append_result(&mut self, to: NodeId, result: AppendResult, actions: &mut impl ActionSink) {

@@ -46,6 +46,9 @@ pub struct ProtocolState {
     pub commit_index: Index,
     /// The last index handed out for applying.
     pub applied_through: Index,
+    /// The configuration as of the snapshot, at that index, and each later one of the log, with the index of its entry: the
+    /// last is in force.
+    pub memberships: Vec<(Index, Arc<Membership>)>,
     /// What a leader knows of each peer, ascending by id; empty in other roles.
     pub progress: Vec<PeerState>,
     /// The last round of confirmation that a leader began; 0 in other roles and before the first.
@@ -127,6 +130,7 @@ impl Protocol {
             durable: self.tail.durable_id(),
             commit_index: self.commit_index,
             applied_through: self.applied_through,
+            memberships: self.configurations.iter().cloned().collect(),
             progress: self.progress().map(|(peer, progress)| progress.peer_state(peer)).collect(),
             read_round: reads.map_or(0, |reads| reads.round),
             reads: reads.into_iter().flat_map(|reads| &reads.waiting).map(WaitingRead::state).collect(),
@@ -140,17 +144,22 @@ impl Protocol {
     /// in the names alone (symmetry). Messages that wait for one write come in the order of their receivers.
     ///
     /// # Panics
-    /// If `rename` does not map the voters onto themselves.
+    /// If `rename` maps two members onto one.
     #[must_use]
     pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
-        let membership = Membership::new(self.membership.voters().iter().map(|&id| rename(id)));
-        assert_eq!(membership, *self.membership, "a permutation maps the voters onto themselves");
+        let members = self.membership().members();
+        let renamed: BTreeSet<NodeId> = members.iter().map(|&id| rename(id)).collect();
+        assert_eq!(renamed.len(), members.len(), "a permutation keeps servers apart");
         let mut permuted = self.clone();
         permuted.settings.id = rename(self.settings.id);
-        permuted.membership = Arc::clone(&self.membership);
+        permuted.configurations.rename(&rename);
         permuted.hard_state.vote = self.hard_state.vote.map(&rename);
         permuted.leader = self.leader.map(&rename);
-        permuted.fetch = self.fetch.map(|fetch| Fetch { from: rename(fetch.from), ..fetch });
+        permuted.fetch = self.fetch.as_ref().map(|fetch| Fetch {
+            from: rename(fetch.from),
+            last: fetch.last,
+            membership: Arc::new(fetch.membership.rename(&rename)),
+        });
         permuted.tail.rename(&rename);
         match &mut permuted.role {
             Role::Follower => {}

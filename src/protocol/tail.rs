@@ -283,6 +283,7 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Memberships;
     use crate::message::{Message, PreVoteResponse};
     use alloc::vec::Vec;
 
@@ -339,6 +340,10 @@ mod tests {
 
         fn snapshot(&self) -> EntryId {
             EntryId::ZERO
+        }
+
+        fn memberships(&self) -> Memberships {
+            Memberships::default()
         }
 
         fn last(&self) -> EntryId {

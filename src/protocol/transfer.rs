@@ -11,7 +11,6 @@
 
 use super::Protocol;
 use super::election::Campaign;
-use super::progress::ProgressState;
 use super::role::Role;
 use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, TransferError};
@@ -38,25 +37,36 @@ impl Protocol {
             None => {}
         }
         let Some(progress) = leader.progress_mut(target) else { return Err(TransferError::NotAVoter { target }) };
+        if !progress.suffrage.any() {
+            return Err(TransferError::NotAVoter { target });
+        }
         if !progress.active {
             return Err(TransferError::TargetSilent { target });
         }
         // What it lacks must be on its way: to a server further behind than that nobody could write for too long.
-        if progress.state != ProgressState::Replicate || progress.next_index <= last_index {
+        if !progress.is_sent_all(last_index) {
             return Err(TransferError::TargetBehind { target, match_index: progress.match_index, last_index });
         }
-        leader.transfer = Some(target);
-        actions.push(Action::TransferBegun { target });
-        self.send_timeout_now(actions);
+        self.begin_transfer(target, actions);
         Ok(())
     }
 
-    /// The target did not take over in time: this leader takes proposals again.
+    pub(super) fn begin_transfer(&mut self, target: NodeId, actions: &mut impl ActionSink) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.transfer = Some(target);
+        actions.push(Action::TransferBegun { target });
+        self.send_timeout_now(actions);
+    }
+
+    /// The target did not take over in time: this leader takes proposals again, unless it has no vote any more.
     pub(super) fn transfer_timeout(&mut self, actions: &mut impl ActionSink) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if let Some(target) = leader.transfer.take() {
-            actions.push(Action::TransferEnded { target });
+        let Some(target) = leader.transfer.take() else { return };
+        if self.has_left() {
+            return self.become_follower(None, actions);
         }
+        actions.push(Action::TransferEnded { target });
+        self.advance_membership(None, actions);
     }
 
     /// Tells the target of the transfer, if there is one and it holds the whole log, to campaign. Like a leader's appends
@@ -87,7 +97,7 @@ impl Protocol {
             return actions
                 .push(Action::Misbehaved { peer: from, reason: PeerMisbehaved::SecondLeader { term, leader } });
         }
-        if self.membership.is_voter(self.settings.id) && term < Term::MAX {
+        if self.may_campaign() && term < Term::MAX {
             self.become_candidate(Campaign::LeadershipTransfer, actions);
         }
     }

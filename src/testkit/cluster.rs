@@ -328,6 +328,7 @@ impl Cluster {
             Action::ReadReady { context, index } => self.tell(format!("  read {context} ready at {index}")),
             Action::ReadAborted { context } => self.tell(format!("  read {context} aborted")),
             Action::ResetElectionTimer => {}
+            Action::MembershipChanged { index, membership } => self.tell(format!("  membership {index}: {membership}")),
             Action::TransferBegun { target } => self.tell(format!("  transfer to {target} begins")),
             Action::TransferEnded { target } => self.tell(format!("  transfer to {target} ended")),
             Action::RoleChanged { role, term, leader } => {

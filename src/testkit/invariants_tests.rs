@@ -423,7 +423,7 @@ fn voters_that_listen_to_a_disruption_or_not_to_their_leader() {
 
 /// The log after a snapshot took the place of its beginning.
 fn compacted(mut log: MemoryLog, snapshot: EntryId, base: EntryId) -> MemoryLog {
-    let compaction = Some(crate::action::Compaction { snapshot, base });
+    let compaction = Some(crate::action::Compaction { snapshot, base, membership: Default::default() });
     let Ok(()) = log.append(&mut vec![Write { compaction, ..Write::default() }]);
     log
 }

@@ -66,6 +66,7 @@ pub fn entry(entry: &Entry) -> String {
         Payload::Command(command) if command.len() > 16 => format!("{}:({} bytes)", entry.id, command.len()),
         Payload::Command(command) => format!("{}:{}", entry.id, String::from_utf8_lossy(command)),
         Payload::Noop => entry.id.to_string(),
+        Payload::Membership(membership) => format!("{}:({membership})", entry.id),
     }
 }
 
@@ -93,7 +94,10 @@ pub fn write(write: &Write) -> String {
     let mut parts = Vec::new();
     parts.extend(write.hard_state.map(hard_state));
     parts.extend(
-        write.compaction.map(|compaction| format!("snapshot={} base={}", compaction.snapshot, compaction.base)),
+        write
+            .compaction
+            .as_ref()
+            .map(|compaction| format!("snapshot={} base={}", compaction.snapshot, compaction.base)),
     );
     parts.extend(write.truncate_from.map(|first| format!("truncate={first}")));
     if !write.entries.is_empty() {

@@ -460,9 +460,11 @@ fn message(words: &Words<'_>) -> Result<Message, MoveError> {
             round: words.required("round")?,
         }),
         Some("timeout_now_request") => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
-        Some("install_snapshot_request") => {
-            Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last: words.id("last")? })
-        }
+        Some("install_snapshot_request") => Message::InstallSnapshotRequest(InstallSnapshotRequest {
+            term,
+            last: words.id("last")?,
+            membership: Default::default(),
+        }),
         other => return impossible(format!("there is no message {}", other.unwrap_or(""))),
     })
 }

@@ -1,6 +1,6 @@
 //! A log of which only the end is in memory.
 
-use crate::log::{LogView, MemoryLog, Read};
+use crate::log::{LogView, Memberships, MemoryLog, Read};
 use crate::types::{EntryId, HardState, Index, Term};
 
 /// The protocol's view of a disk of which only the end is in memory.
@@ -20,6 +20,10 @@ impl LogView for WarmEnd<'_> {
 
     fn snapshot(&self) -> EntryId {
         self.disk.snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.disk.memberships()
     }
 
     fn last(&self) -> EntryId {

@@ -17,7 +17,7 @@ pub(super) fn run<F: Fixture>(fixture: &mut F) {
 }
 
 fn compaction(snapshot: EntryId, base: EntryId) -> Write {
-    Write { compaction: Some(Compaction { snapshot, base }), ..Write::default() }
+    Write { compaction: Some(Compaction { snapshot, base, membership: Default::default() }), ..Write::default() }
 }
 
 /// Writes, compares, and compares once more after reopening.

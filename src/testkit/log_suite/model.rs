@@ -28,7 +28,7 @@ impl Model {
     /// Carries out one write.
     pub fn write(&mut self, write: &Write) {
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        if let Some(compaction) = write.compaction {
+        if let Some(compaction) = write.compaction.clone() {
             self.compact(compaction);
         }
         if let Some(first) = write.truncate_from {
@@ -37,7 +37,7 @@ impl Model {
         self.entries.extend(write.entries.iter().cloned());
     }
 
-    fn compact(&mut self, Compaction { snapshot, base }: Compaction) {
+    fn compact(&mut self, Compaction { snapshot, base, .. }: Compaction) {
         let held = base == self.base || self.entries.iter().any(|entry| entry.id == base);
         self.entries.retain(|entry| held && entry.id.index > base.index);
         (self.snapshot, self.base) = (snapshot, base);

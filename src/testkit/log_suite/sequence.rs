@@ -64,7 +64,7 @@ impl Cut {
         let covered = model.entries.iter().find(|entry| self.held && entry.id.index == through);
         let covered = covered.map_or(base, |entry| entry.id);
         let snapshot = EntryId { index: covered.index.max(snapshot.index), term: covered.term.max(snapshot.term) };
-        Compaction { snapshot, base }
+        Compaction { snapshot, base, membership: Default::default() }
     }
 }
 
@@ -74,7 +74,7 @@ impl Shape {
     pub fn write(&self, model: &Model) -> Write {
         let compaction = self.compaction.map(|cut| cut.compaction(model));
         let mut compacted = model.clone();
-        compacted.write(&Write { compaction, ..Write::default() });
+        compacted.write(&Write { compaction: compaction.clone(), ..Write::default() });
         let model = &compacted;
         let removed = usize::from(self.truncate) % (model.entries.len() + 1);
         let kept = model.entries.len() - removed;
