@@ -28,6 +28,8 @@ CONSTANTS
     Campaigners,        \* the servers whose election timeout ever fires
     Heartbeats,         \* whether leaders send heartbeats
     ClientRequests,     \* whether clients propose commands
+    StepDowns,          \* whether leaders are told to lead no more
+    BoundedClocks,      \* whether a lease is over before the minimum election timeout of anybody who promised it passes
     \* Bounds: an action that would lead beyond one is not taken.
     MaxTerm,            \* the highest term
     MaxLogLength,       \* the longest log
@@ -61,6 +63,8 @@ VARIABLES
     durableIndex,       \* up to here the log is on the disk, and no write in flight replaces it
     progress,           \* what a leader knows of its peers; empty in other roles
     readRound,          \* the last round of confirmation that a leader began; 0 in other roles
+    leaseOver,          \* the last round whose lease is over; 0 in other roles
+    leaseGivenUp,       \* a leader told a server to campaign, and has no lease any more
     reads,              \* the reads that wait for a leader's confirmation
     transfer,           \* whom a leader hands over to; Nil without a transfer and in other roles
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
@@ -68,6 +72,7 @@ VARIABLES
     \* What nobody in the cluster can see: history, for the laws.
     leaders,            \* <<term, server>> of everyone who ever led
     committed,          \* everything ever committed, with the term of the server that committed it first
+    heard,              \* with leases, the last round that each server heard in a term: <<term, round>>
     readHistory,        \* of every read what was committed when it began, and where it was answered
     transfers,          \* how many there were
     snapshotsTaken,     \* how many there were
@@ -75,9 +80,9 @@ VARIABLES
     crashes             \* how many there were
 
 serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, snapshot,
-                snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, reads, transfer,
-                pending, disk>>
-vars == <<messages, serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, changes, crashes>>
+                snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, leaseOver,
+                leaseGivenUp, reads, transfer, pending, disk>>
+vars == <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
@@ -87,7 +92,8 @@ Local(i) ==
      recent |-> leaderIsRecent[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
      snapshot |-> snapshot[i], snapshotMembership |-> snapshotMembership[i], fetch |-> fetch[i],
      commit |-> commitIndex[i], applied |-> appliedIndex[i],
-     durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i], reads |-> reads[i],
+     durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i],
+     leaseOver |-> leaseOver[i], leaseGivenUp |-> leaseGivenUp[i], heard |-> heard[i], reads |-> reads[i],
      transfer |-> transfer[i], pending |-> pending[i], disk |-> disk[i],
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
@@ -139,6 +145,9 @@ Install(server, held) == \E n \in {server} :
     /\ durableIndex' = [durableIndex EXCEPT ![n.id] = n.durable]
     /\ progress' = [progress EXCEPT ![n.id] = n.progress]
     /\ readRound' = [readRound EXCEPT ![n.id] = n.readRound]
+    /\ leaseOver' = [leaseOver EXCEPT ![n.id] = n.leaseOver]
+    /\ leaseGivenUp' = [leaseGivenUp EXCEPT ![n.id] = n.leaseGivenUp]
+    /\ heard' = [heard EXCEPT ![n.id] = n.heard]
     /\ reads' = [reads EXCEPT ![n.id] = n.reads]
     /\ transfer' = [transfer EXCEPT ![n.id] = n.transfer]
     /\ pending' = [pending EXCEPT ![n.id] = n.pending]
@@ -167,16 +176,24 @@ Handle(m, n) ==
 -----------------------------------------------------------------------------
 (* Timeouts (3.4, 4.2.3, 6.2) and clients                                  *)
 
+\* A leader's lease is over before anybody who promised it may vote again, or campaign: this is what the clocks have to hold.
+IsBound(i) ==
+    /\ BoundedClocks
+    /\ \E j \in Server \ {i} :
+          role[j] = "Leader" /\ \E h \in heard[i] : h[1] = currentTerm[j] /\ h[2] > leaseOver[j]
+
 \* No leader was heard for a randomised timeout: campaign, or ask first whether to.
 ElectionTimeout(i) ==
     /\ role[i] # "Leader"
     /\ i \in Campaigners
+    /\ ~IsBound(i)
     /\ MayCampaign(Local(i))
     /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
 
 \* The leader was not heard for the minimum election timeout: listen to candidates again.
 MinimumElectionTimeout(i) ==
     /\ leaderIsRecent[i]
+    /\ ~IsBound(i)
     /\ Stepped([Local(i) EXCEPT !.recent = FALSE])
 
 \* A leader assures every follower that it leads, and finds out what got lost: an empty append after the last entry
@@ -205,6 +222,12 @@ QuorumCheckTimeout(i) ==
     /\ CheckQuorum
     /\ role[i] = "Leader"
     /\ Stepped(CheckAnswers(Local(i)))
+
+\* A leader that cannot do its work leads no more.
+StepDown(i) ==
+    /\ StepDowns
+    /\ role[i] = "Leader"
+    /\ Stepped(BecomeFollower(Local(i), Nil))
 
 \* Refused by a leader that hands over.
 ClientRequest(i) ==
@@ -417,10 +440,29 @@ ReadRequest(i) ==
     /\ role[i] = "Leader"
     /\ Stepped(BeginRead(Local(i), Len(readHistory) + 1))
 
+\* The same, by a lease if there is one.
+LeaseReadRequest(i) ==
+    /\ Leases
+    /\ Len(readHistory) < MaxReads
+    /\ role[i] = "Leader"
+    /\ Stepped(BeginLeaseRead(Local(i), Len(readHistory) + 1))
+
+\* The time of a lease has passed since this round, and those before it, began.
+LeaseTimeout(i) ==
+    /\ Leases
+    /\ \E round \in (leaseOver[i] + 1)..readRound[i] : Stepped([Local(i) EXCEPT !.leaseOver = round])
+
+\* With leases a server that follows begins its election timeouts anew, and so is bound by the round.
+Heard(n, m) ==
+    IF ~Leases THEN n
+    ELSE [n EXCEPT !.heard = {h \in @ : h[1] # m.term} \cup
+                             {<<m.term, CHOOSE r \in {h[2] : h \in {x \in @ : x[1] = m.term}} \cup {m.round} :
+                                           r >= m.round /\ \A h \in @ : h[1] = m.term => r >= h[2]>>}]
+
 \* Says whether this server follows the sender in its term.
 AfterConfirmLeaderRequest(m) ==
     LET n == Received(m)
-        follower == PersistHardState(IF m.term = n.term THEN Follow(n, m.from) ELSE n)
+        follower == PersistHardState(IF m.term = n.term THEN Heard(Follow(n, m.from), m) ELSE n)
     IN IF m.term = n.term /\ n.leader \notin {Nil, m.from} THEN PersistHardState(n)
        ELSE SendAfterTerm(follower, ConfirmLeaderResponse(follower, m.from, m.term, m.round))
 
@@ -497,13 +539,13 @@ Crash(i) ==
     /\ crashes' = crashes + 1
     /\ UNCHANGED <<transfers, snapshotsTaken, changes>>
     /\ \E survive \in 0..Len(pending[i]) :
-          Install(Started(i, DiskAfter(disk[i], pending[i], survive)), messages)
+          Install([Started(i, DiskAfter(disk[i], pending[i], survive)) EXCEPT !.heard = heard[i]], messages)
 
 \* A message to `i` is lost.
 DropMessage(i) ==
     /\ Network = "lossy"
     /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, changes, crashes>>
+    /\ UNCHANGED <<serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes>>
 
 -----------------------------------------------------------------------------
 
@@ -520,7 +562,7 @@ Init ==
     /\ log = [i \in Server |-> <<>>]
     /\ role = [i \in Server |-> "Follower"]
     /\ leader = [i \in Server |-> Nil]
-    /\ leaderIsRecent = [i \in Server |-> FALSE]
+    /\ leaderIsRecent = [i \in Server |-> Leases]
     /\ votesGranted = [i \in Server |-> {}]
     /\ votesRefused = [i \in Server |-> {}]
     /\ snapshot = [i \in Server |-> NoEntry]
@@ -531,12 +573,15 @@ Init ==
     /\ durableIndex = [i \in Server |-> 0]
     /\ progress = [i \in Server |-> NoProgress]
     /\ readRound = [i \in Server |-> 0]
+    /\ leaseOver = [i \in Server |-> 0]
+    /\ leaseGivenUp = [i \in Server |-> FALSE]
     /\ reads = [i \in Server |-> <<>>]
     /\ transfer = [i \in Server |-> Nil]
     /\ pending = [i \in Server |-> <<>>]
     /\ disk = [i \in Server |-> EmptyDisk(i)]
     /\ leaders = {}
     /\ committed = <<>>
+    /\ heard = [i \in Server |-> {}]
     /\ readHistory = <<>>
     /\ transfers = 0
     /\ snapshotsTaken = 0
@@ -552,6 +597,9 @@ Next ==
     \/ \E i \in Server : QuorumCheckTimeout(i)
     \/ \E i \in Server : ClientRequest(i)
     \/ \E i \in Server : ReadRequest(i)
+    \/ \E i \in Server : LeaseReadRequest(i)
+    \/ \E i \in Server : LeaseTimeout(i)
+    \/ \E i \in Server : StepDown(i)
     \/ \E i \in Server : TransferLeadership(i)
     \/ \E i \in Server : TransferTimeout(i)
     \/ \E i \in Server : ChangeMembership(i)

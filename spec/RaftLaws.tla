@@ -116,7 +116,10 @@ TypeOK ==
            THEN DOMAIN progress[i] \subseteq Server \ {i} /\ \A j \in DOMAIN progress[i] : IsProgress(progress[i][j])
            ELSE progress[i] = NoProgress
         /\ readRound[i] \in 0..MaxReads
-        /\ role[i] # "Leader" => readRound[i] = 0 /\ reads[i] = <<>>
+        /\ role[i] # "Leader" => readRound[i] = 0 /\ reads[i] = <<>> /\ leaseOver[i] = 0 /\ ~leaseGivenUp[i]
+        /\ leaseOver[i] \in 0..readRound[i]
+        /\ leaseGivenUp[i] \in BOOLEAN
+        /\ heard[i] \subseteq (1..MaxTerm) \X (1..MaxReads)
         /\ \A k \in DOMAIN reads[i] : IsRead(reads[i][k])
         /\ transfer[i] \in Optional
         /\ Len(pending[i]) <= MaxPending
@@ -331,6 +334,9 @@ FetchesWhatIsMissing ==
 LinearizableRead ==
     \A c \in DOMAIN readHistory : readHistory[c].index # Nil => readHistory[c].index >= readHistory[c].floor
 
+\* Nobody leads a later term than a leader with a lease: nobody was elected since it asked (6.4.1).
+LeaseSafe == \A i \in Leaders : HasLease(Local(i)) => \A led \in leaders : led[1] <= currentTerm[i]
+
 \* A read that waits goes on waiting where it began until it is answered, with its own index, or the server leads no more.
 \* One that begins waits or is answered at once.  What is answered waits no more, and its answer stays.
 Contexts(waiting) == {waiting[k].context : k \in DOMAIN waiting}
@@ -457,7 +463,8 @@ LeaderHasItsNoop ==
         \/ \E k \in DOMAIN log[i] : log[i][k] = Entry(currentTerm[i], "Noop") /\ TermAt(log[i], k - 1) < currentTerm[i]
 MatchBelowNext == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].matchIndex < progress[i][j].nextIndex
 NextWithinLog == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].nextIndex <= Len(log[i]) + 1
-RecentLeaderIsKnown == \A i \in Server : leaderIsRecent[i] => leader[i] # Nil /\ role[i] # "Leader"
+\* With leases the promise stays when the term or the role changes, and across a restart.
+RecentLeaderIsKnown == \A i \in Server : leaderIsRecent[i] => Leases \/ (leader[i] # Nil /\ role[i] # "Leader")
 \* Reads go on in the order in which they began, and the first of them waits for a round that is on its way.
 ReadsInOrder ==
     \A i \in Leaders :

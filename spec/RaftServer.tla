@@ -15,6 +15,7 @@ CONSTANTS
     PreVote,            \* whether servers ask before they campaign (9.6)
     CheckQuorum,        \* whether leaders step down without a quorum, and candidates are ignored while the
                         \* leader is heard (6.2, 4.2.3)
+    Leases,             \* whether leaders answer reads by confirmations that are not too old (6.4.1)
     MaxInflight,        \* the most appends on their way to one follower (10.2.1)
     MaxAppendEntries    \* the most entries in one append
 
@@ -66,7 +67,7 @@ AgreeMax(entries, bound, term) ==
 -----------------------------------------------------------------------------
 (* The server as a record                                                  *)
 (*                                                                         *)
-(* The fields are the variables of Raft.tla at one server, and four that   *)
+(* The fields are the variables of Raft.tla at one server, and some that   *)
 (* exist only within a step: `dirty` says that term or vote changed and no *)
 (* write carries them yet, `out` is what leaves with the step, `begins`    *)
 (* whether a read begins with it, `answered` which ones it answers.        *)
@@ -78,10 +79,10 @@ NoEntry == EntryId(0, 0)
 \* A server that starts, or starts again, from what its disk holds (`Protocol::new`).
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
-     recent |-> FALSE, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
+     recent |-> Leases, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
      snapshotMembership |-> d.membership, fetch |-> NoFetch,
      commit |-> d.snapshot.index, applied |-> d.snapshot.index, durable |-> Len(d.log), progress |-> NoProgress,
-     readRound |-> 0, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
+     readRound |-> 0, leaseOver |-> 0, leaseGivenUp |-> FALSE, heard |-> {}, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 -----------------------------------------------------------------------------
@@ -226,8 +227,8 @@ ResultStaleTerm == [kind |-> "StaleTerm"]
 
 \* The vote stays: it belongs to the term, not to the role.
 BecomeFollower(n, newLeader) ==
-    [n EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = FALSE, !.granted = {}, !.refused = {},
-              !.progress = NoProgress, !.readRound = 0, !.reads = <<>>, !.transfer = Nil]
+    [n EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = Leases /\ @, !.granted = {}, !.refused = {},
+              !.progress = NoProgress, !.readRound = 0, !.leaseOver = 0, !.leaseGivenUp = FALSE, !.reads = <<>>, !.transfer = Nil]
 
 \* A higher term was seen.  It is written by the end of the step, before any answer in it leaves.
 UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.dirty = TRUE], Nil)
@@ -420,8 +421,23 @@ BeginRead(n, context) ==
         waiting == [n EXCEPT !.reads = Append(@, read), !.begins = TRUE]
     IN IF n.reads = <<>> THEN BeginReadRound(waiting) ELSE waiting
 
-\* With a heartbeat what was lost of a round is asked again, as a new round.
-RepeatReadRound(n) == IF n.reads = <<>> THEN n ELSE BeginReadRound(n)
+\* With a heartbeat what was lost of a round is asked again, as a new round.  With leases it renews them.
+RepeatReadRound(n) == IF n.reads = <<>> /\ ~Leases THEN n ELSE BeginReadRound(n)
+
+\* A confirmation is a promise too: who heard its leader ignores candidates for a minimum election timeout (4.2.3).  Until
+\* less than that has passed since the round began, nobody else can have been elected (6.4.1).
+HasLease(n) ==
+    LET isLive(round) == round > n.leaseOver
+        confirmers == {j \in Peers(n) : isLive(n.progress[j].confirmedRound)} \cup
+                      (IF isLive(n.readRound) THEN {n.id} ELSE {})
+    IN Leases /\ n.role = "Leader" /\ ~n.leaseGivenUp /\ IsQuorum(InForce(n), confirmers)
+
+\* A read that is answered with the step in which it begins.
+ReadByLease(n, context) ==
+    LET read == [context |-> context, round |-> n.readRound + 1, index |-> ReadIndex(n)]
+    IN [n EXCEPT !.begins = TRUE, !.answered = @ \cup {read}]
+
+BeginLeaseRead(n, context) == IF HasLease(n) THEN ReadByLease(n, context) ELSE BeginRead(n, context)
 
 -----------------------------------------------------------------------------
 (* Leadership transfer (3.10; transfer.rs)                                 *)
@@ -434,10 +450,11 @@ IsReady(n, j) ==
     LET p == n.progress[j]
     IN p.active /\ p.state = "Replicate" /\ p.nextIndex > Len(n.log)
 
-\* Like a leader's appends this promises nothing but that it leads its term, and waits for no write.
+\* Like a leader's appends this promises nothing but that it leads its term, and waits for no write.  Whoever gets it, at
+\* whatever time, may be elected within what was a lease.
 SendTimeoutNow(n) ==
     IF n.transfer # Nil /\ n.progress[n.transfer].matchIndex = Len(n.log)
-    THEN [n EXCEPT !.out = @ \cup {TimeoutNowRequest(n, n.transfer)}]
+    THEN [n EXCEPT !.out = @ \cup {TimeoutNowRequest(n, n.transfer)}, !.leaseGivenUp = Leases]
     ELSE n
 
 BeginTransfer(n, target) == SendTimeoutNow([n EXCEPT !.transfer = target])

@@ -61,7 +61,7 @@ Recorded(i) ==
      base |-> IdAt(log[i], Base(log[i])), last |-> LastId(log[i]),
      durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
-     readRound |-> readRound[i],
+     readRound |-> readRound[i], leaseOver |-> leaseOver[i], leaseGivenUp |-> leaseGivenUp[i],
      transfer |-> transfer[i],
      reads |-> [k \in DOMAIN reads[i] |-> [round |-> reads[i][k].round, index |-> reads[i][k].index]],
      pending |-> pending[i]]
@@ -86,6 +86,8 @@ Ignored(i) ==
          [] Line.event = "HeartbeatTimeout" -> role[i] # "Leader"
          [] Line.event = "QuorumCheckTimeout" -> role[i] # "Leader" \/ ~CheckQuorum
          [] Line.event = "TransferTimeout" -> transfer[i] = Nil
+         [] Line.event = "LeaseTimeout" -> role[i] # "Leader" \/ Line.round \notin (leaseOver[i] + 1)..readRound[i]
+         [] Line.event = "StepDown" -> role[i] # "Leader"
          \* Asked for again.
          [] Line.event = "TransferLeadership" -> transfer[i] # Nil /\ <<transfer[i]>> = Line.target
          [] Line.event = "ChangeMembership" -> role[i] = "Leader" /\ Line.membership[1] = JointLeft(InForce(Local(i)))
@@ -103,6 +105,11 @@ ClientRequestBatch(i) ==
 TransferLeadershipTo(i) ==
     /\ TransferLeadership(i)
     /\ <<transfer'[i]>> = Line.target
+
+\* The spec leaves open for which round; the line says it.
+LeaseTimeoutOf(i) ==
+    /\ LeaseTimeout(i)
+    /\ leaseOver'[i] = Line.round
 
 \* The spec leaves open which configuration is wanted; the line says it.  One that differs in addresses alone is another one,
 \* though not in the words of the spec.
@@ -142,6 +149,10 @@ Event(i) ==
     \/ Line.event = "ClientRequest" /\ Line.commands = 1 /\ ClientRequest(i)
     \/ Line.event = "ClientRequest" /\ Line.commands # 1 /\ ClientRequestBatch(i)
     \/ Line.event = "ReadRequest" /\ ReadRequest(i)
+    \/ Line.event = "LeaseReadRequest" /\ LeaseReadRequest(i)
+    \/ Line.event = "LeaseReadRequest" /\ ~Leases /\ ReadRequest(i)
+    \/ Line.event = "LeaseTimeout" /\ LeaseTimeoutOf(i)
+    \/ Line.event = "StepDown" /\ StepDown(i)
     \/ Line.event = "TransferLeadership" /\ TransferLeadershipTo(i)
     \/ Line.event = "TransferTimeout" /\ TransferTimeout(i)
     \/ Line.event = "ChangeMembership" /\ ChangeMembershipTo(i)
@@ -189,12 +200,15 @@ TraceInit ==
     /\ durableIndex = [i \in Server |-> started[i].durable]
     /\ progress = [i \in Server |-> started[i].progress]
     /\ readRound = [i \in Server |-> started[i].readRound]
+    /\ leaseOver = [i \in Server |-> started[i].leaseOver]
+    /\ leaseGivenUp = [i \in Server |-> started[i].leaseGivenUp]
     /\ reads = [i \in Server |-> started[i].reads]
     /\ transfer = [i \in Server |-> started[i].transfer]
     /\ pending = [i \in Server |-> started[i].pending]
     /\ disk = [i \in Server |-> started[i].disk]
     /\ leaders = {}
     /\ committed = <<>>
+    /\ heard = [i \in Server |-> {}]
     /\ readHistory = <<>>
     /\ transfers = 0
     /\ snapshotsTaken = 0
