@@ -111,8 +111,9 @@ fn check_changes(view: &View<'_>, of_log: &Configurations) -> Checked {
     check(own == 0 || uncommitted.len() == 1, Law::OneChangeAtATime, || {
         format!("node {id}, leader of term {term}, appended a configuration when one before was not committed: {uncommitted:?}")
     })?;
-    let first = view.log.iter().find(|entry| entry.id.term == term).map(|entry| entry.id.index);
-    let after_own = own == 0 || first.is_none_or(|first| first <= commit);
+    // What a log has forgotten was committed.
+    let first = view.log.iter().find(|entry| entry.id.term == term).filter(|_| view.log.base().term < term);
+    let after_own = own == 0 || first.is_none_or(|first| first.id.index <= commit);
     check(after_own, Law::ChangesAfterOwnCommit, || {
         format!("node {id} appended a configuration in term {term}, of which it has committed nothing")
     })?;

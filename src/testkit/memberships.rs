@@ -12,6 +12,11 @@ impl Cluster {
         &self.options.config.membership
     }
 
+    /// Whether servers were set up that belong to the cluster only once it takes them.
+    pub(super) fn has_joiners(&self) -> bool {
+        !self.options.joiners.is_empty()
+    }
+
     /// A further server starts, with an empty disk, and knows nobody.
     ///
     /// # Errors

@@ -159,6 +159,18 @@ fn membership(options: &BTreeMap<&str, &str>, voters: &[NodeId]) -> Result<Membe
     Ok(membership)
 }
 
+/// A configuration as [`membership`] reads it, but for addresses.
+pub(super) fn of_membership(membership: &Membership) -> String {
+    let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut words = format!("voters={}", list(membership.voters()));
+    for (key, ids) in [("learners", membership.learners()), ("promoting", membership.promoting())] {
+        if !ids.is_empty() {
+            words += &format!(" {key}={}", list(ids));
+        }
+    }
+    words
+}
+
 /// `7@3:x` has a command, `7@3:voters=1+2/learners=3` a configuration, `7@3` is a no-op.
 fn entry(word: &str) -> Result<Entry, MoveError> {
     let (id, payload) = match word.split_once(':') {
