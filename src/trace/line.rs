@@ -37,6 +37,9 @@ pub struct Line {
     /// Of `TransferLeadership` alone: the server that is to lead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<NodeId>,
+    /// Of `LeaseTimeout` alone: the round whose lease is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<u64>,
     /// Of `ChangeMembership` alone: the configuration that is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<MembershipRecord>,
@@ -140,6 +143,9 @@ pub struct Settings {
     pub pre_vote: bool,
     /// Whether a leader without a quorum steps down, and candidates are ignored while a leader is heard.
     pub check_quorum: bool,
+    /// Whether leaders answer reads by leases.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leases: bool,
     /// The most appends on their way to one follower.
     pub inflight_messages_max: usize,
     /// The most bytes of entries on their way to one follower.
@@ -278,6 +284,12 @@ pub struct ServerState {
     /// The last round of confirmation that a leader began.
     #[serde(default, skip_serializing_if = "is_zero_round")]
     pub read_round: u64,
+    /// The last round whose lease is over.
+    #[serde(default, skip_serializing_if = "is_zero_round")]
+    pub lease_over: u64,
+    /// Whether a leader told a server to campaign, and has no lease any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lease_given_up: bool,
     /// The reads that wait for a leader's confirmation, in the order in which they began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<ReadRecord>,
@@ -562,6 +574,9 @@ impl Line {
         }
         if self.target.is_some() != (self.event == EventName::Step(Transition::TransferLeadership)) {
             return Some("a `target` belongs to the event TransferLeadership and to no other");
+        }
+        if self.round.is_some() != (self.event == EventName::Step(Transition::LeaseTimeout)) {
+            return Some("a `round` belongs to the event LeaseTimeout and to no other");
         }
         if self.membership.is_some() != (self.event == EventName::Step(Transition::ChangeMembership)) {
             return Some("a `membership` belongs to the event ChangeMembership and to no other");

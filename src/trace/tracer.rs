@@ -41,6 +41,7 @@ pub struct Input {
     writes: Option<usize>,
     commands: Option<usize>,
     target: Option<NodeId>,
+    round: Option<u64>,
     membership: Option<MembershipRecord>,
     snapshot: Option<EntryId>,
     compact_through: Option<Index>,
@@ -56,6 +57,7 @@ impl Input {
             writes: None,
             commands: None,
             target: None,
+            round: None,
             membership: None,
             snapshot: None,
             compact_through: None,
@@ -65,6 +67,7 @@ impl Input {
             Event::Propose(_) => input.commands = Some(1),
             Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
             Event::Persisted { writes } => input.writes = Some(*writes),
+            Event::LeaseTimeout { round } => input.round = Some(*round),
             Event::TransferLeadership { target } => input.target = Some(*target),
             Event::ChangeMembership { target } => input.membership = Some(MembershipRecord::from(&**target)),
             Event::SnapshotTaken { last, compact_through } => {
@@ -76,7 +79,9 @@ impl Input {
             | Event::HeartbeatTimeout
             | Event::QuorumCheckTimeout
             | Event::TransferTimeout
-            | Event::ReadRequest { .. } => {}
+            | Event::StepDown
+            | Event::ReadRequest { .. }
+            | Event::LeaseReadRequest { .. } => {}
         }
         input
     }
@@ -97,6 +102,7 @@ impl Tracer {
             voters: config.membership.voters().to_vec(),
             pre_vote: config.pre_vote,
             check_quorum: config.check_quorum,
+            leases: config.lease_ticks.is_some(),
             inflight_messages_max: config.inflight_messages_max,
             inflight_bytes_max: config.inflight_bytes_max,
             append_bytes_max: config.append_bytes_max,
@@ -119,9 +125,9 @@ impl Tracer {
                 _ => {}
             }
         }
-        let Input { event, message, writes, commands, target, membership, snapshot, compact_through } = input;
+        let Input { event, message, writes, commands, target, round, membership, snapshot, compact_through } = input;
         let line = self.line(event, protocol, sent);
-        Line { message, writes, commands, target, membership, snapshot, compact_through, cold_reads, ..line }
+        Line { message, writes, commands, target, round, membership, snapshot, compact_through, cold_reads, ..line }
     }
 
     /// An append leaves whose entries had to be read first.
@@ -144,6 +150,7 @@ impl Tracer {
             writes: None,
             commands: None,
             target: None,
+            round: None,
             membership: None,
             snapshot: None,
             compact_through: None,
@@ -189,6 +196,8 @@ impl Tracer {
             commit_index: state.commit_index,
             applied_index: state.applied_through,
             read_round: state.read_round,
+            lease_over: state.lease_over,
+            lease_given_up: state.lease_given_up,
             reads: state.reads.iter().map(ReadRecord::from).collect(),
             transfer: state.transfer,
         }
