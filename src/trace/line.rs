@@ -1,8 +1,9 @@
 //! One line of a trace, as data. Field names in the text are the spec's.
 
 use crate::action::{Compaction, RoleKind};
+use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
-use crate::protocol::{PeerState, ProgressState, ReadState};
+use crate::protocol::{FetchState, PeerState, ProgressState, ReadState};
 use crate::transition::Transition;
 use crate::types::{ClusterId, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub struct Line {
     /// Of `TransferLeadership` alone: the server that is to lead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<NodeId>,
+    /// Of `ChangeMembership` alone: the configuration that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipRecord>,
     /// Of `SnapshotTaken`, `SnapshotFetched` and `SnapshotFetchFailed`: the last entry that the snapshot covers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<EntryId>,
@@ -130,7 +134,7 @@ pub struct Start {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
-    /// The members of the cluster, ascending.
+    /// The voters that the cluster is configured to begin with, ascending; none for a server that joins one.
     pub voters: Vec<NodeId>,
     /// Whether a node asks before it campaigns.
     pub pre_vote: bool,
@@ -144,6 +148,44 @@ pub struct Settings {
     pub append_bytes_max: usize,
 }
 
+/// A configuration, without addresses: those are nothing to the protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MembershipRecord {
+    /// The voters, ascending: in a joint configuration the new ones.
+    pub voters: Vec<NodeId>,
+    /// The voters that a joint configuration leaves, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outgoing: Vec<NodeId>,
+    /// The learners, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learners: Vec<NodeId>,
+    /// The learners that become voters once they have caught up, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promoting: Vec<NodeId>,
+}
+
+impl From<&Membership> for MembershipRecord {
+    fn from(membership: &Membership) -> Self {
+        Self {
+            voters: membership.voters().to_vec(),
+            outgoing: membership.outgoing().to_vec(),
+            learners: membership.learners().to_vec(),
+            promoting: membership.promoting().to_vec(),
+        }
+    }
+}
+
+/// A configuration and where it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConfigurationRecord {
+    /// The index of its entry; of the first in a list that of the newest snapshot, or 0.
+    pub index: Index,
+    /// The configuration.
+    pub membership: MembershipRecord,
+}
+
 /// Consecutive entries that are alike. What a command says is not in a trace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -152,6 +194,9 @@ pub struct EntryRun {
     pub term: Term,
     /// What they carry.
     pub payload: PayloadName,
+    /// Of `Membership` alone: the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipRecord>,
     /// How many there are; at least 1.
     pub count: u64,
 }
@@ -163,6 +208,8 @@ pub enum PayloadName {
     Noop,
     /// A client's command.
     Command,
+    /// A configuration.
+    Membership,
 }
 
 /// The entries as runs.
@@ -175,11 +222,16 @@ pub fn runs<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<EntryRun> {
 /// Entries that follow those of `runs`.
 pub fn add_runs<'a>(runs: &mut Vec<EntryRun>, entries: impl IntoIterator<Item = &'a Entry>) {
     for entry in entries {
-        let payload = if matches!(entry.payload, Payload::Noop) { PayloadName::Noop } else { PayloadName::Command };
+        let (payload, membership) = match &entry.payload {
+            Payload::Noop => (PayloadName::Noop, None),
+            Payload::Command(_) => (PayloadName::Command, None),
+            Payload::Membership(membership) => (PayloadName::Membership, Some(MembershipRecord::from(&**membership))),
+        };
         let term = entry.id.term;
-        match runs.last_mut().filter(|run| run.term == term && run.payload == payload) {
+        let alike = |run: &&mut EntryRun| run.term == term && run.payload == payload && run.membership == membership;
+        match runs.last_mut().filter(alike) {
             Some(run) => run.count += 1,
-            None => runs.push(EntryRun { term, payload, count: 1 }),
+            None => runs.push(EntryRun { term, payload, membership, count: 1 }),
         }
     }
 }
@@ -205,6 +257,8 @@ pub struct ServerState {
     /// The last entry that the newest snapshot covers.
     #[serde(default, skip_serializing_if = "is_zero_id")]
     pub snapshot: EntryId,
+    /// The configuration as of the snapshot, and each later one of the log, ascending: the last is in force.
+    pub memberships: Vec<ConfigurationRecord>,
     /// The snapshot that is being fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetching: Option<FetchRecord>,
@@ -235,18 +289,20 @@ pub struct ServerState {
 }
 
 /// A snapshot that is being fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FetchRecord {
     /// Who offered it.
     pub from: NodeId,
     /// The last entry that it covers.
     pub last: EntryId,
+    /// The configuration as of `last`.
+    pub membership: MembershipRecord,
 }
 
-impl From<(NodeId, EntryId)> for FetchRecord {
-    fn from((from, last): (NodeId, EntryId)) -> Self {
-        Self { from, last }
+impl From<&FetchState> for FetchRecord {
+    fn from(fetch: &FetchState) -> Self {
+        Self { from: fetch.from, last: fetch.last, membership: MembershipRecord::from(&*fetch.membership) }
     }
 }
 
@@ -324,7 +380,7 @@ pub struct WriteRecord {
     pub hard_state: Option<HardState>,
     /// The snapshot that takes the place of the log's beginning, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compaction: Option<Compaction>,
+    pub compaction: Option<CompactionRecord>,
     /// Entries from this index on go first, if any.
     pub truncate_from: Option<Index>,
     /// The entries to append.
@@ -333,6 +389,24 @@ pub struct WriteRecord {
     pub durable: Index,
     /// The messages that wait for it.
     pub messages: Vec<MessageRecord>,
+}
+
+/// A snapshot that takes the place of a log's beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompactionRecord {
+    /// The last entry that the snapshot covers.
+    pub snapshot: EntryId,
+    /// The last entry that is forgotten.
+    pub base: EntryId,
+    /// The configuration as of `snapshot`.
+    pub membership: MembershipRecord,
+}
+
+impl From<&Compaction> for CompactionRecord {
+    fn from(Compaction { snapshot, base, membership }: &Compaction) -> Self {
+        Self { snapshot: *snapshot, base: *base, membership: MembershipRecord::from(&**membership) }
+    }
 }
 
 /// A message with its way.
@@ -366,7 +440,7 @@ pub enum MessageRecord {
     /// See [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     TimeoutNowRequest { from: NodeId, to: NodeId, term: Term },
     /// See [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
-    InstallSnapshotRequest { from: NodeId, to: NodeId, term: Term, last: EntryId },
+    InstallSnapshotRequest { from: NodeId, to: NodeId, term: Term, last: EntryId, membership: MembershipRecord },
 }
 
 /// What became of an append.
@@ -445,7 +519,10 @@ impl From<&Envelope> for MessageRecord {
                 };
                 Self::AppendEntriesResponse { from, to, term, result }
             }
-            Message::InstallSnapshotRequest(m) => Self::InstallSnapshotRequest { from, to, term, last: m.last },
+            Message::InstallSnapshotRequest(m) => {
+                let membership = MembershipRecord::from(&*m.membership);
+                Self::InstallSnapshotRequest { from, to, term, last: m.last, membership }
+            }
             Message::ConfirmLeaderRequest(m) => Self::ConfirmLeaderRequest { from, to, term, round: m.round },
             Message::ConfirmLeaderResponse(m) => {
                 Self::ConfirmLeaderResponse { from, to, term, leader_term: m.leader_term, round: m.round }
@@ -485,6 +562,9 @@ impl Line {
         }
         if self.target.is_some() != (self.event == EventName::Step(Transition::TransferLeadership)) {
             return Some("a `target` belongs to the event TransferLeadership and to no other");
+        }
+        if self.membership.is_some() != (self.event == EventName::Step(Transition::ChangeMembership)) {
+            return Some("a `membership` belongs to the event ChangeMembership and to no other");
         }
         let is_taken = self.event == EventName::Step(Transition::SnapshotTaken);
         let has_snapshot = is_taken

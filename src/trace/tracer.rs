@@ -2,10 +2,10 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, EntryRun, EventName, FetchRecord, Line, MessageRecord, ProgressRecord, ReadRecord, ServerState,
-    Settings, Start, WriteRecord, runs,
+    AroundName, CompactionRecord, ConfigurationRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord,
+    MessageRecord, ProgressRecord, ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
 };
-use crate::action::{Action, Compaction, Write};
+use crate::action::{Action, Write};
 use crate::config::RaftConfig;
 use crate::event::Event;
 use crate::message::Envelope;
@@ -28,7 +28,7 @@ pub struct Tracer {
 
 #[derive(Clone, Debug)]
 struct Content {
-    compaction: Option<Compaction>,
+    compaction: Option<CompactionRecord>,
     truncate_from: Option<Index>,
     entries: Vec<EntryRun>,
 }
@@ -41,6 +41,7 @@ pub struct Input {
     writes: Option<usize>,
     commands: Option<usize>,
     target: Option<NodeId>,
+    membership: Option<MembershipRecord>,
     snapshot: Option<EntryId>,
     compact_through: Option<Index>,
 }
@@ -55,6 +56,7 @@ impl Input {
             writes: None,
             commands: None,
             target: None,
+            membership: None,
             snapshot: None,
             compact_through: None,
         };
@@ -64,6 +66,7 @@ impl Input {
             Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
             Event::Persisted { writes } => input.writes = Some(*writes),
             Event::TransferLeadership { target } => input.target = Some(*target),
+            Event::ChangeMembership { target } => input.membership = Some(MembershipRecord::from(&**target)),
             Event::SnapshotTaken { last, compact_through } => {
                 (input.snapshot, input.compact_through) = (Some(*last), Some(*compact_through));
             }
@@ -116,9 +119,9 @@ impl Tracer {
                 _ => {}
             }
         }
-        let Input { event, message, writes, commands, target, snapshot, compact_through } = input;
+        let Input { event, message, writes, commands, target, membership, snapshot, compact_through } = input;
         let line = self.line(event, protocol, sent);
-        Line { message, writes, commands, target, snapshot, compact_through, cold_reads, ..line }
+        Line { message, writes, commands, target, membership, snapshot, compact_through, cold_reads, ..line }
     }
 
     /// An append leaves whose entries had to be read first.
@@ -141,6 +144,7 @@ impl Tracer {
             writes: None,
             commands: None,
             target: None,
+            membership: None,
             snapshot: None,
             compact_through: None,
             cold_reads: 0,
@@ -153,7 +157,7 @@ impl Tracer {
         let state = protocol.state();
         let pending = state.writes.iter().zip(&self.writes).map(|(waiting, content)| WriteRecord {
             hard_state: waiting.hard_state,
-            compaction: content.compaction,
+            compaction: content.compaction.clone(),
             truncate_from: content.truncate_from,
             entries: content.entries.clone(),
             durable: waiting.durable,
@@ -170,7 +174,15 @@ impl Tracer {
             votes_granted: state.votes_granted,
             votes_refused: state.votes_refused,
             snapshot: state.snapshot,
-            fetching: state.fetching.map(FetchRecord::from),
+            memberships: state
+                .memberships
+                .iter()
+                .map(|(index, membership)| ConfigurationRecord {
+                    index: *index,
+                    membership: MembershipRecord::from(&**membership),
+                })
+                .collect(),
+            fetching: state.fetching.as_ref().map(FetchRecord::from),
             base: state.base,
             last: state.last,
             durable: state.durable,
@@ -185,6 +197,10 @@ impl Tracer {
 
 impl Content {
     fn of(write: &Write) -> Self {
-        Self { compaction: write.compaction, truncate_from: write.truncate_from, entries: runs(write.entries.iter()) }
+        Self {
+            compaction: write.compaction.as_ref().map(CompactionRecord::from),
+            truncate_from: write.truncate_from,
+            entries: runs(write.entries.iter()),
+        }
     }
 }
