@@ -8,11 +8,11 @@
 
 use bytes::Bytes;
 use raft_io::driver::{Raft, StateMachine};
-use raft_io::log::{Locked, LogView, Read};
+use raft_io::log::{Locked, LogView, Memberships, Read};
 use raft_io::transport::{RaftTransport, Receiver};
 use raft_io::{
-    Compaction, Entry, EntryId, Envelope, GroupId, HardState, Index, MemoryLog, NodeId, Payload, RaftConfig, RaftLog,
-    Term, Write,
+    Compaction, Entry, EntryId, Envelope, GroupId, HardState, Index, Membership, MemoryLog, NodeId, Payload,
+    RaftConfig, RaftLog, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,8 +26,8 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log as a text file, one line per write: `term/vote snapshot>base truncate_from entry entry …`, where
-/// an entry is `index@term=command in hex` (`-` for a no-op). A line without its end was torn by a
+/// A log as a text file, one line per write: `term/vote snapshot>base>members truncate_from entry entry …`, where
+/// an entry is `index@term=command in hex` (`-` for a no-op, `m` and the members in hex for a configuration). A line without its end was torn by a
 /// crash before it was durable, and is cut. What is forgotten leaves the file with the next sync,
 /// which replaces it by one that holds the rest as a single write.
 struct TextLog {
@@ -61,9 +61,14 @@ impl TextLog {
     /// Replaces the file by one that holds what the memory holds. To an empty log the base is an entry
     /// that it does not hold: it begins anew there, and the entries follow.
     fn rewrite(&mut self) -> io::Result<()> {
+        let compaction = self.memory.memberships().at_snapshot.map(|membership| Compaction {
+            snapshot: self.memory.snapshot(),
+            base: self.memory.base(),
+            membership,
+        });
         let state = Write {
             hard_state: Some(self.memory.hard_state()),
-            compaction: Some(Compaction { snapshot: self.memory.snapshot(), base: self.memory.base() }),
+            compaction,
             truncate_from: None,
             entries: self.memory.iter().cloned().collect(),
         };
@@ -98,6 +103,10 @@ impl LogView for TextLog {
 
     fn snapshot(&self) -> EntryId {
         self.memory.snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.memory.memberships()
     }
 
     fn last(&self) -> EntryId {
@@ -146,8 +155,9 @@ fn format_write(write: &Write) -> String {
         let vote = state.vote.map_or(String::new(), |vote| vote.to_string());
         format!("{}/{vote}", state.term)
     });
-    let compaction = write.compaction;
-    let compaction = compaction.map_or("-".into(), |Compaction { snapshot, base }| format!("{snapshot}>{base}"));
+    let compaction = write.compaction.as_ref().map_or("-".into(), |Compaction { snapshot, base, membership }| {
+        format!("{snapshot}>{base}>{}", hex(&membership.encode()))
+    });
     let truncate = write.truncate_from.map_or("-".into(), |index| index.to_string());
     let entries: String = write.entries.iter().map(format_entry).collect();
     format!("{state} {compaction} {truncate}{entries}\n")
@@ -155,10 +165,24 @@ fn format_write(write: &Write) -> String {
 
 fn format_entry(entry: &Entry) -> String {
     let payload = match &entry.payload {
-        Payload::Command(command) => command.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Payload::Command(command) => hex(command),
+        Payload::Membership(membership) => format!("m{}", hex(&membership.encode())),
         _ => String::from("-"),
     };
     format!(" {}={payload}", entry.id)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_hex(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
+fn parse_membership(hex: &str) -> Option<Arc<Membership>> {
+    Some(Arc::new(Membership::decode(&parse_hex(hex)?).ok()?))
 }
 
 fn parse_write(line: &str) -> Option<Write> {
@@ -174,8 +198,10 @@ fn parse_write(line: &str) -> Option<Write> {
     let compaction = match words.next()? {
         "-" => None,
         ids => {
-            let (snapshot, base) = ids.split_once('>')?;
-            Some(Compaction { snapshot: parse_id(snapshot)?, base: parse_id(base)? })
+            let (snapshot, rest) = ids.split_once('>')?;
+            let (base, members) = rest.split_once('>')?;
+            let membership = parse_membership(members)?;
+            Some(Compaction { snapshot: parse_id(snapshot)?, base: parse_id(base)?, membership })
         }
     };
     let truncate_from = match words.next()? {
@@ -194,10 +220,10 @@ fn parse_id(word: &str) -> Option<EntryId> {
 fn parse_entry(word: &str) -> Option<Entry> {
     let (id, payload) = word.split_once('=')?;
     let id = parse_id(id)?;
-    let byte = |at: usize| u8::from_str_radix(payload.get(at..at + 2)?, 16).ok();
     let payload = match payload {
         "-" => Payload::Noop,
-        hex => Payload::Command((0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?.into()),
+        members if members.starts_with('m') => Payload::Membership(parse_membership(&members[1..])?),
+        hex => Payload::Command(parse_hex(hex)?.into()),
     };
     Some(Entry { id, payload })
 }

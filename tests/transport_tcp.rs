@@ -89,10 +89,7 @@ fn a_restarted_peer_is_found_again_and_its_incarnation_noticed() {
     again.start(at_two.receiver());
     send_until_received(&one, &at_two, || envelope(1, 2, vote(2)));
     send_until_received(&again, &at_one, || envelope(2, 1, vote(3)));
-    eventually("the new incarnation is recorded", || {
-        let peer = &one.stats().peers[&NodeId(2)];
-        (peer.incarnation, peer.incarnation_changes) == (Some(6), 1)
-    });
+    eventually("the next opening is recorded", || one.stats().peers[&NodeId(2)].incarnation == Some(6));
 }
 
 #[test]
