@@ -156,8 +156,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         self.propose_many(commands)
     }
 
-    fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError> {
-        self.begin_read(read)
+    fn read(&self, read: BoxedRead<M>, by_lease: bool) -> Result<(), RequestError> {
+        self.begin_read(read, by_lease)
     }
 
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError> {

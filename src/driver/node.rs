@@ -7,6 +7,7 @@ use super::error::{
 };
 use super::feed::{Feed, Reader};
 use super::fetch::Order;
+use super::lease::Leases;
 use super::lifecycle::Lifecycle;
 use super::mailbox::Mailbox;
 use super::members::{self, Members, Reachable};
@@ -18,6 +19,7 @@ use super::recording::Recording;
 use super::signal::Signal;
 use super::slot::{self, Completion};
 use super::snapshots::{self, Requester, Served, SnapshotState, SnapshotWork, why_not_taken};
+use super::stall::Stall;
 use super::status::{Counters, Status};
 use super::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
@@ -66,7 +68,7 @@ pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn id(&self) -> NodeId;
     fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError>;
     fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError>;
-    fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError>;
+    fn read(&self, read: BoxedRead<M>, by_lease: bool) -> Result<(), RequestError>;
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
     fn change_membership(&self, wanted: Wanted, timeout: Duration) -> MembershipChange;
@@ -154,6 +156,10 @@ pub(super) struct State<M: StateMachine> {
     pub(super) appended: VecDeque<Appended<M::Response>>,
     /// Reads that the apply thread does not have yet.
     pub(super) reads: Reads<M>,
+    /// How old the rounds are that a lease rests on.
+    pub(super) leases: Leases,
+    /// Whether the log's disk works.
+    pub(super) stall: Stall,
     /// The transfer of leadership that somebody waits for.
     pub(super) transfers: Transfers,
     /// The membership changes that somebody waits for.
@@ -212,7 +218,7 @@ where
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
-        state: Mutex::new(State::new(protocol, recording, Ticker::new(config), begins_with, overruled)),
+        state: Mutex::new(State::new(config, protocol, recording, begins_with, overruled)),
         tick_wake: Condvar::new(),
         view,
         transport,
@@ -249,9 +255,9 @@ where
 
 impl<M: StateMachine> State<M> {
     fn new(
+        config: &RaftConfig,
         protocol: Protocol,
         recording: Recording,
-        ticker: Ticker,
         snapshots: SnapshotState,
         overruled: Option<Arc<Membership>>,
     ) -> Self {
@@ -262,13 +268,15 @@ impl<M: StateMachine> State<M> {
             fatal: None,
             protocol,
             recording,
-            ticker,
+            ticker: Ticker::new(config),
             actions: Actions::new(),
             leading: None,
             held: VecDeque::new(),
             held_bytes: 0,
             appended: VecDeque::new(),
             reads,
+            leases: Leases::new(config),
+            stall: Stall::default(),
             transfers: Transfers::new(),
             changes: Changes::new(),
             members: Members::new(overruled),
@@ -381,7 +389,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     state.counters.log_writes += 1;
                     state.wake_log |= self.writes.post(|writes| writes.push(write)) == Some(true);
                 }
-                Action::Send(envelope) => state.outbox.push(envelope),
+                Action::Send(envelope) => {
+                    state.leases.observe(&envelope);
+                    state.outbox.push(envelope);
+                }
                 Action::Proposed { first: id, .. } => first = Some(id),
                 Action::Apply { through } => {
                     state.changed = true;

@@ -31,6 +31,9 @@ pub struct DriverOptions {
     /// How long a shutdown waits for open requests before it answers proposals `OutcomeUnknown` and
     /// reads `Shutdown`. Default 1 s.
     pub drain_timeout: Duration,
+    /// How long a leader waits for its log's disk before it leads no more, so that a server whose disk works can take over;
+    /// a leader that cannot write applies nothing and answers nobody. Longer than zero. Default 2 s.
+    pub disk_stall_max: Duration,
     /// Where this node keeps its snapshots. Default `None`: it takes none, its log only grows, and it
     /// cannot catch up with a leader whose log no longer holds what it needs. Held until the last handle
     /// to the node is dropped.
@@ -68,6 +71,7 @@ impl Default for DriverOptions {
             apply_bytes_max: 1 << 20,
             cold_reads_max: 64,
             drain_timeout: Duration::from_secs(1),
+            disk_stall_max: Duration::from_secs(2),
             snapshots: None,
             snapshot_entries: 100_000,
             snapshot_bytes: 256 << 20,
@@ -97,9 +101,10 @@ impl DriverOptions {
         let mut problems: Vec<ConfigProblem> = broken
             .map(|(field, value)| ConfigProblem { field, value: value.to_string(), rule: "must be at least 1" })
             .collect();
-        if self.snapshot_chunk_timeout.is_zero() {
-            let (field, rule) = ("snapshot_chunk_timeout", "must be longer than zero");
-            problems.push(ConfigProblem { field, value: "0".to_string(), rule });
+        let longer_than_zero =
+            [("snapshot_chunk_timeout", self.snapshot_chunk_timeout), ("disk_stall_max", self.disk_stall_max)];
+        for (field, _) in longer_than_zero.into_iter().filter(|(_, value)| value.is_zero()) {
+            problems.push(ConfigProblem { field, value: "0".to_string(), rule: "must be longer than zero" });
         }
         problems
     }

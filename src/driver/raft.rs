@@ -166,8 +166,20 @@ impl<M: StateMachine> Raft<M> {
     /// [`Reading::wait`] has passed. A panic in it comes back to the caller. A read that failed, for
     /// whatever reason, can safely be tried again, here or on another node.
     pub fn read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
+        self.open_read(look, false)
+    }
+
+    /// Reads by the leader's lease: as [`read`](Self::read), without the round of messages. With
+    /// [`RaftConfig::lease_ticks`] a leader that a quorum confirmed less than a lease ago answers at once, for nobody else
+    /// can lead yet. That is linearizable **while the clocks hold what `lease_ticks` says**, and may be stale if they do
+    /// not. Without `lease_ticks`, or without a lease at the moment, nothing is different from `read`.
+    pub fn lease_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
+        self.open_read(look, true)
+    }
+
+    fn open_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static, by_lease: bool) -> Reading<R> {
         let (read, completion) = reads::open(look);
-        match self.owner.node.read(read) {
+        match self.owner.node.read(read, by_lease) {
             Ok(()) => Reading::open(completion),
             Err(error) => Reading::refused(error),
         }

@@ -209,7 +209,7 @@ impl ReadTally {
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Takes a read, and asks the protocol for its confirmation.
-    pub(super) fn begin_read(&self, read: BoxedRead<M>) -> Result<(), RequestError> {
+    pub(super) fn begin_read(&self, read: BoxedRead<M>, by_lease: bool) -> Result<(), RequestError> {
         let mut state = lock(&self.state);
         if let Err(mut error) = self.admit_read(&state) {
             state.counters.reads_refused += 1;
@@ -219,7 +219,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         self.reads.open.fetch_add(1, Ordering::SeqCst);
         let context = state.reads.begin(read);
-        if self.step(&mut state, Event::ReadRequest { context }).is_err() {
+        let event = if by_lease {
+            // What the clocks say counts, and not how many ticks were noticed.
+            if let Some(round) = state.leases.over() {
+                let _ = self.step(&mut state, Event::LeaseTimeout { round });
+            }
+            Event::LeaseReadRequest { context }
+        } else {
+            Event::ReadRequest { context }
+        };
+        if self.step(&mut state, event).is_err() {
             let error = not_leader(&state);
             state.reads.abort(context, error);
         }

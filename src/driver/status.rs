@@ -206,6 +206,8 @@ pub struct Counters {
     pub log_writes: u64,
     /// Syncs that made them durable.
     pub log_syncs: u64,
+    /// How often this node gave up its leadership because its log's disk stalled.
+    pub disk_stalls: u64,
     /// Appends whose entries were read from the log for a lagging follower.
     pub cold_reads: u64,
     /// Such reads dropped because too many waited or the log had changed meanwhile.
@@ -301,6 +303,7 @@ impl Status {
             ("raft_messages_received_total", "Messages taken from the transport.", counters.messages_received),
             ("raft_messages_misbehaved_total", "Messages that broke the protocol.", counters.messages_misbehaved),
             ("raft_role_changes_total", "Changes of role, term or leader.", counters.role_changes),
+            ("raft_disk_stalls_total", "Leaderships given up because the disk stalled.", counters.disk_stalls),
             ("raft_log_writes_total", "Writes made durable.", counters.log_writes),
             ("raft_log_syncs_total", "Syncs of the log.", counters.log_syncs),
             ("raft_cold_reads_total", "Appends read from the log for laggards.", counters.cold_reads),

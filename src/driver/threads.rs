@@ -175,6 +175,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
                 // Timeouts are never refused.
                 let _ = node.step(&mut state, event);
             }
+            node.tick_disk(&mut state);
             node.tick_transfers(&mut state);
             node.tick_changes(&mut state);
             state.handover = false;
