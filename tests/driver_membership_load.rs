@@ -141,7 +141,7 @@ fn a_snapshot_says_who_belonged_to_the_cluster() {
 
 #[test]
 fn a_server_that_joins_begins_with_the_leaders_snapshot() {
-    let mut group = Group::start(3, &options());
+    let group = Group::start(3, &options());
     let leader = group.leader();
     group.propose(leader, 50);
     group.at(leader).raft().snapshot().wait(PATIENCE).unwrap();

@@ -58,6 +58,7 @@ mod proposals;
 mod raft;
 mod reads;
 mod recording;
+mod recovery;
 mod signal;
 mod slot;
 mod snapshots;
@@ -76,6 +77,7 @@ pub use error::{
 pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
 pub use reads::Reading;
+pub use recovery::{Recovery, RecoveryError};
 pub use snapshots::{SnapshotImage, TakingSnapshot};
 pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
 pub use transfers::LeadershipTransfer;
