@@ -111,8 +111,10 @@ impl Cluster {
     /// Starts a node that waits to be added.
     pub(crate) fn join(&mut self) -> usize {
         self.nodes.push(Node { child: None, client_port: free_port(), peer_port: free_port() });
-        self.restart(self.nodes.len() - 1);
-        self.nodes.len() - 1
+        let node = self.nodes.len() - 1;
+        self.restart(node);
+        let serves = await_some(|| (!self.raft_status(node, "id").is_empty()).then_some(node));
+        serves.unwrap_or_else(|| panic!("it does not serve\n{}", self.logs()))
     }
 
     /// Gives a node that is down another address for the other nodes.
