@@ -20,7 +20,7 @@ mod tail;
 mod transfer;
 
 pub use progress::{Progress, ProgressState};
-pub use state::{FetchState, PeerState, ProtocolState, ReadState, WriteInFlight};
+pub use state::{PeerState, ProtocolState, ReadState, WriteInFlight};
 
 use crate::action::{Action, ActionSink, Compaction, RoleKind, Write};
 use crate::config::RaftConfig;
