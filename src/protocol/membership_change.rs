@@ -219,7 +219,8 @@ impl Protocol {
         candidates.any(|(_, membership)| membership.is_voter(self.settings.id))
     }
 
-    /// With a fetched snapshot a campaign may have lost its ground.
+    /// A fetched snapshot brings another configuration, or word that the last one is committed: a campaign may have lost its
+    /// ground.
     pub(super) fn withdraw_without_vote(&mut self, actions: &mut impl ActionSink) {
         if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) && !self.may_campaign() {
             self.become_follower(None, actions);
