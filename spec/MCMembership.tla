@@ -11,6 +11,8 @@ Replacement == {Target({s1, s3}, {}, {})}
 \* The only voter is replaced by another server: a joint configuration whose majorities have nobody in common.
 Succession == {Target({s2}, {}, {})}
 \* One voter of two or three goes.
+\* Of four voters one goes: each leader may want another one to.
+OneOfFour == {Target({s1, s2, s3}, {}, {}), Target({s2, s3, s4}, {}, {})}
 WithoutFirst == {Target({s2, s3}, {}, {})}
 WithoutThird == {Target({s1, s2}, {}, {})}
 \* A joiner is taken in as a learner, and then as a voter.

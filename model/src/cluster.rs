@@ -291,7 +291,7 @@ impl Cluster {
             offer(Code::TransferTimeout);
         }
         if state.snapshots < configuration.snapshots_max {
-            for index in facts.snapshot.0 + 1..=facts.applied {
+            for index in (facts.snapshot.0 + 1).max(facts.knows_from)..=facts.applied {
                 configuration.trails.iter().for_each(|&trail| offer(Code::SnapshotTaken(index, trail)));
             }
         }

@@ -47,6 +47,7 @@ impl PackedLog {
                 Payload::Noop => 0,
                 Payload::Command(_) => 0x08,
                 Payload::Membership(membership) => u128::from(number(membership)) << 8,
+                other => unreachable!("the spec has no payload like {other:?}"),
             };
             packed.0 |= (0x80 | content | u128::from(entry.id.term.0)) << (16 * at);
         }
@@ -193,6 +194,8 @@ pub struct Facts {
     pub hands_over: bool,
     /// The configuration in force, and the index of its entry.
     pub in_force: (u8, Masks),
+    /// From here on the server knows the configuration: it takes no snapshot of what comes before.
+    pub knows_from: u8,
     /// The log as decided.
     pub log: PackedLog,
     /// The log on disk.
@@ -219,6 +222,7 @@ impl Facts {
     #[must_use]
     pub fn of(server: &Server, state: &ProtocolState, number: impl Fn(&Membership) -> MembershipNumber) -> Self {
         let (index, membership) = state.memberships.last().expect("a configuration is always in force");
+        let known = state.memberships.iter().find(|(_, membership)| !membership.is_empty());
         let disk = server.disk.hard_state();
         let mut matches = [0; SERVERS_MAX];
         for peer in &state.progress {
@@ -241,6 +245,7 @@ impl Facts {
             read_round: state.read_round as u8,
             hands_over: state.transfer.is_some(),
             in_force: (index.0 as u8, Masks::of(membership)),
+            knows_from: known.map_or(u8::MAX, |(index, _)| index.0 as u8),
             log: PackedLog::of(&server.log(), &number),
             disk_log: PackedLog::of(&server.disk, &number),
             matches,

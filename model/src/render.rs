@@ -51,6 +51,8 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
     let state = server.state();
     let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
     let disk = server.disk.hard_state();
+    let as_of_it = server.protocol.fetching_membership();
+    let fetching = state.fetching.zip(as_of_it).map(|((from, last), membership)| (from, last, &**membership));
     let pending = state.writes.iter().zip(&server.in_flight).map(|(waiting, write)| pending_write(waiting, write));
     BTreeMap::from([
         ("currentTerm", Value::int(state.hard_state.term.0)),
@@ -63,7 +65,7 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
         ("log", log(&server.log())),
         ("snapshot", entry_id(state.snapshot)),
         ("snapshotMembership", membership(&state.memberships[0].1)),
-        ("fetch", Value::Seq(server.protocol.fetching().into_iter().map(fetch).collect())),
+        ("fetch", Value::Seq(fetching.map(fetch).into_iter().collect())),
         ("commitIndex", Value::int(state.commit_index.0)),
         ("appliedIndex", Value::int(state.applied_through.0)),
         ("durableIndex", Value::int(state.durable.index.0)),
@@ -116,6 +118,7 @@ fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Value {
         Payload::Noop => entry(item.id.term.0, "Noop", None),
         Payload::Command(_) => entry(item.id.term.0, "Command", None),
         Payload::Membership(changed) => entry(item.id.term.0, "Membership", Some(membership(changed))),
+        other => unreachable!("the spec has no payload like {other:?}"),
     };
     Value::Seq(entries.map(value).collect())
 }
