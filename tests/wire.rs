@@ -91,6 +91,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         version_last: 1,
         frame_bytes_max: 16 << 20,
         client_address: Some("10.0.0.1:6379".into()),
+        peer_address: None,
         purpose: Purpose::Messages,
     };
     let to_fetch = Hello {
@@ -399,6 +400,7 @@ fn an_advertised_address_is_short_and_printable() {
             version_last: 1,
             frame_bytes_max: 1024,
             client_address: Some(address),
+            peer_address: None,
             purpose: Purpose::Messages,
         })
     };
