@@ -101,6 +101,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         purpose: Purpose::Snapshots,
         ..hello.clone()
     };
+    let to_join = Hello { peer_address: Some("10.0.0.1:7000".into()), ..hello.clone() };
     let welcome =
         Welcome { from: NodeId(2), incarnation: 7, version: 1, frame_bytes_max: 16 << 20, client_address: None };
     let request_vote = |leadership_transfer| {
@@ -115,6 +116,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     vec![
         ("hello", Frame::Hello(hello)),
         ("hello_for_snapshots", Frame::Hello(to_fetch)),
+        ("hello_with_peer_address", Frame::Hello(to_join)),
         ("welcome", Frame::Welcome(welcome)),
         ("refusal_foreign_cluster", Frame::Refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
         ("refusal_wrong_receiver", Frame::Refusal(Refusal::WrongReceiver { id: NodeId(3) })),
