@@ -103,6 +103,8 @@ impl Protocol {
         let Role::Leader(leader) = &self.role else {
             return Err(ChangeError::NotLeader { leader: self.leader, term });
         };
+        // An entry has addresses of members alone; a joint target is refused below.
+        let target = if target.is_joint() { target } else { Arc::new(target.settled()) };
         let (index, present) = self.configurations.in_force();
         if present.settled() == *target {
             return Ok(());
@@ -219,7 +221,8 @@ impl Protocol {
         candidates.any(|(_, membership)| membership.is_voter(self.settings.id))
     }
 
-    /// With a fetched snapshot a campaign may have lost its ground.
+    /// A fetched snapshot brings another configuration, or word that the last one is committed: a campaign may have lost its
+    /// ground.
     pub(super) fn withdraw_without_vote(&mut self, actions: &mut impl ActionSink) {
         if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) && !self.may_campaign() {
             self.become_follower(None, actions);

@@ -101,7 +101,8 @@ impl Protocol {
         let Some(fetch) = self.fetch.take_if(|fetch| fetch.last == last) else { return };
         // The entry came by itself meanwhile: what follows it may already be acknowledged.
         if self.term_at(log, last.index) == Some(last.term) {
-            return self.advance_commit_to(last.index, actions);
+            self.advance_commit_to(last.index, actions);
+            return self.withdraw_without_vote(actions);
         }
         if !self.continues_committed(log, last) {
             return;
