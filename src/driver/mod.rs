@@ -59,6 +59,7 @@ mod raft;
 mod reads;
 mod recording;
 mod recovery;
+mod release;
 mod signal;
 mod slot;
 mod snapshots;
