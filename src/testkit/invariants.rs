@@ -509,4 +509,4 @@ pub fn entry_at(log: &MemoryLog, index: Index) -> Option<Entry> {
 
 #[cfg(test)]
 #[path = "invariants_tests.rs"]
-mod tests;
+pub(super) mod tests;
