@@ -30,7 +30,8 @@ fn four() -> Membership {
 
 #[test]
 fn a_good_change_breaks_nothing() {
-    let (joint, next) = (Membership::new([1, 4, 5]).joint_from(&Membership::new([1, 2, 3])), Membership::new([1, 4, 5]));
+    let (joint, next) =
+        (Membership::new([1, 4, 5]).joint_from(&Membership::new([1, 2, 3])), Membership::new([1, 4, 5]));
     let log = of(1, Some(1), &[noop(1, 1), change(2, 1, joint.clone())]);
     assert_eq!(led_by(&log, 1), Ok(()));
     // Both of the joint configuration's majorities hold it; then it is left.
@@ -150,13 +151,17 @@ fn leaders_and_commits_of_half_a_joint_configuration() {
         let mut checker = checker();
         voters.iter().for_each(|voter| checker.vote_of(*voter, 2, 3));
         let empty = of(2, None, &[]);
-        let views = [1u64, 2, 4, 5].map(|id| view(id, Follower, if holders.contains(&id) { &other } else { &empty }, 0));
+        let views =
+            [1u64, 2, 4, 5].map(|id| view(id, Follower, if holders.contains(&id) { &other } else { &empty }, 0));
         let views = [&views[..2], &[view(3, Leader, &voted, commit)], &views[2..]].concat();
         law(checker.moved(NodeId(3), &views))
     };
     let (led_without, durable) = (Some(Law::LeaderHasQuorum), Some(Law::CommittedIsDurable));
     assert_eq!((led(&[4], 0, &[]), led(&[1, 2], 0, &[]), led(&[1, 4], 0, &[])), (led_without, led_without, None));
-    assert_eq!((led(&[1, 4], 2, &[4, 5]), led(&[1, 4], 2, &[1, 2]), led(&[1, 4], 2, &[2, 5])), (durable, durable, None));
+    assert_eq!(
+        (led(&[1, 4], 2, &[4, 5]), led(&[1, 4], 2, &[1, 2]), led(&[1, 4], 2, &[2, 5])),
+        (durable, durable, None)
+    );
 }
 
 /// Only what a change appends may follow a transfer in the same step.
