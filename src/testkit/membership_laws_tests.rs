@@ -4,7 +4,7 @@ use super::*;
 use crate::action::{Compaction, RoleKind, Write};
 use crate::log::RaftLog;
 use crate::testkit::invariants::tests::{checker, holding, law, log, noop, see, view};
-use crate::types::{Entry, EntryId};
+use crate::types::{Entry, EntryId, Term};
 use RoleKind::{Candidate, Follower, Leader, PreCandidate};
 use std::vec;
 
@@ -162,6 +162,40 @@ fn leaders_and_commits_of_half_a_joint_configuration() {
         (led(&[1, 4], 2, &[4, 5]), led(&[1, 4], 2, &[1, 2]), led(&[1, 4], 2, &[2, 5])),
         (durable, durable, None)
     );
+}
+
+/// A leader that has no vote is not one of those who have to follow it.
+#[test]
+fn a_read_without_a_quorum_that_follows() {
+    use crate::action::Action;
+    use crate::message::{ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope, Message};
+    use crate::transition::Transition;
+    let removed = of(1, Some(1), &[noop(1, 1), change(2, 1, Membership::new([2, 3]))]);
+    let (whole, term) = (of(1, Some(1), &[noop(1, 1)]), Term(1));
+    let ready = |log: &MemoryLog, rounds: &[(u64, u64)]| {
+        let mut checker = checker();
+        checker.elected(1, 1);
+        let views = [view(1, Leader, log, 1), view(2, Follower, log, 1), view(3, Follower, log, 1)];
+        assert_eq!(see(&mut checker, &views), Ok(()));
+        let ask = |checker: &mut Checker, round| {
+            let message = Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round });
+            checker.sent(&views[0], &Envelope { from: NodeId(1), to: NodeId(2), message })
+        };
+        assert_eq!(ask(&mut checker, 1), Ok(()));
+        checker.read_begins(&views[0], 7);
+        assert_eq!(ask(&mut checker, 2), Ok(()));
+        for (from, round) in rounds {
+            let response = ConfirmLeaderResponse { term, leader_term: term, round: *round };
+            let message = Message::ConfirmLeaderResponse(response);
+            checker.received(&views[0], &Envelope { from: NodeId(*from), to: NodeId(1), message });
+        }
+        let actions = [Action::ReadReady { context: 7, index: Index(1) }];
+        law(checker.stepped(NodeId(1), Transition::HandleConfirmLeaderResponse, &actions, &views))
+    };
+    let broken = Some(Law::LinearizableRead);
+    assert_eq!((ready(&whole, &[(2, 2)]), ready(&removed, &[(2, 2), (3, 2)])), (None, None));
+    assert_eq!((ready(&whole, &[]), ready(&whole, &[(2, 1)])), (broken, broken), "asked before the read began");
+    assert_eq!((ready(&removed, &[(2, 2)]), ready(&whole, &[(9, 2)])), (broken, broken), "it counts itself");
 }
 
 /// Only what a change appends may follow a transfer in the same step.
