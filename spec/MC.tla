@@ -9,7 +9,7 @@ Symmetry == {p \in Permutations(Server) : \A i \in Campaigners : p[i] \in Campai
 \* Liveness.  While something can happen, something does.  Where no message is ever lost and no timeout repeats, every
 \* action is progress, so this is enough.  It is WF_vars(Next), with ENABLED <<Next>>_vars written out for a network
 \* that forgets nothing: TLC would evaluate every handler again for each variable that it sets.
-After(m) ==
+Handled(m) ==
     CASE m.type = "PreVoteRequest" -> AfterPreVoteRequest(m)
       [] m.type = "PreVoteResponse" -> AfterPreVoteResponse(m)
       [] m.type = "RequestVoteRequest" -> AfterRequestVoteRequest(m)
@@ -23,14 +23,14 @@ After(m) ==
 ChangesSomething(n) ==
     IsWithinBounds(n) /\ (~(n.out \subseteq messages) \/ [n EXCEPT !.out = {}] # Local(n.id))
 CanStep ==
-    \/ \E i \in Campaigners : role[i] # "Leader" /\ IsWithinBounds(BecomeCandidate(Local(i), FALSE))
+    \/ \E i \in Campaigners : role[i] # "Leader" /\ MayCampaign(Local(i)) /\ IsWithinBounds(BecomeCandidate(Local(i), FALSE))
     \/ \E i \in Server : pending[i] # <<>>
     \/ \E i \in Leaders : transfer[i] = Nil /\ IsWithinBounds(AppendAsLeader(Local(i), <<Entry(currentTerm[i], "Command")>>))
     \/ Leaders # {} /\ Len(readHistory) < MaxReads
     \/ \E i \in Leaders : \/ transfer[i] # Nil
-                          \/ transfers < MaxTransfers /\ \E j \in Peers(i) : IsReady(Local(i), j)
+                          \/ transfers < MaxTransfers /\ \E j \in OtherVoters(Local(i)) : IsReady(Local(i), j)
     \/ \E i \in Server : fetch[i] # NoFetch \/ (appliedIndex[i] > snapshot[i].index /\ snapshotsTaken < MaxSnapshots)
-    \/ \E m \in messages : ChangesSomething(After(m))
+    \/ \E m \in messages : ChangesSomething(Handled(m))
 FairSpec == Spec /\ ([]<>(~CanStep) \/ []<><<Next>>_vars)
 
 \* Somebody leads in the end, and what a leader has taken is committed in the end.  (One campaigner: its leader stays.)

@@ -16,12 +16,15 @@
 (*                                                                         *)
 (* Section numbers are those of D. Ongaro's dissertation, "Consensus:      *)
 (* Bridging Theory and Practice" (Stanford, 2014).  RaftServer.tla says    *)
-(* what a server does within a step; RaftLaws.tla what must hold.          *)
+(* what a server does within a step, RaftMembership.tla what a             *)
+(* configuration is; RaftLaws.tla what must hold.                          *)
 (***************************************************************************)
 EXTENDS RaftServer, TLC
 
 CONSTANTS
     \* Who and what there is to explore.
+    Voters, Learners,   \* the configuration that the cluster begins with; everybody else knows none yet
+    Targets,            \* the configurations that are ever asked for: voters, learners, and who of these is promoting
     Campaigners,        \* the servers whose election timeout ever fires
     Heartbeats,         \* whether leaders send heartbeats
     ClientRequests,     \* whether clients propose commands
@@ -33,6 +36,7 @@ CONSTANTS
     MaxReads,           \* the most reads in a history, and the most rounds of confirmation in a term
     MaxTransfers,       \* the most transfers of leadership in a history
     MaxSnapshots,       \* the most snapshots taken in a history
+    MaxChanges,         \* the most changes of the configuration asked for in a history
     Trails,             \* how many of the entries that a snapshot covers the log may keep
     \* The network.  "lossy" holds at most MaxMessages; what is handled leaves it, anything may be lost, and what finds
     \* no room is lost.  "monotone" forgets nothing: a message can be handled at any later time, any number of times,
@@ -49,7 +53,9 @@ VARIABLES
     leaderIsRecent,     \* the leader was heard within the minimum election timeout (4.2.3)
     votesGranted, votesRefused,     \* empty unless campaigning or asking to
     snapshot,           \* the last entry that the newest snapshot covers
-    fetch,              \* the snapshot that is being fetched: who offered it, and the last entry that it covers
+    snapshotMembership, \* the configuration as of that entry
+    fetch,              \* the snapshot that is being fetched: who offered it, the last entry that it covers, the
+                        \* configuration as of that
     commitIndex,        \* the highest index known committed
     appliedIndex,       \* the last index handed out for applying
     durableIndex,       \* up to here the log is on the disk, and no write in flight replaces it
@@ -58,18 +64,20 @@ VARIABLES
     reads,              \* the reads that wait for a leader's confirmation
     transfer,           \* whom a leader hands over to; Nil without a transfer and in other roles
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
-    disk,               \* term, vote, log and the newest snapshot's name: what survives a crash
+    disk,               \* term, vote, log, the newest snapshot's name and configuration: what survives a crash
     \* What nobody in the cluster can see: history, for the laws.
     leaders,            \* <<term, server>> of everyone who ever led
     committed,          \* everything ever committed, with the term of the server that committed it first
     readHistory,        \* of every read what was committed when it began, and where it was answered
     transfers,          \* how many there were
     snapshotsTaken,     \* how many there were
+    changes,            \* how many were asked for
     crashes             \* how many there were
 
-serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, snapshot, fetch,
-                commitIndex, appliedIndex, durableIndex, progress, readRound, reads, transfer, pending, disk>>
-vars == <<messages, serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, crashes>>
+serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, snapshot,
+                snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, reads, transfer,
+                pending, disk>>
+vars == <<messages, serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, changes, crashes>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
@@ -77,7 +85,8 @@ vars == <<messages, serverVars, leaders, committed, readHistory, transfers, snap
 Local(i) ==
     [id |-> i, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i], role |-> role[i], leader |-> leader[i],
      recent |-> leaderIsRecent[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
-     snapshot |-> snapshot[i], fetch |-> fetch[i], commit |-> commitIndex[i], applied |-> appliedIndex[i],
+     snapshot |-> snapshot[i], snapshotMembership |-> snapshotMembership[i], fetch |-> fetch[i],
+     commit |-> commitIndex[i], applied |-> appliedIndex[i],
      durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i], reads |-> reads[i],
      transfer |-> transfer[i], pending |-> pending[i], disk |-> disk[i],
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
@@ -92,7 +101,7 @@ Networks(held, sent) ==
 NewlyCommitted(n) ==
     [k \in 1..(n.commit - Len(committed)) |->
         LET entry == n.log[Len(committed) + k]
-        IN [term |-> entry.term, payload |-> entry.payload, commitTerm |-> n.term]]
+        IN [term |-> entry.term, payload |-> entry.payload, membership |-> entry.membership, commitTerm |-> n.term]]
 
 \* A read that begins now must find all that is committed by now; `Nil` until it is answered.
 ReadsAfter(n) ==
@@ -123,6 +132,7 @@ Install(server, held) == \E n \in {server} :
     /\ votesGranted' = [votesGranted EXCEPT ![n.id] = n.granted]
     /\ votesRefused' = [votesRefused EXCEPT ![n.id] = n.refused]
     /\ snapshot' = [snapshot EXCEPT ![n.id] = n.snapshot]
+    /\ snapshotMembership' = [snapshotMembership EXCEPT ![n.id] = n.snapshotMembership]
     /\ fetch' = [fetch EXCEPT ![n.id] = n.fetch]
     /\ commitIndex' = [commitIndex EXCEPT ![n.id] = n.commit]
     /\ appliedIndex' = [appliedIndex EXCEPT ![n.id] = n.applied]
@@ -140,7 +150,7 @@ Install(server, held) == \E n \in {server} :
 \* A server's own step: whatever it hears of the network it hears by messages.
 Stepped(n) ==
     /\ Install(n, messages)
-    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes>>
 
 \* What has arrived at a server, as far as the network delivers it.
 Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
@@ -152,7 +162,7 @@ Received(m) == LET n == Local(m.to) IN IF m.term > n.term THEN UpdateTerm(n, m.t
 Handle(m, n) ==
     /\ \E stays \in (IF Network = "monotone" THEN {TRUE} ELSE IF Duplication THEN BOOLEAN ELSE {FALSE}) :
           Install(n, IF stays THEN messages ELSE messages \ {m})
-    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes>>
 
 -----------------------------------------------------------------------------
 (* Timeouts (3.4, 4.2.3, 6.2) and clients                                  *)
@@ -161,6 +171,7 @@ Handle(m, n) ==
 ElectionTimeout(i) ==
     /\ role[i] # "Leader"
     /\ i \in Campaigners
+    /\ MayCampaign(Local(i))
     /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
 
 \* The leader was not heard for the minimum election timeout: listen to candidates again.
@@ -173,10 +184,10 @@ MinimumElectionTimeout(i) ==
 \* is offered a snapshot, again and again.  Reads that wait are asked for again, and the target of a transfer is told again.
 SendHeartbeats(n) ==
     LET prevIndex(j) == Max(n.progress[j].nextIndex - 1, Base(n.log))
-        needy == {j \in Peers(n.id) : n.progress[j].nextIndex - 1 < Base(n.log)}
-    IN [n EXCEPT !.out = {AppendEntriesRequest(n, j, prevIndex(j), <<>>) : j \in Peers(n.id)} \cup
+        needy == {j \in Peers(n) : n.progress[j].nextIndex - 1 < Base(n.log)}
+    IN [n EXCEPT !.out = {AppendEntriesRequest(n, j, prevIndex(j), <<>>) : j \in Peers(n)} \cup
                          {InstallSnapshotRequest(n, j) : j \in needy},
-                 !.progress = [j \in Peers(n.id) |-> IF j \in needy THEN AwaitsSnapshot(@[j]) ELSE @[j]]]
+                 !.progress = [j \in Peers(n) |-> IF j \in needy THEN AwaitsSnapshot(@[j]) ELSE @[j]]]
 
 HeartbeatTimeout(i) ==
     /\ Heartbeats
@@ -185,9 +196,9 @@ HeartbeatTimeout(i) ==
 
 \* A leader that no quorum answered since the last check steps down, so that its clients turn elsewhere.
 CheckAnswers(n) ==
-    LET answered == {j \in Peers(n.id) : n.progress[j].active}
-    IN IF IsQuorum(answered \cup {n.id})
-       THEN [n EXCEPT !.progress = [j \in Peers(n.id) |-> [@[j] EXCEPT !.active = FALSE]]]
+    LET answered == {j \in Peers(n) : n.progress[j].active}
+    IN IF IsQuorum(InForce(n), answered \cup {n.id})
+       THEN [n EXCEPT !.progress = [j \in Peers(n) |-> [@[j] EXCEPT !.active = FALSE]]]
        ELSE BecomeFollower(n, Nil)
 
 QuorumCheckTimeout(i) ==
@@ -217,10 +228,10 @@ AfterPreVoteRequest(m) ==
 
 HandlePreVoteRequest(i) == \E m \in Inbox(i, "PreVoteRequest") : Handle(m, AfterPreVoteRequest(m))
 
-\* Counts an answer to the present question.
+\* Counts an answer to the present question, of a server with a vote.
 AfterPreVoteResponse(m) ==
     LET n == Received(m)
-        counts == n.role = "PreCandidate" /\ m.campaignTerm = n.term + 1
+        counts == n.role = "PreCandidate" /\ m.campaignTerm = n.term + 1 /\ HasVote(InForce(n), m.from)
     IN PersistHardState(IF counts THEN CountPreVote(n, m.from, m.granted) ELSE n)
 
 HandlePreVoteResponse(i) == \E m \in Inbox(i, "PreVoteResponse") : Handle(m, AfterPreVoteResponse(m))
@@ -240,11 +251,11 @@ AfterRequestVoteRequest(m) ==
 
 HandleRequestVoteRequest(i) == \E m \in Inbox(i, "RequestVoteRequest") : Handle(m, AfterRequestVoteRequest(m))
 
-\* Counts an answer of the present campaign.  Its requests leave once the own vote is durable and counted: what comes
+\* Counts an answer of the present campaign, of a server with a vote.  Its requests leave once the own vote is durable and counted: what comes
 \* earlier answers no question of this campaign.
 AfterRequestVoteResponse(m) ==
     LET n == Received(m)
-        counts == n.role = "Candidate" /\ n.id \in n.granted /\ m.term = n.term
+        counts == n.role = "Candidate" /\ n.id \in n.granted /\ m.term = n.term /\ HasVote(InForce(n), m.from)
     IN PersistHardState(IF counts THEN CountVote(n, m.from, m.granted) ELSE n)
 
 HandleRequestVoteResponse(i) == \E m \in Inbox(i, "RequestVoteResponse") : Handle(m, AfterRequestVoteResponse(m))
@@ -305,13 +316,13 @@ AfterAppendEntriesRequest(m) ==
 HandleAppendEntriesRequest(i) == \E m \in Inbox(i, "AppendEntriesRequest") : Handle(m, AfterAppendEntriesRequest(m))
 
 \* With `p` known of a follower: commits what a quorum holds, and sends what comes next.  The target of a transfer that
-\* has caught up is told to campaign.
+\* has caught up is told to campaign; and the configuration may go on.
 LearnFrom(n, from, p) ==
     LET learned == [n EXCEPT !.progress[from] = p]
         committing == IF p.matchIndex > n.commit THEN AdvanceCommit(learned) ELSE learned
         sending == IF MaySend(p, n.durable) THEN ReplicateTo(committing, from) ELSE committing
         catchesUp == n.transfer = from /\ p.matchIndex > n.progress[from].matchIndex
-    IN IF catchesUp THEN SendTimeoutNow(sending) ELSE sending
+    IN AdvanceMembership(IF catchesUp THEN SendTimeoutNow(sending) ELSE sending, from)
 
 \* Learns what a follower holds.  An acknowledgement of what this leader does not have comes from no honest follower.
 HandleResult(n, from, result) ==
@@ -325,10 +336,10 @@ HandleResult(n, from, result) ==
                 ELSE n
          [] result.kind = "StaleTerm" -> n
 
-\* An answer to an earlier term's append says nothing about this term's.
+\* An answer to an earlier term's append says nothing about this term's; nor does one of who is no member any more.
 AfterAppendEntriesResponse(m) ==
     LET n == Received(m)
-    IN PersistHardState(IF m.term = n.term /\ n.role = "Leader"
+    IN PersistHardState(IF m.term = n.term /\ n.role = "Leader" /\ m.from \in Peers(n)
                         THEN HandleResult([n EXCEPT !.progress[m.from].active = TRUE], m.from, m.result)
                         ELSE n)
 
@@ -338,13 +349,14 @@ HandleAppendEntriesResponse(i) ==
 -----------------------------------------------------------------------------
 (* Snapshots (5)                                                           *)
 
-\* A snapshot of what this server has applied is durable.
+\* A snapshot of what this server has applied is durable.  It is no use to who does not know the configuration as of it.
 SnapshotTaken(i) ==
     /\ snapshotsTaken < MaxSnapshots
     /\ snapshotsTaken' = snapshotsTaken + 1
     /\ \E index \in (snapshot[i].index + 1)..appliedIndex[i], trail \in Trails :
-          Install(TakeSnapshot(Local(i), index, index - trail), messages)
-    /\ UNCHANGED <<transfers, crashes>>
+          /\ AsOf(Local(i), index) # NoMembership
+          /\ Install(TakeSnapshot(Local(i), index, index - trail), messages)
+    /\ UNCHANGED <<transfers, changes, crashes>>
 
 \* Decides what to do with an offer of the present term.  An honest leader offers nothing that contradicts what is committed.
 DecideSnapshot(n, m) ==
@@ -357,7 +369,7 @@ DecideSnapshot(n, m) ==
 \* snapshots would never end.
 BeginFetch(n, m) ==
     IF n.fetch # NoFetch /\ n.fetch[1].from = m.from THEN n
-    ELSE [n EXCEPT !.fetch = <<[from |-> m.from, last |-> m.last]>>]
+    ELSE [n EXCEPT !.fetch = <<[from |-> m.from, last |-> m.last, membership |-> m.membership]>>]
 
 \* The leader's log begins after what this server needs.  What its log reaches by itself it need not fetch.
 AfterInstallSnapshotRequest(m) ==
@@ -373,12 +385,16 @@ AfterInstallSnapshotRequest(m) ==
 HandleInstallSnapshotRequest(i) ==
     \E m \in Inbox(i, "InstallSnapshotRequest") : Handle(m, AfterInstallSnapshotRequest(m))
 
+\* Who learns that it has no vote any more does not campaign on.
+StopUnlessMayCampaign(n) ==
+    IF n.role \in {"PreCandidate", "Candidate"} /\ ~MayCampaign(n) THEN BecomeFollower(n, Nil) ELSE n
+
 \* The snapshot is here and durable.  If its last entry came by itself meanwhile, what follows it stays.
 AfterFetch(n) ==
     LET last == n.fetch[1].last
         idle == [n EXCEPT !.fetch = NoFetch]
-        anew == BeginAnew(idle, last)
-    IN CASE Holds(n.log, last) -> AdvanceCommitTo(idle, last.index)
+        anew == StopUnlessMayCampaign(BeginAnew(idle, last, n.fetch[1].membership))
+    IN CASE Holds(n.log, last) -> StopUnlessMayCampaign(AdvanceCommitTo(idle, last.index))
          [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) > last.term -> idle
          [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) <= last.term /\ n.leader = Nil -> anew
          [] OTHER -> Send(anew, AppendEntriesResponse(anew, n.leader, ResultAccepted(last.index)))
@@ -413,12 +429,14 @@ HandleConfirmLeaderRequest(i) == \E m \in Inbox(i, "ConfirmLeaderRequest") : Han
 \* Counts an answer to a question of this term: the question may be one of an earlier term in which this server led too.
 AfterConfirmLeaderResponse(m) ==
     LET n == Received(m)
-        counts == m.term = n.term /\ m.leaderTerm = n.term /\ n.role = "Leader" /\ m.round <= n.readRound
+        counts == /\ m.term = n.term /\ m.leaderTerm = n.term /\ n.role = "Leader"
+                  /\ m.from \in Peers(n) /\ m.round <= n.readRound
+        answered == [n EXCEPT !.progress[m.from].active = TRUE]
+        isNews == m.round > n.progress[m.from].confirmedRound
     IN PersistHardState(
-           IF counts
-           THEN AnswerReads([n EXCEPT !.progress[m.from].active = TRUE,
-                                      !.progress[m.from].confirmedRound = Max(@, m.round)])
-           ELSE n)
+           CASE ~counts -> n
+             [] counts /\ ~isNews -> answered
+             [] OTHER -> AnswerReads([answered EXCEPT !.progress[m.from].confirmedRound = m.round]))
 
 HandleConfirmLeaderResponse(i) ==
     \E m \in Inbox(i, "ConfirmLeaderResponse") : Handle(m, AfterConfirmLeaderResponse(m))
@@ -431,22 +449,36 @@ TransferLeadership(i) ==
     /\ transfers < MaxTransfers
     /\ role[i] = "Leader"
     /\ transfer[i] = Nil
-    /\ \E j \in Peers(i) : IsReady(Local(i), j) /\ Install(BeginTransfer(Local(i), j), messages)
+    /\ \E j \in OtherVoters(Local(i)) : IsReady(Local(i), j) /\ Install(BeginTransfer(Local(i), j), messages)
     /\ transfers' = transfers + 1
-    /\ UNCHANGED <<snapshotsTaken, crashes>>
+    /\ UNCHANGED <<snapshotsTaken, changes, crashes>>
 
-\* The target did not take over in time: this leader takes proposals again.
+\* The target did not take over in time: this leader takes proposals again, unless it is removed.
 TransferTimeout(i) ==
     /\ transfer[i] # Nil
-    /\ Stepped([Local(i) EXCEPT !.transfer = Nil])
+    /\ Stepped(EndTransfer(Local(i)))
 
 \* Campaigns at once, without pre-votes, if the leader that this server follows in its present term says so.  Who knows no
 \* leader does not obey: its leader repeats the request behind a heartbeat, by which it follows again.
 AfterTimeoutNowRequest(m) ==
     LET n == Received(m)
-    IN PersistHardState(IF m.term = n.term /\ n.leader = m.from THEN BecomeCandidate(n, TRUE) ELSE n)
+    IN PersistHardState(IF m.term = n.term /\ n.leader = m.from /\ MayCampaign(n) THEN BecomeCandidate(n, TRUE) ELSE n)
 
 HandleTimeoutNowRequest(i) == \E m \in Inbox(i, "TimeoutNowRequest") : Handle(m, AfterTimeoutNowRequest(m))
+
+-----------------------------------------------------------------------------
+(* Membership changes (4)                                                  *)
+
+\* Somebody wants another configuration.  Where it is that already, or will be once the joint one is left, nothing happens.
+ChangeMembership(i) ==
+    /\ changes < MaxChanges
+    /\ \E asked \in Targets :
+          LET target == Stable(asked.voters, asked.learners, asked.promoting)
+          IN /\ target # JointLeft(InForce(Local(i)))
+             /\ MayChange(Local(i), target)
+             /\ Install(ChangeTo(Local(i), target), messages)
+    /\ changes' = changes + 1
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
 
 -----------------------------------------------------------------------------
 (* Disks, crashes, and what gets lost (3.8)                                *)
@@ -455,14 +487,15 @@ HandleTimeoutNowRequest(i) == \E m \in Inbox(i, "TimeoutNowRequest") : Handle(m,
 Persisted(i) ==
     \E count \in 1..Len(pending[i]) :
         LET n == [Local(i) EXCEPT !.disk = DiskAfter(@, pending[i], count)]
-        IN Stepped(ReplicateDurable(AdvanceApply(AdvanceCommit(PopWrites(n, count)))))
+            committing == AdvanceApply(AdvanceCommit(PopWrites(n, count)))
+        IN Stepped(ReplicateDurable(AdvanceMembership(committing, Nil)))
 
 \* Of the writes in flight any prefix may have reached the disk.  The server starts again at once; one that stays down
 \* for a while is one whose messages are lost.
 Crash(i) ==
     /\ crashes < MaxCrashes
     /\ crashes' = crashes + 1
-    /\ UNCHANGED <<transfers, snapshotsTaken>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes>>
     /\ \E survive \in 0..Len(pending[i]) :
           Install(Started(i, DiskAfter(disk[i], pending[i], survive)), messages)
 
@@ -470,11 +503,15 @@ Crash(i) ==
 DropMessage(i) ==
     /\ Network = "lossy"
     /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, crashes>>
+    /\ UNCHANGED <<serverVars, leaders, committed, readHistory, transfers, snapshotsTaken, changes, crashes>>
 
 -----------------------------------------------------------------------------
 
-EmptyDisk == [term |-> 0, vote |-> Nil, log |-> <<>>, snapshot |-> NoEntry]
+InitialMembership(i) ==
+    IF i \in Voters \cup Learners THEN Stable(Voters, Learners, {}) ELSE NoMembership
+
+EmptyDisk(i) ==
+    [term |-> 0, vote |-> Nil, log |-> <<>>, snapshot |-> NoEntry, membership |-> InitialMembership(i)]
 
 Init ==
     /\ messages = {}
@@ -487,6 +524,7 @@ Init ==
     /\ votesGranted = [i \in Server |-> {}]
     /\ votesRefused = [i \in Server |-> {}]
     /\ snapshot = [i \in Server |-> NoEntry]
+    /\ snapshotMembership = [i \in Server |-> InitialMembership(i)]
     /\ fetch = [i \in Server |-> NoFetch]
     /\ commitIndex = [i \in Server |-> 0]
     /\ appliedIndex = [i \in Server |-> 0]
@@ -496,12 +534,13 @@ Init ==
     /\ reads = [i \in Server |-> <<>>]
     /\ transfer = [i \in Server |-> Nil]
     /\ pending = [i \in Server |-> <<>>]
-    /\ disk = [i \in Server |-> EmptyDisk]
+    /\ disk = [i \in Server |-> EmptyDisk(i)]
     /\ leaders = {}
     /\ committed = <<>>
     /\ readHistory = <<>>
     /\ transfers = 0
     /\ snapshotsTaken = 0
+    /\ changes = 0
     /\ crashes = 0
 
 \* TLC names a transition after the definition that a disjunct of `Next` is, which takes a constant to range over: so
@@ -515,6 +554,7 @@ Next ==
     \/ \E i \in Server : ReadRequest(i)
     \/ \E i \in Server : TransferLeadership(i)
     \/ \E i \in Server : TransferTimeout(i)
+    \/ \E i \in Server : ChangeMembership(i)
     \/ \E i \in Server : SnapshotTaken(i)
     \/ \E i \in Server : SnapshotFetched(i)
     \/ \E i \in Server : SnapshotFetchFailed(i)

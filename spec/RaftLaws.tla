@@ -15,10 +15,19 @@ Terms == 0..MaxTerm
 Indexes == 0..MaxLogLength
 Optional == Server \cup {Nil}
 
+IsMembership(m) ==
+    /\ DOMAIN m = {"voters", "outgoing", "learners", "promoting"}
+    /\ Members(m) \subseteq Server
+    /\ m.voters \cap m.learners = {}
+    /\ m.promoting \subseteq m.learners
+
 IsEntry(entry) ==
-    /\ DOMAIN entry = {"term", "payload"}
+    /\ DOMAIN entry = {"term", "payload", "membership"}
     /\ entry.term \in 1..MaxTerm
-    /\ entry.payload \in {"Noop", "Command"}
+    /\ entry.payload \in {"Noop", "Command", "Membership"}
+    /\ IF entry.payload = "Membership"
+       THEN Len(entry.membership) = 1 /\ IsMembership(entry.membership[1]) /\ entry.membership[1].voters # {}
+       ELSE entry.membership = <<>>
 
 AreEntries(entries) == Len(entries) <= MaxLogLength /\ \A k \in DOMAIN entries : IsEntry(entries[k])
 
@@ -40,7 +49,7 @@ IsResult(result) ==
 
 IsMessage(m) ==
     /\ m.from \in Server
-    /\ m.to \in Peers(m.from)
+    /\ m.to \in Server \ {m.from}
     /\ m.term \in Terms
     /\ CASE m.type = "PreVoteRequest" -> m.campaignTerm = m.term + 1 /\ IsEntryId(m.last)
          [] m.type = "PreVoteResponse" -> m.campaignTerm \in 1..(MaxTerm + 1) /\ m.granted \in BOOLEAN
@@ -54,7 +63,8 @@ IsMessage(m) ==
          [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
          [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
          [] m.type = "TimeoutNowRequest" -> DOMAIN m = {"type", "from", "to", "term"}
-         [] m.type = "InstallSnapshotRequest" -> IsEntryId(m.last) /\ m.last.term \in 1..m.term
+         [] m.type = "InstallSnapshotRequest" ->
+                IsEntryId(m.last) /\ m.last.term \in 1..m.term /\ IsMembership(m.membership) /\ m.membership.voters # {}
 
 IsProgress(p) ==
     /\ p.matchIndex \in Indexes
@@ -75,7 +85,8 @@ IsHardState(state) == state.term \in Terms /\ state.vote \in Optional
 IsWrite(write) ==
     /\ write.hardState = <<>> \/ (Len(write.hardState) = 1 /\ IsHardState(write.hardState[1]))
     /\ write.compaction = <<>> \/ (Len(write.compaction) = 1 /\ IsEntryId(write.compaction[1].snapshot)
-                                                            /\ IsEntryId(write.compaction[1].base))
+                                                            /\ IsEntryId(write.compaction[1].base)
+                                                            /\ IsMembership(write.compaction[1].membership))
     /\ write.truncateFrom \in Indexes
     /\ AreEntries(write.entries)
     /\ write.durable \in Indexes
@@ -95,12 +106,14 @@ TypeOK ==
         /\ role[i] \notin {"PreCandidate", "Candidate"} => votesGranted[i] = {} /\ votesRefused[i] = {}
         /\ IsLog(log[i])
         /\ IsEntryId(snapshot[i])
-        /\ fetch[i] = NoFetch \/ (Len(fetch[i]) = 1 /\ fetch[i][1].from \in Peers(i) /\ IsEntryId(fetch[i][1].last))
+        /\ IsMembership(snapshotMembership[i])
+        /\ fetch[i] = NoFetch \/ (Len(fetch[i]) = 1 /\ fetch[i][1].from \in Server \ {i} /\ IsEntryId(fetch[i][1].last)
+                                                   /\ IsMembership(fetch[i][1].membership))
         /\ commitIndex[i] \in Indexes
         /\ appliedIndex[i] \in Indexes
         /\ durableIndex[i] \in Indexes
         /\ IF role[i] = "Leader"
-           THEN DOMAIN progress[i] = Peers(i) /\ \A j \in Peers(i) : IsProgress(progress[i][j])
+           THEN DOMAIN progress[i] \subseteq Server \ {i} /\ \A j \in DOMAIN progress[i] : IsProgress(progress[i][j])
            ELSE progress[i] = NoProgress
         /\ readRound[i] \in 0..MaxReads
         /\ role[i] # "Leader" => readRound[i] = 0 /\ reads[i] = <<>>
@@ -111,6 +124,7 @@ TypeOK ==
         /\ IsHardState(disk[i])
         /\ IsLog(disk[i].log)
         /\ IsEntryId(disk[i].snapshot)
+        /\ IsMembership(disk[i].membership)
     /\ leaders \subseteq (1..MaxTerm) \X Server
     /\ Len(committed) <= MaxLogLength
     /\ \A k \in DOMAIN committed : committed[k].commitTerm \in 1..MaxTerm
@@ -118,6 +132,7 @@ TypeOK ==
     /\ \A c \in DOMAIN readHistory : readHistory[c].floor \in Indexes /\ readHistory[c].index \in Indexes \cup {Nil}
     /\ transfers \in 0..MaxTransfers
     /\ snapshotsTaken \in 0..MaxSnapshots
+    /\ changes \in 0..MaxChanges
     /\ crashes \in 0..MaxCrashes
 
 -----------------------------------------------------------------------------
@@ -128,7 +143,9 @@ ElectionSafety == \A one, other \in leaders : one[1] = other[1] => one[2] = othe
 
 \* Up to `count` two logs hold the same entries, as far as neither has forgotten them.
 IsSame(entry, other) ==
-    entry.term = other.term /\ (entry.payload = other.payload \/ "Forgotten" \in {entry.payload, other.payload})
+    /\ entry.term = other.term
+    /\ \/ entry.payload = other.payload /\ entry.membership = other.membership
+       \/ "Forgotten" \in {entry.payload, other.payload}
 Agree(one, other, count) ==
     \A k \in Max(1, Max(Base(one), Base(other)))..count : IsSame(one[k], other[k])
 
@@ -150,9 +167,7 @@ LogMatching ==
     IN \A one, other \in logs : LogsMatch(one, other)
 
 \* A log holds what was committed there, or once did: who forgot it has a snapshot.
-IsCommitted(entries, k) ==
-    k < Base(entries) \/ (k <= Len(entries) /\ IsSame(entries[k], [term |-> committed[k].term,
-                                                                  payload |-> committed[k].payload]))
+IsCommitted(entries, k) == k < Base(entries) \/ (k <= Len(entries) /\ IsSame(entries[k], committed[k]))
 
 \* Up to `count` a log holds what was committed.
 HoldsCommitted(entries, count) == count <= Len(entries) /\ \A k \in 1..count : IsCommitted(entries, k)
@@ -169,11 +184,22 @@ StateMachineSafety ==
 -----------------------------------------------------------------------------
 (* What safety rests on                                                    *)
 
+\* The configuration after these entries, which nobody forgot.
+AfterAll(entries) ==
+    LET at == {k \in DOMAIN entries : IsChange(entries[k])}
+    IN IF at = {} THEN Stable(Voters, Learners, {}) ELSE entries[CHOOSE k \in at : \A j \in at : j <= k].membership[1]
+
+\* The configuration that elected a leader: that of its log before its first entry.
+ElectedBy(i) ==
+    LET known(k) == IF k <= Base(log[i]) THEN committed[k] ELSE log[i][k]
+        before == {k \in DOMAIN log[i] : known(k).term < currentTerm[i]}
+    IN AfterAll([k \in 1..Cardinality(before) |-> known(k)])
+
 \* The disks of a quorum hold a vote for the leader, or have moved on since.
 LeaderHasQuorum ==
     \A i \in Leaders :
-        IsQuorum({j \in Server : \/ disk[j].term > currentTerm[i]
-                                 \/ disk[j].term = currentTerm[i] /\ disk[j].vote = i})
+        IsQuorum(ElectedBy(i), {j \in Server : \/ disk[j].term > currentTerm[i]
+                                               \/ disk[j].term = currentTerm[i] /\ disk[j].vote = i})
 
 \* What is on a disk is kept over all lives; what was decided, for this one.
 KeepsVote(term, vote, newTerm, newVote) == newTerm = term /\ vote # Nil => newVote = vote
@@ -184,13 +210,21 @@ VotesGrantedOnce ==
         /\ crashes' = crashes => KeepsVote(currentTerm[i], votedFor[i], currentTerm'[i], votedFor'[i])]_vars
 
 MatchIndexSound ==
-    \A i \in Leaders : \A j \in Peers(i) :
+    \A i \in Leaders : \A j \in DOMAIN progress[i] :
         currentTerm[j] = currentTerm[i] =>
             LET k == progress[i][j].matchIndex
             IN k <= Len(log[i]) /\ k <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], k)
 
+\* A leader counts by the configuration in force, which is the last one committed or the one after that; the latter a crash
+\* may take back, with nothing left of it but what it let commit.
+After(m) ==
+    {m} \cup {Towards(m, Stable(asked.voters, asked.learners, asked.promoting)) : asked \in Targets}
+        \cup {JointLeft(m)} \cup {Promoted(m, i) : i \in m.promoting}
+
+\* Who holds the last one durably holds all before it.
 CommittedIsDurable ==
-    \A k \in DOMAIN committed : IsQuorum({j \in Server : HoldsCommitted(disk[j].log, k)})
+    LET holders == {j \in Server : HoldsCommitted(disk[j].log, Len(committed))}
+    IN committed # <<>> => \E m \in After(AfterAll(committed)) : IsQuorum(m, holders)
 
 \* What a message promises is on its sender's disk, or the disk has moved on to a later term, in which nobody relies on
 \* the promise.  A leader's appends promise nothing but that it leads the term.
@@ -226,7 +260,7 @@ PreVoteLeavesHardStateAlone ==
     [][\A i \in Server :
         /\ HandlePreVoteRequest(i) =>
             /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused,
-                           snapshot, fetch, commitIndex, appliedIndex, durableIndex, progress, disk>>
+                           snapshot, snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, disk>>
             /\ WithoutMessages(pending'[i]) = WithoutMessages(pending[i])
         /\ role'[i] = "PreCandidate" =>
             /\ currentTerm'[i] = currentTerm[i] /\ votedFor'[i] = votedFor[i]
@@ -253,7 +287,8 @@ CampaignHasPreVotes ==
             \/ ObeysItsLeader(i)
             \/ /\ role[i] = "PreCandidate"
                /\ currentTerm'[i] = currentTerm[i] + 1
-               /\ IsQuorum({voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
+               /\ IsQuorum(InForce(Local(i)),
+                           {voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
 
 \* Whatever happens next: a check now would keep only a leader that a quorum answered, and ask anew.  It is said of what
 \* the check makes of the leader, because a check that wrongly changes nothing is no step (6.2).
@@ -261,8 +296,8 @@ CheckedLeaderHasAnswers ==
     [][CheckQuorum => \A i \in Leaders :
         LET checked == CheckAnswers(Local(i))
         IN checked.role = "Leader" =>
-            /\ IsQuorum({j \in Peers(i) : progress[i][j].active} \cup {i})
-            /\ \A j \in Peers(i) : ~checked.progress[j].active]_vars
+            /\ IsQuorum(InForce(Local(i)), {j \in DOMAIN progress[i] : progress[i][j].active} \cup {i})
+            /\ \A j \in DOMAIN progress[i] : ~checked.progress[j].active]_vars
 
 -----------------------------------------------------------------------------
 (* Snapshots (5)                                                           *)
@@ -318,10 +353,14 @@ EveryReadEndsOnce ==
 -----------------------------------------------------------------------------
 (* Leadership transfer (3.10)                                              *)
 
-\* So that the target can come to hold the whole log.  (That a leader truncates nothing is `LeaderAppendOnly`.)
+\* So that the target can come to hold the whole log.  (That a leader truncates nothing is `LeaderAppendOnly`.)  Once it has
+\* ended, a joint configuration may be left in the same step.
 TransferAppendsNothing ==
     [][\A i \in Leaders :
-        transfer[i] # Nil /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] => Len(log'[i]) = Len(log[i])]_vars
+        transfer[i] # Nil /\ role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] =>
+            \/ Len(log'[i]) = Len(log[i])
+            \/ /\ transfer'[i] = Nil /\ Len(log'[i]) = Len(log[i]) + 1
+               /\ IsChange(log'[i][Len(log'[i])]) /\ IsJoint(InForce(Local(i)))]_vars
 
 TimeoutNowAfterWholeLog ==
     [][\A m \in messages' \ messages :
@@ -353,11 +392,44 @@ OnlyTransfersDisrupt ==
                THEN after = n
                ELSE after.term >= m.term]_vars
 
-\* Once it has begun, a transfer goes on to the same target until its timeout or until the server leads no more.
+\* Once it has begun, a transfer goes on to the same target until its timeout or until the server leads no more.  It begins
+\* when somebody asks for it, or when a leader without a vote hears of a server that has one.
+IsSuccessor(i, j) ==
+    /\ ~HasVote(InForce(Local(i)), i) /\ HasVote(InForce(Local(i)), j)
+    /\ \E m \in Inbox(i, "AppendEntriesResponse") : m.from = j /\ m.term = currentTerm[i]
 EveryTransferEnds ==
     [][\A i \in Leaders :
         role'[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ transfer'[i] # transfer[i] =>
-            IF transfer[i] = Nil THEN TransferLeadership(i) ELSE transfer'[i] = Nil /\ TransferTimeout(i)]_vars
+            IF transfer[i] = Nil THEN IsSuccessor(i, transfer'[i]) \/ TransferLeadership(i)
+            ELSE transfer'[i] = Nil /\ TransferTimeout(i)]_vars
+
+-----------------------------------------------------------------------------
+(* Membership changes (4)                                                  *)
+
+\* The places of the configurations in the part of a log that is there.
+Changes(entries) == {k \in (Base(entries) + 1)..Len(entries) : IsChange(entries[k])}
+
+\* A new leader may know less of what is committed than the one before did.
+OneChangeAtATime ==
+    \A i \in Leaders :
+        TermAt(log[i], commitIndex[i]) = currentTerm[i] =>
+            Cardinality({k \in Changes(log[i]) : k > commitIndex[i]}) <= 1
+
+ChangesAfterOwnCommit ==
+    \A i \in Leaders : \A k \in Changes(log[i]) :
+        log[i][k].term = currentTerm[i] => TermAt(log[i], commitIndex[i]) = currentTerm[i]
+
+\* Two configurations that follow each other in a log: a quorum of one leaves none of the other, so they cannot decide apart.
+Overlap(m, next) == \A servers \in SUBSET Server : ~(IsQuorum(m, servers) /\ IsQuorum(next, Server \ servers))
+QuorumsOverlap ==
+    \A i \in Server :
+        LET later == {k \in Changes(log[i]) : k > snapshot[i].index}
+        IN \A k \in later : LET before == AsOf(Local(i), k - 1)
+                            IN before.voters # {} => Overlap(before, log[i][k].membership[1])
+
+CampaignersHaveAVote == \A i \in Server : role[i] \in {"PreCandidate", "Candidate"} => MayCampaign(Local(i))
+
+PeersAreMembers == \A i \in Leaders : DOMAIN progress[i] = Members(InForce(Local(i))) \ {i}
 
 -----------------------------------------------------------------------------
 (* One server's own state                                                  *)
@@ -375,7 +447,7 @@ DurableWithinLog ==
         /\ durableIndex[i] <= Len(disk[i].log)
         /\ Agree(disk[i].log, log[i], durableIndex[i])
         /\ pending[i] = <<>> => /\ disk[i] = [term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i],
-                                               snapshot |-> snapshot[i]]
+                                               snapshot |-> snapshot[i], membership |-> snapshotMembership[i]]
                                 /\ durableIndex[i] = Len(log[i])
 
 FollowerFollowsAnother == \A i \in Server : role[i] = "Follower" => leader[i] # i
@@ -387,8 +459,8 @@ LeaderHasItsNoop ==
     \A i \in Leaders :
         \/ TermAt(log[i], Base(log[i])) = currentTerm[i]
         \/ \E k \in DOMAIN log[i] : log[i][k] = Entry(currentTerm[i], "Noop") /\ TermAt(log[i], k - 1) < currentTerm[i]
-MatchBelowNext == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].matchIndex < progress[i][j].nextIndex
-NextWithinLog == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].nextIndex <= Len(log[i]) + 1
+MatchBelowNext == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].matchIndex < progress[i][j].nextIndex
+NextWithinLog == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].nextIndex <= Len(log[i]) + 1
 RecentLeaderIsKnown == \A i \in Server : leaderIsRecent[i] => leader[i] # Nil /\ role[i] # "Leader"
 \* Reads go on in the order in which they began, and the first of them waits for a round that is on its way.
 ReadsInOrder ==
@@ -397,7 +469,7 @@ ReadsInOrder ==
         /\ \A k \in 2..Len(reads[i]) : /\ reads[i][k - 1].round <= reads[i][k].round
                                        /\ reads[i][k - 1].index <= reads[i][k].index
 \* A transfer dies with the role of the leader that began it.
-TransferIsToAPeer == \A i \in Server : transfer[i] # Nil => role[i] = "Leader" /\ transfer[i] \in Peers(i)
-ConfirmedWasAsked == \A i \in Leaders : \A j \in Peers(i) : progress[i][j].confirmedRound <= readRound[i]
+TransferIsToAPeer == \A i \in Server : transfer[i] # Nil => role[i] = "Leader" /\ transfer[i] \in DOMAIN progress[i]
+ConfirmedWasAsked == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].confirmedRound <= readRound[i]
 RecentLeaderOnlyWithCheckQuorum == \A i \in Server : leaderIsRecent[i] => CheckQuorum
 =============================================================================

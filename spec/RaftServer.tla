@@ -7,7 +7,7 @@
 (* `self`.  Operators are named like those functions and stand in the      *)
 (* order of the chapters.  `Raft.tla` makes actions of them.               *)
 (***************************************************************************)
-EXTENDS Integers, Sequences, FiniteSets
+EXTENDS RaftMembership, Sequences
 
 CONSTANTS
     Server,             \* the servers
@@ -21,23 +21,18 @@ CONSTANTS
 Min(a, b) == IF a < b THEN a ELSE b
 Max(a, b) == IF a > b THEN a ELSE b
 
-Majority == Cardinality(Server) \div 2 + 1
-IsQuorum(servers) == Cardinality(servers) >= Majority
-
-PeersOf == [i \in Server |-> Server \ {i}]
-Peers(i) == PeersOf[i]
-
 -----------------------------------------------------------------------------
 (* Entries and logs (3.3, 3.5)                                             *)
 
-Entry(term, payload) == [term |-> term, payload |-> payload]
+Entry(term, payload) == [term |-> term, payload |-> payload, membership |-> <<>>]
+ChangeEntry(term, m) == [term |-> term, payload |-> "Membership", membership |-> <<m>>]
 EntryId(index, term) == [index |-> index, term |-> term]
 
 Prefix(entries, count) == SubSeq(entries, 1, count)
 
 \* What a log has forgotten stays as a place without content, so that an entry's index is its place in the sequence.  Of
 \* the last entry forgotten, the base, the term is kept (5.1).
-Forgotten(term) == [term |-> term, payload |-> "Forgotten"]
+Forgotten(term) == [term |-> term, payload |-> "Forgotten", membership |-> <<>>]
 Base(entries) == Cardinality({k \in DOMAIN entries : entries[k].payload = "Forgotten"})
 
 ForgetThrough(entries, base) ==
@@ -83,10 +78,40 @@ NoEntry == EntryId(0, 0)
 \* A server that starts, or starts again, from what its disk holds (`Protocol::new`).
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
-     recent |-> FALSE, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot, fetch |-> NoFetch,
+     recent |-> FALSE, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
+     snapshotMembership |-> d.membership, fetch |-> NoFetch,
      commit |-> d.snapshot.index, applied |-> d.snapshot.index, durable |-> Len(d.log), progress |-> NoProgress,
      readRound |-> 0, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
+
+-----------------------------------------------------------------------------
+(* The configuration as a function of the log (4.1; membership_change.rs)  *)
+(*                                                                         *)
+(* A configuration is in force on a server as soon as it stands in its     *)
+(* log, committed or not, and as long as it stands there.  Of those that a *)
+(* snapshot covers the last one is kept beside it.                         *)
+
+IsChange(entry) == entry.membership # <<>>
+
+\* The configuration as of `index`, which is not before the snapshot.
+AsOf(n, index) ==
+    LET changes == {k \in (n.snapshot.index + 1)..index : IsChange(n.log[k])}
+    IN IF changes = {} THEN n.snapshotMembership
+       ELSE n.log[CHOOSE k \in changes : \A other \in changes : other <= k].membership[1]
+
+InForce(n) == AsOf(n, Len(n.log))
+IsCommittedInForce(n) == \A k \in (n.commit + 1)..Len(n.log) : ~IsChange(n.log[k])
+
+\* Who is removed by an entry of which it does not know yet that it is committed may have to lead so that it commits.
+MayCampaign(n) ==
+    \/ HasVote(AsOf(n, n.commit), n.id)
+    \/ \E k \in (n.commit + 1)..Len(n.log) : IsChange(n.log[k]) /\ HasVote(n.log[k].membership[1], n.id)
+
+\* The others that have a vote.
+OtherVoters(n) == Voting(InForce(n)) \ {n.id}
+
+\* A leader's peers: the other members.
+Peers(n) == DOMAIN n.progress
 
 -----------------------------------------------------------------------------
 (* Writes, and what waits for them (3.8, 10.2.1; tail.rs)                  *)
@@ -107,14 +132,14 @@ Persist(n, truncateFrom, entries) ==
     IN [n EXCEPT !.log = kept \o entries, !.durable = cut(@), !.pending = Append(earlier, write), !.dirty = FALSE]
 
 \* One atomic write that puts a snapshot in the place of the log's beginning.  The log itself is already what it will be.
-PersistCompaction(n, last, base) ==
+PersistCompaction(n, last, base, membership) ==
     LET write == [hardState |-> <<>>,
-                  compaction |-> <<[snapshot |-> last, base |-> base]>>,
+                  compaction |-> <<[snapshot |-> last, base |-> base, membership |-> membership]>>,
                   truncateFrom |-> 0,
                   entries |-> <<>>,
                   durable |-> Len(n.log),
                   messages |-> {}]
-    IN [n EXCEPT !.snapshot = last, !.pending = Append(@, write)]
+    IN [n EXCEPT !.snapshot = last, !.snapshotMembership = membership, !.pending = Append(@, write)]
 
 PersistHardState(n) == IF n.dirty THEN Persist(n, 0, <<>>) ELSE n
 
@@ -140,7 +165,8 @@ DiskAfterWrite(d, write) ==
         kept == IF write.truncateFrom = 0 THEN compacted ELSE Prefix(compacted, write.truncateFrom - 1)
         hardState == IF write.hardState = <<>> THEN d ELSE write.hardState[1]
     IN [term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries,
-        snapshot |-> IF write.compaction = <<>> THEN d.snapshot ELSE write.compaction[1].snapshot]
+        snapshot |-> IF write.compaction = <<>> THEN d.snapshot ELSE write.compaction[1].snapshot,
+        membership |-> IF write.compaction = <<>> THEN d.membership ELSE write.compaction[1].membership]
 
 \* The disk after the oldest `count` writes reached it.
 RECURSIVE DiskAfter(_, _, _)
@@ -185,7 +211,8 @@ ConfirmLeaderResponse(n, to, leaderTerm, round) ==
 TimeoutNowRequest(n, to) == [type |-> "TimeoutNowRequest", from |-> n.id, to |-> to, term |-> n.term]
 \* The data is fetched beside the messages.  Answered like an append, once it is here.
 InstallSnapshotRequest(n, to) ==
-    [type |-> "InstallSnapshotRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> n.snapshot]
+    [type |-> "InstallSnapshotRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> n.snapshot,
+     membership |-> n.snapshotMembership]
 
 \* The follower's durable log agrees with the leader's up to and including `matchIndex`.
 ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
@@ -294,9 +321,9 @@ ReplicateTo(n, j) == [n EXCEPT !.progress[j] = AfterSending(n, @), !.out = @ \cu
 
 \* What was not sent when it was appended follows once it is durable here.
 ReplicateDurable(n) ==
-    IF n.role = "Leader" /\ \E j \in Peers(n.id) : MaySend(n.progress[j], n.durable)
-    THEN [n EXCEPT !.progress = [j \in Peers(n.id) |-> AfterSending(n, n.progress[j])],
-                   !.out = @ \cup UNION {SentTo(n, j) : j \in Peers(n.id)}]
+    IF n.role = "Leader" /\ \E j \in Peers(n) : MaySend(n.progress[j], n.durable)
+    THEN [n EXCEPT !.progress = [j \in Peers(n) |-> AfterSending(n, n.progress[j])],
+                   !.out = @ \cup UNION {SentTo(n, j) : j \in Peers(n)}]
     ELSE n
 
 \* A leader writes entries and sends them in parallel: its messages promise nothing about its own disk, and it counts
@@ -304,9 +331,9 @@ ReplicateDurable(n) ==
 AppendAsLeader(n, entries) ==
     LET written == Persist(n, 0, entries)
         first == Len(n.log) + 1
-        takers == {j \in Peers(n.id) : TakesNext(n.progress[j], first)}
+        takers == {j \in Peers(n) : TakesNext(n.progress[j], first)}
     IN [written EXCEPT
-            !.progress = [j \in Peers(n.id) |->
+            !.progress = [j \in Peers(n) |->
                 IF j \in takers THEN Sent(n.progress[j], <<Len(written.log)>>) ELSE n.progress[j]],
             !.out = @ \cup {AppendEntriesRequest(written, j, first - 1, entries) : j \in takers}]
 
@@ -327,9 +354,10 @@ AdvanceCommitTo(n, index) ==
 \* entry of its own (3.6.2, Figure 3.7).
 AdvanceCommit(n) ==
     IF n.role # "Leader" THEN n
-    ELSE LET holders(k) == {j \in Peers(n.id) : n.progress[j].matchIndex >= k} \cup
+    ELSE LET holders(k) == {j \in Peers(n) : n.progress[j].matchIndex >= k} \cup
                            (IF n.durable >= k THEN {n.id} ELSE {})
-             committed == {k \in (n.commit + 1)..Len(n.log) : n.log[k].term = n.term /\ IsQuorum(holders(k))}
+             m == InForce(n)
+             committed == {k \in (n.commit + 1)..Len(n.log) : n.log[k].term = n.term /\ IsQuorum(m, holders(k))}
          IN IF committed = {} THEN n
             ELSE AdvanceApply([n EXCEPT !.commit = CHOOSE k \in committed : \A other \in committed : other <= k])
 
@@ -346,15 +374,15 @@ TakeSnapshot(n, index, through) ==
     LET last == IdAt(n.log, index)
         base == IdAt(n.log, Max(Min(through, index), Base(n.log)))
         forgets == [n EXCEPT !.log = ForgetThrough(@, base.index)]
-    IN PersistCompaction(forgets, last, base)
+    IN PersistCompaction(forgets, last, base, AsOf(n, index))
 
 \* The log forgets all that it holds and begins anew after what the fetched snapshot covers.  Of what was durable only
-\* the part that is committed still counts: the snapshot covers it.
-BeginAnew(n, last) ==
+\* the part that is committed still counts: the snapshot covers it.  Of the configurations that of the snapshot is left.
+BeginAnew(n, last, membership) ==
     LET durable == Min(n.durable, n.commit)
         emptied == [n EXCEPT !.log = EmptyAfter(last), !.durable = durable, !.commit = last.index,
                              !.pending = [k \in DOMAIN @ |-> [@[k] EXCEPT !.durable = Min(@, durable)]]]
-    IN PersistCompaction(emptied, last, last)
+    IN PersistCompaction(emptied, last, last, membership)
 
 -----------------------------------------------------------------------------
 (* Reads without an entry of the log (6.4; read.rs)                        *)
@@ -367,16 +395,17 @@ BeginAnew(n, last) ==
 ReadIndex(n) ==
     Max(n.commit, CHOOSE k \in DOMAIN n.log : n.log[k].term = n.term /\ TermAt(n.log, k - 1) < n.term)
 
-\* Asks all followers.  Like a leader's appends this waits for no write.
+\* Asks all followers that have a vote.  Like a leader's appends this waits for no write.
 AskFollowers(n) ==
     LET asking == [n EXCEPT !.readRound = @ + 1]
-    IN [asking EXCEPT !.out = @ \cup {ConfirmLeaderRequest(asking, j) : j \in Peers(n.id)}]
+    IN [asking EXCEPT !.out = @ \cup {ConfirmLeaderRequest(asking, j) : j \in OtherVoters(n)}]
 
 \* Lets go of the reads whose round a quorum confirmed, and begins the next round if reads wait for it.
 AnswerReads(n) ==
-    LET confirmers(round) == {j \in Peers(n.id) : n.progress[j].confirmedRound >= round} \cup
+    LET confirmers(round) == {j \in Peers(n) : n.progress[j].confirmedRound >= round} \cup
                              (IF n.readRound >= round THEN {n.id} ELSE {})
-        isConfirmed(read) == IsQuorum(confirmers(read.round))
+        m == InForce(n)
+        isConfirmed(read) == IsQuorum(m, confirmers(read.round))
         waiting == SelectSeq(n.reads, LAMBDA read : ~isConfirmed(read))
         ready == {n.reads[k] : k \in {k \in DOMAIN n.reads : isConfirmed(n.reads[k])}}
         answered == [n EXCEPT !.reads = waiting, !.answered = @ \cup ready]
@@ -414,6 +443,60 @@ SendTimeoutNow(n) ==
 BeginTransfer(n, target) == SendTimeoutNow([n EXCEPT !.transfer = target])
 
 -----------------------------------------------------------------------------
+(* Membership changes (4; membership_change.rs)                            *)
+(*                                                                         *)
+(* A leader appends one configuration at a time, and only once an entry of *)
+(* its term is committed: else two leaders could go on from one            *)
+(* configuration to two whose majorities do not overlap (4.1).             *)
+
+HasCommittedInTerm(n) == TermAt(n.log, n.commit) = n.term
+
+MayAppendMembership(n) ==
+    /\ n.transfer = Nil
+    /\ IsCommittedInForce(n)
+    /\ HasCommittedInTerm(n)
+
+\* The next configuration is in force as soon as it is appended: it goes to its own members, of whom the new ones are known
+\* by nothing yet, and whoever is none of them hears nothing more.
+AppendMembership(n, next) ==
+    LET new == NewProgress(Len(n.log))
+        members == Members(next) \ {n.id}
+        reconfigured == [n EXCEPT !.progress = [j \in members |-> IF j \in Peers(n) THEN @[j] ELSE new]]
+    IN AppendAsLeader(reconfigured, <<ChangeEntry(n.term, next)>>)
+
+\* Who gets a vote has the log, else it might take long until anything commits (4.2.1); and of the new voters so many answer
+\* that a majority goes on.
+MayChange(n, target) ==
+    LET present == InForce(n)
+        answers(j) == IF j = n.id THEN TRUE ELSE j \in Peers(n) /\ n.progress[j].active
+    IN /\ n.role = "Leader"
+       /\ MayAppendMembership(n)
+       /\ ~IsJoint(present)
+       /\ target.voters # {}
+       /\ \A j \in target.voters \ Voting(present) : j \in present.learners /\ j \in Peers(n) /\ IsReady(n, j)
+       /\ IsMajority({j \in target.voters : answers(j)}, target.voters)
+
+ChangeTo(n, target) == AppendMembership(n, Towards(InForce(n), target))
+
+\* What a leader goes on to by itself once the configuration in force is committed, when it just heard `heard`, if anybody:
+\* it leaves a joint one; it hands over if it has no vote any more (4.2.2); it promotes a learner that caught up.
+AdvanceMembership(n, heard) ==
+    LET m == InForce(n)
+    IN CASE n.role # "Leader" -> n
+         [] n.role = "Leader" /\ ~MayAppendMembership(n) -> n
+         [] n.role = "Leader" /\ MayAppendMembership(n) /\ IsJoint(m) -> AppendMembership(n, JointLeft(m))
+         [] n.role = "Leader" /\ MayAppendMembership(n) /\ ~IsJoint(m) /\ ~HasVote(m, n.id) ->
+                IF HasVote(m, heard) THEN BeginTransfer(n, heard) ELSE n
+         [] OTHER -> IF heard \in m.promoting /\ IsReady(n, heard) THEN AppendMembership(n, Promoted(m, heard)) ELSE n
+
+\* A transfer ends without success.  A leader whose removal is committed leaves all the same.
+EndTransfer(n) ==
+    LET idle == [n EXCEPT !.transfer = Nil]
+        m == InForce(n)
+    IN IF IsCommittedInForce(n) /\ ~IsJoint(m) /\ ~HasVote(m, n.id) THEN BecomeFollower(idle, Nil)
+       ELSE AdvanceMembership(idle, Nil)
+
+-----------------------------------------------------------------------------
 (* How a leader is elected (3.4, 4.2.3, 9.6; election.rs)                  *)
 
 \* Candidates are ignored by a leader, and by who heard its leader just now (4.2.3).
@@ -428,21 +511,21 @@ BecomeCandidate(n, leadershipTransfer) ==
     LET candidate == PersistHardState(
             [n EXCEPT !.term = @ + 1, !.vote = n.id, !.dirty = TRUE, !.role = "Candidate", !.leader = Nil,
                       !.recent = FALSE, !.granted = {}, !.refused = {}, !.progress = NoProgress])
-    IN SendAll(candidate, {RequestVoteRequest(candidate, j, leadershipTransfer) : j \in Peers(n.id)})
+    IN SendAll(candidate, {RequestVoteRequest(candidate, j, leadershipTransfer) : j \in OtherVoters(n)})
 
 \* Asks whether an election could succeed.  The own pre-vote is no promise, so it needs no write (9.6).
 BecomePreCandidate(n) ==
     LET asking == [n EXCEPT !.role = "PreCandidate", !.leader = Nil, !.recent = FALSE, !.granted = {n.id},
                             !.refused = {}, !.progress = NoProgress]
-    IN IF IsQuorum(asking.granted) THEN BecomeCandidate(asking, FALSE)
-       ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in Peers(n.id)})
+    IN IF IsQuorum(InForce(n), asking.granted) THEN BecomeCandidate(asking, FALSE)
+       ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in OtherVoters(n)})
 
 \* Leads the term, beginning with an entry whose commit commits everything before it (3.6.2, 6.4).
 BecomeLeader(n) ==
     LET new == NewProgress(Len(n.log))
     IN AppendAsLeader([n EXCEPT !.role = "Leader", !.leader = n.id, !.recent = FALSE, !.granted = {}, !.refused = {},
                                 !.fetch = NoFetch,
-                                !.progress = [j \in Peers(n.id) |-> new]],
+                                !.progress = [j \in Members(InForce(n)) \ {n.id} |-> new]],
                       <<Entry(n.term, "Noop")>>)
 
 \* The votes are sets, so that an answer that comes twice counts once.
@@ -450,9 +533,10 @@ RecordVote(n, voter, granted) ==
     IF granted THEN [n EXCEPT !.granted = @ \cup {voter}] ELSE [n EXCEPT !.refused = @ \cup {voter}]
 
 VoteResult(n) ==
-    CASE IsQuorum(n.granted) -> "Won"
-      [] ~IsQuorum(n.granted) /\ ~IsQuorum(Server \ n.refused) -> "Lost"
-      [] OTHER -> "Pending"
+    LET m == InForce(n)
+    IN CASE IsQuorum(m, n.granted) -> "Won"
+         [] ~IsQuorum(m, n.granted) /\ ~IsQuorum(m, Voting(m) \ n.refused) -> "Lost"
+         [] OTHER -> "Pending"
 
 CountPreVote(n, voter, granted) ==
     LET counted == RecordVote(n, voter, granted)

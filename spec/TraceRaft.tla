@@ -57,7 +57,9 @@ TraceNetworks(held, sent) ==
 Recorded(i) ==
     [currentTerm |-> currentTerm[i], votedFor |-> votedFor[i], role |-> role[i], leader |-> leader[i],
      leaderIsRecent |-> leaderIsRecent[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
-     snapshot |-> snapshot[i], fetching |-> fetch[i], base |-> IdAt(log[i], Base(log[i])), last |-> LastId(log[i]), durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
+     snapshot |-> snapshot[i], membership |-> InForce(Local(i)), fetching |-> fetch[i],
+     base |-> IdAt(log[i], Base(log[i])), last |-> LastId(log[i]),
+     durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
      readRound |-> readRound[i],
      transfer |-> transfer[i],
@@ -79,13 +81,14 @@ IsAwaited(i) == fetch[i] # NoFetch /\ fetch[i][1].last = Line.snapshot[1]
 \* A timer may fire in a role that it does not concern, and a snapshot arrive that is no longer needed; then nothing
 \* happens.
 Ignored(i) ==
-    /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader"
+    /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader" \/ ~MayCampaign(Local(i))
          [] Line.event = "MinimumElectionTimeout" -> ~leaderIsRecent[i]
          [] Line.event = "HeartbeatTimeout" -> role[i] # "Leader"
          [] Line.event = "QuorumCheckTimeout" -> role[i] # "Leader" \/ ~CheckQuorum
          [] Line.event = "TransferTimeout" -> transfer[i] = Nil
          \* Asked for again.
          [] Line.event = "TransferLeadership" -> transfer[i] # Nil /\ <<transfer[i]>> = Line.target
+         [] Line.event = "ChangeMembership" -> role[i] = "Leader" /\ Line.membership[1] = JointLeft(InForce(Local(i)))
          [] Line.event \in {"SnapshotFetched", "SnapshotFetchFailed"} -> ~IsAwaited(i)
          [] OTHER -> FALSE
     /\ Line.sent = {}
@@ -101,6 +104,14 @@ TransferLeadershipTo(i) ==
     /\ TransferLeadership(i)
     /\ <<transfer'[i]>> = Line.target
 
+\* The spec leaves open which configuration is wanted; the line says it.  One that differs in addresses alone is another one,
+\* though not in the words of the spec.
+ChangeMembershipTo(i) ==
+    /\ MayChange(Local(i), Line.membership[1])
+    /\ Install(ChangeTo(Local(i), Line.membership[1]), messages)
+    /\ changes' = changes + 1
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
+
 \* The spec leaves open how many writes a report is about; the line says it.
 PersistedWrites(i) ==
     /\ Line.writes \in 1..Len(pending[i])
@@ -111,6 +122,7 @@ PersistedWrites(i) ==
 Start(i) ==
     /\ IF Line.first THEN Line.sent = {} /\ UNCHANGED vars ELSE Crash(i)
     /\ IF disk'[i].log = Line.log THEN TRUE ELSE Differs("log", disk'[i].log)
+    /\ IF <<disk'[i].membership>> = Line.membership THEN TRUE ELSE Differs("membership", disk'[i].membership)
 
 \* The spec leaves open which snapshot is taken and what the log keeps of what it covers; the line says it.
 SnapshotTakenUpTo(i) ==
@@ -121,7 +133,7 @@ SnapshotTakenUpTo(i) ==
        /\ IF taken.snapshot = snapshot[i] /\ taken.log = log[i] THEN Line.sent = {} /\ UNCHANGED vars
           ELSE /\ Install(taken, messages)
                /\ snapshotsTaken' = snapshotsTaken + 1
-               /\ UNCHANGED <<transfers, crashes>>
+               /\ UNCHANGED <<transfers, changes, crashes>>
 
 Event(i) ==
     \/ Line.event = "ElectionTimeout" /\ ElectionTimeout(i)
@@ -133,6 +145,7 @@ Event(i) ==
     \/ Line.event = "ReadRequest" /\ ReadRequest(i)
     \/ Line.event = "TransferLeadership" /\ TransferLeadershipTo(i)
     \/ Line.event = "TransferTimeout" /\ TransferTimeout(i)
+    \/ Line.event = "ChangeMembership" /\ ChangeMembershipTo(i)
     \/ Line.event = "SnapshotTaken" /\ SnapshotTakenUpTo(i)
     \/ Line.event = "SnapshotFetched" /\ IsAwaited(i) /\ SnapshotFetched(i)
     \/ Line.event = "SnapshotFetchFailed" /\ IsAwaited(i) /\ SnapshotFetchFailed(i)
@@ -170,6 +183,7 @@ TraceInit ==
     /\ votesGranted = [i \in Server |-> started[i].granted]
     /\ votesRefused = [i \in Server |-> started[i].refused]
     /\ snapshot = [i \in Server |-> started[i].snapshot]
+    /\ snapshotMembership = [i \in Server |-> started[i].snapshotMembership]
     /\ fetch = [i \in Server |-> started[i].fetch]
     /\ commitIndex = [i \in Server |-> started[i].commit]
     /\ appliedIndex = [i \in Server |-> started[i].applied]
@@ -185,6 +199,7 @@ TraceInit ==
     /\ readHistory = <<>>
     /\ transfers = 0
     /\ snapshotsTaken = 0
+    /\ changes = 0
     /\ crashes = 0
     /\ l = 1
     /\ variant = 0

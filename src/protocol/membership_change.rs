@@ -221,7 +221,8 @@ impl Protocol {
         candidates.any(|(_, membership)| membership.is_voter(self.settings.id))
     }
 
-    /// With a fetched snapshot a campaign may have lost its ground.
+    /// A fetched snapshot brings another configuration, or word that the last one is committed: a campaign may have lost its
+    /// ground.
     pub(super) fn withdraw_without_vote(&mut self, actions: &mut impl ActionSink) {
         if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) && !self.may_campaign() {
             self.become_follower(None, actions);
@@ -256,6 +257,13 @@ impl Protocol {
     #[must_use]
     pub fn membership(&self) -> &Arc<Membership> {
         &self.configurations.in_force().1
+    }
+
+    /// The index of the configuration in force: that of its entry, or of the snapshot with which it came.
+    #[cfg(feature = "std")]
+    #[inline]
+    pub(crate) fn membership_index(&self) -> Index {
+        self.configurations.in_force().0
     }
 
     /// The last configuration that is known to be committed, and the index of its entry.

@@ -1,6 +1,7 @@
 //! One line of a trace, as data. Field names in the text are the spec's.
 
 use crate::action::{Compaction, RoleKind};
+use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
 use crate::protocol::{PeerState, ProgressState, ReadState};
 use crate::transition::Transition;
@@ -36,6 +37,9 @@ pub struct Line {
     /// Of `TransferLeadership` alone: the server that is to lead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<NodeId>,
+    /// Of `ChangeMembership` alone: the configuration that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipRecord>,
     /// Of `SnapshotTaken`, `SnapshotFetched` and `SnapshotFetchFailed`: the last entry that the snapshot covers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<EntryId>,
@@ -122,16 +126,52 @@ pub struct Start {
     pub cluster: ClusterId,
     /// The settings that the spec knows, or whose limits it does without.
     pub settings: Settings,
+    /// The configuration as of the newest snapshot; without one, that which the cluster began with, as far as this node knows
+    /// it.
+    pub membership: MembershipRecord,
     /// What the log held.
     pub log: Vec<EntryRun>,
+}
+
+/// A configuration of the cluster, without addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MembershipRecord {
+    /// The voters, ascending; in a joint configuration the new ones.
+    pub voters: Vec<NodeId>,
+    /// The old voters of a joint configuration, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outgoing: Vec<NodeId>,
+    /// Who gets the log and has no vote, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learners: Vec<NodeId>,
+    /// The learners that become voters once they have caught up, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promoting: Vec<NodeId>,
+}
+
+impl MembershipRecord {
+    /// Everybody named in it.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.voters.iter().chain(&self.outgoing).chain(&self.learners).chain(&self.promoting).copied()
+    }
+}
+
+impl From<&Membership> for MembershipRecord {
+    fn from(membership: &Membership) -> Self {
+        Self {
+            voters: membership.voters().to_vec(),
+            outgoing: membership.outgoing().to_vec(),
+            learners: membership.learners().to_vec(),
+            promoting: membership.promoting().to_vec(),
+        }
+    }
 }
 
 /// What of a configuration decides which steps are right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
-    /// The members of the cluster, ascending.
-    pub voters: Vec<NodeId>,
     /// Whether a node asks before it campaigns.
     pub pre_vote: bool,
     /// Whether a leader without a quorum steps down, and candidates are ignored while a leader is heard.
@@ -154,6 +194,9 @@ pub struct EntryRun {
     pub payload: PayloadName,
     /// How many there are; at least 1.
     pub count: u64,
+    /// Of `Membership` alone: the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipRecord>,
 }
 
 /// What an entry carries, without its content.
@@ -163,6 +206,8 @@ pub enum PayloadName {
     Noop,
     /// A client's command.
     Command,
+    /// A configuration of the cluster.
+    Membership,
 }
 
 /// The entries as runs.
@@ -175,11 +220,16 @@ pub fn runs<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<EntryRun> {
 /// Entries that follow those of `runs`.
 pub fn add_runs<'a>(runs: &mut Vec<EntryRun>, entries: impl IntoIterator<Item = &'a Entry>) {
     for entry in entries {
-        let payload = if matches!(entry.payload, Payload::Noop) { PayloadName::Noop } else { PayloadName::Command };
+        let (payload, membership) = match &entry.payload {
+            Payload::Noop => (PayloadName::Noop, None),
+            Payload::Command(_) => (PayloadName::Command, None),
+            Payload::Membership(membership) => (PayloadName::Membership, Some(MembershipRecord::from(&**membership))),
+        };
         let term = entry.id.term;
-        match runs.last_mut().filter(|run| run.term == term && run.payload == payload) {
+        let is_alike = |run: &&mut EntryRun| (run.term, run.payload, &run.membership) == (term, payload, &membership);
+        match runs.last_mut().filter(is_alike) {
             Some(run) => run.count += 1,
-            None => runs.push(EntryRun { term, payload, count: 1 }),
+            None => runs.push(EntryRun { term, payload, count: 1, membership }),
         }
     }
 }
@@ -205,6 +255,8 @@ pub struct ServerState {
     /// The last entry that the newest snapshot covers.
     #[serde(default, skip_serializing_if = "is_zero_id")]
     pub snapshot: EntryId,
+    /// The configuration in force: the last one in the log, or that of the snapshot.
+    pub membership: MembershipRecord,
     /// The snapshot that is being fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetching: Option<FetchRecord>,
@@ -235,18 +287,33 @@ pub struct ServerState {
 }
 
 /// A snapshot that is being fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FetchRecord {
     /// Who offered it.
     pub from: NodeId,
     /// The last entry that it covers.
     pub last: EntryId,
+    /// The configuration as of that.
+    pub membership: MembershipRecord,
 }
 
-impl From<(NodeId, EntryId)> for FetchRecord {
-    fn from((from, last): (NodeId, EntryId)) -> Self {
-        Self { from, last }
+/// A snapshot that takes the place of a log's beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompactionRecord {
+    /// The last entry that the snapshot covers.
+    pub snapshot: EntryId,
+    /// The last entry that the log forgets.
+    pub base: EntryId,
+    /// The configuration as of the snapshot.
+    pub membership: MembershipRecord,
+}
+
+impl From<&Compaction> for CompactionRecord {
+    fn from(compaction: &Compaction) -> Self {
+        let membership = MembershipRecord::from(&*compaction.membership);
+        Self { snapshot: compaction.snapshot, base: compaction.base, membership }
     }
 }
 
@@ -324,7 +391,7 @@ pub struct WriteRecord {
     pub hard_state: Option<HardState>,
     /// The snapshot that takes the place of the log's beginning, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compaction: Option<Compaction>,
+    pub compaction: Option<CompactionRecord>,
     /// Entries from this index on go first, if any.
     pub truncate_from: Option<Index>,
     /// The entries to append.
@@ -366,7 +433,7 @@ pub enum MessageRecord {
     /// See [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     TimeoutNowRequest { from: NodeId, to: NodeId, term: Term },
     /// See [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
-    InstallSnapshotRequest { from: NodeId, to: NodeId, term: Term, last: EntryId },
+    InstallSnapshotRequest { from: NodeId, to: NodeId, term: Term, last: EntryId, membership: MembershipRecord },
 }
 
 /// What became of an append.
@@ -445,7 +512,10 @@ impl From<&Envelope> for MessageRecord {
                 };
                 Self::AppendEntriesResponse { from, to, term, result }
             }
-            Message::InstallSnapshotRequest(m) => Self::InstallSnapshotRequest { from, to, term, last: m.last },
+            Message::InstallSnapshotRequest(m) => {
+                let membership = MembershipRecord::from(&*m.membership);
+                Self::InstallSnapshotRequest { from, to, term, last: m.last, membership }
+            }
             Message::ConfirmLeaderRequest(m) => Self::ConfirmLeaderRequest { from, to, term, round: m.round },
             Message::ConfirmLeaderResponse(m) => {
                 Self::ConfirmLeaderResponse { from, to, term, leader_term: m.leader_term, round: m.round }
@@ -485,6 +555,9 @@ impl Line {
         }
         if self.target.is_some() != (self.event == EventName::Step(Transition::TransferLeadership)) {
             return Some("a `target` belongs to the event TransferLeadership and to no other");
+        }
+        if self.membership.is_some() != (self.event == EventName::Step(Transition::ChangeMembership)) {
+            return Some("a `membership` of its own belongs to the event ChangeMembership and to no other");
         }
         let is_taken = self.event == EventName::Step(Transition::SnapshotTaken);
         let has_snapshot = is_taken

@@ -2,10 +2,10 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, EntryRun, EventName, FetchRecord, Line, MessageRecord, ProgressRecord, ReadRecord, ServerState,
-    Settings, Start, WriteRecord, runs,
+    AroundName, CompactionRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord, MessageRecord, ProgressRecord,
+    ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
 };
-use crate::action::{Action, Compaction, Write};
+use crate::action::{Action, Write};
 use crate::config::RaftConfig;
 use crate::event::Event;
 use crate::message::Envelope;
@@ -28,7 +28,7 @@ pub struct Tracer {
 
 #[derive(Clone, Debug)]
 struct Content {
-    compaction: Option<Compaction>,
+    compaction: Option<CompactionRecord>,
     truncate_from: Option<Index>,
     entries: Vec<EntryRun>,
 }
@@ -41,6 +41,7 @@ pub struct Input {
     writes: Option<usize>,
     commands: Option<usize>,
     target: Option<NodeId>,
+    membership: Option<MembershipRecord>,
     snapshot: Option<EntryId>,
     compact_through: Option<Index>,
 }
@@ -55,6 +56,7 @@ impl Input {
             writes: None,
             commands: None,
             target: None,
+            membership: None,
             snapshot: None,
             compact_through: None,
         };
@@ -64,6 +66,7 @@ impl Input {
             Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
             Event::Persisted { writes } => input.writes = Some(*writes),
             Event::TransferLeadership { target } => input.target = Some(*target),
+            Event::ChangeMembership { target } => input.membership = Some(MembershipRecord::from(&**target)),
             Event::SnapshotTaken { last, compact_through } => {
                 (input.snapshot, input.compact_through) = (Some(*last), Some(*compact_through));
             }
@@ -91,14 +94,14 @@ impl Tracer {
     ) -> (Self, Line) {
         let mut tracer = Self { node: protocol.id(), life, seq: 0, writes: VecDeque::new() };
         let settings = Settings {
-            voters: config.membership.voters().to_vec(),
             pre_vote: config.pre_vote,
             check_quorum: config.check_quorum,
             inflight_messages_max: config.inflight_messages_max,
             inflight_bytes_max: config.inflight_bytes_max,
             append_bytes_max: config.append_bytes_max,
         };
-        let start = Start { version: VERSION, cluster, settings, log };
+        let first = protocol.memberships().next().expect("a configuration is always in force").1;
+        let start = Start { version: VERSION, cluster, settings, membership: MembershipRecord::from(&**first), log };
         let line = Line { start: Some(start), ..tracer.line(EventName::START, protocol, Vec::new()) };
         (tracer, line)
     }
@@ -116,9 +119,9 @@ impl Tracer {
                 _ => {}
             }
         }
-        let Input { event, message, writes, commands, target, snapshot, compact_through } = input;
+        let Input { event, message, writes, commands, target, membership, snapshot, compact_through } = input;
         let line = self.line(event, protocol, sent);
-        Line { message, writes, commands, target, snapshot, compact_through, cold_reads, ..line }
+        Line { message, writes, commands, target, membership, snapshot, compact_through, cold_reads, ..line }
     }
 
     /// An append leaves whose entries had to be read first.
@@ -141,6 +144,7 @@ impl Tracer {
             writes: None,
             commands: None,
             target: None,
+            membership: None,
             snapshot: None,
             compact_through: None,
             cold_reads: 0,
@@ -151,9 +155,11 @@ impl Tracer {
 
     fn state(&self, protocol: &Protocol) -> ServerState {
         let state = protocol.state();
+        let as_of_it = protocol.fetching_membership().map(|membership| MembershipRecord::from(&**membership));
+        let fetching = state.fetching.zip(as_of_it);
         let pending = state.writes.iter().zip(&self.writes).map(|(waiting, content)| WriteRecord {
             hard_state: waiting.hard_state,
-            compaction: content.compaction,
+            compaction: content.compaction.clone(),
             truncate_from: content.truncate_from,
             entries: content.entries.clone(),
             durable: waiting.durable,
@@ -170,7 +176,8 @@ impl Tracer {
             votes_granted: state.votes_granted,
             votes_refused: state.votes_refused,
             snapshot: state.snapshot,
-            fetching: state.fetching.map(FetchRecord::from),
+            membership: MembershipRecord::from(&**protocol.membership()),
+            fetching: fetching.map(|((from, last), membership)| FetchRecord { from, last, membership }),
             base: state.base,
             last: state.last,
             durable: state.durable,
@@ -185,6 +192,10 @@ impl Tracer {
 
 impl Content {
     fn of(write: &Write) -> Self {
-        Self { compaction: write.compaction, truncate_from: write.truncate_from, entries: runs(write.entries.iter()) }
+        Self {
+            compaction: write.compaction.as_ref().map(CompactionRecord::from),
+            truncate_from: write.truncate_from,
+            entries: runs(write.entries.iter()),
+        }
     }
 }
