@@ -38,7 +38,8 @@ impl Servers {
         let id = config.id.0;
         let log = self.logs.entry(id).or_default().clone();
         let raft = Raft::start(config, log, self.network.transport(id), Recorder::default()).unwrap();
-        self.rafts.entry(id).insert_entry(raft).into_mut()
+        self.rafts.insert(id, raft);
+        self.at(id)
     }
 
     fn join(&mut self, id: u64) -> &Raft<Recorder> {

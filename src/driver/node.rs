@@ -9,7 +9,7 @@ use super::feed::{Feed, Reader};
 use super::fetch::Order;
 use super::lifecycle::Lifecycle;
 use super::mailbox::Mailbox;
-use super::members::{self, Members, Reachable};
+use super::members::{self, Members};
 use super::options::DriverOptions;
 use super::proposals::{Appended, Held, not_leader};
 use super::raft::{Applied, RoleChange, StateMachine, WaitError};
