@@ -108,7 +108,14 @@ pub(super) const TRANSFER: Configuration = Configuration {
     transfers_max: 1,
     heartbeats: true,
     campaigners: 1,
-    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderByTransfer, Goal::TransferEnded, Goal::JointLeft],
+    goals: &[
+        Goal::Leader,
+        Goal::Commit,
+        Goal::Reelection,
+        Goal::LeaderByTransfer,
+        Goal::TransferEnded,
+        Goal::JointLeft,
+    ],
     ..CHANGES
 };
 
