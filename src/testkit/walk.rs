@@ -41,8 +41,8 @@ const WEIGHTS: &[(Kind, u8)] = &[
 /// The same where servers can come to the cluster. A change needs a leader that stays for a while and learners that catch up.
 const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
     (Kind::Deliver, 76),
-    (Kind::ChangeMembership, 18),
-    (Kind::DeliverAll, 22),
+    (Kind::ChangeMembership, 12),
+    (Kind::DeliverAll, 28),
     (Kind::Persisted, 40),
     (Kind::Sync, 6),
     (Kind::ElectionTimeout, 6),
@@ -108,7 +108,10 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let detail = pick as usize % 251;
     let one = |nodes: &[NodeId]| (!nodes.is_empty()).then(|| nodes[(pick / 251) as usize % nodes.len()]);
     let timeout = |name: &str| one(&running).map(|id| format!("{name} {id}"));
+    let (network, heartbeat) = (cluster.network(), cluster.leader().map(|id| format!("heartbeat_timeout {id}")));
     match kind {
+        // Changes wait for answers: where nothing is on its way, the leader asks again.
+        Kind::Deliver if cluster.has_joiners() && network.in_flight().is_empty() => heartbeat,
         Kind::Deliver => on_message(cluster, "deliver", pick),
         Kind::ChangeMembership => change_membership(cluster, pick),
         Kind::Drop => on_message(cluster, "drop_message", pick),
@@ -124,7 +127,7 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
         }
         Kind::ElectionTimeout => timeout("election_timeout"),
         Kind::MinimumElectionTimeout => timeout("minimum_election_timeout"),
-        Kind::HeartbeatTimeout => cluster.leader().map(|id| format!("heartbeat_timeout {id}")),
+        Kind::HeartbeatTimeout => heartbeat,
         Kind::QuorumCheckTimeout => timeout("quorum_check_timeout"),
         Kind::ClientRequest => {
             let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
