@@ -26,8 +26,9 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log as a text file, one line per write: `term/vote snapshot>base>members truncate_from entry entry …`, where
-/// an entry is `index@term=command in hex` (`-` for a no-op, `m` and the members in hex for a configuration). A line without its end was torn by a
+/// A log as a text file, one line per write: `term/vote snapshot>base>configuration truncate_from entry entry …`, where
+/// an entry is `index@term=command in hex` (`-` for a no-op, `+configuration` for one). A configuration is its bytes in
+/// hex, none for the empty one. A line without its end was torn by a
 /// crash before it was durable, and is cut. What is forgotten leaves the file with the next sync,
 /// which replaces it by one that holds the rest as a single write.
 struct TextLog {
@@ -61,14 +62,13 @@ impl TextLog {
     /// Replaces the file by one that holds what the memory holds. To an empty log the base is an entry
     /// that it does not hold: it begins anew there, and the entries follow.
     fn rewrite(&mut self) -> io::Result<()> {
-        let compaction = self.memory.memberships().at_snapshot.map(|membership| Compaction {
-            snapshot: self.memory.snapshot(),
-            base: self.memory.base(),
-            membership,
-        });
         let state = Write {
             hard_state: Some(self.memory.hard_state()),
-            compaction,
+            compaction: Some(Compaction {
+                snapshot: self.memory.snapshot(),
+                base: self.memory.base(),
+                membership: self.memory.memberships().at_snapshot.unwrap_or_default(),
+            }),
             truncate_from: None,
             entries: self.memory.iter().cloned().collect(),
         };
@@ -156,7 +156,7 @@ fn format_write(write: &Write) -> String {
         format!("{}/{vote}", state.term)
     });
     let compaction = write.compaction.as_ref().map_or("-".into(), |Compaction { snapshot, base, membership }| {
-        format!("{snapshot}>{base}>{}", hex(&membership.encode()))
+        format!("{snapshot}>{base}>{}", format_membership(membership))
     });
     let truncate = write.truncate_from.map_or("-".into(), |index| index.to_string());
     let entries: String = write.entries.iter().map(format_entry).collect();
@@ -165,24 +165,19 @@ fn format_write(write: &Write) -> String {
 
 fn format_entry(entry: &Entry) -> String {
     let payload = match &entry.payload {
-        Payload::Command(command) => hex(command),
-        Payload::Membership(membership) => format!("m{}", hex(&membership.encode())),
+        Payload::Command(command) => format_hex(command),
+        Payload::Membership(membership) => format!("+{}", format_membership(membership)),
         _ => String::from("-"),
     };
     format!(" {}={payload}", entry.id)
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn format_membership(membership: &Membership) -> String {
+    if *membership == Membership::default() { String::new() } else { format_hex(&membership.encode()) }
+}
+
+fn format_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn parse_hex(hex: &str) -> Option<Vec<u8>> {
-    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-    (0..hex.len()).step_by(2).map(byte).collect()
-}
-
-fn parse_membership(hex: &str) -> Option<Arc<Membership>> {
-    Some(Arc::new(Membership::decode(&parse_hex(hex)?).ok()?))
 }
 
 fn parse_write(line: &str) -> Option<Write> {
@@ -197,10 +192,10 @@ fn parse_write(line: &str) -> Option<Write> {
     };
     let compaction = match words.next()? {
         "-" => None,
-        ids => {
-            let (snapshot, rest) = ids.split_once('>')?;
-            let (base, members) = rest.split_once('>')?;
-            let membership = parse_membership(members)?;
+        compaction => {
+            let (snapshot, rest) = compaction.split_once('>')?;
+            let (base, membership) = rest.split_once('>')?;
+            let membership = parse_membership(membership)?;
             Some(Compaction { snapshot: parse_id(snapshot)?, base: parse_id(base)?, membership })
         }
     };
@@ -220,12 +215,21 @@ fn parse_id(word: &str) -> Option<EntryId> {
 fn parse_entry(word: &str) -> Option<Entry> {
     let (id, payload) = word.split_once('=')?;
     let id = parse_id(id)?;
-    let payload = match payload {
-        "-" => Payload::Noop,
-        members if members.starts_with('m') => Payload::Membership(parse_membership(&members[1..])?),
-        hex => Payload::Command(parse_hex(hex)?.into()),
+    let payload = match payload.strip_prefix('+') {
+        Some(membership) => Payload::Membership(parse_membership(membership)?),
+        None if payload == "-" => Payload::Noop,
+        None => Payload::Command(parse_hex(payload)?.into()),
     };
     Some(Entry { id, payload })
+}
+
+fn parse_membership(hex: &str) -> Option<Arc<Membership>> {
+    if hex.is_empty() { Some(Arc::default()) } else { Membership::decode(&parse_hex(hex)?).ok().map(Arc::new) }
+}
+
+fn parse_hex(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 /// That it keeps the contract is not left to a look at it: `cargo test --features testkit --example

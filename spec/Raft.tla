@@ -251,10 +251,10 @@ AfterPreVoteRequest(m) ==
 
 HandlePreVoteRequest(i) == \E m \in Inbox(i, "PreVoteRequest") : Handle(m, AfterPreVoteRequest(m))
 
-\* Counts an answer to the present question.
+\* Counts an answer to the present question, of a server with a vote.
 AfterPreVoteResponse(m) ==
     LET n == Received(m)
-        counts == n.role = "PreCandidate" /\ m.campaignTerm = n.term + 1
+        counts == n.role = "PreCandidate" /\ m.campaignTerm = n.term + 1 /\ HasVote(InForce(n), m.from)
     IN PersistHardState(IF counts THEN CountPreVote(n, m.from, m.granted) ELSE n)
 
 HandlePreVoteResponse(i) == \E m \in Inbox(i, "PreVoteResponse") : Handle(m, AfterPreVoteResponse(m))
@@ -274,11 +274,11 @@ AfterRequestVoteRequest(m) ==
 
 HandleRequestVoteRequest(i) == \E m \in Inbox(i, "RequestVoteRequest") : Handle(m, AfterRequestVoteRequest(m))
 
-\* Counts an answer of the present campaign.  Its requests leave once the own vote is durable and counted: what comes
+\* Counts an answer of the present campaign, of a server with a vote.  Its requests leave once the own vote is durable and counted: what comes
 \* earlier answers no question of this campaign.
 AfterRequestVoteResponse(m) ==
     LET n == Received(m)
-        counts == n.role = "Candidate" /\ n.id \in n.granted /\ m.term = n.term
+        counts == n.role = "Candidate" /\ n.id \in n.granted /\ m.term = n.term /\ HasVote(InForce(n), m.from)
     IN PersistHardState(IF counts THEN CountVote(n, m.from, m.granted) ELSE n)
 
 HandleRequestVoteResponse(i) == \E m \in Inbox(i, "RequestVoteResponse") : Handle(m, AfterRequestVoteResponse(m))

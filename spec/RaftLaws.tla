@@ -415,7 +415,11 @@ EveryTransferEnds ==
 \* The places of the configurations in the part of a log that is there.
 Changes(entries) == {k \in (Base(entries) + 1)..Len(entries) : IsChange(entries[k])}
 
-OneChangeAtATime == \A i \in Leaders : Cardinality({k \in Changes(log[i]) : k > commitIndex[i]}) <= 1
+\* A new leader may know less of what is committed than the one before did.
+OneChangeAtATime ==
+    \A i \in Leaders :
+        TermAt(log[i], commitIndex[i]) = currentTerm[i] =>
+            Cardinality({k \in Changes(log[i]) : k > commitIndex[i]}) <= 1
 
 ChangesAfterOwnCommit ==
     \A i \in Leaders : \A k \in Changes(log[i]) :

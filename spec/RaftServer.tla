@@ -547,9 +547,7 @@ BecomeLeader(n) ==
 
 \* The votes are sets, so that an answer that comes twice counts once.
 RecordVote(n, voter, granted) ==
-    CASE voter # n.id /\ ~HasVote(InForce(n), voter) -> n
-      [] (voter = n.id \/ HasVote(InForce(n), voter)) /\ granted -> [n EXCEPT !.granted = @ \cup {voter}]
-      [] OTHER -> [n EXCEPT !.refused = @ \cup {voter}]
+    IF granted THEN [n EXCEPT !.granted = @ \cup {voter}] ELSE [n EXCEPT !.refused = @ \cup {voter}]
 
 VoteResult(n) ==
     LET m == InForce(n)

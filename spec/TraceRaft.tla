@@ -57,7 +57,7 @@ TraceNetworks(held, sent) ==
 Recorded(i) ==
     [currentTerm |-> currentTerm[i], votedFor |-> votedFor[i], role |-> role[i], leader |-> leader[i],
      leaderIsRecent |-> leaderIsRecent[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
-     snapshot |-> snapshot[i], snapshotMembership |-> snapshotMembership[i], fetching |-> fetch[i],
+     snapshot |-> snapshot[i], membership |-> InForce(Local(i)), fetching |-> fetch[i],
      base |-> IdAt(log[i], Base(log[i])), last |-> LastId(log[i]),
      durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
@@ -129,6 +129,7 @@ PersistedWrites(i) ==
 Start(i) ==
     /\ IF Line.first THEN Line.sent = {} /\ UNCHANGED vars ELSE Crash(i)
     /\ IF disk'[i].log = Line.log THEN TRUE ELSE Differs("log", disk'[i].log)
+    /\ IF <<disk'[i].membership>> = Line.membership THEN TRUE ELSE Differs("membership", disk'[i].membership)
 
 \* The spec leaves open which snapshot is taken and what the log keeps of what it covers; the line says it.
 SnapshotTakenUpTo(i) ==

@@ -7,6 +7,7 @@ use crate::action::{Action, name_position};
 use crate::config::{Configuration, Network};
 use crate::facts::{Facts, PackedLog, READS_MAX, SERVERS_MAX};
 use crate::laws::{self, Goal, Law};
+use crate::membership::Masks;
 use crate::server::Server;
 use crate::symmetry::{Permutations, mix};
 use crate::tables::{Code, Copies, MessageId, Outcome, ServerId, Tables};
@@ -51,6 +52,7 @@ pub struct State {
     reads: [Option<ReadHistory>; READS_MAX],
     transfers: u8,
     snapshots: u8,
+    changes: u8,
     crashes: u8,
     /// The laws that the last step broke.
     broken: u64,
@@ -121,6 +123,12 @@ impl State {
         self.snapshots
     }
 
+    /// How many changes of the configuration were asked for.
+    #[must_use]
+    pub fn changes(&self) -> u8 {
+        self.changes
+    }
+
     /// How many crashes there were.
     #[must_use]
     pub fn crashes(&self) -> u8 {
@@ -132,6 +140,8 @@ impl State {
 #[derive(Clone)]
 pub struct Cluster {
     configuration: Arc<Configuration>,
+    /// The configuration that the cluster begins with.
+    initial: Masks,
     permutations: Arc<Permutations>,
     tables: Arc<Tables>,
     /// The laws that count, as a mask; what breaks another one goes on, or ends there if a server stopped itself.
@@ -162,6 +172,7 @@ impl Cluster {
     pub fn watching(configuration: Configuration, laws: &[Law]) -> Self {
         let permutations = Permutations::new(configuration.servers, configuration.campaigners, configuration.symmetry);
         Self {
+            initial: Masks::of(&configuration.initial()),
             configuration: Arc::new(configuration),
             permutations: Arc::new(permutations),
             tables: Arc::default(),
@@ -223,7 +234,9 @@ impl Cluster {
         self.with_copies(state, |copies| {
             let facts: SmallVec<[&Facts; SERVERS_MAX]> =
                 self.present(state).iter().map(|&id| copies.facts(id)).collect();
-            let broken = laws::of_state(&self.configuration, &facts, state.leaders, state.committed);
+            let (configuration, initial) = (&*self.configuration, self.initial);
+            let memberships = laws::Memberships { configuration, initial, known: copies.memberships() };
+            let broken = laws::of_state(memberships, &facts, state.leaders, state.committed);
             let stale = state.reads().any(|read| !read.is_linearizable());
             let stale = if stale { Law::LinearizableRead.bit() } else { 0 };
             (broken | stale | state.broken) & self.watched
@@ -271,11 +284,14 @@ impl Cluster {
             let targets = (0..configuration.servers).filter(|target| *target != position);
             targets.for_each(|target| offer(Code::TransferLeadership(target)));
         }
+        if leads && state.changes < configuration.changes_max {
+            (0..configuration.targets.1.len()).for_each(|target| offer(Code::ChangeMembership(target as u8)));
+        }
         if facts.hands_over {
             offer(Code::TransferTimeout);
         }
         if state.snapshots < configuration.snapshots_max {
-            for index in facts.snapshot.0 + 1..=facts.applied {
+            for index in (facts.snapshot.0 + 1).max(facts.knows_from)..=facts.applied {
                 configuration.trails.iter().for_each(|&trail| offer(Code::SnapshotTaken(index, trail)));
             }
         }
@@ -353,6 +369,7 @@ impl Cluster {
         next.crashes += u8::from(matches!(code, Code::Crash(_)));
         // One that is refused is no step.
         next.transfers += u8::from(matches!(code, Code::TransferLeadership(_)));
+        next.changes += u8::from(matches!(code, Code::ChangeMembership(_)));
         if let (Code::Receive(message), false) = (code, keep) {
             next.messages.retain(|id| *id != message);
         }
@@ -421,11 +438,14 @@ impl Cluster {
             count => self.least_sum(copies, state, SmallVec::<[u64; 120]>::from_elem(0, count)),
         };
         let reads = state.reads().fold(0, |bits, read| bits << 16 | read.bits());
-        let counts =
-            u64::from(state.snapshots) << 48 | u64::from(state.transfers) << 40 | u64::from(state.crashes) << 32;
+        let counts = u64::from(state.changes) << 56
+            | u64::from(state.snapshots) << 48
+            | u64::from(state.transfers) << 40
+            | u64::from(state.crashes) << 32;
         let rest = mix(reads) ^ mix(counts ^ mix(state.broken));
         // Never 0, which the search keeps for itself.
-        mix(least ^ mix(state.committed.0.wrapping_add(mix(rest)))).max(1)
+        let committed = state.committed.0 as u64 ^ mix((state.committed.0 >> 64) as u64);
+        mix(least ^ mix(committed.wrapping_add(mix(rest)))).max(1)
     }
 
     /// The least of the sums, one per permutation. The usual numbers of permutations come as arrays, so that the compiler
@@ -461,6 +481,7 @@ impl Model for Cluster {
             reads: [None; READS_MAX],
             transfers: 0,
             snapshots: 0,
+            changes: 0,
             crashes: 0,
             broken: 0,
             fingerprint: 0,

@@ -1,6 +1,7 @@
 //! The configurations that are checked: which features, and within which bounds.
 
-use raft_io::{NodeId, RaftConfig};
+use crate::membership::{Masks, Target};
+use raft_io::{Membership, NodeId, RaftConfig};
 
 /// How messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,12 @@ pub struct Configuration {
     pub purpose: &'static str,
     /// How many servers, at most 5.
     pub servers: u8,
+    /// The voters and learners that the cluster begins with. Empty: all servers vote. Whoever is neither joins.
+    pub voters: &'static [u64],
+    /// See `voters`.
+    pub learners: &'static [u64],
+    /// The configurations that are ever asked for, and what the spec calls this set.
+    pub targets: (&'static str, &'static [Target]),
     /// The highest term, at most 7.
     pub term_max: u8,
     /// The longest log, at most 8.
@@ -40,6 +47,8 @@ pub struct Configuration {
     pub transfers_max: u8,
     /// The most snapshots taken in a whole history.
     pub snapshots_max: u8,
+    /// The most changes of the configuration asked for in a whole history.
+    pub changes_max: u8,
     /// How many of the entries that a snapshot covers the log may keep: each of these is tried.
     pub trails: &'static [u8],
     /// The network.
@@ -72,7 +81,8 @@ impl Configuration {
     /// The library's configuration of one server.
     #[must_use]
     pub fn raft_config(&self, id: NodeId) -> RaftConfig {
-        let mut config = RaftConfig::new(id, 1..=u64::from(self.servers));
+        let mut config = RaftConfig::joining(id);
+        config.membership = self.membership_of(id);
         config.pre_vote = self.pre_vote;
         config.check_quorum = self.check_quorum;
         config.inflight_messages_max = self.inflight_max;
@@ -87,10 +97,28 @@ impl Configuration {
         (1..=u64::from(self.servers)).map(NodeId)
     }
 
-    /// How many servers make a quorum.
+    /// The configuration that the cluster begins with.
     #[must_use]
-    pub fn quorum(&self) -> u32 {
-        u32::from(self.servers) / 2 + 1
+    pub fn initial(&self) -> Membership {
+        let all: Vec<NodeId> = self.ids().collect();
+        let given: Vec<NodeId> = self.voters.iter().copied().map(NodeId).collect();
+        let voters = Membership::new(if given.is_empty() { all } else { given });
+        self.learners.iter().fold(voters, |membership, id| membership.with_learner(*id))
+    }
+
+    /// The configuration that a server begins with: a joiner knows none.
+    #[must_use]
+    pub fn membership_of(&self, id: NodeId) -> Membership {
+        let initial = self.initial();
+        if initial.contains(id) { initial } else { Membership::default() }
+    }
+
+    /// The configurations of which a leader may count the votes while `committed` is the last one that is committed: that
+    /// one and those that may follow it.
+    pub fn after(&self, committed: Masks) -> impl Iterator<Item = Masks> + '_ {
+        let targets = self.targets.1.iter().map(move |target| committed.towards(Masks::of(&target.membership())));
+        let promoted = crate::membership::positions(committed.promoting).map(move |at| committed.promoted(at));
+        [committed, committed.settled()].into_iter().chain(targets).chain(promoted)
     }
 
     /// The names of the actions that must all be taken.
@@ -102,7 +130,11 @@ impl Configuration {
             "ClientRequest" => self.client_requests,
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
             "ReadRequest" | "HandleConfirmLeaderRequest" | "HandleConfirmLeaderResponse" => self.reads_max > 0,
-            "TransferLeadership" | "TransferTimeout" | "HandleTimeoutNowRequest" => self.transfers_max > 0,
+            "TransferLeadership" => self.transfers_max > 0,
+            "TransferTimeout" | "HandleTimeoutNowRequest" => {
+                self.transfers_max > 0 || self.goals.contains(&crate::laws::Goal::LeaderLeft)
+            }
+            "ChangeMembership" => self.changes_max > 0,
             "SnapshotTaken" => self.snapshots_max > 0,
             "HandleInstallSnapshotRequest" | "SnapshotFetched" | "SnapshotFetchFailed" => self.snapshots_max > 0,
             "Crash" => self.crashes_max > 0,
@@ -132,6 +164,9 @@ impl Configuration {
         }
         if self.snapshots_max > 0 {
             text += &format!(" S{}", self.snapshots_max);
+        }
+        if self.changes_max > 0 {
+            text += &format!(" D{}", self.changes_max);
         }
         for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum")] {
             if on {

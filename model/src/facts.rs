@@ -1,10 +1,11 @@
 //! What the laws need of a server and of a message, in a few words of memory, so that a state is judged without looking
 //! at a single heap object.
 
+use crate::membership::Masks;
 use crate::server::Server;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::Payload;
-use raft_io::{EntryId, Envelope, LogView, MemoryLog, Message, NodeId, RoleKind};
+use raft_io::{EntryId, Envelope, LogView, Membership, MemoryLog, Message, NodeId, RoleKind};
 
 /// The most reads of a configuration.
 pub const READS_MAX: usize = 2;
@@ -12,31 +13,43 @@ pub const READS_MAX: usize = 2;
 /// The most servers of a configuration.
 pub const SERVERS_MAX: usize = 5;
 
-/// A log of at most 8 entries with terms up to 7, one byte each: the lowest is the first. A byte is
-/// `present (1) | commit term (3) | payload (1) | term (3)`; the commit term is used only in the log of what is committed. In
-/// a server's log it marks what is forgotten, with all its bits: of that only the base, the last one, has a term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PackedLog(pub u64);
+/// The number of a configuration, from 1 on; 0 is none. The tables know them.
+pub type MembershipNumber = u8;
 
-const ENTRY: u64 = 0x8f8f_8f8f_8f8f_8f8f;
-const COMMIT_TERM: u64 = 0x7070_7070_7070_7070;
-const FORGOTTEN: u64 = 0xf0;
-/// One of the bits that mark what is forgotten, in each byte.
-const MARK: u64 = 0x1010_1010_1010_1010;
+/// A log of at most 8 entries with terms up to 7, two bytes each: the lowest is the first. Two bytes are
+/// `membership (8) | present (1) | commit term (3) | command (1) | term (3)`; the commit term is used only in the log of what
+/// is committed. In a server's log it marks what is forgotten, with all its bits: of that only the base, the last one, has
+/// a term.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PackedLog(pub u128);
+
+/// The lowest bit of each entry.
+const EACH: u128 = 0x0001_0001_0001_0001_0001_0001_0001_0001;
+const ENTRY: u128 = EACH * 0xff8f;
+const FORGOTTEN: u128 = 0xf0;
+/// One of the bits that mark what is forgotten, in each entry.
+const MARK: u128 = EACH << 4;
+/// What an entry has besides its term.
+const CONTENT: u128 = 0xff08;
 
 impl PackedLog {
-    fn of(log: &MemoryLog) -> Self {
+    fn of(log: &MemoryLog, number: impl Fn(&Membership) -> MembershipNumber) -> Self {
         let mut packed = Self::default();
         let base = log.base();
         for at in 0..base.index.0 {
-            packed.0 |= FORGOTTEN << (8 * at);
+            packed.0 |= FORGOTTEN << (16 * at);
         }
         if base.index.0 > 0 {
-            packed.0 |= base.term.0 << (8 * (base.index.0 - 1));
+            packed.0 |= u128::from(base.term.0) << (16 * (base.index.0 - 1));
         }
         for (at, entry) in (base.index.0..).zip(log.iter()) {
-            let payload = u64::from(matches!(entry.payload, Payload::Command(_)));
-            packed.0 |= (0x80 | payload << 3 | entry.id.term.0) << (8 * at);
+            let content = match &entry.payload {
+                Payload::Noop => 0,
+                Payload::Command(_) => 0x08,
+                Payload::Membership(membership) => u128::from(number(membership)) << 8,
+                other => unreachable!("the spec has no payload like {other:?}"),
+            };
+            packed.0 |= (0x80 | content | u128::from(entry.id.term.0)) << (16 * at);
         }
         packed
     }
@@ -48,13 +61,13 @@ impl PackedLog {
     }
 
     /// Where two logs differ, as far as neither has forgotten it: at the base only the terms are compared.
-    fn difference(self, other: Self, base: u32) -> u64 {
+    fn difference(self, other: Self, base: u32) -> u128 {
         let difference = (self.0 ^ other.0) & ENTRY;
         match base {
             0 => difference,
             base => {
-                let at_base = 8 * (base - 1);
-                (difference & !(0x08 << at_base)) >> at_base << at_base
+                let at_base = 16 * (base - 1);
+                (difference & !(CONTENT << at_base)) >> at_base << at_base
             }
         }
     }
@@ -74,7 +87,7 @@ impl PackedLog {
     /// How many entries there are.
     #[must_use]
     pub fn len(self) -> u32 {
-        8 - self.0.leading_zeros() / 8
+        8 - self.0.leading_zeros() / 16
     }
 
     /// Whether there are none.
@@ -86,25 +99,37 @@ impl PackedLog {
     /// The first `count` entries.
     #[must_use]
     pub fn prefix(self, count: u32) -> Self {
-        if count >= 8 { self } else { Self(self.0 & ((1 << (8 * count)) - 1)) }
+        if count >= 8 { self } else { Self(self.0 & ((1 << (16 * count)) - 1)) }
     }
 
     /// The term of the entry at this position, counted from 0.
     #[must_use]
     pub fn term(self, at: u32) -> u8 {
-        (self.0 >> (8 * at)) as u8 & 0x07
+        (self.0 >> (16 * at)) as u8 & 0x07
+    }
+
+    /// The number of the configuration that the entry at this position, counted from 0, is; 0 if it is none.
+    #[must_use]
+    pub fn membership(self, at: u32) -> MembershipNumber {
+        (self.0 >> (16 * at + 8)) as u8
+    }
+
+    /// The last configuration among the first `count` entries; 0 if there is none.
+    #[must_use]
+    pub fn last_membership(self, count: u32) -> MembershipNumber {
+        (0..count).rev().map(|at| self.membership(at)).find(|number| *number != 0).unwrap_or(0)
     }
 
     /// Whether the entry at this position, counted from 0, is a command.
     #[must_use]
     pub fn is_command(self, at: u32) -> bool {
-        (self.0 >> (8 * at)) as u8 & 0x08 != 0
+        (self.0 >> (16 * at)) as u8 & 0x08 != 0
     }
 
     /// The term in which the entry at this position was committed.
     #[must_use]
     pub fn commit_term(self, at: u32) -> u8 {
-        (self.0 >> (8 * at)) as u8 >> 4 & 0x07
+        (self.0 >> (16 * at)) as u8 >> 4 & 0x07
     }
 
     /// The entries without their commit terms.
@@ -116,9 +141,9 @@ impl PackedLog {
     /// Entries of `log` from this one's end up to `end`, as committed in `term`.
     #[must_use]
     pub fn commit(self, log: Self, end: u32, term: u8) -> Self {
-        let fresh = log.prefix(end).0 & ENTRY & !Self(u64::MAX).prefix(self.len()).0;
-        let present = (fresh >> 7) & 0x0101_0101_0101_0101;
-        let terms = (present * (u64::from(term) << 4)) & COMMIT_TERM;
+        let fresh = log.prefix(end).0 & ENTRY & !Self(u128::MAX).prefix(self.len()).0;
+        let present = (fresh >> 7) & EACH;
+        let terms = present * (u128::from(term) << 4);
         Self(self.0 | fresh | terms)
     }
 
@@ -129,7 +154,7 @@ impl PackedLog {
         if difference == 0 {
             return true;
         }
-        let first = difference.trailing_zeros() / 8;
+        let first = difference.trailing_zeros() / 16;
         (first..self.len().min(other.len())).all(|at| self.term(at) != other.term(at))
     }
 }
@@ -167,6 +192,10 @@ pub struct Facts {
     pub read_round: u8,
     /// Whether it is a leader that hands over.
     pub hands_over: bool,
+    /// The configuration in force, and the index of its entry.
+    pub in_force: (u8, Masks),
+    /// From here on the server knows the configuration: it takes no snapshot of what comes before.
+    pub knows_from: u8,
     /// The log as decided.
     pub log: PackedLog,
     /// The log on disk.
@@ -189,9 +218,11 @@ fn packed_id(id: EntryId) -> (u8, u8) {
 }
 
 impl Facts {
-    /// The facts of a server, with its state.
+    /// The facts of a server, with its state; `number` knows the number of each configuration.
     #[must_use]
-    pub fn of(server: &Server, state: &ProtocolState) -> Self {
+    pub fn of(server: &Server, state: &ProtocolState, number: impl Fn(&Membership) -> MembershipNumber) -> Self {
+        let (index, membership) = state.memberships.last().expect("a configuration is always in force");
+        let known = state.memberships.iter().find(|(_, membership)| !membership.is_empty());
         let disk = server.disk.hard_state();
         let mut matches = [0; SERVERS_MAX];
         for peer in &state.progress {
@@ -213,8 +244,10 @@ impl Facts {
             fetching: state.fetching.is_some(),
             read_round: state.read_round as u8,
             hands_over: state.transfer.is_some(),
-            log: PackedLog::of(&server.log()),
-            disk_log: PackedLog::of(&server.disk),
+            in_force: (index.0 as u8, Masks::of(membership)),
+            knows_from: known.map_or(u8::MAX, |(index, _)| index.0 as u8),
+            log: PackedLog::of(&server.log(), &number),
+            disk_log: PackedLog::of(&server.disk, &number),
             matches,
         }
     }
@@ -262,7 +295,7 @@ mod tests {
     use super::*;
 
     fn log(terms: &[u64]) -> PackedLog {
-        PackedLog(terms.iter().enumerate().map(|(at, term)| (0x80 | term) << (8 * at)).sum())
+        PackedLog(terms.iter().enumerate().map(|(at, term)| (0x80 | u128::from(*term)) << (16 * at)).sum())
     }
 
     #[test]
@@ -279,6 +312,10 @@ mod tests {
         );
         assert_eq!(committed.entries(), packed);
         assert_eq!(committed.commit(packed, 2, 6), committed);
+        let changed = PackedLog(packed.0 | 3 << 24);
+        assert_eq!((changed.membership(0), changed.membership(1), changed.len()), (0, 3, 3));
+        assert_eq!((changed.last_membership(1), changed.last_membership(3)), (0, 3));
+        assert!(!changed.matches(packed) && !changed.agrees(packed, 2) && changed.agrees(packed, 1));
     }
 
     #[test]

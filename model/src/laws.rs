@@ -5,12 +5,14 @@
 //! the cluster must keep ([`of_state`]).
 
 use crate::config::Configuration;
-use crate::facts::{Facts, NOBODY, PackedLog};
+use crate::facts::{Facts, NOBODY, PackedLog, position};
+use crate::membership::Masks;
 use crate::server::{Input, Server, Stepped};
 use raft_io::message::AppendResult;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::{HardState, Index};
-use raft_io::{Action, Envelope, Event, LogView, MemoryLog, Message, RoleKind, quorum};
+use raft_io::{Action, Envelope, Event, LogView, Membership, MemoryLog, Message, NodeId, RoleKind};
+use std::sync::Arc;
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $(#[doc = $says:literal] $variant:ident,)* }) => {
@@ -112,6 +114,18 @@ names! {
         CompactedIsCovered,
         /// A log that reaches a fetched snapshot by itself keeps what follows it.
         SnapshotKeepsWhatFollows,
+        /// The configurations that a server knows are those of its log.
+        ConfigurationFollowsLog,
+        /// A leader that committed an entry of its term has at most one configuration in its log that is not committed.
+        OneChangeAtATime,
+        /// A leader appends no configuration before it has committed an entry of its term.
+        ChangesAfterOwnCommit,
+        /// Any quorums of two configurations that follow each other in a log have a server in common.
+        QuorumsOverlap,
+        /// Who campaigns has a vote in the last configuration that it knows to be committed, or in a later one.
+        CampaignersHaveAVote,
+        /// A leader's peers are the other members of the configuration in force.
+        PeersAreMembers,
         /// Honest servers never find each other misbehaving.
         HonestServersBehave,
         /// No assertion of the protocol fails: the laws that one server checks alone, by their names.
@@ -154,6 +168,16 @@ names! {
         TransferEnded,
         /// A state machine that was replaced by a snapshot of another server.
         SnapshotRestored,
+        /// A joint configuration that was left.
+        JointLeft,
+        /// A learner that got its vote by itself.
+        Promotion,
+        /// A leader whose removal is committed and that hands over.
+        LeaderLeft,
+        /// A configuration that was taken back by the truncation of its entry.
+        ChangeTakenBack,
+        /// A joiner that learned the configuration by a snapshot.
+        MembershipBySnapshot,
     }
 }
 
@@ -199,13 +223,53 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
-    broken |= of_transfer(configuration, input, stepped, &old, &new);
+    broken |= of_transfer(configuration, input, stepped, &old, &new) | of_membership(configuration, after, &new);
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
-        let answered = old.progress.iter().filter(|peer| peer.active).count();
-        let enough = answered + 1 >= quorum::majority(before.protocol.membership().voters().len());
+        let active = old.progress.iter().filter(|peer| peer.active).map(|peer| peer.peer);
+        let answered = positions_of(active.chain([before.protocol.id()]));
+        let enough = Masks::of(before.protocol.membership()).is_quorum(answered);
         let asked_anew = new.progress.iter().all(|peer| !peer.active);
         check(enough && asked_anew, Law::CheckedLeaderHasAnswers);
+    }
+    broken
+}
+
+fn positions_of(ids: impl Iterator<Item = NodeId>) -> u8 {
+    ids.fold(0, |mask, id| mask | 1 << position(id))
+}
+
+/// The laws of membership that a server breaks, as a mask.
+fn of_membership(configuration: &Configuration, server: &Server, state: &ProtocolState) -> u64 {
+    let mut broken = 0;
+    let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
+    let (id, log) = (server.protocol.id(), server.log());
+    let in_log = log.memberships();
+    let first = in_log.at_snapshot.unwrap_or_else(|| Arc::new(configuration.membership_of(id)));
+    let expected = std::iter::once((log.snapshot().index, first)).chain(in_log.later);
+    check(expected.eq(state.memberships.iter().cloned()), Law::ConfigurationFollowsLog);
+    let (known, in_force) = (&state.memberships, server.protocol.membership());
+    for pair in known.windows(2) {
+        let [before, next] = [&pair[0].1, &pair[1].1].map(|membership| Masks::of(membership));
+        check(before.voters == 0 || before.overlaps(next), Law::QuorumsOverlap);
+    }
+    let has_own_commit = log.term(state.commit_index) == Some(state.hard_state.term);
+    match state.role {
+        RoleKind::Leader => {
+            let uncommitted = known.iter().filter(|(index, _)| *index > state.commit_index).count();
+            check(!has_own_commit || uncommitted <= 1, Law::OneChangeAtATime);
+            let own = |(index, _): &(Index, Arc<Membership>)| log.term(*index) == Some(state.hard_state.term);
+            check(has_own_commit || !known.iter().any(own), Law::ChangesAfterOwnCommit);
+            let members = Masks::of(in_force).members() & !(1 << position(id));
+            let peers = positions_of(state.progress.iter().map(|peer| peer.peer));
+            check(peers == members, Law::PeersAreMembers);
+        }
+        RoleKind::Candidate | RoleKind::PreCandidate => {
+            let committed = known.iter().rposition(|(index, _)| *index <= state.commit_index).unwrap_or(0);
+            let may = known[committed..].iter().any(|(_, membership)| membership.is_voter(id));
+            check(may, Law::CampaignersHaveAVote);
+        }
+        RoleKind::Follower => {}
     }
     broken
 }
@@ -223,7 +287,11 @@ fn of_transfer(
     let led = old.role == RoleKind::Leader;
     let goes_on_leading = led && new.role == RoleKind::Leader && old.hard_state.term == new.hard_state.term;
     if old.transfer.is_some() && goes_on_leading {
-        check(new.last == old.last, Law::TransferAppendsNothing);
+        // Once it has ended, a joint configuration may be left in the same step.
+        let was_joint = old.memberships.last().is_some_and(|(_, membership)| membership.is_joint());
+        let leaves = new.transfer.is_none() && was_joint && new.last.index == old.last.index.next();
+        let left = leaves && new.memberships.last().is_some_and(|(index, _)| *index == new.last.index);
+        check(left || new.last == old.last, Law::TransferAppendsNothing);
     }
     let told = stepped.sent.iter().filter(|envelope| matches!(envelope.message, Message::TimeoutNowRequest(_)));
     for envelope in told {
@@ -238,7 +306,7 @@ fn of_transfer(
     let obeys = obeys_its_leader(input, old, new);
     check(!(is_told && campaigns) || obeys, Law::TimeoutNowFromOwnLeader);
     check(obeys || in_the_name_of_a_leader(new) <= in_the_name_of_a_leader(old), Law::TimeoutNowFromOwnLeader);
-    check(transfer_ends(input, &stepped.actions, old, new, goes_on_leading), Law::EveryTransferEnds);
+    check(transfer_ends(input, stepped, old, new, goes_on_leading), Law::EveryTransferEnds);
     if let Input::Event(Event::Receive(Envelope { message: Message::RequestVoteRequest(request), .. })) = input {
         let sticks = configuration.check_quorum && (old.leader_is_recent || led) && !request.leadership_transfer;
         let untouched = new == old && stepped.sent.is_empty() && stepped.actions.is_empty();
@@ -265,11 +333,11 @@ fn in_the_name_of_a_leader(state: &ProtocolState) -> usize {
     waiting.filter(|envelope| says_so(&envelope.message)).count()
 }
 
-/// A transfer begins when it is asked for, and then goes on to the same target: until its timeout, which says so, or until
-/// the server leads no more.
+/// A transfer begins when it is asked for, or when a leader without a vote hears of a server that has one, and then goes on to
+/// the same target: until its timeout, which says so, or until the server leads no more.
 fn transfer_ends(
     input: &Input,
-    actions: &[Action],
+    Stepped { server, actions, .. }: &Stepped,
     old: &ProtocolState,
     new: &ProtocolState,
     goes_on_leading: bool,
@@ -286,7 +354,14 @@ fn transfer_ends(
     if !goes_on_leading {
         return new.transfer.is_none() && begun.is_empty() && ended.is_empty();
     }
-    let asked = if let Input::Event(Event::TransferLeadership { target }) = input { Some(*target) } else { None };
+    let in_force = server.protocol.membership();
+    let asked = match input {
+        Input::Event(Event::TransferLeadership { target }) => Some(*target),
+        Input::Event(Event::Receive(Envelope { from, message: Message::AppendEntriesResponse(_), .. })) => {
+            Some(*from).filter(|from| in_force.is_voter(*from) && !in_force.is_voter(server.protocol.id()))
+        }
+        _ => None,
+    };
     let is_over = matches!(input, Input::Event(Event::TransferTimeout));
     match (old.transfer, new.transfer) {
         (None, None) => begun.is_empty() && ended.is_empty(),
@@ -402,7 +477,6 @@ fn pre_vote_is_harmless(before: &Server, input: &Input, stepped: &Stepped) -> bo
 
 /// Whether the grants before this input, and the one that it brings, are those of a quorum for the next term.
 fn has_pre_votes(before: &Server, input: &Input, old: &ProtocolState) -> bool {
-    let voters = before.protocol.membership().voters();
     let mut granted = old.votes_granted.clone();
     if let Input::Event(Event::Receive(Envelope { from, message: Message::PreVoteResponse(response), .. })) = input {
         let counts = response.granted && response.campaign_term == old.hard_state.term.next();
@@ -410,7 +484,7 @@ fn has_pre_votes(before: &Server, input: &Input, old: &ProtocolState) -> bool {
             granted.push(*from);
         }
     }
-    granted.iter().filter(|id| voters.contains(id)).count() >= quorum::majority(voters.len())
+    Masks::of(before.protocol.membership()).is_quorum(positions_of(granted.into_iter()))
 }
 
 /// What a step shows of the goals, as a mask.
@@ -432,6 +506,16 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
     reach(actions.iter().any(|action| matches!(action, Action::ReadReady { .. })), Goal::Read);
     reach(actions.iter().any(|action| matches!(action, Action::ReadAborted { .. })), Goal::ReadAborted);
     reach(actions.iter().any(|action| matches!(action, Action::TransferEnded { .. })), Goal::TransferEnded);
+    let [old, new] = [before.in_force.1, after.in_force.1];
+    let appends = after.in_force.0 > before.in_force.0;
+    reach(appends && old.is_joint() && new == old.settled(), Goal::JointLeft);
+    let promoted = old.promoting & new.voters;
+    reach(appends && promoted != 0 && old.voters | promoted == new.voters, Goal::Promotion);
+    let begun = actions.iter().any(|action| matches!(action, Action::TransferBegun { .. }));
+    reach(begun && old.voting() & 1 << before.position == 0, Goal::LeaderLeft);
+    reach(!crash && after.in_force.0 < before.in_force.0, Goal::ChangeTakenBack);
+    let by_snapshot = after.snapshot.0 == after.in_force.0 && after.snapshot != before.snapshot;
+    reach(old.members() == 0 && new.members() != 0 && by_snapshot, Goal::MembershipBySnapshot);
     if after.role == RoleKind::Leader && after.commit > before.commit {
         let older = (u32::from(before.commit)..u32::from(after.commit)).any(|at| after.log.term(at) < after.term);
         reach(older, Goal::CommitOfAnOlderTerm);
@@ -439,9 +523,50 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
     reached
 }
 
+/// What is known of the configurations of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Memberships<'a> {
+    /// What is explored.
+    pub configuration: &'a Configuration,
+    /// The one that the cluster began with.
+    pub initial: Masks,
+    /// Those that were met, by number less one.
+    pub known: &'a [Masks],
+}
+
+impl Memberships<'_> {
+    /// The configuration after the first `count` of these entries, of which none is forgotten.
+    fn after(self, entries: PackedLog, count: u32) -> Masks {
+        match entries.last_membership(count) {
+            0 => self.initial,
+            number => self.known[usize::from(number) - 1],
+        }
+    }
+
+    /// The configuration that elected a leader: that of its log before its first entry. History remembers what the log
+    /// has forgotten.
+    fn elected(self, leader: &Facts, committed: PackedLog) -> Masks {
+        if self.configuration.changes_max == 0 {
+            return self.initial;
+        }
+        let forgotten = committed.prefix(leader.log.base()).entries();
+        let whole = PackedLog(forgotten.0 | (leader.log.0 & !PackedLog(u128::MAX).prefix(leader.log.base()).0));
+        let before = (0..whole.len()).take_while(|at| whole.term(*at) < leader.term).count();
+        self.after(whole, before as u32)
+    }
+
+    /// Whether these servers are a quorum of the configuration by which the last entry was committed.
+    fn is_durable(self, holders: u8, committed: PackedLog) -> bool {
+        let last = self.after(committed, committed.len());
+        last.is_quorum(holders)
+            || (self.configuration.changes_max > 0
+                && self.configuration.after(last).any(|next| next.is_quorum(holders)))
+    }
+}
+
 /// The laws that a state of the cluster breaks, as a mask. `leaders` has one byte per term: who ever led it.
 #[must_use]
-pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64, committed: PackedLog) -> u64 {
+pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, committed: PackedLog) -> u64 {
     let mut broken = 0;
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     let at_most_one = |mask: u8| mask & mask.wrapping_sub(1) == 0;
@@ -464,18 +589,16 @@ pub fn of_state(configuration: &Configuration, servers: &[&Facts], leaders: u64,
         check(is_committed(one.snapshot) && is_committed(one.disk_snapshot), Law::SnapshotConsistent);
         if one.role == RoleKind::Leader {
             check(leader_is_complete(one, committed), Law::LeaderCompleteness);
-            check(has_votes(configuration, servers, one), Law::LeaderHasQuorum);
+            check(memberships.elected(one, committed).is_quorum(voters_of(servers, one)), Law::LeaderHasQuorum);
             check(servers.iter().all(|peer| match_is_sound(one, peer)), Law::MatchIndexSound);
         }
     }
     if !committed.is_empty() {
+        // Who holds the last entry durably holds all before it.
         let length = committed.len();
-        let durable = (1..=length).all(|count| {
-            let holds = |server: &&&Facts| server.disk_log.len() >= count && server.disk_log.holds(committed, count);
-            let holders = servers.iter().filter(holds).count();
-            holders as u32 >= configuration.quorum()
-        });
-        check(durable, Law::CommittedIsDurable);
+        let holds = |server: &&&Facts| server.disk_log.len() >= length && server.disk_log.holds(committed, length);
+        let holders = servers.iter().filter(holds).fold(0, |mask, server| mask | 1 << server.position);
+        check(memberships.is_durable(holders, committed), Law::CommittedIsDurable);
     }
     broken
 }
@@ -486,13 +609,13 @@ fn leader_is_complete(leader: &Facts, committed: PackedLog) -> bool {
     earlier.next_back().is_none_or(|at| leader.log.len() > at && leader.log.holds(committed, at + 1))
 }
 
-/// A quorum's disks hold a vote for the leader, or have moved on since.
-fn has_votes(configuration: &Configuration, servers: &[&Facts], leader: &Facts) -> bool {
+/// Those whose disks hold a vote for the leader, or have moved on since.
+fn voters_of(servers: &[&Facts], leader: &Facts) -> u8 {
     let voted = |server: &&&Facts| {
         server.disk_term > leader.term || (server.disk_term == leader.term && server.disk_vote == leader.position)
     };
     debug_assert_ne!(leader.position, NOBODY);
-    servers.iter().filter(voted).count() as u32 >= configuration.quorum()
+    servers.iter().filter(voted).fold(0, |mask, server| mask | 1 << server.position)
 }
 
 /// What the leader believes of a peer in its term is on the peer's disk.

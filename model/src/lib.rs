@@ -12,6 +12,7 @@ pub mod counterexample;
 pub mod explore;
 pub mod facts;
 pub mod laws;
+pub mod membership;
 pub mod mutants;
 pub mod proofs;
 pub mod render;

@@ -89,7 +89,7 @@ impl Renamed<'_> {
     fn try_one(&self, id: ServerId, code: Code, outcome: &Outcome, at: usize) -> Result<(), String> {
         let count = self.permutations.len();
         let rename = |id| self.permutations.nth(at).apply(id);
-        let (server, input) = (self.tables.server(id), self.tables.input(id, code));
+        let (server, input) = (self.tables.server(id), self.tables.input(self.configuration, id, code));
         let stepped = server.permute(rename).step(self.configuration, &input.permute(rename));
         let alike = stepped.is_ok_and(|stepped| {
             let sent: BTreeSet<u64> = stepped.sent.iter().map(content_hash).collect();

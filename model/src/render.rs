@@ -5,12 +5,13 @@
 
 use crate::cluster::{Cluster, ReadHistory, State};
 use crate::facts::PackedLog;
+use crate::membership::{Masks, positions};
 use crate::server::Server;
 use crate::value::Value;
 use raft_io::message::AppendResult;
 use raft_io::protocol::{PeerState, ProgressState, ReadState, WriteInFlight};
 use raft_io::types::{HardState, Payload};
-use raft_io::{Compaction, Entry, EntryId, Envelope, LogView, MemoryLog, Message, NodeId, RoleKind, Write};
+use raft_io::{Compaction, Entry, EntryId, Envelope, LogView, Membership, MemoryLog, Message, NodeId, RoleKind, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The spec's variables in a state, by name.
@@ -19,7 +20,9 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
     let count = usize::from(cluster.configuration().servers);
     let servers: Vec<_> = state.servers()[..count].iter().map(|&id| cluster.tables().server(id)).collect();
     let mut variables = BTreeMap::new();
-    let per_server: Vec<BTreeMap<&str, Value>> = servers.iter().map(|server| self::server(server)).collect();
+    let initial = |server: &Server| cluster.configuration().membership_of(server.protocol.id());
+    let per_server: Vec<BTreeMap<&str, Value>> =
+        servers.iter().map(|server| self::server(server, &initial(server))).collect();
     for name in per_server[0].keys() {
         let pairs = servers.iter().zip(&per_server);
         let function = pairs.map(|(server, values)| (node(server.protocol.id()), values[name].clone()));
@@ -31,20 +34,23 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
         .leaders()
         .map(|(term, at)| Value::Seq(vec![Value::int(u64::from(term)), node(NodeId(u64::from(at) + 1))]));
     variables.insert("leaders".to_string(), Value::Set(leaders.collect()));
-    variables.insert("committed".to_string(), committed(state.committed()));
+    variables.insert("committed".to_string(), committed(cluster, state.committed()));
     variables.insert("readHistory".to_string(), Value::Seq(state.reads().map(read_history).collect()));
     variables.insert("transfers".to_string(), Value::int(u64::from(state.transfers())));
     variables.insert("snapshotsTaken".to_string(), Value::int(u64::from(state.snapshots())));
+    variables.insert("changes".to_string(), Value::int(u64::from(state.changes())));
     variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
     variables
 }
 
-/// The spec's variables of one server, by name.
+/// The spec's variables of one server, by name. It began with the configuration `initial`.
 #[must_use]
-pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
+pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, Value> {
     let state = server.state();
     let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
     let disk = server.disk.hard_state();
+    let as_of_it = server.protocol.fetching_membership();
+    let fetching = state.fetching.zip(as_of_it).map(|((from, last), membership)| (from, last, &**membership));
     let pending = state.writes.iter().zip(&server.in_flight).map(|(waiting, write)| pending_write(waiting, write));
     BTreeMap::from([
         ("currentTerm", Value::int(state.hard_state.term.0)),
@@ -56,7 +62,8 @@ pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
         ("votesRefused", nodes(&state.votes_refused)),
         ("log", log(&server.log())),
         ("snapshot", entry_id(state.snapshot)),
-        ("fetch", Value::Seq(state.fetching.map(|(from, last)| fetch(from, last)).into_iter().collect())),
+        ("snapshotMembership", membership(&state.memberships[0].1)),
+        ("fetch", Value::Seq(fetching.map(fetch).into_iter().collect())),
         ("commitIndex", Value::int(state.commit_index.0)),
         ("appliedIndex", Value::int(state.applied_through.0)),
         ("durableIndex", Value::int(state.durable.index.0)),
@@ -72,6 +79,7 @@ pub fn server(server: &Server) -> BTreeMap<&'static str, Value> {
                 ("vote", optional(disk.vote)),
                 ("log", log(&server.disk)),
                 ("snapshot", entry_id(server.disk.snapshot())),
+                ("membership", membership(server.disk.memberships().at_snapshot.as_deref().unwrap_or(initial))),
             ]),
         ),
     ])
@@ -104,7 +112,28 @@ pub(crate) fn entry_id(id: EntryId) -> Value {
 }
 
 fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Value {
-    Value::Seq(entries.map(|entry| self::entry(entry.id.term.0, !matches!(entry.payload, Payload::Noop))).collect())
+    let value = |item: &Entry| match &item.payload {
+        Payload::Noop => entry(item.id.term.0, "Noop", None),
+        Payload::Command(_) => entry(item.id.term.0, "Command", None),
+        Payload::Membership(changed) => entry(item.id.term.0, "Membership", Some(membership(changed))),
+        other => unreachable!("the spec has no payload like {other:?}"),
+    };
+    Value::Seq(entries.map(value).collect())
+}
+
+/// A configuration of the cluster. The spec knows no addresses.
+pub(crate) fn membership(membership: &Membership) -> Value {
+    masks(Masks::of(membership))
+}
+
+fn masks(masks: Masks) -> Value {
+    let nodes = |mask| Value::Set(positions(mask).map(|at| node(NodeId(u64::from(at) + 1))).collect());
+    Value::record([
+        ("voters", nodes(masks.voters)),
+        ("outgoing", nodes(masks.outgoing)),
+        ("learners", nodes(masks.learners)),
+        ("promoting", nodes(masks.promoting)),
+    ])
 }
 
 /// What is forgotten stays as a place without content; of the base the term is known.
@@ -117,28 +146,38 @@ fn log(log: &MemoryLog) -> Value {
 pub(crate) fn forgotten(base: EntryId) -> impl Iterator<Item = Value> {
     (1..=base.index.0).map(move |index| {
         let term = if index == base.index.0 { base.term.0 } else { 0 };
-        Value::record([("term", Value::int(term)), ("payload", Value::str("Forgotten"))])
+        entry(term, "Forgotten", None)
     })
 }
 
 /// A snapshot that is being fetched.
-pub(crate) fn fetch(from: NodeId, last: EntryId) -> Value {
-    Value::record([("from", node(from)), ("last", entry_id(last))])
+pub(crate) fn fetch((from, last, changed): (NodeId, EntryId, &Membership)) -> Value {
+    Value::record([("from", node(from)), ("last", entry_id(last)), ("membership", membership(changed))])
 }
 
 /// The part of a write that puts a snapshot in the place of the log's beginning.
-pub(crate) fn compaction(compaction: Compaction) -> Value {
-    Value::record([("snapshot", entry_id(compaction.snapshot)), ("base", entry_id(compaction.base))])
+pub(crate) fn compaction(compaction: &Compaction) -> Value {
+    Value::record([
+        ("snapshot", entry_id(compaction.snapshot)),
+        ("base", entry_id(compaction.base)),
+        ("membership", membership(&compaction.membership)),
+    ])
 }
 
-fn entry(term: u64, is_command: bool) -> Value {
-    let payload = Value::str(if is_command { "Command" } else { "Noop" });
-    Value::record([("term", Value::int(term)), ("payload", payload)])
+/// An entry of a log.
+pub(crate) fn entry(term: u64, payload: &str, membership: Option<Value>) -> Value {
+    let membership = Value::Seq(membership.into_iter().collect());
+    Value::record([("term", Value::int(term)), ("payload", Value::str(payload)), ("membership", membership)])
 }
 
-fn committed(log: PackedLog) -> Value {
+fn committed(cluster: &Cluster, log: PackedLog) -> Value {
     let entry = |at| {
-        let Value::Record(mut fields) = entry(u64::from(log.term(at)), log.is_command(at)) else { unreachable!() };
+        let (payload, changed) = match (log.membership(at), log.is_command(at)) {
+            (0, true) => ("Command", None),
+            (0, false) => ("Noop", None),
+            (number, _) => ("Membership", Some(masks(cluster.tables().membership(number)))),
+        };
+        let Value::Record(mut fields) = entry(u64::from(log.term(at)), payload, changed) else { unreachable!() };
         fields.insert("commitTerm".to_string(), Value::int(u64::from(log.commit_term(at))));
         Value::Record(fields)
     };
@@ -180,7 +219,7 @@ fn pending_write(waiting: &WriteInFlight, write: &Write) -> Value {
         |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
     Value::record([
         ("hardState", Value::Seq(write.hard_state.map(hard_state).into_iter().collect())),
-        ("compaction", Value::Seq(write.compaction.map(compaction).into_iter().collect())),
+        ("compaction", Value::Seq(write.compaction.as_ref().map(compaction).into_iter().collect())),
         ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
         ("entries", entries(write.entries.iter())),
         ("durable", Value::int(waiting.durable.0)),
@@ -220,7 +259,9 @@ pub fn envelope(envelope: &Envelope) -> Value {
             ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
         }
         Message::TimeoutNowRequest(_) => ("TimeoutNowRequest", vec![]),
-        Message::InstallSnapshotRequest(m) => ("InstallSnapshotRequest", vec![("last", entry_id(m.last))]),
+        Message::InstallSnapshotRequest(m) => {
+            ("InstallSnapshotRequest", vec![("last", entry_id(m.last)), ("membership", membership(&m.membership))])
+        }
         other => unreachable!("the spec has no message like {other:?}"),
     };
     let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];

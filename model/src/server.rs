@@ -7,10 +7,11 @@ use bytes::Bytes;
 use raft_io::action::Durable;
 use raft_io::log::WriteThrough;
 use raft_io::{
-    Action, ActionSink, Compaction, Envelope, Event, LogView, MemoryLog, NodeId, Protocol, RaftLog, Transition, Write,
-    protocol::ProtocolState,
+    Action, ActionSink, Compaction, Entries, Entry, Envelope, Event, LogView, MemoryLog, Message, NodeId, Protocol,
+    RaftLog, Transition, Write, message::InstallSnapshotRequest, protocol::ProtocolState, types::Payload,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// The command that every client proposes. What it says makes no difference to the protocol.
 pub const COMMAND: &[u8] = b"x";
@@ -71,15 +72,41 @@ impl Input {
             Self::Event(Event::TransferLeadership { target }) => {
                 Self::Event(Event::TransferLeadership { target: rename(*target) })
             }
+            Self::Event(Event::ChangeMembership { target }) => {
+                Self::Event(Event::ChangeMembership { target: Arc::new(target.rename(rename)) })
+            }
             other => other.clone(),
         }
     }
 }
 
-/// The same message between the servers of the other names: only its ends name servers.
+/// The same message between the servers of the other names: its ends name servers, and configurations do.
 #[must_use]
 pub fn permute_envelope(envelope: &Envelope, rename: impl Fn(NodeId) -> NodeId) -> Envelope {
-    Envelope { from: rename(envelope.from), to: rename(envelope.to), message: envelope.message.clone() }
+    let rename = &rename;
+    let mut message = envelope.message.clone();
+    match &mut message {
+        Message::AppendEntriesRequest(request) => request.entries = permute_entries(request.entries.iter(), rename),
+        Message::InstallSnapshotRequest(InstallSnapshotRequest { membership, .. }) => {
+            *membership = Arc::new(membership.rename(rename));
+        }
+        _ => {}
+    }
+    Envelope { from: rename(envelope.from), to: rename(envelope.to), message }
+}
+
+fn permute_entries<'a>(entries: impl Iterator<Item = &'a Entry>, rename: impl Fn(NodeId) -> NodeId) -> Entries {
+    let renamed = entries.map(|entry| match &entry.payload {
+        Payload::Membership(membership) => {
+            Entry { id: entry.id, payload: Payload::Membership(Arc::new(membership.rename(&rename))) }
+        }
+        _ => entry.clone(),
+    });
+    renamed.collect()
+}
+
+fn permute_compaction(compaction: &Compaction, rename: impl Fn(NodeId) -> NodeId) -> Compaction {
+    Compaction { membership: Arc::new(compaction.membership.rename(rename)), ..compaction.clone() }
 }
 
 /// What came of an input.
@@ -250,16 +277,24 @@ impl Server {
         let mut disk = MemoryLog::new();
         let hard_state = self.disk.hard_state();
         let renamed = |state: raft_io::HardState| raft_io::HardState { vote: state.vote.map(rename), ..state };
-        let entries = self.disk.iter().cloned().collect();
-        let compaction = Compaction { snapshot: self.disk.snapshot(), base: self.disk.base() };
+        let entries = permute_entries(self.disk.iter(), rename);
+        // A log that was never compacted knows no configuration but its entries'.
+        let compaction = self.disk.memberships().at_snapshot.map(|membership| {
+            let membership = Arc::new(membership.rename(rename));
+            Compaction { snapshot: self.disk.snapshot(), base: self.disk.base(), membership }
+        });
         let Ok(()) = disk.append(&mut vec![Write {
             hard_state: Some(renamed(hard_state)),
-            compaction: Some(compaction),
+            compaction,
             truncate_from: None,
             entries,
         }]);
-        let in_flight =
-            self.in_flight.iter().map(|write| Write { hard_state: write.hard_state.map(renamed), ..write.clone() });
+        let in_flight = self.in_flight.iter().map(|write| Write {
+            hard_state: write.hard_state.map(renamed),
+            compaction: write.compaction.as_ref().map(|compaction| permute_compaction(compaction, rename)),
+            entries: permute_entries(write.entries.iter(), rename),
+            truncate_from: write.truncate_from,
+        });
         Self { protocol: self.protocol.permute(rename), disk, in_flight: in_flight.collect() }
     }
 }

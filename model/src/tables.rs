@@ -6,8 +6,9 @@
 //! ([`Copies`]), which it brings up to date when it meets a number that it does not know.
 
 use crate::config::Configuration;
-use crate::facts::{Facts, MessageFacts, READS_MAX};
+use crate::facts::{Facts, MembershipNumber, MessageFacts, READS_MAX};
 use crate::laws::{self, Law};
+use crate::membership::Masks;
 use crate::server::{Input, Server, Stepped, permute_envelope};
 use crate::symmetry::Permutations;
 use raft_io::types::Index;
@@ -41,6 +42,8 @@ pub enum Code {
     TransferLeadership(u8),
     /// `TransferTimeout`.
     TransferTimeout,
+    /// `ChangeMembership`, to the target of this number in the configuration.
+    ChangeMembership(u8),
     /// `SnapshotTaken`, up to this index; the log keeps so many of the entries that it covers.
     SnapshotTaken(u8, u8),
     /// `SnapshotFetched`.
@@ -70,6 +73,7 @@ impl Code {
             Self::ReadRequest(context) => 0x4_0000 | u32::from(context),
             Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
             Self::TransferTimeout => 0x1_0005,
+            Self::ChangeMembership(target) => 0x7_0000 | u32::from(target),
             Self::Persisted(writes) => 0x2_0000 | u32::from(writes),
             Self::Crash(survive) => 0x3_0000 | u32::from(survive),
         };
@@ -130,6 +134,8 @@ struct Shared {
     inputs: Vec<(ServerId, Code)>,
     sent: Vec<MessageId>,
     steps: FxHashMap<u64, u32>,
+    /// The configurations of the cluster that were met, by number less one.
+    memberships: Vec<Masks>,
     /// What the assertions said that stopped a server.
     panics: Vec<String>,
 }
@@ -201,7 +207,7 @@ impl Tables {
         if let Some(&id) = self.lock().server_ids.get(server) {
             return id;
         }
-        let facts = Facts::of(server, &server.state());
+        let facts = Facts::of(server, &server.state(), |membership| self.number(Masks::of(membership)));
         let hashes: Vec<u64> =
             permutations.iter().map(|permutation| content_hash(&server.permute(|id| permutation.apply(id)))).collect();
         let mut shared = self.lock();
@@ -215,6 +221,22 @@ impl Tables {
         shared.facts.push(facts);
         shared.server_hashes.extend(hashes);
         id
+    }
+
+    fn number(&self, masks: Masks) -> MembershipNumber {
+        let mut shared = self.lock();
+        let known = shared.memberships.iter().position(|each| *each == masks);
+        let at = known.unwrap_or_else(|| {
+            shared.memberships.push(masks);
+            shared.memberships.len() - 1
+        });
+        MembershipNumber::try_from(at + 1).expect("fewer than 2^8 configurations of the cluster")
+    }
+
+    /// The configuration of this number.
+    #[must_use]
+    pub fn membership(&self, number: MembershipNumber) -> Masks {
+        self.lock().memberships[usize::from(number) - 1]
     }
 
     fn intern_message(&self, envelope: &Envelope, permutations: &Permutations) -> MessageId {
@@ -235,7 +257,7 @@ impl Tables {
 
     /// The input that a code stands for, to this server.
     #[must_use]
-    pub fn input(&self, server: ServerId, code: Code) -> Input {
+    pub fn input(&self, configuration: &Configuration, server: ServerId, code: Code) -> Input {
         let state = || self.server(server).state();
         let fetched = || state().fetching.expect("only what is being fetched can arrive or fail").1;
         match code {
@@ -257,6 +279,10 @@ impl Tables {
                 Input::Event(Event::TransferLeadership { target: NodeId(u64::from(target) + 1) })
             }
             Code::TransferTimeout => Input::Event(Event::TransferTimeout),
+            Code::ChangeMembership(target) => {
+                let target = &configuration.targets.1[usize::from(target)];
+                Input::Event(Event::ChangeMembership { target: Arc::new(target.membership()) })
+            }
             Code::Receive(message) => Input::Event(Event::Receive((*self.message(message)).clone())),
             Code::Persisted(writes) => Input::Event(Event::Persisted { writes: usize::from(writes) }),
             Code::Crash(survive) => Input::Crash { survive: usize::from(survive) },
@@ -270,7 +296,7 @@ impl Tables {
             return outcome;
         }
         let server = self.server(id);
-        let input = self.input(id, code);
+        let input = self.input(configuration, id, code);
         let name = crate::action::name_position(input.name());
         let outcome = match server.step(configuration, &input) {
             Ok(stepped) => self.outcome(configuration, permutations, (id, &server), &input, &stepped, name),
@@ -372,6 +398,7 @@ pub struct Copies {
     message_hashes: Vec<u64>,
     outcomes: Vec<Outcome>,
     sent: Vec<MessageId>,
+    memberships: Vec<Masks>,
     steps: FxHashMap<u64, u32>,
 }
 
@@ -399,12 +426,19 @@ impl Copies {
         extend(&mut self.message_hashes, &shared.message_hashes);
         extend(&mut self.outcomes, &shared.outcomes);
         extend(&mut self.sent, &shared.sent);
+        extend(&mut self.memberships, &shared.memberships);
     }
 
     /// A server's facts.
     #[must_use]
     pub fn facts(&self, id: ServerId) -> &Facts {
         &self.facts[id as usize]
+    }
+
+    /// The configurations of the cluster, by number less one.
+    #[must_use]
+    pub fn memberships(&self) -> &[Masks] {
+        &self.memberships
     }
 
     /// A message's facts.

@@ -20,15 +20,17 @@ mod tail;
 mod transfer;
 
 pub use progress::{Progress, ProgressState};
-pub use state::{FetchState, PeerState, ProtocolState, ReadState, WriteInFlight};
+pub use state::{PeerState, ProtocolState, ReadState, WriteInFlight};
 
 use crate::action::{Action, ActionSink, Compaction, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{PeerMisbehaved, RestoreError, StepError};
 use crate::event::Event;
 use crate::log::LogView;
+use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
+use alloc::sync::Arc;
 use membership_change::Configurations;
 use role::Role;
 use snapshot::Fetch;
@@ -487,6 +489,12 @@ impl Protocol {
     #[must_use]
     pub fn fetching(&self) -> Option<(NodeId, EntryId)> {
         self.fetch.as_ref().map(|fetch| (fetch.from, fetch.last))
+    }
+
+    /// The configuration as of the snapshot that is being fetched.
+    #[must_use]
+    pub fn fetching_membership(&self) -> Option<&Arc<Membership>> {
+        self.fetch.as_ref().map(|fetch| &fetch.membership)
     }
 
     /// The last entry, durable or not.

@@ -33,8 +33,8 @@ pub struct ProtocolState {
     pub votes_refused: Vec<NodeId>,
     /// The last entry that the newest snapshot covers, as decided.
     pub snapshot: EntryId,
-    /// The snapshot that is being fetched.
-    pub fetching: Option<FetchState>,
+    /// The snapshot that is being fetched: who offered it, and the last entry that it covers.
+    pub fetching: Option<(NodeId, EntryId)>,
     /// The entry before the log's first, as decided.
     pub base: EntryId,
     /// The last entry, durable or not.
@@ -85,18 +85,6 @@ pub struct PeerState {
     pub inflight: Vec<Index>,
 }
 
-/// A snapshot that is being fetched.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct FetchState {
-    /// Who offered it.
-    pub from: NodeId,
-    /// The last entry that it covers.
-    pub last: EntryId,
-    /// The configuration as of `last`.
-    pub membership: Arc<Membership>,
-}
-
 /// A read that waits for a leader's confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -140,11 +128,7 @@ impl Protocol {
             votes_granted: ascending(granted),
             votes_refused: ascending(refused),
             snapshot: self.snapshot,
-            fetching: self.fetch.as_ref().map(|fetch| FetchState {
-                from: fetch.from,
-                last: fetch.last,
-                membership: Arc::clone(&fetch.membership),
-            }),
+            fetching: self.fetching(),
             base: self.tail.base(),
             last: self.tail.last(),
             durable: self.tail.durable_id(),

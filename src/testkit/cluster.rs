@@ -246,8 +246,8 @@ impl Cluster {
             self.checker.received(&node.view(id), envelope);
         }
         let read = if let Event::ReadRequest { context } = event { Some(context) } else { None };
-        if let (Some(context), Some(_)) = (read, self.protocol(id)) {
-            self.checker.read_begins(id, context);
+        if let (Some(context), Some(node)) = (read, self.nodes.get(&id).filter(|node| node.protocol.is_some())) {
+            self.checker.read_begins(&node.view(id), context);
             self.reads += 1;
         }
         let entries_in_memory = self.options.entries_in_memory;

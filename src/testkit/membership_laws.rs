@@ -135,3 +135,7 @@ fn check_campaigner(view: &View<'_>, of_log: &Configurations) -> Checked {
         format!("node {} campaigns and has a vote in none of {:?}", view.id, &of_log[committed..])
     })
 }
+
+#[cfg(test)]
+#[path = "membership_laws_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 use crate::action::{Compaction, RoleKind};
 use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
-use crate::protocol::{FetchState, PeerState, ProgressState, ReadState};
+use crate::protocol::{PeerState, ProgressState, ReadState};
 use crate::transition::Transition;
 use crate::types::{ClusterId, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 use serde::{Deserialize, Serialize};
@@ -129,16 +129,52 @@ pub struct Start {
     pub cluster: ClusterId,
     /// The settings that the spec knows, or whose limits it does without.
     pub settings: Settings,
+    /// The configuration as of the newest snapshot; without one, that which the cluster began with, as far as this node knows
+    /// it.
+    pub membership: MembershipRecord,
     /// What the log held.
     pub log: Vec<EntryRun>,
+}
+
+/// A configuration of the cluster, without addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MembershipRecord {
+    /// The voters, ascending; in a joint configuration the new ones.
+    pub voters: Vec<NodeId>,
+    /// The old voters of a joint configuration, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outgoing: Vec<NodeId>,
+    /// Who gets the log and has no vote, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learners: Vec<NodeId>,
+    /// The learners that become voters once they have caught up, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promoting: Vec<NodeId>,
+}
+
+impl MembershipRecord {
+    /// Everybody named in it.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.voters.iter().chain(&self.outgoing).chain(&self.learners).chain(&self.promoting).copied()
+    }
+}
+
+impl From<&Membership> for MembershipRecord {
+    fn from(membership: &Membership) -> Self {
+        Self {
+            voters: membership.voters().to_vec(),
+            outgoing: membership.outgoing().to_vec(),
+            learners: membership.learners().to_vec(),
+            promoting: membership.promoting().to_vec(),
+        }
+    }
 }
 
 /// What of a configuration decides which steps are right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
-    /// The voters that the cluster is configured to begin with, ascending; none for a server that joins one.
-    pub voters: Vec<NodeId>,
     /// Whether a node asks before it campaigns.
     pub pre_vote: bool,
     /// Whether a leader without a quorum steps down, and candidates are ignored while a leader is heard.
@@ -154,44 +190,6 @@ pub struct Settings {
     pub append_bytes_max: usize,
 }
 
-/// A configuration, without addresses: those are nothing to the protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct MembershipRecord {
-    /// The voters, ascending: in a joint configuration the new ones.
-    pub voters: Vec<NodeId>,
-    /// The voters that a joint configuration leaves, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub outgoing: Vec<NodeId>,
-    /// The learners, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub learners: Vec<NodeId>,
-    /// The learners that become voters once they have caught up, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub promoting: Vec<NodeId>,
-}
-
-impl From<&Membership> for MembershipRecord {
-    fn from(membership: &Membership) -> Self {
-        Self {
-            voters: membership.voters().to_vec(),
-            outgoing: membership.outgoing().to_vec(),
-            learners: membership.learners().to_vec(),
-            promoting: membership.promoting().to_vec(),
-        }
-    }
-}
-
-/// A configuration and where it stands in the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ConfigurationRecord {
-    /// The index of its entry; of the first in a list that of the newest snapshot, or 0.
-    pub index: Index,
-    /// The configuration.
-    pub membership: MembershipRecord,
-}
-
 /// Consecutive entries that are alike. What a command says is not in a trace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -200,11 +198,11 @@ pub struct EntryRun {
     pub term: Term,
     /// What they carry.
     pub payload: PayloadName,
+    /// How many there are; at least 1.
+    pub count: u64,
     /// Of `Membership` alone: the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<MembershipRecord>,
-    /// How many there are; at least 1.
-    pub count: u64,
 }
 
 /// What an entry carries, without its content.
@@ -214,7 +212,7 @@ pub enum PayloadName {
     Noop,
     /// A client's command.
     Command,
-    /// A configuration.
+    /// A configuration of the cluster.
     Membership,
 }
 
@@ -234,10 +232,10 @@ pub fn add_runs<'a>(runs: &mut Vec<EntryRun>, entries: impl IntoIterator<Item = 
             Payload::Membership(membership) => (PayloadName::Membership, Some(MembershipRecord::from(&**membership))),
         };
         let term = entry.id.term;
-        let alike = |run: &&mut EntryRun| run.term == term && run.payload == payload && run.membership == membership;
-        match runs.last_mut().filter(alike) {
+        let is_alike = |run: &&mut EntryRun| (run.term, run.payload, &run.membership) == (term, payload, &membership);
+        match runs.last_mut().filter(is_alike) {
             Some(run) => run.count += 1,
-            None => runs.push(EntryRun { term, payload, membership, count: 1 }),
+            None => runs.push(EntryRun { term, payload, count: 1, membership }),
         }
     }
 }
@@ -263,8 +261,8 @@ pub struct ServerState {
     /// The last entry that the newest snapshot covers.
     #[serde(default, skip_serializing_if = "is_zero_id")]
     pub snapshot: EntryId,
-    /// The configuration as of the snapshot, and each later one of the log, ascending: the last is in force.
-    pub memberships: Vec<ConfigurationRecord>,
+    /// The configuration in force: the last one in the log, or that of the snapshot.
+    pub membership: MembershipRecord,
     /// The snapshot that is being fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetching: Option<FetchRecord>,
@@ -308,13 +306,26 @@ pub struct FetchRecord {
     pub from: NodeId,
     /// The last entry that it covers.
     pub last: EntryId,
-    /// The configuration as of `last`.
+    /// The configuration as of that.
     pub membership: MembershipRecord,
 }
 
-impl From<&FetchState> for FetchRecord {
-    fn from(fetch: &FetchState) -> Self {
-        Self { from: fetch.from, last: fetch.last, membership: MembershipRecord::from(&*fetch.membership) }
+/// A snapshot that takes the place of a log's beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CompactionRecord {
+    /// The last entry that the snapshot covers.
+    pub snapshot: EntryId,
+    /// The last entry that the log forgets.
+    pub base: EntryId,
+    /// The configuration as of the snapshot.
+    pub membership: MembershipRecord,
+}
+
+impl From<&Compaction> for CompactionRecord {
+    fn from(compaction: &Compaction) -> Self {
+        let membership = MembershipRecord::from(&*compaction.membership);
+        Self { snapshot: compaction.snapshot, base: compaction.base, membership }
     }
 }
 
@@ -401,24 +412,6 @@ pub struct WriteRecord {
     pub durable: Index,
     /// The messages that wait for it.
     pub messages: Vec<MessageRecord>,
-}
-
-/// A snapshot that takes the place of a log's beginning.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CompactionRecord {
-    /// The last entry that the snapshot covers.
-    pub snapshot: EntryId,
-    /// The last entry that is forgotten.
-    pub base: EntryId,
-    /// The configuration as of `snapshot`.
-    pub membership: MembershipRecord,
-}
-
-impl From<&Compaction> for CompactionRecord {
-    fn from(Compaction { snapshot, base, membership }: &Compaction) -> Self {
-        Self { snapshot: *snapshot, base: *base, membership: MembershipRecord::from(&**membership) }
-    }
 }
 
 /// A message with its way.
@@ -579,7 +572,7 @@ impl Line {
             return Some("a `round` belongs to the event LeaseTimeout and to no other");
         }
         if self.membership.is_some() != (self.event == EventName::Step(Transition::ChangeMembership)) {
-            return Some("a `membership` belongs to the event ChangeMembership and to no other");
+            return Some("a `membership` of its own belongs to the event ChangeMembership and to no other");
         }
         let is_taken = self.event == EventName::Step(Transition::SnapshotTaken);
         let has_snapshot = is_taken

@@ -18,4 +18,4 @@ pub use merge::{Merged, TraceError, merge, read, write};
 pub use tracer::{Input, Tracer};
 
 /// The version of the format; it grows with every change that an older reader would misunderstand.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -2,8 +2,8 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, CompactionRecord, ConfigurationRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord,
-    MessageRecord, ProgressRecord, ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
+    AroundName, CompactionRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord, MessageRecord,
+    ProgressRecord, ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
 };
 use crate::action::{Action, Write};
 use crate::config::RaftConfig;
@@ -99,7 +99,6 @@ impl Tracer {
     ) -> (Self, Line) {
         let mut tracer = Self { node: protocol.id(), life, seq: 0, writes: VecDeque::new() };
         let settings = Settings {
-            voters: config.membership.voters().to_vec(),
             pre_vote: config.pre_vote,
             check_quorum: config.check_quorum,
             leases: config.lease_ticks.is_some(),
@@ -107,7 +106,8 @@ impl Tracer {
             inflight_bytes_max: config.inflight_bytes_max,
             append_bytes_max: config.append_bytes_max,
         };
-        let start = Start { version: VERSION, cluster, settings, log };
+        let first = protocol.memberships().next().expect("a configuration is always in force").1;
+        let start = Start { version: VERSION, cluster, settings, membership: MembershipRecord::from(&**first), log };
         let line = Line { start: Some(start), ..tracer.line(EventName::START, protocol, Vec::new()) };
         (tracer, line)
     }
@@ -162,6 +162,8 @@ impl Tracer {
 
     fn state(&self, protocol: &Protocol) -> ServerState {
         let state = protocol.state();
+        let as_of_it = protocol.fetching_membership().map(|membership| MembershipRecord::from(&**membership));
+        let fetching = state.fetching.zip(as_of_it);
         let pending = state.writes.iter().zip(&self.writes).map(|(waiting, content)| WriteRecord {
             hard_state: waiting.hard_state,
             compaction: content.compaction.clone(),
@@ -181,15 +183,8 @@ impl Tracer {
             votes_granted: state.votes_granted,
             votes_refused: state.votes_refused,
             snapshot: state.snapshot,
-            memberships: state
-                .memberships
-                .iter()
-                .map(|(index, membership)| ConfigurationRecord {
-                    index: *index,
-                    membership: MembershipRecord::from(&**membership),
-                })
-                .collect(),
-            fetching: state.fetching.as_ref().map(FetchRecord::from),
+            membership: MembershipRecord::from(&**protocol.membership()),
+            fetching: fetching.map(|((from, last), membership)| FetchRecord { from, last, membership }),
             base: state.base,
             last: state.last,
             durable: state.durable,

@@ -129,18 +129,25 @@ pub fn spec_name(name: &str) -> String {
     name.split('-').map(capital).collect()
 }
 
-/// The module of a configuration: one of its own name, else the one that all share.
+/// The module of a configuration: one of its own name, else the one that all share in which the membership changes, or in
+/// which it does not.
 #[must_use]
 pub fn module_of(folder: &Path, config: &str) -> String {
-    if folder.join(format!("{config}.tla")).is_file() { config.to_string() } else { "MC".to_string() }
+    if folder.join(format!("{config}.tla")).is_file() {
+        return config.to_string();
+    }
+    let text = std::fs::read_to_string(folder.join(format!("{config}.cfg"))).unwrap_or_default();
+    let changes = assignments(&text).get("Targets").is_some_and(|targets| targets != "{}");
+    if changes { MEMBERSHIP_MODULE.to_string() } else { "MC".to_string() }
 }
+
+const MEMBERSHIP_MODULE: &str = "MCMembership";
 
 /// The constants of the spec that a configuration of the model stands for.
 fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
-    let servers = |count: u8| {
-        let names: Vec<String> = (1..=count).map(|id| format!("s{id}")).collect();
-        format!("{{{}}}", names.join(", "))
-    };
+    let servers = |count: u8| names((1..=count).map(u64::from));
+    let initial = configuration.initial();
+    let nodes = |ids: &[raft_io::NodeId]| names(ids.iter().map(|id| id.0));
     let boolean = |value: bool| if value { "TRUE".to_string() } else { "FALSE".to_string() };
     let (network, messages_max, duplication) = match configuration.network {
         Network::Lossy { messages_max, duplication } => ("\"lossy\"", Some(messages_max), duplication),
@@ -151,6 +158,10 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
     let append_max = if configuration.single_entry_appends { 1 } else { configuration.log_max };
     let mut constants = vec![
         ("Server", servers(configuration.servers)),
+        ("Voters", nodes(initial.voters())),
+        ("Learners", nodes(initial.learners())),
+        ("Targets", configuration.targets.0.to_string()),
+        ("MaxChanges", configuration.changes_max.to_string()),
         ("Campaigners", servers(configuration.campaigners)),
         ("MaxTerm", configuration.term_max.to_string()),
         ("MaxLogLength", configuration.log_max.to_string()),
@@ -175,6 +186,34 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
     constants
 }
 
+fn names(ids: impl Iterator<Item = u64>) -> String {
+    let names: Vec<String> = ids.map(|id| format!("s{id}")).collect();
+    format!("{{{}}}", names.join(", "))
+}
+
+/// What the module says of the set of targets, which a configuration file can only name.
+fn check_targets(configuration: &Configuration, folder: &Path, config: &str) -> Result<(), ConformError> {
+    let (name, targets) = configuration.targets;
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let path = folder.join(format!("{MEMBERSHIP_MODULE}.tla"));
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| TlcError::Io { doing: format!("reading {}", path.display()), error })?;
+    let defined = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix("=="));
+    let of = |ids: &[u64]| names(ids.iter().copied());
+    let targets: Vec<String> = targets
+        .iter()
+        .map(|each| format!("Target({}, {}, {})", of(each.voters), of(each.learners), of(each.promoting)))
+        .collect();
+    let model = format!("{{{}}}", targets.join(", "));
+    let spec = defined.unwrap_or("nothing").trim().to_string();
+    if spec.replace(' ', "") == model.replace(' ', "") {
+        return Ok(());
+    }
+    Err(ConformError::OtherBounds { config: config.to_string(), constant: "Targets", spec, model })
+}
+
 fn check_bounds(configuration: &Configuration, folder: &Path, config: &str) -> Result<(), ConformError> {
     let path = folder.join(format!("{config}.cfg"));
     let text = std::fs::read_to_string(&path)
@@ -187,13 +226,13 @@ fn check_bounds(configuration: &Configuration, folder: &Path, config: &str) -> R
             return Err(ConformError::OtherBounds { config, constant, spec, model });
         }
     }
-    Ok(())
+    check_targets(configuration, folder, config)
 }
 
-/// The `NAME = value` lines of a configuration file.
+/// The `NAME = value` and `NAME <- definition` lines of a configuration file.
 fn assignments(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().map(|line| line.split("\\*").next().unwrap_or("").trim());
-    let pairs = lines.filter_map(|line| line.split_once('='));
+    let pairs = lines.filter_map(|line| line.split_once("<-").or_else(|| line.split_once('=')));
     pairs
         .map(|(name, value)| {
             (

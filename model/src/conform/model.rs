@@ -28,7 +28,7 @@ fn position(cluster: &Cluster, state: &State, action: Action) -> u8 {
     match action {
         Action::Step { server, code, .. } => {
             let server = state.servers()[usize::from(server)];
-            name_position(cluster.tables().input(server, code).name())
+            name_position(cluster.tables().input(cluster.configuration(), server, code).name())
         }
         Action::DropMessage(_) => name_position("DropMessage"),
     }

@@ -131,7 +131,7 @@ pub fn happening(cluster: &Cluster, state: &State, action: Action, next: &State)
     };
     let tables = cluster.tables();
     let id = state.servers()[usize::from(server)];
-    let (before, input) = (tables.server(id), tables.input(id, code));
+    let (before, input) = (tables.server(id), tables.input(cluster.configuration(), id, code));
     let on_their_way: Vec<_> = next.messages().iter().map(|&id| tables.message(id)).collect();
     let fate = |envelope: &Envelope| match () {
         () if on_their_way.iter().any(|each| **each == *envelope) => Fate::OnItsWay,

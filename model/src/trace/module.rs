@@ -32,7 +32,7 @@ impl Folder {
         let io = |doing: String| move |error| Error::Tlc(TlcError::Io { doing, error });
         let path = &folder.path;
         std::fs::create_dir_all(path).map_err(io(format!("making {}", path.display())))?;
-        for name in ["RaftServer.tla", "Raft.tla", "TraceRaft.tla"] {
+        for name in ["RaftMembership.tla", "RaftServer.tla", "Raft.tla", "TraceRaft.tla"] {
             let from = spec.join(name);
             std::fs::copy(&from, path.join(name)).map_err(io(format!("copying {}", from.display())))?;
         }
@@ -79,7 +79,7 @@ fn sequence(text: &mut String, name: &str, values: impl Iterator<Item = String>)
 }
 
 fn names(window: &Window) -> String {
-    let names: Vec<String> = window.settings().voters.iter().map(|id| node(*id).to_string()).collect();
+    let names: Vec<String> = window.servers().map(|id| node(id).to_string()).collect();
     names.join(", ")
 }
 
@@ -88,8 +88,8 @@ fn constants(window: &Window) -> String {
     let settings = window.settings();
     let names = names(window);
     let mut text = String::new();
-    for id in &settings.voters {
-        let _ = writeln!(text, "  {0} = {0}", node(*id));
+    for id in window.servers() {
+        let _ = writeln!(text, "  {0} = {0}", node(id));
     }
     let boolean = |value: bool| if value { "TRUE" } else { "FALSE" };
     // The model has one entry in an append when a byte is all that fits; anything else is a limit that the spec does

@@ -5,8 +5,8 @@ use crate::render::{self, entry_id, node, role};
 use crate::value::Value;
 use raft_io::trace::Line;
 use raft_io::trace::line::{
-    EntryRun, MessageRecord, PayloadName, ProgressName, ProgressRecord, ReadRecord, ResultRecord, ServerState,
-    WriteRecord,
+    CompactionRecord, EntryRun, FetchRecord, MembershipRecord, MessageRecord, PayloadName, ProgressName,
+    ProgressRecord, ReadRecord, ResultRecord, ServerState, WriteRecord,
 };
 use raft_io::{EntryId, HardState, NodeId};
 
@@ -16,6 +16,7 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
     let one = |message: &Option<MessageRecord>| Value::Seq(message.iter().map(self::message).collect());
     let count = |count: Option<usize>| Value::int(count.unwrap_or(0) as u64);
     let log = line.start.as_ref().map_or_else(|| Value::Seq(Vec::new()), |start| log(line.state.base, &start.log));
+    let membership = line.start.as_ref().map(|start| &start.membership).or(line.membership.as_ref());
     Value::record([
         ("event", Value::str(line.event.name())),
         ("node", node(line.node)),
@@ -23,6 +24,7 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
         ("writes", count(line.writes)),
         ("commands", count(line.commands)),
         ("target", Value::Seq(line.target.into_iter().map(node).collect())),
+        ("membership", Value::Seq(membership.map(self::membership).into_iter().collect())),
         ("snapshot", Value::Seq(line.snapshot.map(entry_id).into_iter().collect())),
         ("through", Value::int(line.compact_through.map_or(0, |index| index.0))),
         ("first", Value::Bool(window.is_first(line))),
@@ -42,6 +44,7 @@ pub(super) fn disks(window: &Window) -> Value {
             ("vote", optional(line.state.voted_for)),
             ("log", log(line.state.base, &start.log)),
             ("snapshot", entry_id(line.state.snapshot)),
+            ("membership", membership(&start.membership)),
         ]);
         (node(line.node), disk)
     }))
@@ -59,10 +62,8 @@ pub(super) fn state(state: &ServerState) -> Value {
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
         ("snapshot", entry_id(state.snapshot)),
-        (
-            "fetching",
-            Value::Seq(state.fetching.map(|fetch| render::fetch(fetch.from, fetch.last)).into_iter().collect()),
-        ),
+        ("membership", membership(&state.membership)),
+        ("fetching", Value::Seq(state.fetching.iter().map(fetch).collect())),
         ("base", entry_id(state.base)),
         ("last", entry_id(state.last)),
         ("durable", entry_id(state.durable)),
@@ -73,6 +74,32 @@ pub(super) fn state(state: &ServerState) -> Value {
         ("reads", Value::Seq(state.reads.iter().map(read).collect())),
         ("transfer", optional(state.transfer)),
         ("pending", Value::Seq(state.pending.iter().map(write).collect())),
+    ])
+}
+
+fn membership(membership: &MembershipRecord) -> Value {
+    let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
+    Value::record([
+        ("voters", nodes(&membership.voters)),
+        ("outgoing", nodes(&membership.outgoing)),
+        ("learners", nodes(&membership.learners)),
+        ("promoting", nodes(&membership.promoting)),
+    ])
+}
+
+fn fetch(fetch: &FetchRecord) -> Value {
+    Value::record([
+        ("from", node(fetch.from)),
+        ("last", entry_id(fetch.last)),
+        ("membership", membership(&fetch.membership)),
+    ])
+}
+
+fn compaction(compaction: &CompactionRecord) -> Value {
+    Value::record([
+        ("snapshot", entry_id(compaction.snapshot)),
+        ("base", entry_id(compaction.base)),
+        ("membership", membership(&compaction.membership)),
     ])
 }
 
@@ -102,7 +129,7 @@ fn write(write: &WriteRecord) -> Value {
         |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
     Value::record([
         ("hardState", Value::Seq(write.hard_state.map(hard_state).into_iter().collect())),
-        ("compaction", Value::Seq(write.compaction.map(render::compaction).into_iter().collect())),
+        ("compaction", Value::Seq(write.compaction.iter().map(compaction).collect())),
         ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
         ("entries", entries(&write.entries)),
         ("durable", Value::int(write.durable.0)),
@@ -150,8 +177,8 @@ fn message(message: &MessageRecord) -> Value {
             vec![("leaderTerm", Value::int(leader_term.0)), ("round", Value::int(*round))],
         ),
         MessageRecord::TimeoutNowRequest { term, .. } => ("TimeoutNowRequest", term, vec![]),
-        MessageRecord::InstallSnapshotRequest { term, last, .. } => {
-            ("InstallSnapshotRequest", term, vec![("last", entry_id(*last))])
+        MessageRecord::InstallSnapshotRequest { term, last, membership: changed, .. } => {
+            ("InstallSnapshotRequest", term, vec![("last", entry_id(*last)), ("membership", membership(changed))])
         }
     };
     let ends = [("type", Value::str(kind)), ("from", node(from)), ("to", node(to)), ("term", Value::int(term.0))];
@@ -187,8 +214,9 @@ fn entries(runs: &[EntryRun]) -> Value {
         let payload = match run.payload {
             PayloadName::Noop => "Noop",
             PayloadName::Command => "Command",
+            PayloadName::Membership => "Membership",
         };
-        Value::record([("term", Value::int(run.term.0)), ("payload", Value::str(payload))])
+        render::entry(run.term.0, payload, run.membership.as_ref().map(membership))
     };
     Value::Seq(runs.iter().flat_map(|run| std::iter::repeat_n(entry(run), run.count as usize)).collect())
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 pub struct Window {
     lines: Vec<Line>,
     lines_in_file: usize,
-    /// The first start of each voter, in the window or after it.
+    /// The first start of each server, in the window or after it.
     starts: BTreeMap<NodeId, Line>,
     settings: Settings,
     /// For each line, what becomes of messages.
@@ -41,8 +41,15 @@ impl Window {
             raft_io::trace::merge::check_order(*node, lines.iter().filter(|line| line.node == *node))?;
         }
         let settings = check_settings(&lines)?;
-        if let Some(silent) = settings.voters.iter().find(|voter| !starts.contains_key(voter)) {
-            return Err(unsupported(1, format!("there is no line of node {silent}, which is a voter of this cluster")));
+        let named = lines.iter().flat_map(|line| {
+            let start = line.start.iter().flat_map(|start| start.membership.members());
+            start.chain(line.state.membership.members())
+        });
+        if let Some(silent) = named.into_iter().find(|member| !starts.contains_key(member)) {
+            return Err(unsupported(
+                1,
+                format!("there is no line of node {silent}, which is a member of this cluster"),
+            ));
         }
         let lines_in_file = lines.len();
         lines.truncate(events_max);
@@ -67,6 +74,11 @@ impl Window {
 
     pub(super) fn network(&self, at: usize) -> &Network {
         &self.network[at]
+    }
+
+    /// The servers, ascending.
+    pub(super) fn servers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.starts.keys().copied()
     }
 
     /// The first start of each server.
@@ -102,7 +114,7 @@ fn check_settings(lines: &[Line]) -> Result<Settings, Error> {
     Ok(first.settings.clone())
 }
 
-/// The spec knows neither disks that are slow to read nor nodes that are no voters.
+/// The spec knows no disks that are slow to read.
 fn check_events(lines: &[Line]) -> Result<(), Error> {
     for (at, line) in lines.iter().enumerate() {
         if let Some(problem) = line.problem() {

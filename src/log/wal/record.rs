@@ -303,7 +303,8 @@ impl<'a> EntriesOp<'a> {
                     (KIND_MEMBERSHIP, len) => {
                         entries.memberships.push((first.index.plus(position), cursor.membership(len)?));
                     }
-                    (_, len) => drop(cursor.take(len)?),
+                    (KIND_NOOP | KIND_COMMAND, len) => drop(cursor.take(len)?),
+                    _ => return Err("an unknown kind of entry"),
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The named configurations: what each is for, its bounds, and how many states it has.
 
+mod membership;
+
 use crate::config::{Configuration, Network};
 use crate::laws::Goal;
 use crate::mutants::configurations::MUTANTS;
@@ -9,6 +11,9 @@ const CORE: Configuration = Configuration {
     name: "core",
     purpose: "",
     servers: 3,
+    voters: &[],
+    learners: &[],
+    targets: ("{}", &[]),
     term_max: 2,
     log_max: 2,
     pending_max: 1,
@@ -16,6 +21,7 @@ const CORE: Configuration = Configuration {
     reads_max: 0,
     transfers_max: 0,
     snapshots_max: 0,
+    changes_max: 0,
     trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
@@ -306,6 +312,13 @@ pub const ALL: &[Configuration] = &[
         golden: Some(801_964),
         ..CORE
     },
+    membership::SINGLE,
+    membership::JOINT,
+    membership::LEARNERS,
+    membership::LEAVING,
+    membership::SNAPSHOTS,
+    membership::READS,
+    membership::TRANSFER,
 ];
 
 const WITH_TRANSFER: &[Goal] =
@@ -479,6 +492,10 @@ pub const CONFORMANCE: &[Configuration] = &[
         golden: Some(2_831),
         ..SPEC
     },
+    membership::CONFORM_JOINT,
+    membership::CONFORM_LEAVING,
+    membership::CONFORM_ROLLED_BACK,
+    membership::CONFORM_SNAPSHOTS,
 ];
 
 /// Conformance beyond [`CONFORMANCE`], for the night.
@@ -547,6 +564,7 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored],
         ..SPEC
     },
+    membership::CONFORM_LEARNERS,
 ];
 
 /// What the conformance configurations have in common.

@@ -1,0 +1,163 @@
+//! The configurations in which the cluster's membership changes. Servers have roles here, so no two are alike: no symmetry.
+
+use super::CORE;
+use crate::config::{Configuration, Network};
+use crate::laws::Goal;
+use crate::membership::Target;
+
+/// What they have in common: one change, no heartbeats and no commands.
+const CHANGES: Configuration = Configuration {
+    changes_max: 1,
+    symmetry: false,
+    heartbeats: false,
+    client_requests: false,
+    campaigners: 2,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection],
+    ..CORE
+};
+
+const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
+
+/// By the names that `spec/MCMembership.tla` gives them.
+type Targets = (&'static str, &'static [Target]);
+const REPLACEMENT: Targets = ("Replacement", &[Target::of_voters(&[1, 3])]);
+const WITHOUT_FIRST: Targets = ("WithoutFirst", &[Target::of_voters(&[2, 3])]);
+const WITHOUT_THIRD: Targets = ("WithoutThird", &[Target::of_voters(&[1, 2])]);
+const JOINING: Targets =
+    ("Joining", &[Target { voters: &[1], learners: &[2], promoting: &[] }, Target::of_voters(&[1, 2])]);
+const PROMOTION: Targets = ("Promotion", &[Target { voters: &[1, 2], learners: &[3], promoting: &[3] }]);
+/// Of four voters one goes: each leader may want another one to.
+const ONE_OF_FOUR: Targets = ("OneOfFour", &[Target::of_voters(&[1, 2, 3]), Target::of_voters(&[2, 3, 4])]);
+
+/// For `check`.
+pub(super) const SINGLE: Configuration = Configuration {
+    name: "membership-single",
+    purpose: "two leaders that each remove one of four servers: the flaw of single-server changes",
+    servers: 4,
+    term_max: 3,
+    log_max: 3,
+    targets: ONE_OF_FOUR,
+    changes_max: 2,
+    network: TWO_MESSAGES,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::ChangeTakenBack],
+    ..CHANGES
+};
+pub(super) const JOINT: Configuration = Configuration {
+    name: "membership-joint",
+    purpose: "a voter is replaced by a learner through a joint configuration, while leaders change",
+    log_max: 4,
+    voters: &[1, 2],
+    learners: &[3],
+    targets: REPLACEMENT,
+    campaigners: 3,
+    heartbeats: true,
+    goals: WITH_JOINT,
+    ..CHANGES
+};
+pub(super) const LEARNERS: Configuration = Configuration {
+    name: "membership-learners",
+    purpose: "a learner that becomes a voter by itself once it has caught up, while leaders change",
+    log_max: 3,
+    voters: &[1, 2],
+    learners: &[3],
+    targets: PROMOTION,
+    heartbeats: true,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Promotion],
+    ..CHANGES
+};
+pub(super) const LEAVING: Configuration = Configuration {
+    name: "membership-leaving",
+    purpose: "a leader that removes itself, hands over and leaves",
+    log_max: 3,
+    targets: WITHOUT_FIRST,
+    heartbeats: true,
+    goals: WITH_LEAVING,
+    ..CHANGES
+};
+pub(super) const SNAPSHOTS: Configuration = Configuration {
+    name: "membership-snapshots",
+    purpose: "a joiner that learns who belongs to the cluster from a snapshot",
+    servers: 2,
+    log_max: 4,
+    voters: &[1],
+    targets: JOINING,
+    changes_max: 2,
+    snapshots_max: 2,
+    trails: &[0, 1],
+    heartbeats: true,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::SnapshotRestored, Goal::MembershipBySnapshot],
+    ..CHANGES
+};
+pub(super) const READS: Configuration = Configuration {
+    name: "membership-reads",
+    purpose: "reads at a leader that removes itself, while another one leads",
+    log_max: 3,
+    targets: WITHOUT_FIRST,
+    reads_max: 1,
+    network: TWO_MESSAGES,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::LeaderLeft],
+    ..CHANGES
+};
+pub(super) const TRANSFER: Configuration = Configuration {
+    name: "membership-transfer",
+    purpose: "leadership handed over while the cluster changes through a joint configuration",
+    log_max: 4,
+    voters: &[1, 2],
+    learners: &[3],
+    targets: REPLACEMENT,
+    transfers_max: 1,
+    heartbeats: true,
+    campaigners: 1,
+    goals: &[
+        Goal::Leader,
+        Goal::Commit,
+        Goal::Reelection,
+        Goal::LeaderByTransfer,
+        Goal::TransferEnded,
+        Goal::JointLeft,
+    ],
+    ..CHANGES
+};
+
+const WITH_JOINT: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft, Goal::ChangeTakenBack];
+const WITH_LEAVING: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderLeft];
+
+/// For `conform`.
+pub(super) const CONFORM_JOINT: Configuration = Configuration {
+    name: "conform-membership-joint",
+    heartbeats: false,
+    campaigners: 2,
+    network: TWO_MESSAGES,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft],
+    drop_dead: false,
+    golden: None,
+    ..JOINT
+};
+pub(super) const CONFORM_LEAVING: Configuration = Configuration {
+    name: "conform-membership-leaving",
+    heartbeats: false,
+    campaigners: 1,
+    network: TWO_MESSAGES,
+    drop_dead: false,
+    golden: None,
+    ..LEAVING
+};
+pub(super) const CONFORM_ROLLED_BACK: Configuration = Configuration {
+    name: "conform-membership-rolled-back",
+    purpose: "a change that a later leader takes back",
+    targets: WITHOUT_THIRD,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::ChangeTakenBack],
+    drop_dead: false,
+    ..CHANGES
+};
+pub(super) const CONFORM_SNAPSHOTS: Configuration = Configuration {
+    name: "conform-membership-snapshots",
+    log_max: 3,
+    snapshots_max: 1,
+    trails: &[0],
+    drop_dead: false,
+    golden: None,
+    ..SNAPSHOTS
+};
+pub(super) const CONFORM_LEARNERS: Configuration =
+    Configuration { name: "conform-membership-learners", drop_dead: false, golden: None, ..LEARNERS };

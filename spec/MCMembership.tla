@@ -1,0 +1,42 @@
+---------------------------- MODULE MCMembership ----------------------------
+(* What the configurations have in common in which the membership changes: servers that can be told apart. *)
+EXTENDS MC
+
+CONSTANTS s1, s2, s3, s4
+
+Target(voters, learners, promoting) == [voters |-> voters, learners |-> learners, promoting |-> promoting]
+
+\* A voter is replaced by a learner: a joint configuration.
+Replacement == {Target({s1, s3}, {}, {})}
+\* The only voter is replaced by another server: a joint configuration whose majorities have nobody in common.
+Succession == {Target({s2}, {}, {})}
+\* One voter of two or three goes.
+\* Of four voters one goes: each leader may want another one to.
+OneOfFour == {Target({s1, s2, s3}, {}, {}), Target({s2, s3, s4}, {}, {})}
+WithoutFirst == {Target({s2, s3}, {}, {})}
+WithoutThird == {Target({s1, s2}, {}, {})}
+\* A joiner is taken in as a learner, and then as a voter.
+Joining == {Target({s1}, {s2}, {}), Target({s1, s2}, {}, {})}
+\* A learner that becomes a voter by itself.
+Promotion == {Target({s1, s2}, {s3}, {s3})}
+
+-----------------------------------------------------------------------------
+\* Goals, as in MC.tla.
+Stands(i, m) == \E k \in DOMAIN log[i] : log[i][k].membership = <<m>>
+NoPromotion == \A i \in Server : ~(s3 \in InForce(Local(i)).voters)
+\* A joint configuration is left, and that is committed.
+NoJointLeft ==
+    \A k \in DOMAIN committed : IsChange(committed[k]) =>
+        ~\E earlier \in 1..(k - 1) :
+            /\ IsChange(committed[earlier])
+            /\ IsJoint(committed[earlier].membership[1]) /\ committed[k].membership[1] = JointLeft(committed[earlier].membership[1])
+\* A leader has no vote any more, and a server that never campaigns by itself leads after it.
+NoLeaderAfterRemoval ==
+    \A i \in Server : ~HasVote(InForce(Local(i)), s1) => \A led \in leaders : led[2] = s1
+\* A configuration is taken back.
+NoChangeTakenBack ==
+    [][crashes' = crashes =>
+        \A i \in Server : \A k \in Changes(log[i]) : k <= Len(log'[i]) /\ log'[i][k].membership = log[i][k].membership]_vars
+\* A joiner knows the configuration by a snapshot.
+NoMembershipBySnapshot == \A i \in Server : InitialMembership(i) = NoMembership => snapshotMembership[i] = NoMembership
+=============================================================================
