@@ -95,7 +95,10 @@ impl Log {
         self.log.sync().expect("a sync");
         if self.log.last().index.0 - self.log.base().index.0 > COMPACT_EVERY {
             let base = self.log.last();
-            self.writes.push(Write { compaction: Some(Compaction { snapshot: base, base }), ..Write::default() });
+            self.writes.push(Write {
+                compaction: Some(Compaction { snapshot: base, base, membership: Arc::default() }),
+                ..Write::default()
+            });
             self.log.append(&mut self.writes).expect("a compaction");
             self.log.sync().expect("a sync");
         }

@@ -8,11 +8,11 @@
 
 use bytes::Bytes;
 use raft_io::driver::{Raft, StateMachine};
-use raft_io::log::{Locked, LogView, Read};
+use raft_io::log::{Locked, LogView, Memberships, Read};
 use raft_io::transport::{RaftTransport, Receiver};
 use raft_io::{
-    Compaction, Entry, EntryId, Envelope, GroupId, HardState, Index, MemoryLog, NodeId, Payload, RaftConfig, RaftLog,
-    Term, Write,
+    Compaction, Entry, EntryId, Envelope, GroupId, HardState, Index, Membership, MemoryLog, NodeId, Payload,
+    RaftConfig, RaftLog, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,8 +26,9 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A log as a text file, one line per write: `term/vote snapshot>base truncate_from entry entry …`, where
-/// an entry is `index@term=command in hex` (`-` for a no-op). A line without its end was torn by a
+/// A log as a text file, one line per write: `term/vote snapshot>base>configuration truncate_from entry entry …`, where
+/// an entry is `index@term=command in hex` (`-` for a no-op, `+configuration` for one). A configuration is its bytes in
+/// hex, none for the empty one. A line without its end was torn by a
 /// crash before it was durable, and is cut. What is forgotten leaves the file with the next sync,
 /// which replaces it by one that holds the rest as a single write.
 struct TextLog {
@@ -63,7 +64,11 @@ impl TextLog {
     fn rewrite(&mut self) -> io::Result<()> {
         let state = Write {
             hard_state: Some(self.memory.hard_state()),
-            compaction: Some(Compaction { snapshot: self.memory.snapshot(), base: self.memory.base() }),
+            compaction: Some(Compaction {
+                snapshot: self.memory.snapshot(),
+                base: self.memory.base(),
+                membership: self.memory.memberships().at_snapshot.unwrap_or_default(),
+            }),
             truncate_from: None,
             entries: self.memory.iter().cloned().collect(),
         };
@@ -98,6 +103,10 @@ impl LogView for TextLog {
 
     fn snapshot(&self) -> EntryId {
         self.memory.snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.memory.memberships()
     }
 
     fn last(&self) -> EntryId {
@@ -146,8 +155,9 @@ fn format_write(write: &Write) -> String {
         let vote = state.vote.map_or(String::new(), |vote| vote.to_string());
         format!("{}/{vote}", state.term)
     });
-    let compaction = write.compaction;
-    let compaction = compaction.map_or("-".into(), |Compaction { snapshot, base }| format!("{snapshot}>{base}"));
+    let compaction = write.compaction.as_ref().map_or("-".into(), |Compaction { snapshot, base, membership }| {
+        format!("{snapshot}>{base}>{}", format_membership(membership))
+    });
     let truncate = write.truncate_from.map_or("-".into(), |index| index.to_string());
     let entries: String = write.entries.iter().map(format_entry).collect();
     format!("{state} {compaction} {truncate}{entries}\n")
@@ -155,10 +165,19 @@ fn format_write(write: &Write) -> String {
 
 fn format_entry(entry: &Entry) -> String {
     let payload = match &entry.payload {
-        Payload::Command(command) => command.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Payload::Command(command) => format_hex(command),
+        Payload::Membership(membership) => format!("+{}", format_membership(membership)),
         _ => String::from("-"),
     };
     format!(" {}={payload}", entry.id)
+}
+
+fn format_membership(membership: &Membership) -> String {
+    if *membership == Membership::default() { String::new() } else { format_hex(&membership.encode()) }
+}
+
+fn format_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse_write(line: &str) -> Option<Write> {
@@ -173,9 +192,11 @@ fn parse_write(line: &str) -> Option<Write> {
     };
     let compaction = match words.next()? {
         "-" => None,
-        ids => {
-            let (snapshot, base) = ids.split_once('>')?;
-            Some(Compaction { snapshot: parse_id(snapshot)?, base: parse_id(base)? })
+        compaction => {
+            let (snapshot, rest) = compaction.split_once('>')?;
+            let (base, membership) = rest.split_once('>')?;
+            let membership = parse_membership(membership)?;
+            Some(Compaction { snapshot: parse_id(snapshot)?, base: parse_id(base)?, membership })
         }
     };
     let truncate_from = match words.next()? {
@@ -194,12 +215,21 @@ fn parse_id(word: &str) -> Option<EntryId> {
 fn parse_entry(word: &str) -> Option<Entry> {
     let (id, payload) = word.split_once('=')?;
     let id = parse_id(id)?;
-    let byte = |at: usize| u8::from_str_radix(payload.get(at..at + 2)?, 16).ok();
-    let payload = match payload {
-        "-" => Payload::Noop,
-        hex => Payload::Command((0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>()?.into()),
+    let payload = match payload.strip_prefix('+') {
+        Some(membership) => Payload::Membership(parse_membership(membership)?),
+        None if payload == "-" => Payload::Noop,
+        None => Payload::Command(parse_hex(payload)?.into()),
     };
     Some(Entry { id, payload })
+}
+
+fn parse_membership(hex: &str) -> Option<Arc<Membership>> {
+    if hex.is_empty() { Some(Arc::default()) } else { Membership::decode(&parse_hex(hex)?).ok().map(Arc::new) }
+}
+
+fn parse_hex(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 /// That it keeps the contract is not left to a look at it: `cargo test --features testkit --example

@@ -3,14 +3,18 @@
 
 #![cfg(all(feature = "persistence", feature = "testkit"))]
 
+mod log_support;
+
+use log_support::{
+    BASE, Forgery, LAST, RUNS, Run, SNAPSHOT, TERM, compaction, open, put, segments, without_membership, write,
+};
 use raft_io::action::{Compaction, Write};
 use raft_io::log::wal::{Directory, LockGuard, RawFile};
-use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalError, WalLog, WalOptions};
-use raft_io::testkit::disk::{FaultyDisk, Image};
+use raft_io::log::{LogView, RaftLog, Read, SharedLog, WalLog, WalOptions};
+use raft_io::testkit::disk::FaultyDisk;
 use raft_io::testkit::log_suite::{Model, Random};
-use raft_io::{ClusterId, Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use raft_io::{ClusterId, EntryId, HardState, Index, Membership, NodeId, Term};
 use std::io;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,149 +24,6 @@ use std::time::Duration;
 
 /// Waiting longer than this is a broken test.
 const PATIENCE: Duration = Duration::from_secs(20);
-const WATERMARK: &str = "WATERMARK";
-
-fn open(disk: &FaultyDisk) -> Result<WalLog, WalError> {
-    let options = WalOptions::new(ClusterId(7), NodeId(1)).segment_bytes(4096).cache_bytes(300);
-    WalLog::open_in(Arc::new(disk.clone()), options)
-}
-
-fn write(first: u64, terms: &[u64], bytes: usize) -> Write {
-    let entry = |(position, term): (usize, &u64)| {
-        let id = EntryId::new(Index(first).plus(position), *term);
-        Entry { id, payload: Payload::Command(vec![first as u8; bytes].into()) }
-    };
-    Write { entries: terms.iter().enumerate().map(entry).collect::<Entries>(), ..Write::default() }
-}
-
-fn compaction(snapshot: (u64, u64), base: (u64, u64)) -> Write {
-    let [snapshot, base] = [snapshot, base].map(|(index, term)| EntryId::new(index, term));
-    Write { compaction: Some(Compaction { snapshot, base }), ..Write::default() }
-}
-
-/// A log on a disk, and what it must hold.
-struct Run {
-    disk: FaultyDisk,
-    log: WalLog,
-    model: Model,
-}
-
-impl Run {
-    fn new() -> Self {
-        let disk = FaultyDisk::new();
-        let log = open(&disk).expect("a new log opens");
-        Self { disk, log, model: Model::default() }
-    }
-
-    fn synced(&mut self, write: Write) {
-        self.model.write(&write);
-        self.log.append(&mut vec![write]).expect("an append succeeds");
-        self.log.sync().expect("a sync succeeds");
-        let reader = self.log.reader();
-        assert_eq!((reader.snapshot(), reader.base()), (self.model.snapshot, self.model.base));
-    }
-
-    /// What is there after a loss of power.
-    fn recovered(&self) -> Result<WalLog, WalError> {
-        open(&FaultyDisk::from_image(&self.disk.durable_image()))
-    }
-}
-
-fn segments(image: &Image) -> Vec<String> {
-    image.keys().filter(|name| name.ends_with(".wal")).cloned().collect()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-/// The segment with the last record, and where this stands in it, frame included (`docs/FORMAT.md`).
-fn last_record(image: &Image) -> (String, Range<usize>) {
-    let base = |name: &String| u64_at(&image[name], 32);
-    let name = segments(image).into_iter().max_by_key(base).expect("a segment");
-    let segment = &image[&name];
-    let mut last = 0..0;
-    loop {
-        let start = last.end;
-        let end = start + 8 + u32_at(segment, start + 4) as usize;
-        // What comes later is full of zeros, or of an earlier use of the file.
-        if end == start + 8 || u64_at(segment, start + 32) != base(&name) + start as u64 {
-            return (name, last);
-        }
-        last = start..end;
-    }
-}
-
-/// A log whose last record is a compaction, to be changed.
-struct Forgery {
-    image: Image,
-    model: Model,
-}
-
-impl Forgery {
-    fn new(mut run: Run, last: Write) -> Self {
-        let mark = run.disk.live_image()[WATERMARK].clone();
-        run.synced(last);
-        let mut image = run.disk.live_image();
-        // The mark lags, as it may after a loss of power: nothing but the record itself speaks of it.
-        image.insert(WATERMARK.into(), mark);
-        Self { image, model: run.model }
-    }
-
-    /// Changes the operations of the last record, behind the group, and makes its checksum hold.
-    fn with(&self, change: impl FnOnce(&mut Vec<u8>)) -> (Image, String, u64) {
-        let (name, place) = last_record(&self.image);
-        let mut image = self.image.clone();
-        let segment = image.get_mut(&name).expect("the segment");
-        let mut operations = segment[place.start + 57..place.end].to_vec();
-        change(&mut operations);
-        let end = place.start + 57 + operations.len();
-        segment[place.start..].fill(0);
-        segment[place.start..end]
-            .copy_from_slice(&[&self.image[&name][place.start..place.start + 57], &operations].concat());
-        let length = (end - place.start - 8) as u32;
-        segment[place.start + 4..place.start + 8].copy_from_slice(&length.to_le_bytes());
-        let crc = crc32c::crc32c(&segment[place.start + 4..end]);
-        segment[place.start..place.start + 4].copy_from_slice(&crc.to_le_bytes());
-        (image, name, place.start as u64)
-    }
-
-    fn assert_opens(&self, change: impl FnOnce(&mut Vec<u8>), expected: &Model) {
-        let (image, ..) = self.with(change);
-        let log = open(&FaultyDisk::from_image(&image)).expect("nothing contradicts");
-        expected.assert_equals(&log);
-    }
-
-    fn assert_refused(&self, change: impl FnOnce(&mut Vec<u8>), expected: &str) {
-        let (image, name, place) = self.with(change);
-        match open(&FaultyDisk::from_image(&image)) {
-            Err(WalError::Corrupt { file, offset, reason, .. }) => {
-                assert!(file.ends_with(&name) && offset >= place, "{expected}: {file:?} {offset}");
-                assert!(reason.contains(expected), "{reason}, not: {expected}");
-            }
-            other => panic!("{expected}: {other:?}"),
-        }
-    }
-}
-
-/// Where the fields of a checkpoint are, its code included.
-const TERM: usize = 1;
-const SNAPSHOT: usize = 18;
-const BASE: usize = 34;
-const LAST: usize = 50;
-const RUNS: usize = 70;
-
-/// Puts an entry's index and term there.
-fn put(at: usize, index: u64, term: u64) -> impl FnOnce(&mut Vec<u8>) {
-    move |operations| {
-        operations[at..at + 8].copy_from_slice(&index.to_le_bytes());
-        operations[at + 8..at + 16].copy_from_slice(&term.to_le_bytes());
-    }
-}
 
 /// A log from its beginning on, and its last compaction: (4, 8] stay.
 fn whole() -> Forgery {
@@ -221,19 +82,20 @@ fn a_first_checkpoint_that_contradicts_the_entries_is_refused() {
     forgery.assert_refused(put(BASE, 2, 1), "holds no checkpoint");
 }
 
-/// 0.4.0 knew no snapshots: what it forgot must be covered by one.
+/// 0.4.0 knew no snapshots: what it forgot must be covered by one. Nor did it know configurations.
 #[test]
 fn checkpoints_of_0_4_0_are_read() {
     let older = |operations: &mut Vec<u8>| {
+        without_membership(operations);
         operations[0] = 5;
         operations.drain(SNAPSHOT..BASE);
     };
     let purged = purged();
-    purged.assert_opens(older, &Model { snapshot: purged.model.base, ..purged.model.clone() });
+    purged.assert_opens(older, &Model { snapshot: purged.model.base, at_snapshot: None, ..purged.model.clone() });
     let mut run = Run::new();
     run.synced(write(1, &[1, 1, 2], 40));
     let whole = Forgery::new(run, compaction((2, 1), (2, 1)));
-    whole.assert_opens(older, &whole.model);
+    whole.assert_opens(older, &Model { at_snapshot: None, ..whole.model.clone() });
 }
 
 /// After the base that it begins anew at, no older record counts, also not those with entries behind the base, whether
@@ -345,11 +207,12 @@ fn a_log_that_is_compacted_regularly_does_not_grow() {
             0 => compaction((last.index.0 + 3, round), (last.index.0 + 3, round)).compaction,
             1..6 => {
                 let base = EntryId { index: Index(kept), term: run.log.term(Index(kept)).expect("it is held") };
-                Some(Compaction { snapshot: last.max(run.log.snapshot()), base })
+                let membership = Arc::new(Membership::new([round]));
+                Some(Compaction { snapshot: last.max(run.log.snapshot()), base, membership })
             }
             _ => None,
         };
-        let first = compaction.map_or(last.index, |compaction| compaction.base.index.max(last.index)).next();
+        let first = compaction.as_ref().map_or(last.index, |compaction| compaction.base.index.max(last.index)).next();
         run.synced(Write { compaction, ..write(first.0, &[round, round, round, round], 200) });
         most = most.max(segments(&run.disk.live_image()).len());
         if round % 50 == 0 {

@@ -38,10 +38,12 @@ fn closed_log() -> (Image, Model) {
     let disk = FaultyDisk::new();
     let mut log = WalLog::open_in(Arc::new(disk.clone()), options()).expect("a new log opens");
     let mut model = Model::default();
-    write_synced(&mut log, &mut model, &[shape(3, 300), shape(4, 700), shape(2, 400), shape(3, 200)]);
-    let cut = Cut { held: true, base: 8, ahead: 2 };
+    let configuring = Shape { memberships: 0b110, ..shape(3, 300) };
+    write_synced(&mut log, &mut model, &[configuring, shape(4, 700), shape(2, 400), configuring]);
+    let cut = Cut { held: true, base: 8, ahead: 2, membership: 5 };
     write_synced(&mut log, &mut model, &[Shape { compaction: Some(cut), ..Shape::default() }]);
-    write_synced(&mut log, &mut model, &[shape(4, 600), Shape { truncate: 1, ..shape(3, 300) }, shape(1, 100)]);
+    write_synced(&mut log, &mut model, &[shape(4, 600), Shape { truncate: 1, ..configuring }, shape(1, 100)]);
+    assert_eq!(model.memberships().later.len(), 4, "two on each side of the checkpoint");
     log.close().expect("a log closes");
     (disk.durable_image(), model)
 }
@@ -63,8 +65,12 @@ fn log_begun_anew() -> (Image, Model) {
     let disk = FaultyDisk::new();
     let mut log = WalLog::open_in(Arc::new(disk.clone()), options()).expect("a new log opens");
     let mut model = Model::default();
-    let anew = Some(Cut { held: false, base: 1, ahead: 0 });
-    write_synced(&mut log, &mut model, &[shape(4, 30), Shape { compaction: anew, ..shape(2, 20) }, shape(2, 20)]);
+    let anew = Some(Cut { held: false, base: 1, ahead: 0, membership: 7 });
+    write_synced(
+        &mut log,
+        &mut model,
+        &[shape(4, 30), Shape { compaction: anew, ..shape(2, 20) }, Shape { memberships: 1, ..shape(2, 20) }],
+    );
     assert_eq!((log.base().index, log.last().index, model.entries.len()), (Index(2), Index(6), 4));
     log.close().expect("a log closes");
     (disk.durable_image(), model)

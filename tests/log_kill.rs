@@ -6,10 +6,11 @@
 use raft_io::action::{Compaction, Write};
 use raft_io::log::{RaftLog, WalLog, WalOptions};
 use raft_io::testkit::log_suite::{Model, Random};
-use raft_io::{ClusterId, Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use raft_io::{ClusterId, Entries, Entry, EntryId, HardState, Index, Membership, NodeId, Payload, Term};
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 const PLACE: &str = "RAFT_IO_TEST_LOG_KILL_PLACE";
 const ROUNDS: u64 = 25;
@@ -22,8 +23,12 @@ fn open(place: &Path) -> WalLog {
 /// The entry that every life of the writer puts at this index in this term.
 fn entry(index: Index, term: Term) -> Entry {
     let mut random = Random(index.0 ^ term.0 << 32);
+    let id = EntryId { index, term };
+    if random.draw() % 16 == 0 {
+        return Entry { id, payload: Payload::Membership(Arc::new(Membership::new([index.0, term.0]))) };
+    }
     let bytes: Vec<u8> = (0..random.draw() % 300).map(|_| random.draw() as u8).collect();
-    Entry { id: EntryId { index, term }, payload: Payload::Command(bytes.into()) }
+    Entry { id, payload: Payload::Command(bytes.into()) }
 }
 
 /// What a writer does between being started and being killed: a function of the log that it finds,
@@ -45,7 +50,7 @@ impl Life {
         let hard_state = Some(HardState { term: self.term, vote: Some(NodeId(self.random.draw())) });
         let compaction = self.compaction();
         let mut compacted = self.state.clone();
-        compacted.write(&Write { compaction, ..Write::default() });
+        compacted.write(&Write { compaction: compaction.clone(), ..Write::default() });
         let last = compacted.last().index;
         let truncate = self.random.draw() % 8 == 0 && !compacted.entries.is_empty();
         let first = if truncate { last } else { last.next() };
@@ -60,14 +65,15 @@ impl Life {
     /// further.
     fn compaction(&mut self) -> Option<Compaction> {
         let entries = &self.state.entries;
+        let membership = Arc::new(Membership::new([self.term.0, self.state.last().index.0 + 7]));
         match self.random.draw() % 64 {
             0..4 if entries.len() > 20 => {
                 let snapshot = entries[entries.len() - 5].id;
-                Some(Compaction { snapshot, base: entries[entries.len() - 10].id })
+                Some(Compaction { snapshot, base: entries[entries.len() - 10].id, membership })
             }
             4 => {
                 let base = EntryId { index: self.state.last().index.plus(5), term: self.term };
-                Some(Compaction { snapshot: base, base })
+                Some(Compaction { snapshot: base, base, membership })
             }
             _ => None,
         }
@@ -141,4 +147,5 @@ fn a_killed_writer_loses_nothing_acknowledged() {
     }
     assert!(total > 200, "only {total} writes were acknowledged");
     assert!(found.base.index > Index::ZERO, "the log was compacted on the way");
+    assert!(found.at_snapshot.is_some(), "and knows the configuration of its snapshot");
 }

@@ -4,7 +4,7 @@
 
 use raft_io::driver::RequestError;
 use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
-use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult};
+use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult, InstallSnapshotRequest};
 use raft_io::session::{Forgotten, SessionCall, SessionCommand, SessionError, SessionId, SessionLimits, SessionReply};
 use raft_io::snapshot::{Chunk, ChunkRequest, SnapshotInfo};
 use raft_io::{
@@ -14,6 +14,7 @@ use raft_io::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> String {
     let text = serde_json::to_string(value).expect("it can be written");
@@ -22,9 +23,20 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) ->
     text
 }
 
+/// With something in every list.
+fn membership() -> Arc<Membership> {
+    let joint = Membership::new([1, 2]).with_promotion(5).with_learner(6).joint_from(&Membership::new([1, 3]));
+    Arc::new(joint.with_address(5, "five:7"))
+}
+
 fn append() -> Envelope {
     let entry = |index: u64, payload| Entry { id: EntryId::new(index, 3), payload };
-    let entries = Entries::from(vec![entry(7, Payload::Noop), entry(8, Payload::Command("x".into()))]);
+    let entries = vec![
+        entry(7, Payload::Noop),
+        entry(8, Payload::Command("x".into())),
+        entry(9, Payload::Membership(membership())),
+    ];
+    let entries = Entries::from(entries);
     let request = AppendEntriesRequest { term: Term(3), prev: EntryId::new(6, 2), entries, commit: Index(6) };
     Envelope { from: NodeId(1), to: NodeId(2), message: Message::AppendEntriesRequest(request) }
 }
@@ -38,11 +50,16 @@ fn events_actions_and_messages_come_back_as_they_were() {
     round_trip(&Action::SendFromLog { envelope: envelope.clone(), end: Index(9), bytes_max: 10 });
     let Message::AppendEntriesRequest(request) = &envelope.message else { panic!("it is an append") };
     let hard_state = Some(HardState { term: Term(3), vote: Some(NodeId(2)) });
-    let compaction = Some(Compaction { snapshot: EntryId::new(6, 2), base: EntryId::new(4, 1) });
+    let compaction =
+        Some(Compaction { snapshot: EntryId::new(6, 2), base: EntryId::new(4, 1), membership: membership() });
     let entries = request.entries.clone();
     round_trip(&Action::Persist(Write { hard_state, compaction, truncate_from: Some(Index(7)), entries }));
     round_trip(&Action::RoleChanged { role: RoleKind::PreCandidate, term: Term(3), leader: None });
     round_trip(&Action::Misbehaved { peer: NodeId(3), reason: PeerMisbehaved::WrongReceiver { to: NodeId(9) } });
+    round_trip(&Event::ChangeMembership { target: membership() });
+    round_trip(&Action::MembershipChanged { index: Index(9), membership: membership() });
+    let request = InstallSnapshotRequest { term: Term(3), last: EntryId::new(6, 2), membership: membership() };
+    round_trip(&Envelope { message: Message::InstallSnapshotRequest(request), ..envelope.clone() });
     let result = AppendResult::Rejected { prev_index: Index(6), hint: EntryId::new(4, 1) };
     let response = AppendEntriesResponse { term: Term(3), result };
     round_trip(&Envelope { message: Message::AppendEntriesResponse(response), ..envelope });
@@ -57,7 +74,10 @@ fn events_actions_and_messages_come_back_as_they_were() {
 fn configuration_and_errors_come_back_as_they_were() {
     let config = RaftConfig::new(1, [1, 2, 3]);
     round_trip(&config);
-    assert_eq!(round_trip(&Membership::new([3, 1, 2])), r#"{"voters":[1,2,3]}"#);
+    let text = round_trip(&Membership::new([3, 1, 2]));
+    assert_eq!(text, r#"{"voters":[1,2,3],"outgoing":[],"learners":[],"promoting":[],"addresses":[]}"#);
+    round_trip(&*membership());
+    round_trip(&Membership::default());
     let refused = ProposeError::NotLeader { leader: Some(NodeId(2)), term: Term(4) };
     round_trip(&StepError::Propose(refused));
     round_trip(&RequestError::Shutdown);
@@ -90,6 +110,10 @@ fn snapshots_come_back_as_they_were() {
 fn a_membership_is_sorted_whatever_is_read() {
     let read: Membership = serde_json::from_str(r#"{"voters":[3,1,3]}"#).expect("it is a membership");
     assert_eq!(read, Membership::new([1, 3]));
+    let text = r#"{"voters":[2,1],"learners":[4,2,3],"promoting":[9,3],"addresses":[[3,"c"],[9,"stranger"],[1,"a"]]}"#;
+    let read: Membership = serde_json::from_str(text).expect("it is a membership");
+    let expected = Membership::new([1, 2]).with_learner(4).with_promotion(3);
+    assert_eq!(read, expected.with_address(1, "a").with_address(3, "c"));
 }
 
 #[test]

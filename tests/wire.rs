@@ -10,8 +10,9 @@ use raft_io::message::{
 };
 use raft_io::snapshot::{Chunk, ChunkRequest};
 use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Purpose, Refusal, Welcome};
-use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Message, NodeId, Payload, Term};
+use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Membership, Message, NodeId, Payload, Term};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const LIMITS: Limits = Limits { frame_bytes_max: 1 << 20 };
 
@@ -52,6 +53,12 @@ fn entry(index: u64, term: u64, command: &[u8]) -> Entry {
 
 fn noop(index: u64, term: u64) -> Entry {
     Entry { id: EntryId::new(index, term), payload: Payload::Noop }
+}
+
+/// With something in every list.
+fn membership() -> Arc<Membership> {
+    let joint = Membership::new([1, 2]).with_promotion(5).with_learner(6).joint_from(&Membership::new([1, 300]));
+    Arc::new(joint.with_address(5, "five:7000").with_address(300, "dreihundert:ä"))
 }
 
 fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntriesRequest {
@@ -100,6 +107,10 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     };
     let response = |result| message(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(9), result }));
     let entries = vec![noop(301, 8), entry(302, 9, b"set x = 1"), entry(303, 9, b"")];
+    let configuring =
+        |index, membership| Entry { id: EntryId::new(index, 9), payload: Payload::Membership(membership) };
+    let configurations =
+        vec![configuring(301, membership()), entry(302, 9, b"x"), configuring(303, Arc::new(Membership::new([7])))];
     vec![
         ("hello", Frame::Hello(hello)),
         ("hello_for_snapshots", Frame::Hello(to_fetch)),
@@ -129,6 +140,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
             message(Message::RequestVoteResponse(RequestVoteResponse { term: Term(9), granted: false })),
         ),
         ("append_entries_request", message(Message::AppendEntriesRequest(append(last, entries)))),
+        ("append_entries_request_memberships", message(Message::AppendEntriesRequest(append(last, configurations)))),
         ("append_entries_request_heartbeat", message(Message::AppendEntriesRequest(append(last, Vec::new())))),
         ("append_entries_response_accepted", response(AppendResult::Accepted { match_index: Index(303) })),
         (
@@ -151,7 +163,11 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("timeout_now_request", message(Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(9) }))),
         (
             "install_snapshot_request",
-            message(Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(9), last })),
+            message(Message::InstallSnapshotRequest(InstallSnapshotRequest {
+                term: Term(9),
+                last,
+                membership: membership(),
+            })),
         ),
         (
             "chunk_request",
@@ -210,12 +226,24 @@ fn a_request_of_version_1_is_no_leadership_transfer() {
     assert_eq!(decode(&golden).unwrap(), present);
 }
 
+/// What a server wrote that knew of no configurations.
+const INSTALL_SNAPSHOT_REQUEST_VERSION_1: &str = "install_snapshot_request_version_1";
+
+/// Who took it would begin a log of which nobody knows who decides.
+#[test]
+fn an_offer_without_a_configuration_is_refused() {
+    let golden = from_hex(&std::fs::read_to_string(golden_path(INSTALL_SNAPSHOT_REQUEST_VERSION_1)).unwrap());
+    let what = "a configuration that does not end where its lists do";
+    assert_eq!(decode(&golden), Err(FrameError::Body { kind: wire::kind::INSTALL_SNAPSHOT_REQUEST, what }));
+}
+
 #[test]
 fn golden_files_and_golden_frames_are_the_same_set() {
     let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
     let mut files: Vec<_> = files.map(|file| file.unwrap().path().file_stem().unwrap().to_owned()).collect();
     files.sort();
-    let names = golden_frames().into_iter().map(|(name, _)| name).chain([REQUEST_VOTE_REQUEST_VERSION_1]);
+    let older = [REQUEST_VOTE_REQUEST_VERSION_1, INSTALL_SNAPSHOT_REQUEST_VERSION_1];
+    let names = golden_frames().into_iter().map(|(name, _)| name).chain(older);
     let mut names: Vec<_> = names.map(std::ffi::OsString::from).collect();
     names.sort();
     assert_eq!(files, names);
@@ -487,7 +515,31 @@ fn ids() -> impl Strategy<Value = EntryId> {
 
 fn payloads() -> impl Strategy<Value = Payload> {
     let command = prop::collection::vec(any::<u8>(), 0..200);
-    prop_oneof![Just(Payload::Noop), command.prop_map(|bytes| Payload::Command(bytes.into()))]
+    prop_oneof![
+        2 => Just(Payload::Noop),
+        2 => command.prop_map(|bytes| Payload::Command(bytes.into())),
+        1 => memberships().prop_map(Payload::Membership),
+    ]
+}
+
+/// Any that somebody decides in.
+fn memberships() -> impl Strategy<Value = Arc<Membership>> {
+    let ids = || prop::collection::vec(prop_oneof![0u64..9, any::<u64>()], 0..5);
+    let addresses = prop::collection::vec((0u64..9, "\\PC{0,20}"), 0..4);
+    let voters = prop::collection::vec(prop_oneof![0u64..9, any::<u64>()], 1..5);
+    (voters, ids(), ids(), ids(), addresses).prop_map(|(voters, outgoing, learners, promoting, addresses)| {
+        let mut membership = Membership::new(voters.clone());
+        membership = learners.into_iter().fold(membership, |membership, id| membership.with_learner(id));
+        membership = promoting.into_iter().fold(membership, |membership, id| membership.with_promotion(id));
+        // A voter that was demoted on the way is one again, so that there is one.
+        membership = membership.with_voter(voters[0]).joint_from(&Membership::new(outgoing));
+        for (id, address) in addresses {
+            if membership.contains(NodeId(id)) {
+                membership = membership.with_address(id, address);
+            }
+        }
+        Arc::new(membership)
+    })
 }
 
 fn appends() -> impl Strategy<Value = AppendEntriesRequest> {
@@ -525,8 +577,8 @@ fn messages() -> impl Strategy<Value = Message> {
         (numbers(), results).prop_map(|(term, result)| {
             Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result })
         }),
-        (numbers(), ids()).prop_map(|(term, last)| {
-            Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(term), last })
+        (numbers(), ids(), memberships()).prop_map(|(term, last, membership)| {
+            Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(term), last, membership })
         }),
         (numbers(), numbers()).prop_map(|(term, round)| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(term), round })
@@ -579,7 +631,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bodies_never_panic(
-        kind in prop_oneof![0u16..24, 60u16..70, any::<u16>()],
+        kind in prop_oneof![0u16..27, 60u16..70, any::<u16>()],
         protocol in prop_oneof![0u8..3, Just(wire::TRANSFER_PROTOCOL)],
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {

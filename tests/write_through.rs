@@ -4,7 +4,7 @@
 //! on the spot leads nowhere else is shown here: in random schedules each step with such a sink equals the step
 //! without it and the steps of `Persisted` that follow.
 
-use raft_io::log::Read;
+use raft_io::log::{Memberships, Read};
 use raft_io::node::NodeError;
 use raft_io::{
     Action, ActionSink, Durable, Entry, EntryId, Envelope, Event, HardState, Index, LogView, MemoryLog, NodeId,
@@ -186,6 +186,10 @@ impl LogView for Failing {
 
     fn snapshot(&self) -> EntryId {
         self.log.snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.log.memberships()
     }
 
     fn last(&self) -> EntryId {

@@ -57,7 +57,7 @@ impl MemoryLog {
         );
         assert!(snapshot >= self.snapshot && base.index >= self.base.index, "snapshots and bases only grow");
         self.snapshot = snapshot;
-        self.memberships.compact(snapshot.index, membership);
+        self.memberships.compact(snapshot.index, Some(membership));
         if self.term(base.index) == Some(base.term) {
             self.runs.remove_through(base.index);
         } else {
@@ -89,7 +89,7 @@ impl MemoryLog {
         if let (Some(first), Some(last)) = (write.entries.first_id(), write.entries.last_id()) {
             assert!(first.index == self.last.index.next(), "entries must follow the last one");
             self.last = last;
-            self.memberships.extend(&write.entries);
+            self.memberships.extend(self.snapshot.index, &write.entries);
             self.runs.push(mem::take(&mut write.entries));
         }
     }

@@ -73,9 +73,10 @@ pub struct Memberships {
 }
 
 impl Memberships {
-    /// A snapshot up to `snapshot` takes the place of what comes before; `membership` is the one in force there.
-    pub fn compact(&mut self, snapshot: Index, membership: Arc<Membership>) {
-        self.at_snapshot = Some(membership);
+    /// A snapshot up to `snapshot` takes the place of what comes before; `membership` is the one in force there, if that is
+    /// known.
+    pub fn compact(&mut self, snapshot: Index, membership: Option<Arc<Membership>>) {
+        self.at_snapshot = membership;
         self.later.retain(|(index, _)| *index > snapshot);
     }
 
@@ -85,11 +86,14 @@ impl Memberships {
         self.later.truncate(kept);
     }
 
-    /// These entries follow the last one.
-    pub fn extend(&mut self, entries: &[Entry]) {
+    /// These entries follow the last one. Those that the snapshot up to `snapshot` covers do not count.
+    pub fn extend(&mut self, snapshot: Index, entries: &[Entry]) {
         for entry in entries {
-            if let Payload::Membership(membership) = &entry.payload {
-                self.later.push((entry.id.index, Arc::clone(membership)));
+            match &entry.payload {
+                Payload::Membership(membership) if entry.id.index > snapshot => {
+                    self.later.push((entry.id.index, Arc::clone(membership)));
+                }
+                _ => {}
             }
         }
     }

@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! block = count varint · entry × count
-//! entry = term varint · kind u8 · (kind 1: length varint · command)
+//! entry = term varint · kind u8 · (kind 1: length varint · command) · (kind 2: length varint · configuration)
 //! ```
 //!
 //! An entry's index is not written: the first follows `prev`, each other the one before it.
 
 use super::{EncodeError, FrameError, Limits, kind, write};
+use crate::membership::{Membership, MembershipError};
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
     InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
@@ -20,9 +21,12 @@ use crate::message::{
 use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
 use bytes::Bytes;
 use pack_io::{Config, Decode, Decoder, DeserializeView, Encode, Encoder, SerialError, Serialize, varint_len};
+use std::sync::Arc;
+use std::vec::Vec;
 
 const ENTRY_NOOP: u8 = 0;
 const ENTRY_COMMAND: u8 = 1;
+const ENTRY_MEMBERSHIP: u8 = 2;
 
 const RESULT_ACCEPTED: u8 = 0;
 const RESULT_REJECTED: u8 = 1;
@@ -117,11 +121,15 @@ struct TimeoutNowRequestBody {
 }
 
 #[derive(Serialize, DeserializeView)]
-#[pack_io(version = 1)]
-struct InstallSnapshotRequestBody {
+#[pack_io(version = 2)]
+struct InstallSnapshotRequestBody<'a> {
     term: u64,
     last_index: u64,
     last_term: u64,
+    /// Missing from those who know of no configurations; then the request is refused: a log must not begin anew after a
+    /// snapshot without knowing who decides from there on.
+    #[pack_io(since = 2)]
+    membership: &'a [u8],
 }
 
 /// Entries as they are written, with the size of their block computed once.
@@ -131,14 +139,19 @@ struct EntryBlock<'a> {
 }
 
 impl<'a> EntryBlock<'a> {
-    fn new(entries: &'a [Entry]) -> Self {
-        let sizes = entries.iter().map(|entry| match &entry.payload {
-            Payload::Noop => varint_len(entry.id.term.0) + 1,
-            Payload::Command(command) => {
-                varint_len(entry.id.term.0) + 1 + varint_len(command.len() as u64) + command.len()
+    fn new(entries: &'a [Entry]) -> Result<Self, EncodeError> {
+        let mut block_bytes = varint_len(entries.len() as u64);
+        for entry in entries {
+            block_bytes += varint_len(entry.id.term.0) + 1;
+            match &entry.payload {
+                Payload::Noop => continue,
+                Payload::Command(_) => {}
+                Payload::Membership(membership) => check_membership(membership)?,
             }
-        });
-        Self { entries, block_bytes: varint_len(entries.len() as u64) + sizes.sum::<usize>() }
+            let bytes = entry.payload.len();
+            block_bytes += varint_len(bytes as u64) + bytes;
+        }
+        Ok(Self { entries, block_bytes })
     }
 }
 
@@ -156,6 +169,11 @@ impl Serialize for EntryBlock<'_> {
                     encoder.write_varint_u64(command.len() as u64)?;
                     encoder.write_bytes(command)?;
                 }
+                Payload::Membership(membership) => {
+                    encoder.write_byte(ENTRY_MEMBERSHIP)?;
+                    encoder.write_varint_u64(membership.encoded_len() as u64)?;
+                    encoder.write_bytes(&membership.encode())?;
+                }
             }
         }
         Ok(())
@@ -164,6 +182,14 @@ impl Serialize for EntryBlock<'_> {
     fn encoded_len(&self) -> pack_io::Result<usize> {
         Ok(varint_len(self.block_bytes as u64) + self.block_bytes)
     }
+}
+
+/// What a receiver would not take must not be sent.
+fn check_membership(membership: &Membership) -> Result<(), EncodeError> {
+    if membership.is_empty() || membership.encoded_len() > Membership::ENCODED_BYTES_MAX {
+        return Err(EncodeError::Field { field: "membership" });
+    }
+    Ok(())
 }
 
 pub(super) fn kind_of(message: &Message) -> u16 {
@@ -214,10 +240,12 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         }
         Message::AppendEntriesRequest(m) => encode_append(m, limits, encoder),
         Message::AppendEntriesResponse(m) => write(encoder, &append_response_body(m)),
-        Message::InstallSnapshotRequest(m) => write(
-            encoder,
-            &InstallSnapshotRequestBody { term: m.term.0, last_index: m.last.index.0, last_term: m.last.term.0 },
-        ),
+        Message::InstallSnapshotRequest(m) => {
+            check_membership(&m.membership)?;
+            let (term, membership) = (m.term.0, &*m.membership.encode());
+            let (last_index, last_term) = (m.last.index.0, m.last.term.0);
+            write(encoder, &InstallSnapshotRequestBody { term, last_index, last_term, membership })
+        }
         Message::ConfirmLeaderRequest(m) => {
             write(encoder, &ConfirmLeaderRequestBody { term: m.term.0, round: m.round })
         }
@@ -236,7 +264,7 @@ fn encode_append(m: &AppendEntriesRequest, limits: &Limits, encoder: &mut Encode
     if !indexes.all(|(entry, distance)| entry.id.index.0 == m.prev.index.0.saturating_add(distance)) {
         return Err(EncodeError::NotConsecutive { prev: m.prev.index });
     }
-    let entries = EntryBlock::new(&m.entries);
+    let entries = EntryBlock::new(&m.entries)?;
     // Before the payload is copied: an append over the limit must not grow the buffer for good.
     if entries.block_bytes > limits.frame_bytes_max {
         return Err(EncodeError::TooLarge { bytes: entries.block_bytes, limit: limits.frame_bytes_max });
@@ -282,12 +310,14 @@ pub(super) fn decode(
                 last: EntryId::new(b.last_index, b.last_term),
             })
         }),
-        kind::INSTALL_SNAPSHOT_REQUEST => view(kind, body).map(|b: InstallSnapshotRequestBody| {
-            Message::InstallSnapshotRequest(InstallSnapshotRequest {
+        kind::INSTALL_SNAPSHOT_REQUEST => {
+            let b: InstallSnapshotRequestBody<'_> = view(kind, body)?;
+            Ok(Message::InstallSnapshotRequest(InstallSnapshotRequest {
                 term: Term(b.term),
                 last: EntryId::new(b.last_index, b.last_term),
-            })
-        }),
+                membership: decode_membership(kind, b.membership)?,
+            }))
+        }
         kind::PRE_VOTE_RESPONSE => view(kind, body).map(|b: PreVoteResponseBody| {
             Message::PreVoteResponse(PreVoteResponse {
                 term: Term(b.term),
@@ -344,8 +374,8 @@ fn decode_append(body: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) -
     }))
 }
 
-/// Two passes over the block: the first finds every fault and allocates nothing, the second knows
-/// the count and fills one allocation.
+/// Two passes over the block: the first finds every fault and allocates nothing but the configurations, the second
+/// knows the count and fills one allocation.
 fn decode_entries(
     block: &[u8],
     prev: Index,
@@ -361,36 +391,65 @@ fn decode_entries(
         .filter(|&count| count <= limit)
         .ok_or(FrameError::TooManyEntries { claimed, limit })?;
     let start = check.position();
+    let mut memberships = Vec::new();
     for _ in 0..count {
-        read_entry(&mut check).map_err(broken)??;
+        if let (_, Content::Membership(bytes)) = read_entry(&mut check).map_err(broken)?? {
+            memberships.push(decode_membership(kind::APPEND_ENTRIES_REQUEST, bytes)?);
+        }
     }
     if !check.is_empty() {
         return Err(FrameError::Body { kind: kind::APPEND_ENTRIES_REQUEST, what: "trailing bytes after the entries" });
     }
     let mut entries = Decoder::new(&block[start..]);
+    let mut memberships = memberships.into_iter();
     Ok((0..count)
         .map(|position| {
             // The first pass read the same bytes without a fault.
-            let (term, command) = match read_entry(&mut entries) {
+            let (term, content) = match read_entry(&mut entries) {
                 Ok(Ok(entry)) => entry,
                 _ => unreachable!("an entry changed between two passes over the same bytes"),
             };
             // Saturates only when `prev` itself is far out of range; the protocol refuses that.
             let index = Index(prev.0.saturating_add(1).saturating_add(position as u64));
-            let payload = command.map_or(Payload::Noop, |command| Payload::Command(share(command)));
+            let payload = match content {
+                Content::Noop => Payload::Noop,
+                Content::Command(command) => Payload::Command(share(command)),
+                Content::Membership(_) => Payload::Membership(memberships.next().expect("one for each entry with one")),
+            };
             Entry { id: EntryId { index, term }, payload }
         })
         .collect())
 }
 
-/// The term and the command of the next entry, `None` for a no-op.
+/// What an entry carries, still in bytes.
+enum Content<'a> {
+    Noop,
+    Command(&'a [u8]),
+    Membership(&'a [u8]),
+}
+
+/// The term and the content of the next entry.
 #[allow(clippy::type_complexity)]
-fn read_entry<'a>(decoder: &mut Decoder<'a>) -> Result<Result<(Term, Option<&'a [u8]>), FrameError>, SerialError> {
+fn read_entry<'a>(decoder: &mut Decoder<'a>) -> Result<Result<(Term, Content<'a>), FrameError>, SerialError> {
     let term = Term(decoder.read_varint_u64()?);
     Ok(match decoder.read_byte()? {
-        ENTRY_NOOP => Ok((term, None)),
-        ENTRY_COMMAND => Ok((term, Some(decoder.read_length_prefixed_borrowed()?))),
+        ENTRY_NOOP => Ok((term, Content::Noop)),
+        ENTRY_COMMAND => Ok((term, Content::Command(decoder.read_length_prefixed_borrowed()?))),
+        ENTRY_MEMBERSHIP => Ok((term, Content::Membership(decoder.read_length_prefixed_borrowed()?))),
         kind => Err(FrameError::UnknownEntryKind { kind }),
+    })
+}
+
+fn decode_membership(kind: u16, bytes: &[u8]) -> Result<Arc<Membership>, FrameError> {
+    Membership::decode(bytes).map(Arc::new).map_err(|error| FrameError::Body {
+        kind,
+        what: match error {
+            MembershipError::Length { .. } => "a configuration that does not end where its lists do",
+            MembershipError::TooLarge { .. } => "a configuration that is too large",
+            MembershipError::Format { .. } => "a configuration in an unknown format",
+            MembershipError::Contradiction(_) => "a configuration that contradicts itself",
+            MembershipError::NoVoters => "a configuration without voters",
+        },
     })
 }
 

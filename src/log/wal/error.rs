@@ -1,5 +1,6 @@
 //! What can go wrong with the log on a disk.
 
+use crate::membership::MembershipError;
 use crate::types::{ClusterId, GroupId, Index, NodeId};
 use std::io;
 use std::path::PathBuf;
@@ -78,6 +79,12 @@ pub enum WalError {
         bytes: u64,
         /// The largest size in bytes.
         bytes_max: u64,
+    },
+    /// A configuration could not be read back if it were written. Nothing of its write was; the log accepts nothing more.
+    #[error("a configuration that cannot be stored: {source}")]
+    Membership {
+        /// What is wrong with it.
+        source: MembershipError,
     },
     /// An earlier write or sync failed. Nothing was written; open the log again to learn what is
     /// durable.

@@ -28,7 +28,7 @@ pub use error::WalError;
 pub use options::WalOptions;
 pub use reader::WalReader;
 
-use super::{LogView, RaftLog, Read, SharedLog};
+use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};
 use crate::types::{EntryId, GroupId, HardState, Index, Term};
 use reader::Shared;
@@ -194,6 +194,9 @@ impl WalLog {
                 writes.drain(..count);
                 continue;
             }
+            if let Some(source) = self.encoder.refused() {
+                return Err(self.shared.store.stop(WalError::Membership { source }));
+            }
             let place = self.write_record()?;
             let floor = note_writes(&mut self.shared.view_mut(), writes.drain(..count), place, self.cache_bytes);
             self.floor = floor.or(self.floor);
@@ -211,12 +214,12 @@ impl WalLog {
             if count > 0 && (write.compaction.is_some() || self.encoder.len() >= RECORD_BYTES) {
                 break;
             }
-            let checkpoint = write.compaction.map(|compaction| {
+            let checkpoint = write.compaction.as_ref().map(|compaction| {
                 check_grows(compaction, &view);
                 view.checkpoint(write.hard_state, compaction)
             });
             if let Some(checkpoint) = &checkpoint {
-                (base, next) = (checkpoint.compaction.base.index, checkpoint.last.index.next());
+                (base, next) = (checkpoint.base.index, checkpoint.last.index.next());
             }
             next = check_follows(write, base, next);
             self.encoder.write(write, checkpoint.as_ref());
@@ -261,8 +264,8 @@ fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Plac
         if let Some(hard_state) = write.hard_state {
             view.hard_state = hard_state;
         }
-        if let Some(compaction) = write.compaction {
-            view.compact(compaction);
+        if let Some(Compaction { snapshot, base, membership }) = write.compaction {
+            view.compact(snapshot, base, Some(membership));
             floor = Some(view.floor(place.lsn));
         }
         if let Some(first) = write.truncate_from {
@@ -271,13 +274,15 @@ fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Plac
         for run in write.entries.chunk_by(|a, b| a.id.term == b.id.term) {
             view.append(run[0].id, run.len() as u64, place);
         }
+        let snapshot = view.snapshot.index;
+        view.memberships.extend(snapshot, &write.entries);
         view.cache_newest(write.entries, cache_bytes);
     }
     floor
 }
 
 /// Checks that a compaction takes nothing back. Only a broken caller fails.
-fn check_grows(Compaction { snapshot, base }: Compaction, view: &View) {
+fn check_grows(&Compaction { snapshot, base, .. }: &Compaction, view: &View) {
     assert!(base.index <= snapshot.index, "no snapshot covers the entries up to {base}: the newest covers {snapshot}");
     assert!(snapshot >= view.snapshot && base.index >= view.base.index, "snapshots and bases only grow");
 }
@@ -344,6 +349,10 @@ impl LogView for WalLog {
 
     fn snapshot(&self) -> EntryId {
         self.shared.view().snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.shared.view().memberships()
     }
 
     fn last(&self) -> EntryId {

@@ -7,7 +7,7 @@ use super::manifest::Segment;
 use super::record::{FRAME_BYTES, Frame, Op, payload_len};
 use super::store::SegmentStore;
 use super::view::{Location, View};
-use crate::log::{LogView, Read};
+use crate::log::{LogView, Memberships, Read};
 use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
 use bytes::Bytes;
 use std::io;
@@ -165,6 +165,10 @@ impl LogView for WalReader {
 
     fn snapshot(&self) -> EntryId {
         self.shared.view().snapshot()
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.shared.view().memberships()
     }
 
     fn last(&self) -> EntryId {

@@ -5,9 +5,11 @@
 //! writes and reads the payload, and reads whole frames for recovery and for cold reads.
 
 use super::view::TermRun;
-use crate::action::{Compaction, Write};
+use crate::action::Write;
+use crate::membership::{Membership, MembershipError};
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
 use bytes::Bytes;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// wal-db's frame before each payload, in bytes.
@@ -23,10 +25,15 @@ const OP_TRUNCATE_FROM: u8 = 3;
 const OP_ENTRIES: u8 = 4;
 /// As 0.4.0 wrote it: a checkpoint that knows of no snapshot. Only read.
 const OP_CHECKPOINT_0_4: u8 = 5;
-const OP_CHECKPOINT: u8 = 6;
+/// A checkpoint that knows of no configurations. Only read.
+const OP_CHECKPOINT_WITHOUT_MEMBERSHIP: u8 = 6;
+const OP_CHECKPOINT: u8 = 7;
+/// As [`OP_ENTRIES`], with configurations among the entries. A code of its own spares recovery the heads of all others.
+const OP_ENTRIES_WITH_MEMBERSHIPS: u8 = 8;
 
 const KIND_NOOP: u8 = 0;
 const KIND_COMMAND: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
 
 /// Why intact bytes could not be understood.
 pub(super) type Malformed = &'static str;
@@ -115,7 +122,10 @@ impl<'a> Frame<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub(super) hard_state: HardState,
-    pub(super) compaction: Compaction,
+    pub(super) snapshot: EntryId,
+    pub(super) base: EntryId,
+    /// The configuration as of `snapshot`; `None` only of a checkpoint that an older version wrote.
+    pub(super) membership: Option<Arc<Membership>>,
     /// The base if no entry is left.
     pub(super) last: EntryId,
     /// The terms of the entries in `(base, last]`.
@@ -126,6 +136,8 @@ pub(super) struct Checkpoint {
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
     buffer: Vec<u8>,
+    /// Why the last configuration of this record that cannot be read back would not be.
+    refused: Option<MembershipError>,
 }
 
 impl Encoder {
@@ -137,6 +149,7 @@ impl Encoder {
             self.buffer = Vec::new();
         }
         self.buffer.clear();
+        self.refused = None;
         self.buffer.resize(HEADER_BYTES, 0);
         self.u8(OP_GROUP);
         self.u64(group.0);
@@ -145,6 +158,11 @@ impl Encoder {
     /// The payload's size so far, in bytes.
     pub(super) fn len(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// Why this record must not be written, if it must not.
+    pub(super) fn refused(&self) -> Option<MembershipError> {
+        self.refused
     }
 
     /// Puts the header in front and hands out the payload.
@@ -175,6 +193,7 @@ impl Encoder {
     fn entries(&mut self, run: &[Entry]) {
         let payload_bytes: usize = run.iter().map(|entry| 5 + entry.payload.len()).sum();
         self.buffer.reserve(payload_bytes + 25);
+        let code_at = self.buffer.len();
         self.u8(OP_ENTRIES);
         self.id(run[0].id);
         self.u32(run.len() as u32);
@@ -191,6 +210,11 @@ impl Encoder {
                     self.u32(command.len() as u32);
                     self.buffer.extend_from_slice(command);
                 }
+                Payload::Membership(membership) => {
+                    self.buffer[code_at] = OP_ENTRIES_WITH_MEMBERSHIPS;
+                    self.u8(KIND_MEMBERSHIP);
+                    self.membership(membership);
+                }
             }
         }
         // Larger ones are refused as a whole, by size, before anything is written.
@@ -201,13 +225,27 @@ impl Encoder {
     fn checkpoint(&mut self, checkpoint: &Checkpoint) {
         self.u8(OP_CHECKPOINT);
         self.hard_state(checkpoint.hard_state);
-        self.id(checkpoint.compaction.snapshot);
-        self.id(checkpoint.compaction.base);
+        self.id(checkpoint.snapshot);
+        self.id(checkpoint.base);
         self.id(checkpoint.last);
         self.u32(checkpoint.terms.len() as u32);
         for run in &checkpoint.terms {
             self.id(EntryId { index: run.first, term: run.term });
         }
+        self.membership(checkpoint.membership.as_deref().unwrap_or(&Membership::default()));
+    }
+
+    /// A length and the bytes; none for the empty configuration, which has no encoding.
+    fn membership(&mut self, membership: &Membership) {
+        if *membership == Membership::default() {
+            return self.u32(0);
+        }
+        let bytes = membership.encode();
+        if let Err(error) = Membership::decode(&bytes) {
+            self.refused = Some(error);
+        }
+        self.u32(bytes.len() as u32);
+        self.buffer.extend_from_slice(&bytes);
     }
 
     fn hard_state(&mut self, hard_state: HardState) {
@@ -244,26 +282,50 @@ pub(super) enum Op<'a> {
 }
 
 /// A run of entries of one term, not yet taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EntriesOp<'a> {
     pub(super) first: EntryId,
     pub(super) count: u32,
+    /// The configurations among the entries, ascending.
+    pub(super) memberships: Vec<(Index, Arc<Membership>)>,
     bytes: &'a [u8],
 }
 
-impl EntriesOp<'_> {
+impl<'a> EntriesOp<'a> {
+    fn read(cursor: &mut Cursor<'a>, code: u8) -> Result<Self, Malformed> {
+        let (first, count) = (cursor.id()?, cursor.u32()?);
+        let len = cursor.u32()? as usize;
+        let mut entries = Self { first, count, memberships: Vec::new(), bytes: cursor.take(len)? };
+        if code == OP_ENTRIES_WITH_MEMBERSHIPS {
+            let mut cursor = Cursor { bytes: entries.bytes, at: 0 };
+            for position in 0..count as usize {
+                match (cursor.u8()?, cursor.u32()? as usize) {
+                    (KIND_MEMBERSHIP, len) => {
+                        entries.memberships.push((first.index.plus(position), cursor.membership(len)?));
+                    }
+                    (KIND_NOOP | KIND_COMMAND, len) => drop(cursor.take(len)?),
+                    _ => return Err("an unknown kind of entry"),
+                }
+            }
+        }
+        Ok(entries)
+    }
+
     /// Appends the entries to `out`; their commands are slices of `source`, which these bytes are
     /// part of.
     pub(super) fn decode_into(&self, source: &Bytes, out: &mut Vec<Entry>) -> Result<(), Malformed> {
         out.reserve((self.count as usize).min(self.bytes.len()));
         let mut cursor = Cursor { bytes: self.bytes, at: 0 };
+        let mut memberships = self.memberships.iter();
         for position in 0..self.count as usize {
             let kind = cursor.u8()?;
             let len = cursor.u32()? as usize;
-            let command = cursor.take(len)?;
-            let payload = match kind {
-                KIND_NOOP if len == 0 => Payload::Noop,
-                KIND_COMMAND => Payload::Command(source.slice_ref(command)),
+            let content = cursor.take(len)?;
+            let known = if kind == KIND_MEMBERSHIP { memberships.next() } else { None };
+            let payload = match (kind, known) {
+                (KIND_NOOP, _) if len == 0 => Payload::Noop,
+                (KIND_COMMAND, _) => Payload::Command(source.slice_ref(content)),
+                (KIND_MEMBERSHIP, Some((_, membership))) => Payload::Membership(Arc::clone(membership)),
                 _ => return Err("an unknown kind of entry"),
             };
             let id = EntryId { index: self.first.index.plus(position), term: self.first.term };
@@ -297,13 +359,10 @@ impl<'a> Ops<'a> {
         let op = match code {
             OP_HARD_STATE => Op::HardState(cursor.hard_state()?),
             OP_TRUNCATE_FROM => Op::TruncateFrom(cursor.id_index()?),
-            OP_ENTRIES => {
-                let first = cursor.id()?;
-                let count = cursor.u32()?;
-                let len = cursor.u32()? as usize;
-                Op::Entries(EntriesOp { first, count, bytes: cursor.take(len)? })
+            OP_ENTRIES | OP_ENTRIES_WITH_MEMBERSHIPS => Op::Entries(EntriesOp::read(&mut cursor, code)?),
+            OP_CHECKPOINT | OP_CHECKPOINT_WITHOUT_MEMBERSHIP | OP_CHECKPOINT_0_4 => {
+                Op::Checkpoint(cursor.checkpoint(code)?)
             }
-            OP_CHECKPOINT | OP_CHECKPOINT_0_4 => Op::Checkpoint(cursor.checkpoint(code)?),
             _ => return Err("an unknown operation"),
         };
         self.at = cursor.at;
@@ -375,11 +434,28 @@ impl<'a> Cursor<'a> {
         let snapshot = if code == OP_CHECKPOINT_0_4 { None } else { Some(self.id()?) };
         let (base, last) = (self.id()?, self.id()?);
         // What was forgotten is covered by a snapshot, or it is lost.
-        let compaction = Compaction { snapshot: snapshot.unwrap_or(base), base };
+        let snapshot = snapshot.unwrap_or(base);
         let count = self.u32()?;
         let mut run = || self.id().map(|id| TermRun { first: id.index, term: id.term });
         let terms = (0..count).map(|_| run()).collect::<Result<_, _>>()?;
-        Ok(Checkpoint { hard_state, compaction, last, terms })
+        let membership = if code == OP_CHECKPOINT {
+            let len = self.u32()? as usize;
+            Some(self.membership(len)?)
+        } else {
+            None
+        };
+        Ok(Checkpoint { hard_state, snapshot, base, membership, last, terms })
+    }
+
+    fn membership(&mut self, len: usize) -> Result<Arc<Membership>, Malformed> {
+        let bytes = self.take(len)?;
+        if bytes.is_empty() {
+            return Ok(Arc::default());
+        }
+        Membership::decode(bytes).map(Arc::new).map_err(|error| match error {
+            MembershipError::Format { .. } => "a configuration in an unknown format",
+            _ => "a configuration that is none",
+        })
     }
 }
 

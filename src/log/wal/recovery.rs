@@ -14,7 +14,6 @@ use super::record::{Checkpoint, FRAME_BYTES, Frame, HEADER_BYTES, Header, Malfor
 use super::store::zero;
 use super::view::{Place, View};
 use super::watermark::{Mark, WATERMARK, Watermark};
-use crate::action::Compaction;
 use crate::types::{EntryId, Index, Term};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -284,9 +283,10 @@ impl<'a> Replay<'a> {
                     return Err("entries do not follow the last one");
                 }
                 self.view.append(entries.first, u64::from(entries.count), place);
+                self.view.append_memberships(entries.memberships);
             }
             Op::Checkpoint(checkpoint) => {
-                self.check_checkpoint(&checkpoint)?;
+                self.check_checkpoint(checkpoint)?;
                 self.floor = if self.based { self.view.floor(place.lsn) } else { self.floor };
             }
         }
@@ -299,8 +299,9 @@ impl<'a> Replay<'a> {
     }
 
     /// Carries out a compaction, and compares what it leaves with what the checkpoint says.
-    fn check_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
-        let Compaction { snapshot, base } = checkpoint.compaction;
+    fn check_checkpoint(&mut self, mut checkpoint: Checkpoint) -> Result<(), Malformed> {
+        let Checkpoint { snapshot, base, .. } = checkpoint;
+        let membership = checkpoint.membership.take();
         if snapshot.index < base.index {
             return Err("a checkpoint forgets entries that its snapshot does not cover");
         }
@@ -308,7 +309,9 @@ impl<'a> Replay<'a> {
             return Err("a checkpoint has an older snapshot than the one before it");
         }
         if !self.based {
-            return self.take_checkpoint(checkpoint);
+            self.view.hard_state = checkpoint.hard_state;
+            self.view.take_snapshot(snapshot, membership);
+            return self.take_checkpoint(&checkpoint);
         }
         if checkpoint.hard_state != self.view.hard_state {
             return Err("a checkpoint contradicts the hard state before it");
@@ -316,16 +319,15 @@ impl<'a> Replay<'a> {
         if base.index < self.view.base.index {
             return Err("a checkpoint reaches behind the first entry");
         }
-        self.view.compact(checkpoint.compaction);
-        self.compare_last(checkpoint)?;
-        self.compare_terms(checkpoint)
+        self.view.compact(snapshot, base, membership);
+        self.compare_last(&checkpoint)?;
+        self.compare_terms(&checkpoint)
     }
 
     /// Behind a purge the first checkpoints may speak of entries that only a purged segment had;
     /// then a later one forgets those. The state is known from the first that all of is there.
     fn take_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Malformed> {
-        let Compaction { snapshot, base } = checkpoint.compaction;
-        (self.view.hard_state, self.view.snapshot) = (checkpoint.hard_state, snapshot);
+        let base = checkpoint.base;
         if checkpoint.last == base {
             // Nothing is left of what stood before, whether it was forgotten or never led here.
             self.view.restart(base);

@@ -4,9 +4,12 @@
 
 use super::record::Checkpoint;
 use crate::action::Compaction;
-use crate::log::{LogView, Read};
+use crate::log::{LogView, Memberships, Read};
+use crate::membership::Membership;
 use crate::types::{Entries, EntryId, HardState, Index, Term};
 use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// Entries from `first` up to the next run have this term.
@@ -48,6 +51,8 @@ pub(super) struct View {
     pub(super) snapshot: EntryId,
     pub(super) base: EntryId,
     pub(super) last: EntryId,
+    /// The configurations; a handful.
+    pub(super) memberships: Memberships,
     /// The terms of `(base, last]`, ascending.
     terms: VecDeque<TermRun>,
     /// Ascending by `first`; together they hold `(base, last]`.
@@ -72,7 +77,8 @@ impl View {
     /// Forgets every entry; the next one stands right after `base`.
     pub(super) fn restart(&mut self, base: EntryId) {
         let Self { hard_state, snapshot, .. } = *self;
-        *self = Self { hard_state, snapshot, base, last: base, ..Self::default() };
+        let memberships = Memberships { later: Vec::new(), ..mem::take(&mut self.memberships) };
+        *self = Self { hard_state, snapshot, base, last: base, memberships, ..Self::default() };
     }
 
     /// Removes the entries from `first` on, which lies behind the base.
@@ -87,6 +93,7 @@ impl View {
             self.blocks.pop_back();
         }
         self.close_block();
+        self.memberships.truncate_from(first);
         while let Some(run) = self.cache.back_mut() {
             if run[0].id.index < first {
                 let kept = run.range(run[0].id.index, first);
@@ -153,9 +160,21 @@ impl View {
         self.term(id.index) == Some(id.term)
     }
 
-    /// Carries out a compaction.
-    pub(super) fn compact(&mut self, Compaction { snapshot, base }: Compaction) {
+    /// A snapshot up to `snapshot`, with that configuration if it is known, takes the place of what comes before.
+    pub(super) fn take_snapshot(&mut self, snapshot: EntryId, membership: Option<Arc<Membership>>) {
         self.snapshot = snapshot;
+        self.memberships.compact(snapshot.index, membership);
+    }
+
+    /// The entries at these places, which were just appended, carry configurations.
+    pub(super) fn append_memberships(&mut self, appended: Vec<(Index, Arc<Membership>)>) {
+        // Of entries that the snapshot covers only the last one counts, and that came with it.
+        self.memberships.later.extend(appended.into_iter().filter(|(index, _)| *index > self.snapshot.index));
+    }
+
+    /// Carries out a compaction.
+    pub(super) fn compact(&mut self, snapshot: EntryId, base: EntryId, membership: Option<Arc<Membership>>) {
+        self.take_snapshot(snapshot, membership);
         if self.holds(base) {
             self.forget_through(base);
         } else {
@@ -207,17 +226,18 @@ impl View {
     }
 
     /// What the log will hold after a compaction in a write that brings this hard state, if any.
-    pub(super) fn checkpoint(&self, hard_state: Option<HardState>, compaction: Compaction) -> Checkpoint {
+    pub(super) fn checkpoint(&self, hard_state: Option<HardState>, compaction: &Compaction) -> Checkpoint {
         let hard_state = hard_state.unwrap_or(self.hard_state);
-        let base = compaction.base;
+        let Compaction { snapshot, base, .. } = *compaction;
+        let membership = Some(Arc::clone(&compaction.membership));
         if !self.holds(base) || base.index == self.last.index {
-            return Checkpoint { hard_state, compaction, last: base, terms: Vec::new() };
+            return Checkpoint { hard_state, snapshot, base, membership, last: base, terms: Vec::new() };
         }
         let first = base.index.next();
         let straddling = self.terms.partition_point(|run| run.first <= first).saturating_sub(1);
         let live = self.terms.range(straddling..);
         let terms = live.map(|run| TermRun { first: run.first.max(first), term: run.term }).collect();
-        Checkpoint { hard_state, compaction, last: self.last, terms }
+        Checkpoint { hard_state, snapshot, base, membership, last: self.last, terms }
     }
 
     /// The term runs, for comparing with a checkpoint.
@@ -257,6 +277,10 @@ impl LogView for View {
 
     fn snapshot(&self) -> EntryId {
         self.snapshot
+    }
+
+    fn memberships(&self) -> Memberships {
+        self.memberships.clone()
     }
 
     fn last(&self) -> EntryId {

@@ -1,8 +1,8 @@
 //! Compactions: what a log forgets, when it begins anew, and that it does so within the write that says so.
 
-use super::{Fixture, Model, append, write};
+use super::{Fixture, Model, append, check, membership, write};
 use crate::action::{Compaction, Write};
-use crate::log::{LogView, RaftLog};
+use crate::log::LogView;
 use crate::types::{EntryId, HardState, Index, NodeId, Term};
 use std::vec;
 use std::vec::Vec;
@@ -16,20 +16,9 @@ pub(super) fn run<F: Fixture>(fixture: &mut F) {
     compacts_what_the_batch_appends(fixture);
 }
 
-fn compaction(snapshot: EntryId, base: EntryId) -> Write {
-    Write { compaction: Some(Compaction { snapshot, base, membership: Default::default() }), ..Write::default() }
-}
-
-/// Writes, compares, and compares once more after reopening.
-fn check<F: Fixture>(fixture: &mut F, mut log: F::Log, model: &mut Model, writes: &[Write]) -> F::Log {
-    log.append(&mut writes.to_vec()).expect("an append succeeds");
-    writes.iter().for_each(|write| model.write(write));
-    model.assert_equals(&log);
-    log.sync().expect("a sync succeeds");
-    model.assert_equals(&log);
-    let log = fixture.reopen(log);
-    model.assert_equals(&log);
-    log
+pub(super) fn compaction(snapshot: EntryId, base: EntryId) -> Write {
+    let membership = membership(snapshot.index.0);
+    Write { compaction: Some(Compaction { snapshot, base, membership }), ..Write::default() }
 }
 
 fn forgets_the_prefix<F: Fixture>(fixture: &mut F) {

@@ -6,6 +6,7 @@
 //! a few hundred seeded ones.
 
 mod compaction;
+mod memberships;
 mod model;
 mod sequence;
 
@@ -13,9 +14,11 @@ pub use model::Model;
 pub use sequence::{Cut, Op, Random, Shape, writes_of};
 
 use crate::action::Write;
-use crate::log::{LogView, RaftLog, Read};
+use crate::log::{LogView, Memberships, RaftLog, Read};
+use crate::membership::Membership;
 use crate::types::{Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 use bytes::Bytes;
+use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -48,6 +51,7 @@ pub fn run<F: Fixture>(fixture: &mut F) {
     reads_see_unsynced_writes(fixture);
     survives_reopening(fixture);
     compaction::run(fixture);
+    memberships::run(fixture);
     stops_after_a_failure(fixture);
     for seed in 0..200 {
         let mut random = Random(seed);
@@ -80,6 +84,31 @@ pub fn check_sequence<F: Fixture>(fixture: &mut F, ops: &[Op]) {
     }
 }
 
+/// A configuration of this number: of two numbers they are two, of all sizes and shapes.
+fn membership(seed: u64) -> Arc<Membership> {
+    let voters = (0..=seed % 5).map(|voter| seed.wrapping_mul(31).wrapping_add(voter));
+    let stable = Membership::new(voters).with_voter(seed);
+    let learner = seed.wrapping_add(1 << 20);
+    Arc::new(match seed % 7 {
+        0 => stable.with_learner(learner).with_address(learner, std::format!("address of {learner}")),
+        1 => stable.joint_from(&Membership::new([1, 2])),
+        2 => stable.with_promotion(learner).with_address(seed, "x".repeat(200)),
+        _ => stable,
+    })
+}
+
+/// Writes, compares, and compares once more after reopening.
+fn check<F: Fixture>(fixture: &mut F, mut log: F::Log, model: &mut Model, writes: &[Write]) -> F::Log {
+    log.append(&mut writes.to_vec()).expect("an append succeeds");
+    writes.iter().for_each(|write| model.write(write));
+    model.assert_equals(&log);
+    log.sync().expect("a sync succeeds");
+    model.assert_equals(&log);
+    let log = fixture.reopen(log);
+    model.assert_equals(&log);
+    log
+}
+
 fn entries(first: u64, terms: &[u64]) -> Entries {
     let entry = |(position, term): (usize, &u64)| {
         let id = EntryId::new(Index(first).plus(position), *term);
@@ -104,6 +133,7 @@ fn starts_empty<F: Fixture>(fixture: &mut F) {
     let log = fixture.create();
     assert_eq!(log.hard_state(), HardState::default());
     assert_eq!((log.base(), log.last()), (EntryId::ZERO, EntryId::ZERO));
+    assert_eq!(log.memberships(), Memberships::default(), "a new log knows no configuration, not even an empty one");
     assert_eq!(log.read(Index(1), Index(5), 100), Read::Entries(Entries::EMPTY), "the end of an empty log");
     assert_eq!(log.read(Index(0), Index(5), 100), Read::Compacted, "no entry has index 0");
     Model::default().assert_equals(&log);

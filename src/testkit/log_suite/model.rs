@@ -1,8 +1,10 @@
 //! The simplest log there is, and every question that a log can be asked.
 
 use crate::action::{Compaction, Write};
-use crate::log::{RaftLog, Read};
-use crate::types::{Entry, EntryId, HardState, Index};
+use crate::log::{Memberships, RaftLog, Read};
+use crate::membership::Membership;
+use crate::types::{Entry, EntryId, HardState, Index, Payload};
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// The simplest log there is, to compare with.
@@ -12,6 +14,8 @@ pub struct Model {
     pub hard_state: HardState,
     /// The last entry that the newest snapshot covers.
     pub snapshot: EntryId,
+    /// The configuration that came with the last compaction.
+    pub at_snapshot: Option<Arc<Membership>>,
     /// The entry before the first.
     pub base: EntryId,
     /// All entries behind the base.
@@ -25,10 +29,21 @@ impl Model {
         self.entries.last().map_or(self.base, |entry| entry.id)
     }
 
+    /// The configurations, as the entries behind the snapshot have them.
+    #[must_use]
+    pub fn memberships(&self) -> Memberships {
+        let later = self.entries.iter().filter(|entry| entry.id.index > self.snapshot.index);
+        let later = later.filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some((entry.id.index, Arc::clone(membership))),
+            _ => None,
+        });
+        Memberships { at_snapshot: self.at_snapshot.clone(), later: later.collect() }
+    }
+
     /// Carries out one write.
     pub fn write(&mut self, write: &Write) {
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        if let Some(compaction) = write.compaction.clone() {
+        if let Some(compaction) = &write.compaction {
             self.compact(compaction);
         }
         if let Some(first) = write.truncate_from {
@@ -37,10 +52,12 @@ impl Model {
         self.entries.extend(write.entries.iter().cloned());
     }
 
-    fn compact(&mut self, Compaction { snapshot, base, .. }: Compaction) {
+    fn compact(&mut self, compaction: &Compaction) {
+        let Compaction { snapshot, base, .. } = *compaction;
         let held = base == self.base || self.entries.iter().any(|entry| entry.id == base);
         self.entries.retain(|entry| held && entry.id.index > base.index);
         (self.snapshot, self.base) = (snapshot, base);
+        self.at_snapshot = Some(Arc::clone(&compaction.membership));
     }
 
     /// The state that a log shows.
@@ -64,9 +81,14 @@ impl Model {
             }
             entries.extend(run.iter().cloned());
         }
-        let model = Self { hard_state: log.hard_state(), snapshot: log.snapshot(), base, entries };
+        let memberships = log.memberships();
+        let at_snapshot = memberships.at_snapshot.clone();
+        let model = Self { hard_state: log.hard_state(), snapshot: log.snapshot(), at_snapshot, base, entries };
         if model.snapshot.index < base.index {
             return Err(std::format!("the base {base} lies behind the snapshot {}", model.snapshot));
+        }
+        if model.memberships() != memberships {
+            return Err(std::format!("configurations {:?} of entries that have others", memberships.later));
         }
         if model.last() != last { Err(std::format!("the last entry is not {last}")) } else { Ok(model) }
     }

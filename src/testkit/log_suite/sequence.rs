@@ -1,8 +1,9 @@
 //! Sequences of steps, drawn at random: whatever the numbers in them, they are legal.
 
-use super::Model;
+use super::{Model, membership};
 use crate::action::{Compaction, Write};
 use crate::types::{Entry, EntryId, HardState, NodeId, Payload, Term};
+use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -33,6 +34,8 @@ pub struct Shape {
     pub bytes: u16,
     /// Whether its entries are of a new term.
     pub new_term: bool,
+    /// Which of its entries carry a configuration: bit 0 stands for the first.
+    pub memberships: u8,
 }
 
 /// What a compaction looks like.
@@ -44,6 +47,8 @@ pub struct Cut {
     pub base: u8,
     /// How far the snapshot reaches beyond the base, in entries.
     pub ahead: u8,
+    /// Which configuration comes with it; 0 for the empty one. A log stores what it is told, whatever its entries say.
+    pub membership: u8,
 }
 
 impl Cut {
@@ -64,7 +69,11 @@ impl Cut {
         let covered = model.entries.iter().find(|entry| self.held && entry.id.index == through);
         let covered = covered.map_or(base, |entry| entry.id);
         let snapshot = EntryId { index: covered.index.max(snapshot.index), term: covered.term.max(snapshot.term) };
-        Compaction { snapshot, base, membership: Default::default() }
+        let membership = match self.membership {
+            0 => Arc::default(),
+            seed => membership(u64::from(seed) + 1000),
+        };
+        Compaction { snapshot, base, membership }
     }
 }
 
@@ -84,8 +93,13 @@ impl Shape {
         let entry = |position: usize| {
             let index = before.index.plus(position + 1);
             let noop = position == 0 && term != before.term;
+            let configures = u32::try_from(position).ok().and_then(|bit| self.memberships.checked_shr(bit));
             let fill = (index.0 ^ term.0).to_le_bytes()[0];
-            let payload = if noop { Payload::Noop } else { Payload::Command(vec![fill; self.bytes.into()].into()) };
+            let payload = match configures {
+                Some(bits) if bits & 1 == 1 => Payload::Membership(membership(index.0 << 8 | term.0)),
+                _ if noop => Payload::Noop,
+                _ => Payload::Command(vec![fill; self.bytes.into()].into()),
+            };
             Entry { id: EntryId { index, term }, payload }
         };
         let vote = self.new_term.then(|| NodeId(u64::from(self.bytes)));
@@ -121,6 +135,7 @@ impl Shape {
             // Some are large, so that a log of small segments fills and purges several.
             bytes: (bits >> 24) as u16 % if bits >> 44 & 7 == 0 { 1500 } else { 120 },
             new_term: bits & 0xe0 == 0,
+            memberships: if bits >> 48 & 3 == 0 { (bits >> 52) as u8 } else { 0 },
         }
     }
 }
@@ -129,7 +144,8 @@ impl Cut {
     /// A random compaction, from a source of random numbers.
     pub fn random(mut next: impl FnMut() -> u64) -> Self {
         let bits = next();
-        Self { held: bits & 3 != 0, base: (bits >> 8) as u8, ahead: (bits >> 16) as u8 % 4 }
+        let (base, ahead, membership) = ((bits >> 8) as u8, (bits >> 16) as u8 % 4, (bits >> 24) as u8 % 8);
+        Self { held: bits & 3 != 0, base, ahead, membership }
     }
 }
 
