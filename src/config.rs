@@ -103,6 +103,13 @@ impl RaftConfig {
             "must name at least one voter, or nobody at all on a server that joins",
         );
         check(!self.membership.is_joint(), "membership", &self.membership, "must not be a joint configuration");
+        let is_member = |id| self.membership.contains(id);
+        check(
+            self.membership.addresses().all(|(id, _)| is_member(id)),
+            "membership",
+            &self.membership,
+            "must give addresses to members only",
+        );
         check(
             self.membership.encoded_len() <= Membership::ENCODED_BYTES_MAX,
             "membership",

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use raft_io::testkit::script::Script;
 use raft_io::testkit::walk::{choose, walk};
+use raft_io::{LogView, Protocol};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Rounds of time within which a healed cluster must elect a leader and commit: 100 minimum election timeouts.
@@ -44,7 +45,8 @@ impl Schedule {
         chosen.map_or(Ok(()), |command| self.run(&command))
     }
 
-    /// Every server is up and every way open: soon one leads, and what it is asked commits everywhere.
+    /// Every server is up and every way open: soon one leads, what it is asked commits everywhere, and a change of the
+    /// configuration that had begun is done.
     fn heal_and_commit(&mut self) -> Result<(), TestCaseError> {
         self.run("heal")?;
         let cluster = self.script.cluster().expect("a cluster");
@@ -61,8 +63,10 @@ impl Schedule {
                 cluster.leader() == Some(leader) && cluster.protocol(leader).is_some_and(|leader| leader.term() == term)
             });
             if let (Some(leader), false) = (cluster.leader(), taken) {
-                proposed = cluster.protocol(leader).map(|protocol| (leader, protocol.term()));
+                let (term, before) = (cluster.protocol(leader).map(Protocol::term), cluster.commands().len());
                 self.run(&format!("client_request {leader} last"))?;
+                let cluster = self.script.cluster().expect("a cluster");
+                proposed = term.filter(|_| cluster.commands().len() > before).map(|term| (leader, term));
             }
             if proposed.is_some() && self.all_applied() {
                 return Ok(());
@@ -71,13 +75,23 @@ impl Schedule {
         Err(self.failed("healed, but within the rounds allowed no proposal committed everywhere"))
     }
 
-    /// Whether the last command taken is applied by every server.
+    /// Whether the last command taken is applied by every member, and all of them agree on a configuration that changes
+    /// no more by itself.
     fn all_applied(&self) -> bool {
         let cluster = self.script.cluster().expect("a cluster");
         let Some((last, _)) = cluster.commands().last() else { return false };
-        cluster.ids().all(|id| cluster.applied(id).is_some_and(|applied| applied >= last.index))
-            && cluster.ids().all(|id| {
-                cluster.disk(id).is_some_and(|disk| raft_io::LogView::term(disk, last.index) == Some(last.term))
+        let Some(leader) = cluster.leader().and_then(|leader| cluster.protocol(leader)) else { return false };
+        let (index, membership) = leader.committed_membership();
+        let is_done = leader.membership() == membership
+            && !membership.is_joint()
+            && membership.promoting().is_empty()
+            && membership.is_voter(leader.id());
+        is_done
+            && membership.members().into_iter().all(|id| {
+                let follows = cluster.protocol(id).is_some_and(|server| server.committed_membership().1 == membership);
+                let holds = cluster.disk(id).is_some_and(|disk| LogView::term(disk, last.index) == Some(last.term));
+                let applied = cluster.applied(id).is_some_and(|applied| applied >= last.index.max(index));
+                follows && holds && applied
             })
     }
 }
@@ -152,6 +166,24 @@ fn five_servers_with_fast_disks() {
 fn one_and_two_servers() {
     cases("cluster 1 disk=manual", 30, 150);
     cases("cluster 2 disk=manual pre_vote=false", 50, 300);
+}
+
+/// Members come and go: two of five servers belong to the cluster only once it takes them.
+#[test]
+fn members_come_and_go() {
+    cases("cluster 3 servers=5 disk=manual", 80, 600);
+}
+
+#[test]
+fn members_come_and_go_without_pre_vote_and_check_quorum() {
+    cases("cluster 3 servers=5 disk=manual pre_vote=false check_quorum=false", 120, 600);
+}
+
+/// From one server to several and back, with every quorum as small as it gets.
+#[test]
+fn members_come_to_a_cluster_of_one() {
+    cases("cluster 1 servers=4 pre_vote=false check_quorum=false", 100, 500);
+    cases("cluster 2 servers=4 disk=manual", 60, 500);
 }
 
 /// The same seed gives the same walk (law 1), and a walk gets somewhere: leaders change and entries commit.

@@ -103,6 +103,8 @@ impl Protocol {
         let Role::Leader(leader) = &self.role else {
             return Err(ChangeError::NotLeader { leader: self.leader, term });
         };
+        // An entry has addresses of members alone; a joint target is refused below.
+        let target = if target.is_joint() { target } else { Arc::new(target.settled()) };
         let (index, present) = self.configurations.in_force();
         if present.settled() == *target {
             return Ok(());

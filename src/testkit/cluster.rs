@@ -17,6 +17,7 @@ use crate::config::RaftConfig;
 use crate::error::{RestoreError, StepError};
 use crate::event::Event;
 use crate::log::{LogView, MemoryLog, RaftLog, Read};
+use crate::membership::Membership;
 use crate::message::{Envelope, Message};
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
@@ -51,8 +52,10 @@ pub(super) fn impossible<T>(why: impl Into<String>) -> Result<T, MoveError> {
 /// How the cluster is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Every server's configuration but for its id.
+    /// The configuration of every server that belongs to the cluster from its beginning, but for its id.
     pub config: RaftConfig,
+    /// Servers that run from the beginning and belong to no cluster yet.
+    pub joiners: Vec<NodeId>,
     /// Servers that campaign without asking first, whatever the others do.
     pub without_pre_vote: Vec<NodeId>,
     /// Writes become durable at once, within the move that made them.
@@ -103,9 +106,10 @@ impl Cluster {
     /// # Errors
     /// Every broken rule of the configuration.
     pub fn new(options: Options) -> Result<Self, RestoreError> {
-        let voters = options.config.membership.voters().to_vec();
+        let members = options.config.membership.members();
+        let joiners = options.joiners.clone();
         let mut cluster = Self {
-            checker: Checker::new(&voters).with_check_quorum(options.config.check_quorum),
+            checker: Checker::new(&options.config.membership).with_check_quorum(options.config.check_quorum),
             options,
             nodes: BTreeMap::new(),
             network: Network::default(),
@@ -115,15 +119,21 @@ impl Cluster {
             #[cfg(feature = "trace")]
             recording: None,
         };
-        for id in voters {
-            let mut config = RaftConfig { id, ..cluster.options.config.clone() };
-            config.pre_vote &= !cluster.options.without_pre_vote.contains(&id);
-            config.validate()?;
-            let node = Node::on_disk(config, MemoryLog::new());
-            cluster.nodes.insert(id, node);
-            cluster.nodes.get_mut(&id).map_or(Ok(()), |node| node.start(cluster.options.entries_in_memory))?;
-        }
+        let initial = cluster.options.config.membership.clone();
+        members.into_iter().try_for_each(|id| cluster.begin(id, initial.clone()))?;
+        joiners.into_iter().try_for_each(|id| cluster.begin(id, Membership::default()))?;
         Ok(cluster)
+    }
+
+    /// A server starts with an empty disk.
+    pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
+        let mut config = RaftConfig { id, membership, ..self.options.config.clone() };
+        config.pre_vote &= !self.options.without_pre_vote.contains(&id);
+        config.validate()?;
+        let mut node = Node::on_disk(config, MemoryLog::new());
+        node.start(self.options.entries_in_memory)?;
+        self.nodes.insert(id, node);
+        Ok(())
     }
 
     /// The network.
@@ -222,6 +232,7 @@ impl Cluster {
             Event::Persisted { writes } => format!(" {writes}"),
             Event::ReadRequest { context } => format!(" {context}"),
             Event::TransferLeadership { target } => format!(" {target}"),
+            Event::ChangeMembership { target } => format!(" {}", render::membership(target)),
             Event::SnapshotTaken { last, compact_through } => format!(" {last} through={compact_through}"),
             Event::SnapshotFetched { last } | Event::SnapshotFetchFailed { last } => format!(" {last}"),
             _ => String::new(),
@@ -328,7 +339,9 @@ impl Cluster {
             Action::ReadReady { context, index } => self.tell(format!("  read {context} ready at {index}")),
             Action::ReadAborted { context } => self.tell(format!("  read {context} aborted")),
             Action::ResetElectionTimer => {}
-            Action::MembershipChanged { index, membership } => self.tell(format!("  membership {index}: {membership}")),
+            Action::MembershipChanged { index, membership } => {
+                self.tell(format!("  membership {index}: {}", render::membership(membership)));
+            }
             Action::TransferBegun { target } => self.tell(format!("  transfer to {target} begins")),
             Action::TransferEnded { target } => self.tell(format!("  transfer to {target} ended")),
             Action::RoleChanged { role, term, leader } => {
@@ -558,6 +571,10 @@ impl Node {
             match_indexes: protocol.map_or_else(Vec::new, |protocol| {
                 protocol.progress().map(|(peer, progress)| (peer, progress.match_index)).collect()
             }),
+            memberships: protocol.map_or_else(Vec::new, |protocol| {
+                protocol.memberships().map(|(index, membership)| (index, membership.clone())).collect()
+            }),
+            initial: &self.config.membership,
         }
     }
 }

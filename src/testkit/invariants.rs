@@ -7,140 +7,22 @@
 //! The checker sees servers only through [`View`], plain data, so its tests can feed it histories that no server of
 //! ours produces.
 
+use super::laws::check;
+pub use super::laws::{Checked, Law, Violation};
+use super::membership_laws::is_quorum;
 use super::read_laws::ReadLaws;
 use super::snapshot_laws::holds;
 use super::transfer_laws::TransferLaws;
 use crate::action::{Action, RoleKind};
 use crate::log::{LogView, MemoryLog, Read};
+use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
-use crate::quorum::majority;
 use crate::transition::Transition;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
-use core::fmt;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::format;
-use std::string::String;
+use std::sync::Arc;
 use std::vec::Vec;
-
-/// A law of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Law {
-    /// At most one leader in a term, over all time (Figure 3.2).
-    ElectionSafety,
-    /// A leader never overwrites or deletes entries of its log (Figure 3.2).
-    LeaderAppendOnly,
-    /// Two entries with the same index and term are equal, and so is what precedes them, over all time (Figure 3.2).
-    LogMatching,
-    /// What was committed in a term is in the logs of the leaders of all higher terms (Figure 3.2).
-    LeaderCompleteness,
-    /// No two servers apply, or know as committed, different entries at one index (Figure 3.2).
-    StateMachineSafety,
-    /// A leader has the votes of a quorum, each of them durable where it was given (§3.4).
-    LeaderHasQuorum,
-    /// A server votes for at most one candidate in a term, over all its lives (§3.4).
-    VotesGrantedOnce,
-    /// `match_index = k` for a server of the leader's term: its durable log agrees with the leader's through `k` (§3.5).
-    MatchIndexSound,
-    /// A committed entry is durable on a quorum (§3.5, §3.8).
-    CommittedIsDurable,
-    /// No message leaves before what it promises is durable (Figure 3.1: "before responding to RPCs").
-    PersistFirst,
-    /// A server's term never decreases; nor does the durable one, over all its lives (Figure 3.1).
-    TermMonotonic,
-    /// A server's commit index never decreases within a life (Figure 3.1).
-    CommitMonotonic,
-    /// Entries are applied one after the other, each once in a life of the state machine, and only committed ones (§3.5).
-    AppliedInOrder,
-    /// Neither asking for a pre-vote nor granting one changes the term, the vote, or a timer of the voter (§9.6).
-    PreVoteLeavesHardStateAlone,
-    /// A pre-candidate campaigns only with the pre-votes of a quorum for that very term (§9.6).
-    CampaignHasPreVotes,
-    /// A leader stays beyond a quorum check only if a quorum answered it since the one before (§6.2).
-    CheckedLeaderHasAnswers,
-    /// A read is answered only where everything is applied that was committed, by whoever, when it began (§6.4).
-    LinearizableRead,
-    /// Each read that a server takes is answered or aborted once, at the latest when it stops leading (§6.4).
-    EveryReadEndsOnce,
-    /// A leader appends nothing while it hands its leadership over (§3.10).
-    TransferAppendsNothing,
-    /// Only a server that is known to hold its leader's whole log is told to campaign (§3.10).
-    TimeoutNowAfterWholeLog,
-    /// Only the leader that a server follows can make it campaign, and only in the term that it leads (§3.10).
-    TimeoutNowFromOwnLeader,
-    /// A transfer ends once: with the leadership, or with its timeout (§3.10).
-    EveryTransferEnds,
-    /// Who heard its leader just now, or leads, listens to candidates in the name of a leader and to no others (§4.2.3).
-    OnlyTransfersDisrupt,
-    /// What a snapshot covers, and what a log has forgotten, is committed; a state machine becomes nothing else (§5).
-    SnapshotConsistent,
-    /// Between a snapshot and the log that continues it nothing is missing, whenever the server crashes (§5).
-    CompactedIsCovered,
-    /// A log that reaches a fetched snapshot by itself keeps what follows it (§5).
-    SnapshotKeepsWhatFollows,
-}
-
-impl Law {
-    /// Every law.
-    pub const ALL: &'static [Self] = &[
-        Self::ElectionSafety,
-        Self::LeaderAppendOnly,
-        Self::LogMatching,
-        Self::LeaderCompleteness,
-        Self::StateMachineSafety,
-        Self::LeaderHasQuorum,
-        Self::VotesGrantedOnce,
-        Self::MatchIndexSound,
-        Self::CommittedIsDurable,
-        Self::PersistFirst,
-        Self::TermMonotonic,
-        Self::CommitMonotonic,
-        Self::AppliedInOrder,
-        Self::PreVoteLeavesHardStateAlone,
-        Self::CampaignHasPreVotes,
-        Self::CheckedLeaderHasAnswers,
-        Self::LinearizableRead,
-        Self::EveryReadEndsOnce,
-        Self::TransferAppendsNothing,
-        Self::TimeoutNowAfterWholeLog,
-        Self::TimeoutNowFromOwnLeader,
-        Self::EveryTransferEnds,
-        Self::OnlyTransfersDisrupt,
-        Self::SnapshotConsistent,
-        Self::CompactedIsCovered,
-        Self::SnapshotKeepsWhatFollows,
-    ];
-}
-
-impl fmt::Display for Law {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-/// A law was broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which.
-    pub law: Law,
-    /// By whom and how.
-    pub detail: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is broken: {}", self.law, self.detail)
-    }
-}
-
-impl core::error::Error for Violation {}
-
-/// Whether every law held so far.
-pub type Checked = Result<(), Violation>;
-
-pub(super) fn check(holds: bool, law: Law, detail: impl FnOnce() -> String) -> Checked {
-    if holds { Ok(()) } else { Err(Violation { law, detail: detail() }) }
-}
 
 /// What the checker sees of one server.
 #[derive(Clone, Debug)]
@@ -161,6 +43,18 @@ pub struct View<'a> {
     pub disk: &'a MemoryLog,
     /// The match index of each peer, when it leads.
     pub match_indexes: Vec<(NodeId, Index)>,
+    /// The configurations that it goes by; see [`Protocol::memberships`](crate::Protocol::memberships). None while it is
+    /// down.
+    pub memberships: Vec<(Index, Arc<Membership>)>,
+    /// The configuration that it was set up with.
+    pub initial: &'a Membership,
+}
+
+impl View<'_> {
+    /// The configuration that it goes by.
+    fn in_force(&self) -> Arc<Membership> {
+        self.memberships.last().map(|(_, membership)| Arc::clone(membership)).unwrap_or_default()
+    }
 }
 
 /// What the checker remembers of one life of a server.
@@ -173,6 +67,7 @@ struct Life {
     snapshot: EntryId,
     /// The last entry of its log.
     last: EntryId,
+    in_force: Arc<Membership>,
     /// The log while it leads.
     leader_log: Option<MemoryLog>,
 }
@@ -184,6 +79,8 @@ pub(super) struct Committed {
     /// Not the entry's own term: an entry of term 2 may be committed in term 4, and only leaders of
     /// terms above 4 must hold it (Figure 3.7).
     in_term: Term,
+    /// Whose quorum committed it: the configuration in force on the leader that did.
+    by: Arc<Membership>,
 }
 
 /// What a server heard, on which a later step must rest.
@@ -198,7 +95,10 @@ struct Heard {
 /// Checks the history of one cluster.
 #[derive(Clone, Debug)]
 pub struct Checker {
-    voters: Vec<NodeId>,
+    /// The configuration that the cluster began with.
+    pub(super) initial: Arc<Membership>,
+    /// Successive configurations of which it is known that their quorums overlap.
+    pub(super) overlapping: HashSet<(Arc<Membership>, Arc<Membership>)>,
     leaders: BTreeMap<Term, NodeId>,
     /// Every entry that any log ever held, and the id of the one before it.
     pub(super) entries: BTreeMap<EntryId, (Entry, EntryId)>,
@@ -219,11 +119,12 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A checker of a cluster with these voters.
+    /// A checker of a cluster that begins with this configuration.
     #[must_use]
-    pub fn new(voters: &[NodeId]) -> Self {
+    pub fn new(initial: &Membership) -> Self {
         Self {
-            voters: voters.to_vec(),
+            initial: Arc::new(initial.clone()),
+            overlapping: HashSet::new(),
             leaders: BTreeMap::new(),
             entries: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -312,7 +213,6 @@ impl Checker {
         self.transfers.received(receiver, envelope, self.check_quorum);
         let heard = self.heard.entry(receiver.id).or_default();
         match &envelope.message {
-            _ if !self.voters.contains(&envelope.from) => {}
             Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
                 heard.answers.insert(envelope.from);
             }
@@ -381,10 +281,14 @@ impl Checker {
         let Some(view) = views.iter().find(|view| view.id == id) else { return Ok(()) };
         self.check_disk(view)?;
         self.check_log(id, view.log)?;
+        let before = self.lives.get(&id).filter(|life| life.role == RoleKind::Leader);
+        // What a step commits, it commits by the configuration from before a change that it begins.
+        let by = before.map_or_else(|| view.in_force(), |leader| Arc::clone(&leader.in_force));
         self.check_life(view)?;
         self.check_leader(view)?;
-        self.check_commit(view)?;
+        self.check_commit(view, &by)?;
         self.check_snapshots(view)?;
+        self.check_memberships(view)?;
         for leader in views.iter().filter(|view| view.role == Some(RoleKind::Leader)) {
             self.check_completeness(leader)?;
             self.check_match_indexes(leader, views)?;
@@ -411,7 +315,6 @@ impl Checker {
     }
 
     fn check_heard(&mut self, id: NodeId, transition: Transition, views: &[View<'_>]) -> Checked {
-        let needed = majority(self.voters.len());
         let (Some(before), Some(view)) = (self.lives.get(&id), views.iter().find(|view| view.id == id)) else {
             return Ok(());
         };
@@ -419,19 +322,20 @@ impl Checker {
         let led = before.role == RoleKind::Leader;
         if view.role == Some(RoleKind::Candidate) && before.role == RoleKind::PreCandidate {
             let term = view.hard_state.term;
-            let pre_votes = 1 + heard.pre_votes.iter().filter(|(from, of)| *from != id && *of == term).count();
-            check(pre_votes >= needed, Law::CampaignHasPreVotes, || {
-                format!("node {id} campaigns in term {term} with {pre_votes} pre-votes")
+            let granted = |from| from == id || heard.pre_votes.contains(&(from, term));
+            check(is_quorum(&view.in_force(), granted), Law::CampaignHasPreVotes, || {
+                format!("node {id} campaigns in term {term} with the pre-votes {:?}", heard.pre_votes)
             })?;
         }
         if transition == Transition::ElectionTimeout {
             heard.pre_votes.clear();
         }
         if transition == Transition::QuorumCheckTimeout || !led {
-            let answers = 1 + core::mem::take(&mut heard.answers).len();
+            let answers = core::mem::take(&mut heard.answers);
             let stays = led && view.role == Some(RoleKind::Leader) && self.check_quorum;
-            check(!stays || answers >= needed, Law::CheckedLeaderHasAnswers, || {
-                format!("node {id} goes on leading term {} with {answers} answers", view.hard_state.term)
+            let answered = |from| from == id || answers.contains(&from);
+            check(!stays || is_quorum(&view.in_force(), answered), Law::CheckedLeaderHasAnswers, || {
+                format!("node {id} goes on leading term {} with answers of {answers:?}", view.hard_state.term)
             })?;
         }
         Ok(())
@@ -480,6 +384,7 @@ impl Checker {
             commit_index: view.commit_index,
             snapshot: view.log.snapshot(),
             last: view.log.last(),
+            in_force: view.in_force(),
             leader_log: leads.then(|| view.log.clone()),
         };
         let Some(before) = self.lives.insert(view.id, life) else { return Ok(()) };
@@ -507,15 +412,22 @@ impl Checker {
             return Ok(());
         }
         let (id, term) = (view.id, view.hard_state.term);
-        let leader = *self.leaders.entry(term).or_insert(id);
-        check(leader == id, Law::ElectionSafety, || format!("nodes {leader} and {id} both lead term {term}"))?;
-        let votes = self.voters.iter().filter(|voter| self.votes.get(&(**voter, term)) == Some(&id)).count();
-        check(votes >= majority(self.voters.len()), Law::LeaderHasQuorum, || {
-            format!("node {id} leads term {term} with {votes} votes of {}", self.voters.len())
+        if let Some(&leader) = self.leaders.get(&term) {
+            // Whose votes it had is a matter of the configuration by which it was elected.
+            return check(leader == id, Law::ElectionSafety, || {
+                format!("nodes {leader} and {id} both lead term {term}")
+            });
+        }
+        self.leaders.insert(term, id);
+        let in_force = view.in_force();
+        let voted = |voter| self.votes.get(&(voter, term)) == Some(&id);
+        check(is_quorum(&in_force, voted), Law::LeaderHasQuorum, || {
+            let votes: Vec<_> = in_force.members().into_iter().filter(|member| voted(*member)).collect();
+            format!("node {id} leads term {term} with the votes {votes:?} of ({in_force})")
         })
     }
 
-    fn check_commit(&mut self, view: &View<'_>) -> Checked {
+    fn check_commit(&mut self, view: &View<'_>, by: &Arc<Membership>) -> Checked {
         if view.role.is_none() {
             return Ok(());
         }
@@ -525,8 +437,8 @@ impl Checker {
         })?;
         for entry in view.log.iter().take_while(|entry| entry.id.index <= view.commit_index) {
             let in_term = view.hard_state.term;
-            let committed =
-                self.committed.entry(entry.id.index).or_insert_with(|| Committed { entry: entry.clone(), in_term });
+            let newly = || Committed { entry: entry.clone(), in_term, by: Arc::clone(by) };
+            let committed = self.committed.entry(entry.id.index).or_insert_with(newly);
             check(committed.entry == *entry, Law::StateMachineSafety, || {
                 format!("node {} commits {}, committed before: {}", view.id, entry.id, committed.entry.id)
             })?;
@@ -578,9 +490,10 @@ impl Checker {
     fn check_durability(&self, views: &[View<'_>]) -> Checked {
         let Some(committed) = self.committed.values().next_back().filter(|_| !self.lost_data) else { return Ok(()) };
         let id = committed.entry.id;
-        let copies = views.iter().filter(|view| self.voters.contains(&view.id) && holds(view.disk, id)).count();
-        check(copies >= majority(self.voters.len()), Law::CommittedIsDurable, || {
-            format!("{id} is committed and durable on {copies} of {} servers", self.voters.len())
+        let has_copy = |id_of| views.iter().any(|view| view.id == id_of && holds(view.disk, id));
+        check(is_quorum(&committed.by, has_copy), Law::CommittedIsDurable, || {
+            let copies: Vec<_> = views.iter().filter(|view| holds(view.disk, id)).map(|view| view.id).collect();
+            format!("{id} is committed and durable on {copies:?}, no quorum of ({})", committed.by)
         })
     }
 }

@@ -6,29 +6,39 @@ use crate::log::RaftLog;
 use crate::message::{
     AppendEntriesResponse, PreVoteResponse, RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
+use crate::testkit::membership_laws::configurations;
 use crate::types::{Entries, Payload};
 use bytes::Bytes;
+use std::sync::OnceLock;
 use std::vec;
 
-fn noop(index: u64, term: u64) -> Entry {
+pub(super) fn noop(index: u64, term: u64) -> Entry {
     Entry { id: EntryId::new(index, term), payload: Payload::Noop }
 }
 
 /// A log with no-ops of these terms, and this hard state.
-fn log(term: u64, vote: Option<u64>, terms: &[u64]) -> MemoryLog {
+pub(super) fn log(term: u64, vote: Option<u64>, terms: &[u64]) -> MemoryLog {
     let entries = terms.iter().zip(1..).map(|(term, index)| noop(index, *term)).collect();
     holding(term, vote, entries)
 }
 
-fn holding(term: u64, vote: Option<u64>, entries: Entries) -> MemoryLog {
+pub(super) fn holding(term: u64, vote: Option<u64>, entries: Entries) -> MemoryLog {
     let mut log = MemoryLog::new();
     let hard_state = Some(HardState { term: Term(term), vote: vote.map(NodeId) });
     let Ok(()) = log.append(&mut vec![Write { hard_state, entries, ..Write::default() }]);
     log
 }
 
-/// A server whose log is durable as a whole.
-fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
+fn three() -> &'static Membership {
+    static THREE: OnceLock<Membership> = OnceLock::new();
+    THREE.get_or_init(|| Membership::new([1, 2, 3]))
+}
+
+/// A server of three whose log is durable as a whole.
+pub(super) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
+    let memberships = configurations(log, three());
+    let members = memberships.last().map(|(_, membership)| membership.members()).unwrap_or_default();
+    let peers = members.into_iter().filter(|member| role == Leader && *member != NodeId(id));
     View {
         id: NodeId(id),
         role: Some(role),
@@ -37,20 +47,22 @@ fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
         commit_index: Index(commit),
         log,
         disk: log,
-        match_indexes: Vec::new(),
+        match_indexes: peers.map(|peer| (peer, Index::ZERO)).collect(),
+        memberships,
+        initial: three(),
     }
 }
 
-fn checker() -> Checker {
-    Checker::new(&[NodeId(1), NodeId(2), NodeId(3)])
+pub(super) fn checker() -> Checker {
+    Checker::new(three())
 }
 
 /// Shows every server's state to the checker, in order.
-fn see(checker: &mut Checker, views: &[View<'_>]) -> Checked {
+pub(super) fn see(checker: &mut Checker, views: &[View<'_>]) -> Checked {
     views.iter().try_for_each(|view| checker.moved(view.id, views))
 }
 
-fn law(found: Checked) -> Option<Law> {
+pub(super) fn law(found: Checked) -> Option<Law> {
     found.err().map(|violation| violation.law)
 }
 
@@ -176,7 +188,7 @@ fn a_match_index_beyond_the_followers_disk() {
     let (one, mut two, _) = elected();
     let mut checker = checker();
     let mut leader = view(1, Leader, &one, 0);
-    leader.match_indexes = vec![(NodeId(2), Index(2))];
+    leader.match_indexes = vec![(NodeId(2), Index(2)), (NodeId(3), Index(0))];
     assert_eq!(see(&mut checker, &[view(2, Follower, &two, 0), leader.clone()]), Ok(()));
     let Ok(()) = two.append(&mut vec![Write { truncate_from: Some(Index(2)), ..Write::default() }]);
     assert_eq!(law(see(&mut checker, &[view(2, Follower, &two, 0), leader])), Some(Law::MatchIndexSound));
@@ -423,7 +435,7 @@ fn voters_that_listen_to_a_disruption_or_not_to_their_leader() {
 
 /// The log after a snapshot took the place of its beginning.
 fn compacted(mut log: MemoryLog, snapshot: EntryId, base: EntryId) -> MemoryLog {
-    let compaction = Some(crate::action::Compaction { snapshot, base, membership: Default::default() });
+    let compaction = Some(crate::action::Compaction { snapshot, base, membership: three().clone().into() });
     let Ok(()) = log.append(&mut vec![Write { compaction, ..Write::default() }]);
     log
 }

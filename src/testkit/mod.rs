@@ -10,8 +10,11 @@ pub mod cluster;
 pub mod disk;
 pub mod faults;
 pub mod invariants;
+mod laws;
 pub mod linearizability;
 pub mod log_suite;
+mod membership_laws;
+mod memberships;
 pub mod network;
 mod read_laws;
 #[cfg(feature = "trace")]
@@ -24,3 +27,4 @@ mod snapshots;
 mod transfer_laws;
 pub mod walk;
 mod warm_end;
+mod words;

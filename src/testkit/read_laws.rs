@@ -1,6 +1,6 @@
 //! The laws of reads, checked over a cluster's history: the checker's part for them.
 
-use super::invariants::{Checked, Law, check};
+use super::laws::{Checked, Law, check};
 use crate::action::{Action, RoleKind};
 use crate::types::{Index, NodeId};
 use std::collections::BTreeMap;

@@ -1,9 +1,10 @@
 //! What happened, in the words of scenario scripts.
 //!
 //! Entries are written `index@term`, a command behind a colon: `3@1:x`; a no-op has none. A run of more than eight is
-//! `3@1 … 40@2 (38 entries)`.
+//! `3@1 … 40@2 (38 entries)`. A configuration stands in parentheses: `4@1:(voters 1 2 3, learners 4)`.
 
-use crate::action::{RoleKind, Write};
+use crate::action::{Compaction, RoleKind, Write};
+use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
 use crate::types::{Entry, HardState, Payload};
 use std::format;
@@ -45,7 +46,7 @@ pub fn message_content(message: &Message) -> String {
             AppendResult::StaleTerm => "stale".to_string(),
         },
         Message::ConfirmLeaderRequest(m) => format!("round={}", m.round),
-        Message::InstallSnapshotRequest(m) => format!("last={}", m.last),
+        Message::InstallSnapshotRequest(m) => format!("last={} ({})", m.last, membership(&m.membership)),
         Message::ConfirmLeaderResponse(m) => format!("leader_term={} round={}", m.leader_term, m.round),
         Message::TimeoutNowRequest(_) => return format!("term={}", message.term()),
     };
@@ -66,8 +67,19 @@ pub fn entry(entry: &Entry) -> String {
         Payload::Command(command) if command.len() > 16 => format!("{}:({} bytes)", entry.id, command.len()),
         Payload::Command(command) => format!("{}:{}", entry.id, String::from_utf8_lossy(command)),
         Payload::Noop => entry.id.to_string(),
-        Payload::Membership(membership) => format!("{}:({membership})", entry.id),
+        Payload::Membership(m) => format!("{}:({})", entry.id, membership(m)),
     }
+}
+
+/// A configuration with its addresses: `voters 1 2, learners 4, at 4=host`.
+#[must_use]
+pub fn membership(membership: &Membership) -> String {
+    if *membership == Membership::default() {
+        return "nobody".to_string();
+    }
+    let addresses = membership.addresses().map(|(id, address)| format!(" {id}={address}")).collect::<String>();
+    let at = if addresses.is_empty() { "" } else { ", at" };
+    format!("{membership}{at}{addresses}")
 }
 
 /// A run of entries, in brackets.
@@ -88,17 +100,15 @@ pub fn hard_state(state: HardState) -> String {
     }
 }
 
-/// One write: `snapshot=5@2 base=3@1`, or `term=2 vote=none truncate=3 [3@2]`.
+/// One write: `snapshot=5@2 base=3@1 (voters 1 2 3)`, or `term=2 vote=none truncate=3 [3@2]`.
 #[must_use]
 pub fn write(write: &Write) -> String {
     let mut parts = Vec::new();
     parts.extend(write.hard_state.map(hard_state));
-    parts.extend(
-        write
-            .compaction
-            .as_ref()
-            .map(|compaction| format!("snapshot={} base={}", compaction.snapshot, compaction.base)),
-    );
+    parts.extend(write.compaction.as_ref().map(|compaction| {
+        let Compaction { snapshot, base, membership: as_of } = compaction;
+        format!("snapshot={snapshot} base={base} ({})", membership(as_of))
+    }));
     parts.extend(write.truncate_from.map(|first| format!("truncate={first}")));
     if !write.entries.is_empty() {
         parts.push(entries(&write.entries));

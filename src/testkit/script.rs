@@ -10,6 +10,7 @@
 //! | `election_timeout 1`, `minimum_election_timeout`, `heartbeat_timeout`, `quorum_check_timeout` | a timeout fires at each server named, or at `all` |
 //! | `client_request 1 x y` | commands are proposed, as one batch; `bytes=99` is one of that size |
 //! | `read_request 1 7` | a client wants to read at server 1; 7 is how the answer names it |
+//! | `change_membership 1 voters=1,2,4 learners=5,6 promoting=6 addresses=4:host` | server 1 is to bring this configuration about |
 //! | `transfer_leadership 1 2`, `transfer_timeout 1` | server 1 is to hand over to server 2; that took too long |
 //! | `persisted 1 2` | the oldest 2 writes of server 1 are durable and it knows; all without a number |
 //! | `sync 1 2` | they are durable and it does not know yet |
@@ -19,35 +20,32 @@
 //! | `stabilize` | deliver and persist until nothing is left to do |
 //! | `partition 1 \| 2 3`, `cut 1 2`, `heal` | no way between the groups; none from 1 to 2; every way open |
 //! | `crash 1 keep=1`, `restart 1` | all but the oldest write in flight is lost |
+//! | `join 4` | server 4 starts with an empty disk, and knows nobody |
 //! | `lose_data 1 3` | the disk of a server that is down loses its entries from 3 on |
-//! | `inject 2 1 append_entries_request term=5 prev=3@2 entries=4@2:x commit=3` | a message arrives that nobody sent |
+//! | `inject 2 1 append_entries_request term=5 prev=3@2 entries=4@2:x commit=3` | a message arrives that nobody sent; an entry `4@2:voters=1+2/learners=3` is a configuration |
 //! | `tick 1 5`, `run 20` | clocks tick; whole rounds of ticks, disks and messages pass |
 //! | `status`, `log 1`, `messages` | what is the case |
-//! | `quietly …`, `briefly …` | without output; only with changes of role, commits and misbehaviour |
+//! | `quietly …`, `briefly …` | without output; only with changes of role and of configuration, commits and misbehaviour |
 //!
-//! `OPTIONS`: `pre_vote`, `without_pre_vote=3` (that server alone), `check_quorum`, `append_bytes_max`, `inflight_messages_max`, `inflight_bytes_max`,
+//! `OPTIONS`: `servers=5` (those beyond the voters run and know nobody), `learners` and `promoting` as in `change_membership`, `pre_vote`, `without_pre_vote=3` (that server alone), `check_quorum`, `append_bytes_max`, `inflight_messages_max`, `inflight_bytes_max`,
 //! `uncommitted_bytes_max`, `command_bytes_max`, `seed`, `election_ticks`, `disk=manual` (writes become durable by
 //! command only), `entries_in_memory`, with the feature `trace` also `trace=true` (every step is recorded).
 //!
 //! The output names each event with the server that takes it and the transition that it is, and below it what follows:
 //! `→ 2` is a message to server 2, `✗` one that is lost; `←` is where a message came from.
 
-use super::cluster::{Cluster, MoveError, Moved, Options, impossible};
+use super::cluster::{Cluster, MoveError, Moved, impossible};
 use super::render;
-use crate::config::RaftConfig;
+use super::words::{Words, entries_of_terms, message, number};
 use crate::event::Event;
 use crate::log::LogView;
-use crate::message::{
-    AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse, Envelope,
-    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
-    TimeoutNowRequest,
-};
+use crate::message::Envelope;
 use crate::transition::Transition;
-use crate::types::{Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{HardState, Index, NodeId, Term};
 use bytes::Bytes;
-use std::collections::BTreeMap;
 use std::format;
 use std::string::{String, ToString};
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// The snake-case verb of a transition.
@@ -139,144 +137,20 @@ impl Script {
     }
 }
 
-/// Changes of role, commits and misbehaviour, each with its node in front.
+/// Changes of role and of configuration, commits and misbehaviour, each with its node in front.
 fn brief(output: &str) -> String {
     let mut node = "";
     let mut kept = String::new();
     for line in output.lines() {
         match line.strip_prefix("  ") {
             None => node = line.split(' ').next().unwrap_or(""),
-            Some(effect) if ["role ", "commit ", "misbehaved"].iter().any(|word| effect.starts_with(word)) => {
+            Some(effect) if ["role ", "commit ", "membership ", "misbehaved"].iter().any(|word| effect.starts_with(word)) => {
                 kept += &format!("{node} {effect}\n");
             }
             Some(_) => {}
         }
     }
     kept
-}
-
-/// A line, taken apart.
-struct Words<'a> {
-    verb: &'a str,
-    words: Vec<&'a str>,
-    options: BTreeMap<&'a str, &'a str>,
-}
-
-impl<'a> Words<'a> {
-    fn parse(line: &'a str) -> Result<Self, MoveError> {
-        let mut parts = line.split_whitespace();
-        let Some(verb) = parts.next() else { return impossible("an empty command") };
-        let (mut words, mut options) = (Vec::new(), BTreeMap::new());
-        for part in parts {
-            match part.split_once('=') {
-                Some((key, value)) => _ = options.insert(key, value),
-                None => words.push(part),
-            }
-        }
-        Ok(Self { verb, words, options })
-    }
-
-    fn number(&self, position: usize) -> Result<u64, MoveError> {
-        match self.words.get(position) {
-            Some(word) => number(word),
-            None => impossible(format!("{} needs another number", self.verb)),
-        }
-    }
-
-    fn node(&self, position: usize) -> Result<NodeId, MoveError> {
-        self.number(position).map(NodeId)
-    }
-
-    fn count(&self, position: usize) -> Result<usize, MoveError> {
-        if self.words.len() > position { self.number(position).map(|count| count as usize) } else { Ok(usize::MAX) }
-    }
-
-    fn option(&self, key: &str) -> Result<Option<u64>, MoveError> {
-        self.options.get(key).map(|value| number(value)).transpose()
-    }
-
-    fn required(&self, key: &str) -> Result<u64, MoveError> {
-        self.option(key)?.map_or_else(|| impossible(format!("{} needs {key}=", self.verb)), Ok)
-    }
-
-    fn id(&self, key: &str) -> Result<EntryId, MoveError> {
-        self.options.get(key).map_or_else(|| impossible(format!("{} needs {key}=", self.verb)), |id| entry_id(id))
-    }
-
-    fn nodes(&self, cluster: &Cluster) -> Result<Vec<NodeId>, MoveError> {
-        match self.words.as_slice() {
-            ["all"] => Ok(cluster.ids().filter(|id| cluster.protocol(*id).is_some()).collect()),
-            words => words.iter().map(|word| number(word).map(NodeId)).collect(),
-        }
-    }
-
-    fn options(&self) -> Result<Options, MoveError> {
-        let mut config = RaftConfig::new(1, 1..=self.number(0)?);
-        let mut options = Options {
-            config: config.clone(),
-            without_pre_vote: Vec::new(),
-            sync_at_once: true,
-            entries_in_memory: u64::MAX,
-        };
-        for (key, value) in &self.options {
-            match *key {
-                "pre_vote" => config.pre_vote = *value == "true",
-                "without_pre_vote" => options.without_pre_vote.push(NodeId(number(value)?)),
-                "check_quorum" => config.check_quorum = *value == "true",
-                "append_bytes_max" => config.append_bytes_max = number(value)? as usize,
-                "inflight_messages_max" => config.inflight_messages_max = number(value)? as usize,
-                "inflight_bytes_max" => config.inflight_bytes_max = number(value)? as usize,
-                "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(value)? as usize,
-                "command_bytes_max" => config.command_bytes_max = number(value)? as usize,
-                "election_ticks" => config.election_ticks = number(value)? as u32,
-                "seed" => config.seed = number(value)?,
-                "disk" => options.sync_at_once = *value != "manual",
-                #[cfg(feature = "trace")]
-                "trace" => {}
-                "entries_in_memory" => options.entries_in_memory = number(value)?,
-                _ => return impossible(format!("there is no option {key}")),
-            }
-        }
-        options.config = config;
-        Ok(options)
-    }
-}
-
-/// A number; `max` is the largest there is and `2^62` the largest that a peer may claim.
-fn number(word: &str) -> Result<u64, MoveError> {
-    match word {
-        "max" => Ok(u64::MAX),
-        "2^62" => Ok(1 << 62),
-        _ => word.parse().map_or_else(|_| impossible(format!("{word} is not a number")), Ok),
-    }
-}
-
-/// `7@3` is index 7 of term 3.
-fn entry_id(word: &str) -> Result<EntryId, MoveError> {
-    match word.split_once('@') {
-        Some((index, term)) => Ok(EntryId::new(number(index)?, number(term)?)),
-        None => impossible(format!("{word} is not an entry: write index@term")),
-    }
-}
-
-/// `7@3:x` has a command, `7@3` is a no-op.
-fn entry(word: &str) -> Result<Entry, MoveError> {
-    let (id, payload) = match word.split_once(':') {
-        Some((id, command)) => (id, Payload::Command(Bytes::from(command.to_string()))),
-        None => (word, Payload::Noop),
-    };
-    Ok(Entry { id: entry_id(id)?, payload })
-}
-
-/// No-ops of these terms from index 1 on: `1x3,2` is three of term 1 and one of term 2.
-fn entries_of_terms(words: &str) -> Result<Entries, MoveError> {
-    let mut terms = Vec::new();
-    for run in words.split(',').filter(|run| !run.is_empty()) {
-        let (term, count) = run.split_once('x').unwrap_or((run, "1"));
-        terms.extend(core::iter::repeat_n(Term(number(term)?), number(count)? as usize));
-    }
-    let ids = terms.into_iter().zip(1u64..).map(|(term, index)| EntryId { index: Index(index), term });
-    Ok(ids.map(|id| Entry { id, payload: Payload::Noop }).collect())
 }
 
 fn run(cluster: &mut Cluster, words: &Words<'_>) -> Moved {
@@ -292,6 +166,7 @@ fn run(cluster: &mut Cluster, words: &Words<'_>) -> Moved {
         "cold_read" => cluster.cold_read(words.node(0)?),
         "crash" => cluster.crash(words.node(0)?, words.option("keep")?.unwrap_or(0) as usize),
         "restart" => cluster.restart(words.node(0)?),
+        "join" => words.words.iter().try_for_each(|word| cluster.join(NodeId(number(word)?))),
         "lose_data" => cluster.lose_data(words.node(0)?, Index(words.number(1)?)),
         "given" => {
             let vote = words.option("vote")?.map(NodeId);
@@ -324,6 +199,10 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
         Transition::TransferLeadership => {
             let target = words.node(1)?;
             return cluster.step(words.node(0)?, Event::TransferLeadership { target });
+        }
+        Transition::ChangeMembership => {
+            let target = Arc::new(words.membership()?);
+            return cluster.step(words.node(0)?, Event::ChangeMembership { target });
         }
         Transition::SnapshotTaken => {
             let index = words.number(1)?;
@@ -403,7 +282,8 @@ fn run_network(cluster: &mut Cluster, words: &Words<'_>) -> Moved {
             Ok(())
         }
         _ => {
-            let envelope = Envelope { from: words.node(0)?, to: words.node(1)?, message: message(words)? };
+            let message = message(words, cluster.initial_membership())?;
+            let envelope = Envelope { from: words.node(0)?, to: words.node(1)?, message };
             cluster.arrive(envelope)
         }
     }
@@ -414,59 +294,6 @@ fn on_way(cluster: &Cluster, words: &Words<'_>) -> Result<usize, MoveError> {
     let nth = words.option("at")?.unwrap_or(1).saturating_sub(1) as usize;
     let position = cluster.network().on_way(from, to).nth(nth);
     position.map_or_else(|| impossible(format!("no such message from {from} to {to} is in flight")), Ok)
-}
-
-/// The message that `inject` describes.
-fn message(words: &Words<'_>) -> Result<Message, MoveError> {
-    let term = Term(words.required("term")?);
-    let granted = words.words.contains(&"granted");
-    let campaign_term = |words: &Words<'_>| words.required("campaign_term").map(Term);
-    Ok(match words.words.get(2).copied() {
-        Some("pre_vote_request") => Message::PreVoteRequest(PreVoteRequest {
-            term,
-            campaign_term: campaign_term(words)?,
-            last: words.id("last")?,
-        }),
-        Some("pre_vote_response") => {
-            Message::PreVoteResponse(PreVoteResponse { term, campaign_term: campaign_term(words)?, granted })
-        }
-        Some("request_vote_request") => {
-            let leadership_transfer = words.words.contains(&"leadership_transfer");
-            Message::RequestVoteRequest(RequestVoteRequest { term, last: words.id("last")?, leadership_transfer })
-        }
-        Some("request_vote_response") => Message::RequestVoteResponse(RequestVoteResponse { term, granted }),
-        Some("append_entries_request") => {
-            let entries = words.options.get("entries").map_or("", |entries| *entries);
-            let entries = entries.split(',').filter(|word| !word.is_empty()).map(entry).collect::<Result<_, _>>()?;
-            let commit = Index(words.option("commit")?.unwrap_or(0));
-            Message::AppendEntriesRequest(AppendEntriesRequest { term, prev: words.id("prev")?, entries, commit })
-        }
-        Some("append_entries_response") => {
-            let result = match words.words.get(3).copied() {
-                Some("accepted") => AppendResult::Accepted { match_index: Index(words.required("match")?) },
-                Some("rejected") => {
-                    AppendResult::Rejected { prev_index: Index(words.required("prev")?), hint: words.id("hint")? }
-                }
-                _ => AppendResult::StaleTerm,
-            };
-            Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
-        }
-        Some("confirm_leader_request") => {
-            Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: words.required("round")? })
-        }
-        Some("confirm_leader_response") => Message::ConfirmLeaderResponse(ConfirmLeaderResponse {
-            term,
-            leader_term: Term(words.required("leader_term")?),
-            round: words.required("round")?,
-        }),
-        Some("timeout_now_request") => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
-        Some("install_snapshot_request") => Message::InstallSnapshotRequest(InstallSnapshotRequest {
-            term,
-            last: words.id("last")?,
-            membership: Default::default(),
-        }),
-        other => return impossible(format!("there is no message {}", other.unwrap_or(""))),
-    })
 }
 
 fn run_question(cluster: &mut Cluster, words: &Words<'_>) -> Moved {
@@ -500,6 +327,11 @@ fn status(cluster: &Cluster, id: NodeId) -> Vec<String> {
         protocol.commit_index(),
         protocol.applied_through(),
     )];
+    let (index, membership) = protocol.memberships().last().unwrap_or((Index::ZERO, protocol.membership()));
+    if **membership != *cluster.initial_membership() {
+        let committed = if index > protocol.commit_index() { ", not committed" } else { "" };
+        lines.push(format!("  membership {index}: {}{committed}", render::membership(membership)));
+    }
     lines.extend(protocol.transfer_target().map(|target| format!("  hands over to {target}")));
     lines.extend(protocol.progress().map(|(peer, progress)| {
         format!(

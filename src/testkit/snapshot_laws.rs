@@ -1,6 +1,7 @@
 //! The laws of snapshots (§5), for the checker of a cluster's history.
 
-use super::invariants::{Checked, Checker, Law, View, check};
+use super::invariants::{Checker, View};
+use super::laws::{Checked, Law, check};
 use crate::log::{LogView, MemoryLog};
 use crate::types::{EntryId, NodeId};
 use std::format;

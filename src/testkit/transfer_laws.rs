@@ -1,11 +1,12 @@
 //! The laws of leadership transfer, checked over a cluster's history: the checker's part for them.
 
-use super::invariants::{Checked, Law, View, check};
+use super::invariants::View;
+use super::laws::{Checked, Law, check};
 use crate::action::{Action, RoleKind};
 use crate::log::LogView;
 use crate::message::{Envelope, Message};
 use crate::transition::Transition;
-use crate::types::{EntryId, HardState, NodeId, Term};
+use crate::types::{EntryId, HardState, NodeId, Payload, Term};
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 
@@ -128,8 +129,12 @@ impl TransferLaws {
     fn check_transfer(&mut self, view: &View<'_>, transition: Transition, actions: &[Action]) -> Checked {
         let (id, term, last) = (view.id, view.hard_state.term, view.log.last());
         let leads = view.role == Some(RoleKind::Leader);
+        // With its end a change of the configuration goes on that waited for it.
+        let has_ended = actions.iter().any(|action| matches!(action, Action::TransferEnded { .. }));
         if let Some(transfer) = self.transfers.get(&id).filter(|transfer| leads && transfer.term == term) {
-            check(last == transfer.last, Law::TransferAppendsNothing, || {
+            let mut appended = view.log.iter().filter(|entry| entry.id.index > transfer.last.index);
+            let only_changed = appended.all(|entry| matches!(entry.payload, Payload::Membership(_)));
+            check(last == transfer.last || (has_ended && only_changed), Law::TransferAppendsNothing, || {
                 format!("node {id} hands over to node {} and appends {last}", transfer.target)
             })?;
         } else {

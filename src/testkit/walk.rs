@@ -4,6 +4,8 @@
 
 use super::cluster::{Cluster, MoveError};
 use super::script::Script;
+use super::words;
+use crate::membership::Membership;
 use crate::types::NodeId;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
@@ -13,7 +15,8 @@ use std::vec::Vec;
 
 /// How often each kind of command comes, in parts of 256, before what is impossible is left out.
 const WEIGHTS: &[(Kind, u8)] = &[
-    (Kind::Deliver, 89),
+    (Kind::Deliver, 82),
+    (Kind::ChangeMembership, 7),
     (Kind::DeliverAll, 14),
     (Kind::Persisted, 40),
     (Kind::Sync, 8),
@@ -39,6 +42,7 @@ const WEIGHTS: &[(Kind, u8)] = &[
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Deliver,
+    ChangeMembership,
     DeliverAll,
     Persisted,
     Sync,
@@ -79,7 +83,9 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let one = |nodes: &[NodeId]| (!nodes.is_empty()).then(|| nodes[(pick / 251) as usize % nodes.len()]);
     let timeout = |name: &str| one(&running).map(|id| format!("{name} {id}"));
     match kind {
-        Kind::Deliver => on_message(cluster, "deliver", pick),
+        // A cluster changes where there are servers that could come to it.
+        Kind::ChangeMembership if cluster.has_joiners() => change_membership(cluster, pick),
+        Kind::Deliver | Kind::ChangeMembership => on_message(cluster, "deliver", pick),
         Kind::Drop => on_message(cluster, "drop_message", pick),
         Kind::Duplicate => on_message(cluster, "duplicate_message", pick),
         Kind::DeliverAll => (!cluster.network().in_flight().is_empty()).then(|| "deliver all".to_string()),
@@ -132,6 +138,35 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
         }
         Kind::Heal => Some("heal".to_string()),
     }
+}
+
+/// The leader, or rarely another server, is to bring a configuration about that differs a little from its present one.
+fn change_membership(cluster: &Cluster, pick: u32) -> Option<String> {
+    let detail = pick as usize % 251;
+    let running = cluster.ids().filter(|id| cluster.protocol(*id).is_some()).collect::<Vec<_>>();
+    let one = |ids: &[NodeId]| (!ids.is_empty()).then(|| ids[(pick / 251) as usize % ids.len()]);
+    let leader = one(&running).filter(|_| detail % 16 == 0).or_else(|| cluster.leader())?;
+    let present = cluster.protocol(leader)?.membership().settled();
+    let outside = cluster.ids().filter(|id| !present.contains(*id)).collect::<Vec<_>>();
+    let (voters, learners) = (present.voters(), present.learners());
+    let target = match detail / 16 {
+        0 => present.with_learner(one(&outside)?),
+        1..=3 => present.with_promotion(one(&outside).or_else(|| one(learners))?),
+        4 | 5 => present.with_voter(one(learners)?),
+        6 => present.with_learner(one(voters)?),
+        7 | 8 => present.without(one(&present.members())?),
+        // Whoever is ready takes the place of a voter.
+        9..=11 => present.with_learner(one(voters)?).with_voter(one(learners)?),
+        // Of the members some get a vote, others lose theirs.
+        _ => {
+            let has_vote = |id: &NodeId| (pick >> (8 + id.0.min(23))) & 1 == 0;
+            let some = present.members().into_iter().filter(has_vote).collect::<Vec<_>>();
+            let members = present.members();
+            let rest = members.into_iter().filter(|id| !some.contains(id));
+            rest.fold(Membership::new(some.clone()), |target, id| target.with_learner(id))
+        }
+    };
+    Some(format!("change_membership {leader} {}", words::of_membership(&target)))
 }
 
 /// A command about one of the messages in flight that can arrive.

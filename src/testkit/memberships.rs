@@ -1,0 +1,33 @@
+//! Who belongs to a simulated cluster, and who comes to it.
+
+use super::cluster::{Cluster, MoveError, Moved, impossible};
+use crate::membership::Membership;
+use crate::types::NodeId;
+use std::format;
+
+impl Cluster {
+    /// The configuration that the cluster began with.
+    #[must_use]
+    pub fn initial_membership(&self) -> &Membership {
+        &self.options.config.membership
+    }
+
+    /// Whether servers were set up that belong to the cluster only once it takes them.
+    pub(super) fn has_joiners(&self) -> bool {
+        !self.options.joiners.is_empty()
+    }
+
+    /// A further server starts, with an empty disk, and knows nobody.
+    ///
+    /// # Errors
+    /// There is one of that id already.
+    pub fn join(&mut self, id: NodeId) -> Moved {
+        if self.nodes.contains_key(&id) {
+            return impossible(format!("there is a node {id} already"));
+        }
+        self.begin(id, Membership::default()).map_err(MoveError::from)?;
+        #[cfg(feature = "trace")]
+        self.record_start(id);
+        Ok(())
+    }
+}
