@@ -152,7 +152,6 @@ pub(super) const CONFORM_ROLLED_BACK: Configuration = Configuration {
 };
 pub(super) const CONFORM_SNAPSHOTS: Configuration = Configuration {
     name: "conform-membership-snapshots",
-    log_max: 3,
     snapshots_max: 1,
     trails: &[0],
     drop_dead: false,
