@@ -9,9 +9,9 @@ use crate::facts::{Facts, PackedLog, READS_MAX, SERVERS_MAX};
 use crate::laws::{self, Goal, Law};
 use crate::membership::Masks;
 use crate::server::Server;
-use crate::symmetry::{Permutations, mix};
+use crate::symmetry::{Permutation, Permutations, mix};
 use crate::tables::{Code, Copies, MessageId, Outcome, ServerId, Tables};
-use raft_io::RoleKind;
+use raft_io::{NodeId, RoleKind};
 use smallvec::SmallVec;
 use stateright::{Model, Property};
 use std::cell::RefCell;
@@ -48,6 +48,9 @@ pub struct State {
     leaders: u64,
     /// Everything committed so far, with the term of the server that committed it first.
     committed: PackedLog,
+    /// With leases, for each server the last round of confirmation that it heard in each term: 2 bits a term, term 0 in the
+    /// lowest.
+    heard: [u16; SERVERS_MAX],
     /// The reads that began, by context from 1 on.
     reads: [Option<ReadHistory>; READS_MAX],
     transfers: u8,
@@ -106,6 +109,12 @@ impl State {
         self.fingerprint
     }
 
+    /// With leases, the last round that the server at a position heard in each term: (term, round), ascending.
+    pub fn heard(&self, at: usize) -> impl Iterator<Item = (u8, u8)> + '_ {
+        let heard = self.heard[at];
+        (0..8_u8).map(move |term| (term, round_of(heard, term))).filter(|(_, round)| *round > 0)
+    }
+
     /// The reads that began, by context from 1 on.
     pub fn reads(&self) -> impl Iterator<Item = ReadHistory> + '_ {
         self.reads.iter().flatten().copied()
@@ -134,6 +143,10 @@ impl State {
     pub fn crashes(&self) -> u8 {
         self.crashes
     }
+}
+
+fn round_of(heard: u16, term: u8) -> u8 {
+    (heard >> (2 * term) & 3) as u8
 }
 
 /// The cluster of one configuration. Clones share what was found.
@@ -257,14 +270,26 @@ impl Cluster {
         })
     }
 
-    /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash.
-    fn own_codes(&self, position: u8, facts: &Facts, state: &State, mut offer: impl FnMut(Code)) {
+    /// Whether a leader's lease has to be over before this server's election timeouts can pass: what the clocks hold.
+    fn is_bound(&self, copies: &Copies, state: &State, position: u8) -> bool {
+        let heard = state.heard[usize::from(position)];
+        heard != 0
+            && self.present(state).iter().any(|&id| {
+                let leader = copies.facts(id);
+                let leads = leader.role == RoleKind::Leader && leader.position != position;
+                leads && round_of(heard, leader.term) > leader.lease_over
+            })
+    }
+
+    /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash. `bound` keeps its election
+    /// timeouts from passing.
+    fn own_codes(&self, (position, bound): (u8, bool), facts: &Facts, state: &State, mut offer: impl FnMut(Code)) {
         let configuration = &self.configuration;
         let leads = facts.role == RoleKind::Leader;
-        if !leads && position < configuration.campaigners {
+        if !leads && position < configuration.campaigners && !bound {
             offer(Code::ElectionTimeout);
         }
-        if facts.leader_is_recent {
+        if facts.leader_is_recent && !bound {
             offer(Code::MinimumElectionTimeout);
         }
         if leads && configuration.heartbeats {
@@ -273,12 +298,21 @@ impl Cluster {
         if leads && configuration.check_quorum {
             offer(Code::QuorumCheckTimeout);
         }
+        if leads && configuration.step_downs {
+            offer(Code::StepDown);
+        }
         if leads && configuration.client_requests {
             offer(Code::ClientRequest);
         }
         let reads = state.reads().count() as u8;
         if leads && reads < configuration.reads_max {
             offer(Code::ReadRequest(reads + 1));
+            if configuration.leases {
+                offer(Code::LeaseReadRequest(reads + 1));
+            }
+        }
+        if configuration.leases {
+            (facts.lease_over + 1..=facts.read_round).for_each(|round| offer(Code::LeaseTimeout(round)));
         }
         if leads && state.transfers < configuration.transfers_max {
             let targets = (0..configuration.servers).filter(|target| *target != position);
@@ -382,7 +416,7 @@ impl Cluster {
                 fresh += 1;
             }
         }
-        if let Code::ReadRequest(context) = code {
+        if let Code::ReadRequest(context) | Code::LeaseReadRequest(context) = code {
             next.reads[usize::from(context) - 1] =
                 Some(ReadHistory { floor: state.committed.len() as u8, index: None });
         }
@@ -392,6 +426,13 @@ impl Cluster {
             }
         }
         let after = copies.facts(outcome.next);
+        if let (Code::Receive(message), true) = (code, self.configuration.leases) {
+            let asks = copies.message_facts(message).asks.filter(|(term, _)| *term == after.term);
+            let heard = &mut next.heard[usize::from(server)];
+            if let Some((term, round)) = asks.filter(|(term, round)| *round > round_of(*heard, *term)) {
+                *heard = *heard & !(3 << (2 * term)) | u16::from(round) << (2 * term);
+            }
+        }
         if after.role == RoleKind::Leader {
             next.leaders |= 1 << (8 * after.term + server);
         }
@@ -460,6 +501,13 @@ impl Cluster {
         for (term, mask) in state.leaders.to_le_bytes().into_iter().enumerate().filter(|(_, mask)| *mask != 0) {
             add(self.permutations.leader_hashes(term, mask));
         }
+        for (at, &heard) in state.heard.iter().enumerate().filter(|(_, heard)| **heard != 0) {
+            let place = |permutation: &Permutation| permutation.apply(NodeId(at as u64 + 1)).0;
+            let hash = |place: u64| mix(0x6865 << 48 | place << 16 | u64::from(heard));
+            sums.iter_mut().zip(self.permutations.iter()).for_each(|(sum, permutation)| {
+                *sum = sum.wrapping_add(hash(place(permutation)));
+            });
+        }
         sums.iter().copied().min().unwrap_or(0)
     }
 }
@@ -478,6 +526,7 @@ impl Model for Cluster {
             messages: SmallVec::new(),
             leaders: 0,
             committed: PackedLog::default(),
+            heard: [0; SERVERS_MAX],
             reads: [None; READS_MAX],
             transfers: 0,
             snapshots: 0,
@@ -493,7 +542,8 @@ impl Model for Cluster {
         self.with_copies(state, |copies| {
             for server in 0..self.configuration.servers {
                 let facts = *copies.facts(state.servers[usize::from(server)]);
-                self.own_codes(server, &facts, state, |code| {
+                let bound = self.configuration.leases && self.is_bound(copies, state, server);
+                self.own_codes((server, bound), &facts, state, |code| {
                     self.offer(copies, state, server, code, actions);
                 });
             }

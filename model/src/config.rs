@@ -57,6 +57,10 @@ pub struct Configuration {
     pub pre_vote: bool,
     /// Step down without a quorum, ignore candidates while the leader is heard (§6.2, §4.2.3).
     pub check_quorum: bool,
+    /// Whether leaders answer reads by leases (§6.4.1), and the clocks hold what that asks of them.
+    pub leases: bool,
+    /// Whether leaders are told to lead no more.
+    pub step_downs: bool,
     /// Whether leaders send heartbeats.
     pub heartbeats: bool,
     /// Whether clients propose commands.
@@ -85,6 +89,8 @@ impl Configuration {
         config.membership = self.membership_of(id);
         config.pre_vote = self.pre_vote;
         config.check_quorum = self.check_quorum;
+        // How long one lasts, the events say.
+        config.lease_ticks = self.leases.then_some(1);
         config.inflight_messages_max = self.inflight_max;
         if self.single_entry_appends {
             config.append_bytes_max = 1;
@@ -130,6 +136,8 @@ impl Configuration {
             "ClientRequest" => self.client_requests,
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
             "ReadRequest" | "HandleConfirmLeaderRequest" | "HandleConfirmLeaderResponse" => self.reads_max > 0,
+            "LeaseReadRequest" | "LeaseTimeout" => self.leases,
+            "StepDown" => self.step_downs,
             "TransferLeadership" => self.transfers_max > 0,
             "TransferTimeout" | "HandleTimeoutNowRequest" => {
                 self.transfers_max > 0 || self.goals.contains(&crate::laws::Goal::LeaderLeft)
@@ -168,7 +176,8 @@ impl Configuration {
         if self.changes_max > 0 {
             text += &format!(" D{}", self.changes_max);
         }
-        for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum")] {
+        for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum"), (self.leases, " leases")]
+        {
             if on {
                 text += word;
             }

@@ -190,6 +190,10 @@ pub struct Facts {
     pub fetching: bool,
     /// The last round of confirmation that a leader began; 0 elsewhere.
     pub read_round: u8,
+    /// The last round whose lease is over; 0 elsewhere.
+    pub lease_over: u8,
+    /// Whether it is a leader that answers reads without asking.
+    pub has_lease: bool,
     /// Whether it is a leader that hands over.
     pub hands_over: bool,
     /// The configuration in force, and the index of its entry.
@@ -243,6 +247,8 @@ impl Facts {
             disk_snapshot: packed_id(server.disk.snapshot()),
             fetching: state.fetching.is_some(),
             read_round: state.read_round as u8,
+            lease_over: state.lease_over as u8,
+            has_lease: server.protocol.has_lease(),
             hands_over: state.transfer.is_some(),
             in_force: (index.0 as u8, Masks::of(membership)),
             knows_from: known.map_or(u8::MAX, |(index, _)| index.0 as u8),
@@ -261,6 +267,8 @@ pub struct MessageFacts {
     /// An answer to a question of this term, or to one about a campaign in this term: a receiver whose disk knows a later
     /// one has no use for it. `NEVER_DEAD` for what is no answer.
     pub answers_term: u8,
+    /// The term and the round of a leader's question whether it is followed: who answers it promises something.
+    pub asks: Option<(u8, u8)>,
 }
 
 /// No term: the message is no answer.
@@ -279,7 +287,11 @@ impl MessageFacts {
             Message::ConfirmLeaderResponse(response) => response.term.0 as u8,
             _ => NEVER_DEAD,
         };
-        Self { to: position(envelope.to), answers_term }
+        let asks = match &envelope.message {
+            Message::ConfirmLeaderRequest(request) => Some((request.term.0 as u8, request.round as u8)),
+            _ => None,
+        };
+        Self { to: position(envelope.to), answers_term, asks }
     }
 
     /// The rule of dead messages: the receiver can have no use for this one, now or ever. It rests on the term on *disk*,

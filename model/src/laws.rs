@@ -96,6 +96,8 @@ names! {
         CheckedLeaderHasAnswers,
         /// A read is answered only where everything is applied that was committed, by whoever, when it began.
         LinearizableRead,
+        /// Nobody leads a later term than a leader that has a lease.
+        LeaseSafe,
         /// Each read that a server takes is answered or aborted once, at the latest when it stops leading.
         EveryReadEndsOnce,
         /// A leader appends nothing while it hands its leadership over.
@@ -160,6 +162,10 @@ names! {
         StepDown,
         /// A read that is answered.
         Read,
+        /// A read that is answered by a lease.
+        LeaseRead,
+        /// A leader that stepped down because it was told to.
+        ToldToStepDown,
         /// A leader that stepped down while reads waited.
         ReadAborted,
         /// A leader that never campaigns but when its leader tells it to.
@@ -379,7 +385,11 @@ fn votes_once(old: HardState, new: HardState) -> bool {
 /// Of the reads that waited, and the one that begins, each is answered, is aborted, or waits, and only one of these.
 fn reads_end_once(old: &ProtocolState, new: &ProtocolState, input: &Input, actions: &[Action]) -> bool {
     let mut open: Vec<u64> = old.reads.iter().map(|read| read.context).collect();
-    if let (Input::Event(Event::ReadRequest { context }), RoleKind::Leader) = (input, old.role) {
+    let begins = match input {
+        Input::Event(Event::ReadRequest { context } | Event::LeaseReadRequest { context }) => Some(context),
+        _ => None,
+    };
+    if let (Some(context), RoleKind::Leader) = (begins, old.role) {
         open.push(*context);
     }
     let ended = actions.iter().filter_map(|action| match action {
@@ -503,7 +513,14 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
     reach(crash && (after.log != before.log || after.term != before.term), Goal::LostWrite);
     let checked = matches!(input, Input::Event(Event::QuorumCheckTimeout));
     reach(checked && before.role == RoleKind::Leader && after.role != RoleKind::Leader, Goal::StepDown);
-    reach(actions.iter().any(|action| matches!(action, Action::ReadReady { .. })), Goal::Read);
+    let answers = actions.iter().any(|action| matches!(action, Action::ReadReady { .. }));
+    reach(answers, Goal::Read);
+    reach(
+        answers && before.has_lease && matches!(input, Input::Event(Event::LeaseReadRequest { .. })),
+        Goal::LeaseRead,
+    );
+    let told = matches!(input, Input::Event(Event::StepDown));
+    reach(told && before.role == RoleKind::Leader && after.role == RoleKind::Follower, Goal::ToldToStepDown);
     reach(actions.iter().any(|action| matches!(action, Action::ReadAborted { .. })), Goal::ReadAborted);
     reach(actions.iter().any(|action| matches!(action, Action::TransferEnded { .. })), Goal::TransferEnded);
     let [old, new] = [before.in_force.1, after.in_force.1];
@@ -589,6 +606,8 @@ pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, 
         check(is_committed(one.snapshot) && is_committed(one.disk_snapshot), Law::SnapshotConsistent);
         if one.role == RoleKind::Leader {
             check(leader_is_complete(one, committed), Law::LeaderCompleteness);
+            let later = (leaders >> (8 * one.term)) >> 8;
+            check(!one.has_lease || later == 0, Law::LeaseSafe);
             check(memberships.elected(one, committed).is_quorum(voters_of(servers, one)), Law::LeaderHasQuorum);
             check(servers.iter().all(|peer| match_is_sound(one, peer)), Law::MatchIndexSound);
         }

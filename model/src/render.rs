@@ -35,6 +35,8 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
         .map(|(term, at)| Value::Seq(vec![Value::int(u64::from(term)), node(NodeId(u64::from(at) + 1))]));
     variables.insert("leaders".to_string(), Value::Set(leaders.collect()));
     variables.insert("committed".to_string(), committed(cluster, state.committed()));
+    let heard = servers.iter().enumerate().map(|(at, server)| (node(server.protocol.id()), self::heard(state, at)));
+    variables.insert("heard".to_string(), Value::function(heard));
     variables.insert("readHistory".to_string(), Value::Seq(state.reads().map(read_history).collect()));
     variables.insert("transfers".to_string(), Value::int(u64::from(state.transfers())));
     variables.insert("snapshotsTaken".to_string(), Value::int(u64::from(state.snapshots())));
@@ -69,6 +71,8 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
         ("durableIndex", Value::int(state.durable.index.0)),
         ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
         ("readRound", Value::int(state.read_round)),
+        ("leaseOver", Value::int(state.lease_over)),
+        ("leaseGivenUp", Value::Bool(state.lease_given_up)),
         ("reads", Value::Seq(state.reads.iter().map(waiting_read).collect())),
         ("transfer", optional(state.transfer)),
         ("pending", Value::Seq(pending.collect())),
@@ -83,6 +87,12 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
             ]),
         ),
     ])
+}
+
+/// The last round that a server heard in each term.
+fn heard(state: &State, at: usize) -> Value {
+    let pair = |(term, round): (u8, u8)| Value::Seq(vec![Value::int(u64::from(term)), Value::int(u64::from(round))]);
+    Value::Set(state.heard(at).map(pair).collect())
 }
 
 /// A role, as the spec writes it.

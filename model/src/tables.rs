@@ -38,6 +38,12 @@ pub enum Code {
     ClientRequest,
     /// `ReadRequest`, by the read's context.
     ReadRequest(u8),
+    /// `LeaseReadRequest`, by the read's context.
+    LeaseReadRequest(u8),
+    /// `LeaseTimeout`, by the round.
+    LeaseTimeout(u8),
+    /// `StepDown`.
+    StepDown,
     /// `TransferLeadership`, by the position of the server that is to lead.
     TransferLeadership(u8),
     /// `TransferTimeout`.
@@ -71,6 +77,9 @@ impl Code {
             Self::SnapshotTaken(index, trail) => 0x6_0000 | u32::from(index) << 8 | u32::from(trail),
             Self::Receive(message) => u32::from(message),
             Self::ReadRequest(context) => 0x4_0000 | u32::from(context),
+            Self::LeaseReadRequest(context) => 0x8_0000 | u32::from(context),
+            Self::LeaseTimeout(round) => 0x9_0000 | u32::from(round),
+            Self::StepDown => 0x1_0008,
             Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
             Self::TransferTimeout => 0x1_0005,
             Self::ChangeMembership(target) => 0x7_0000 | u32::from(target),
@@ -275,6 +284,9 @@ impl Tables {
             Code::QuorumCheckTimeout => Input::Event(Event::QuorumCheckTimeout),
             Code::ClientRequest => Input::client_request(),
             Code::ReadRequest(context) => Input::Event(Event::ReadRequest { context: u64::from(context) }),
+            Code::LeaseReadRequest(context) => Input::Event(Event::LeaseReadRequest { context: u64::from(context) }),
+            Code::LeaseTimeout(round) => Input::Event(Event::LeaseTimeout { round: u64::from(round) }),
+            Code::StepDown => Input::Event(Event::StepDown),
             Code::TransferLeadership(target) => {
                 Input::Event(Event::TransferLeadership { target: NodeId(u64::from(target) + 1) })
             }

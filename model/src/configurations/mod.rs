@@ -1,5 +1,6 @@
 //! The named configurations: what each is for, its bounds, and how many states it has.
 
+mod leases;
 mod membership;
 
 use crate::config::{Configuration, Network};
@@ -26,6 +27,8 @@ const CORE: Configuration = Configuration {
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
+    leases: false,
+    step_downs: false,
     heartbeats: true,
     client_requests: true,
     inflight_max: 1,
@@ -312,6 +315,10 @@ pub const ALL: &[Configuration] = &[
         golden: Some(801_964),
         ..CORE
     },
+    leases::LEASES,
+    leases::TRANSFER,
+    leases::CRASHES,
+    leases::HEARTBEATS,
     membership::SINGLE,
     membership::JOINT,
     membership::LEARNERS,

@@ -250,13 +250,18 @@ impl Canvas<'_> {
                 Transition::Persisted => {
                     format!("<rect x=\"{}\" y=\"{}\" width=\"11\" height=\"11\"/>", x - 5.5, y - 5.5)
                 }
-                Transition::ClientRequest | Transition::ReadRequest | Transition::TransferLeadership => {
+                Transition::ClientRequest
+                | Transition::ReadRequest
+                | Transition::LeaseReadRequest
+                | Transition::StepDown
+                | Transition::TransferLeadership => {
                     format!("<path d=\"M{x} {y} m0 -8 l8 8 l-8 8 l-8 -8 z\"/>")
                 }
                 Transition::ElectionTimeout
                 | Transition::MinimumElectionTimeout
                 | Transition::HeartbeatTimeout
                 | Transition::QuorumCheckTimeout
+                | Transition::LeaseTimeout
                 | Transition::TransferTimeout => {
                     format!(
                         "<circle class=\"timeout\" cx=\"{x}\" cy=\"{y}\" r=\"7\"/><path class=\"hand\" d=\"M{x} {y} v-4.5 m0 4.5 h3.5\"/>"

@@ -31,7 +31,10 @@ pub fn input(id: NodeId, input: &Input) -> String {
         Input::Event(Event::SnapshotTaken { last, compact_through }) => {
             format!("{name}({server}, up to {last}, forgetting through {compact_through})")
         }
-        Input::Event(Event::ReadRequest { context }) => format!("{name}({server}, read {context})"),
+        Input::Event(Event::ReadRequest { context } | Event::LeaseReadRequest { context }) => {
+            format!("{name}({server}, read {context})")
+        }
+        Input::Event(Event::LeaseTimeout { round }) => format!("{name}({server}, round {round})"),
         Input::Event(Event::TransferLeadership { target }) => format!("{name}({server}, to {})", node(*target)),
         Input::Event(Event::ChangeMembership { target }) => format!("{name}({server}, to {})", membership(target)),
         Input::Event(Event::Persisted { writes: 1 }) => format!("{name}({server}, 1 write)"),

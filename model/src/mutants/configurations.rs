@@ -25,6 +25,8 @@ const SMALL: Configuration = Configuration {
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
     check_quorum: false,
+    leases: false,
+    step_downs: false,
     heartbeats: false,
     client_requests: false,
     inflight_max: 1,
@@ -40,12 +42,43 @@ const SMALL: Configuration = Configuration {
 const CHANGES: Configuration =
     Configuration { term_max: 2, changes_max: 1, symmetry: false, network: TWO_MESSAGES, ..SMALL };
 
+/// What those have in common in which leaders answer reads by leases.
+const LEASES: Configuration = Configuration {
+    term_max: 2,
+    reads_max: 1,
+    check_quorum: true,
+    leases: true,
+    heartbeats: true,
+    network: TWO_MESSAGES,
+    ..SMALL
+};
+
 /// Two messages on their way: one can be late.
 const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
 
 /// Those that only mutants need.
 pub const MUTANTS: &[Configuration] = &[
     Configuration { name: "mutant-election", purpose: "two candidates of one term", ..SMALL },
+    Configuration { name: "mutant-leases", purpose: "a lease, and a leader of the next term", ..LEASES },
+    Configuration {
+        name: "mutant-leases-crash",
+        purpose: "a promise that a crash must not take away",
+        crashes_max: 1,
+        ..LEASES
+    },
+    Configuration {
+        name: "mutant-leases-term",
+        purpose: "a promise that a later term must not take away",
+        term_max: 3,
+        campaigners: 3,
+        ..LEASES
+    },
+    Configuration {
+        name: "mutant-leases-transfer",
+        purpose: "a lease and a transfer, and a request to campaign that comes late",
+        transfers_max: 1,
+        ..LEASES
+    },
     Configuration { name: "mutant-vote-lost", purpose: "a voter that crashes", crashes_max: 1, ..SMALL },
     Configuration {
         name: "mutant-late-vote",

@@ -75,7 +75,9 @@ impl Rejected {
     /// Why the step of this name cannot be taken.
     fn not_possible(&self) -> &'static str {
         match self.line.event {
-            EventName::Step(Transition::ClientRequest | Transition::ReadRequest) => "this node does not lead",
+            EventName::Step(Transition::ClientRequest | Transition::ReadRequest | Transition::LeaseReadRequest) => {
+                "this node does not lead"
+            }
             EventName::Step(Transition::Persisted) => "this node has fewer writes in flight",
             EventName::Step(_) if self.line.message.is_some() => {
                 "nobody sent this message, or it was handled as often as it was sent"
