@@ -329,8 +329,9 @@ pub const MUTANTS: &[Configuration] = &[
         name: "mutant-membership-learner",
         purpose: "three voters and a learner",
         servers: 4,
-        voters: &[1, 2, 3],
-        learners: &[4],
+        voters: &[1, 3, 4],
+        learners: &[2],
+        campaigners: 3,
         changes_max: 0,
         ..CHANGES
     },
