@@ -499,6 +499,8 @@ pub const CONFORMANCE: &[Configuration] = &[
         golden: Some(2_831),
         ..SPEC
     },
+    leases::CONFORM,
+    leases::CONFORM_CRASHES,
     membership::CONFORM_JOINT,
     membership::CONFORM_LEAVING,
     membership::CONFORM_ROLLED_BACK,
