@@ -11,7 +11,7 @@ use crate::server::{Input, Server, Stepped};
 use raft_io::message::AppendResult;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::{HardState, Index};
-use raft_io::{Action, Envelope, Event, LogView, MemoryLog, Membership, Message, NodeId, RoleKind};
+use raft_io::{Action, Envelope, Event, LogView, Membership, MemoryLog, Message, NodeId, RoleKind};
 use std::sync::Arc;
 
 macro_rules! names {
@@ -559,7 +559,8 @@ impl Memberships<'_> {
     fn is_durable(self, holders: u8, committed: PackedLog) -> bool {
         let last = self.after(committed, committed.len());
         last.is_quorum(holders)
-            || (self.configuration.changes_max > 0 && self.configuration.after(last).any(|next| next.is_quorum(holders)))
+            || (self.configuration.changes_max > 0
+                && self.configuration.after(last).any(|next| next.is_quorum(holders)))
     }
 }
 
