@@ -175,6 +175,7 @@ pub enum Payload {
 
 impl Payload {
     /// The size of the content in bytes, encoded; 0 for a no-op.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
