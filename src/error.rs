@@ -316,6 +316,12 @@ pub enum PeerMisbehaved {
         /// The last entry that it claims the snapshot to cover.
         last: EntryId,
     },
+    /// It offers a snapshot without saying who has a vote: whoever took it over could never elect anybody.
+    #[error("offers a snapshot up to {last} with a configuration without voters")]
+    SnapshotWithoutVoters {
+        /// The last entry that it claims the snapshot to cover.
+        last: EntryId,
+    },
     /// A response acknowledges entries that the leader never sent.
     #[error("acknowledges index {index}, beyond the leader's last")]
     AcknowledgedUnsent {

@@ -307,6 +307,9 @@ impl Protocol {
                 if fits && (last.index == Index::ZERO || last.term == Term::ZERO || last.term > request.term) {
                     return Err(PeerMisbehaved::SnapshotOfNothing { last });
                 }
+                if fits && request.membership.is_empty() {
+                    return Err(PeerMisbehaved::SnapshotWithoutVoters { last });
+                }
                 fits
             }
         };

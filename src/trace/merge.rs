@@ -1,6 +1,7 @@
 //! The traces of several nodes as one, in an order in which everything could have happened.
 
-use super::line::{EventName, Line, MessageRecord};
+use super::line::{EventName, Line};
+use super::message::MessageRecord;
 use crate::types::NodeId;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

@@ -10,6 +10,7 @@
 pub mod file;
 pub mod line;
 pub mod merge;
+pub mod message;
 pub mod tracer;
 
 pub use file::{TraceFile, TraceOptions};

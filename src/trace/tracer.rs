@@ -2,9 +2,10 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, CompactionRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord, MessageRecord,
-    ProgressRecord, ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
+    AroundName, CompactionRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord, ProgressRecord, ReadRecord,
+    ServerState, Settings, Start, WriteRecord, runs,
 };
+use super::message::MessageRecord;
 use crate::action::{Action, Write};
 use crate::config::RaftConfig;
 use crate::event::Event;

@@ -5,9 +5,10 @@ use crate::render::{self, entry_id, node, role};
 use crate::value::Value;
 use raft_io::trace::Line;
 use raft_io::trace::line::{
-    CompactionRecord, EntryRun, FetchRecord, MembershipRecord, MessageRecord, PayloadName, ProgressName,
-    ProgressRecord, ReadRecord, ResultRecord, ServerState, WriteRecord,
+    CompactionRecord, EntryRun, FetchRecord, MembershipRecord, PayloadName, ProgressName, ProgressRecord, ReadRecord,
+    ServerState, WriteRecord,
 };
+use raft_io::trace::message::{MessageRecord, ResultRecord};
 use raft_io::{EntryId, HardState, NodeId};
 
 /// A line of a window, or another one in its place.

@@ -2,7 +2,8 @@
 
 use super::Error;
 use raft_io::NodeId;
-use raft_io::trace::line::{AroundName, MessageRecord, Settings, Start};
+use raft_io::trace::line::{AroundName, Settings, Start};
+use raft_io::trace::message::MessageRecord;
 use raft_io::trace::{EventName, Line, TraceError};
 use std::collections::{BTreeMap, HashSet};
 
