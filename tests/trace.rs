@@ -132,12 +132,6 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     nodes.running.remove(&first).unwrap().shutdown();
     nodes.network.heal();
     nodes.start_one(first);
-    // No majority changes with an address; who asks for it may lead no more by then.
-    let is_changed = || {
-        let leader = nodes.leader(other, None);
-        nodes.running[&leader].set_address(first, "elsewhere", PATIENCE).wait().is_ok()
-    };
-    assert!((0..20).any(|_| is_changed()), "nobody changed the address");
     // A transfer that times out, and one that does not.
     nodes.transfer(first, true, |outcome| matches!(outcome, Err(LeadershipTransferError::TimedOut { .. })));
     nodes.transfer(first, false, Result::is_ok);

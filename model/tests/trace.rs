@@ -37,6 +37,9 @@ fn random_schedules_are_behaviours_of_the_spec() {
         "cluster 3 disk=manual trace=true",
         "cluster 3 disk=manual trace=true pre_vote=false check_quorum=false inflight_messages_max=2",
         "cluster 5 disk=manual trace=true check_quorum=false",
+        // Joiners: the membership changes.
+        "cluster 3 servers=5 disk=manual trace=true",
+        "cluster 2 servers=4 disk=manual trace=true pre_vote=false inflight_messages_max=2",
         // Who is alone confirms itself at once.
         "cluster 1 disk=manual trace=true",
     ];

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Elections, appends, reads, snapshots, transfers of leadership, a batch, every timer, a refusal, a crash that keeps one of two
-/// writes, a restart.
+/// writes, a restart; a joiner that becomes a learner by a snapshot and a voter by itself, a joint configuration, a leader that removes
+/// itself.
 const STORY: &[&str] = &[
-    "cluster 3 disk=manual trace=true",
+    "cluster 3 servers=4 disk=manual trace=true",
     // One voter alone is asked: with two answers on their way, either could be the first, and both would be right.
     "election_timeout 1",
     "drop_message 1 3",
@@ -84,6 +85,20 @@ const STORY: &[&str] = &[
     "transfer_leadership 2 3",
     "handle_timeout_now_request 2 3",
     "stabilize",
+    "snapshot_taken 3 10 through=10",
+    "persisted 3",
+    "change_membership 3 voters=1,2,3 learners=4 promoting=4",
+    "stabilize",
+    "heartbeat_timeout 3",
+    "stabilize",
+    "snapshot_fetched 4",
+    "stabilize",
+    "heartbeat_timeout 3",
+    "stabilize",
+    "change_membership 3 voters=3,4 learners=1",
+    "stabilize",
+    "change_membership 3 voters=4",
+    "stabilize",
 ];
 
 /// Lines of each kind that are altered: those that say most.
@@ -129,6 +144,9 @@ fn altered(value: &Value, way: &str) -> Vec<(String, Value)> {
         "votesGranted",
         "votesRefused",
         "voters",
+        "outgoing",
+        "learners",
+        "promoting",
         "transfer",
         "target",
     ]

@@ -125,17 +125,6 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A server starts with an empty disk.
-    pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
-        let mut config = RaftConfig { id, membership, ..self.options.config.clone() };
-        config.pre_vote &= !self.options.without_pre_vote.contains(&id);
-        config.validate()?;
-        let mut node = Node::on_disk(config, MemoryLog::new());
-        node.start(self.options.entries_in_memory)?;
-        self.nodes.insert(id, node);
-        Ok(())
-    }
-
     /// The network.
     #[must_use]
     pub fn network(&self) -> &Network {

@@ -40,7 +40,7 @@ const WEIGHTS: &[(Kind, u8)] = &[
 
 /// The same where servers can come to the cluster. A change needs a leader that stays for a while and learners that catch up.
 const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
-    (Kind::Deliver, 76),
+    (Kind::Deliver, 74),
     (Kind::ChangeMembership, 12),
     (Kind::DeliverAll, 28),
     (Kind::Persisted, 40),
@@ -48,7 +48,7 @@ const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
     (Kind::ElectionTimeout, 6),
     (Kind::MinimumElectionTimeout, 8),
     (Kind::HeartbeatTimeout, 18),
-    (Kind::QuorumCheckTimeout, 2),
+    (Kind::QuorumCheckTimeout, 4),
     (Kind::ClientRequest, 14),
     (Kind::ReadRequest, 4),
     (Kind::TransferLeadership, 2),

@@ -138,16 +138,24 @@ pub struct Start {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MembershipRecord {
     /// The voters, ascending; in a joint configuration the new ones.
+    #[serde(deserialize_with = "ascending")]
     pub voters: Vec<NodeId>,
     /// The old voters of a joint configuration, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "ascending")]
     pub outgoing: Vec<NodeId>,
     /// Who gets the log and has no vote, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "ascending")]
     pub learners: Vec<NodeId>,
     /// The learners that become voters once they have caught up, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "ascending")]
     pub promoting: Vec<NodeId>,
+}
+
+/// Nobody twice, and in one order: what is equal looks equal.
+fn ascending<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeId>, D::Error> {
+    let ids = Vec::<NodeId>::deserialize(deserializer)?;
+    let ascends = ids.windows(2).all(|pair| pair[0] < pair[1]);
+    if ascends { Ok(ids) } else { Err(serde::de::Error::custom("a list of servers that does not ascend")) }
 }
 
 impl MembershipRecord {

@@ -40,6 +40,7 @@ pub(super) const SINGLE: Configuration = Configuration {
     changes_max: 2,
     network: TWO_MESSAGES,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::ChangeTakenBack],
+    golden: Some(10_122_213),
     ..CHANGES
 };
 pub(super) const JOINT: Configuration = Configuration {
@@ -51,18 +52,22 @@ pub(super) const JOINT: Configuration = Configuration {
     targets: REPLACEMENT,
     campaigners: 3,
     heartbeats: true,
+    network: TWO_MESSAGES,
     goals: WITH_JOINT,
+    golden: Some(4_410_759),
     ..CHANGES
 };
 pub(super) const LEARNERS: Configuration = Configuration {
     name: "membership-learners",
     purpose: "a learner that becomes a voter by itself once it has caught up, while leaders change",
-    log_max: 3,
+    log_max: 4,
+    campaigners: 3,
     voters: &[1, 2],
     learners: &[3],
     targets: PROMOTION,
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Promotion],
+    golden: Some(453_041),
     ..CHANGES
 };
 pub(super) const LEAVING: Configuration = Configuration {
@@ -72,12 +77,14 @@ pub(super) const LEAVING: Configuration = Configuration {
     targets: WITHOUT_FIRST,
     heartbeats: true,
     goals: WITH_LEAVING,
+    golden: Some(346_108),
     ..CHANGES
 };
 pub(super) const SNAPSHOTS: Configuration = Configuration {
     name: "membership-snapshots",
-    purpose: "a joiner that learns who belongs to the cluster from a snapshot",
+    purpose: "a joiner that learns who belongs to the cluster from a snapshot, and a crash",
     servers: 2,
+    crashes_max: 1,
     log_max: 4,
     voters: &[1],
     targets: JOINING,
@@ -86,6 +93,7 @@ pub(super) const SNAPSHOTS: Configuration = Configuration {
     trails: &[0, 1],
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::SnapshotRestored, Goal::MembershipBySnapshot],
+    golden: Some(459_701),
     ..CHANGES
 };
 pub(super) const READS: Configuration = Configuration {
@@ -96,6 +104,7 @@ pub(super) const READS: Configuration = Configuration {
     reads_max: 1,
     network: TWO_MESSAGES,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::LeaderLeft],
+    golden: Some(1_077_743),
     ..CHANGES
 };
 pub(super) const TRANSFER: Configuration = Configuration {
@@ -108,18 +117,13 @@ pub(super) const TRANSFER: Configuration = Configuration {
     transfers_max: 1,
     heartbeats: true,
     campaigners: 1,
-    goals: &[
-        Goal::Leader,
-        Goal::Commit,
-        Goal::Reelection,
-        Goal::LeaderByTransfer,
-        Goal::TransferEnded,
-        Goal::JointLeft,
-    ],
+    network: TWO_MESSAGES,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderByTransfer, Goal::TransferEnded, Goal::JointLeft],
+    golden: Some(1_459_688),
     ..CHANGES
 };
 
-const WITH_JOINT: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft, Goal::ChangeTakenBack];
+const WITH_JOINT: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft];
 const WITH_LEAVING: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderLeft];
 
 /// For `conform`.
@@ -128,9 +132,8 @@ pub(super) const CONFORM_JOINT: Configuration = Configuration {
     heartbeats: false,
     campaigners: 2,
     network: TWO_MESSAGES,
-    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft],
     drop_dead: false,
-    golden: None,
+    golden: Some(8_810),
     ..JOINT
 };
 pub(super) const CONFORM_LEAVING: Configuration = Configuration {
@@ -139,7 +142,7 @@ pub(super) const CONFORM_LEAVING: Configuration = Configuration {
     campaigners: 1,
     network: TWO_MESSAGES,
     drop_dead: false,
-    golden: None,
+    golden: Some(2_962),
     ..LEAVING
 };
 pub(super) const CONFORM_ROLLED_BACK: Configuration = Configuration {
@@ -148,16 +151,25 @@ pub(super) const CONFORM_ROLLED_BACK: Configuration = Configuration {
     targets: WITHOUT_THIRD,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::ChangeTakenBack],
     drop_dead: false,
+    golden: Some(4_693),
     ..CHANGES
 };
 pub(super) const CONFORM_SNAPSHOTS: Configuration = Configuration {
     name: "conform-membership-snapshots",
-    log_max: 3,
+    purpose: "a joiner that learns who belongs to the cluster from a snapshot",
+    crashes_max: 0,
     snapshots_max: 1,
     trails: &[0],
     drop_dead: false,
-    golden: None,
+    golden: Some(5_077),
     ..SNAPSHOTS
 };
 pub(super) const CONFORM_LEARNERS: Configuration =
-    Configuration { name: "conform-membership-learners", drop_dead: false, golden: None, ..LEARNERS };
+    Configuration {
+        name: "conform-membership-learners",
+        log_max: 3,
+        campaigners: 2,
+        drop_dead: false,
+        golden: Some(144_389),
+        ..LEARNERS
+    };

@@ -82,7 +82,12 @@ fn story(trace: &Trace, failure: Option<&str>) -> String {
 pub fn cluster_command(configuration: &Configuration) -> String {
     let config = configuration.raft_config(NodeId(1));
     let usual = RaftConfig::new(1, 1..=u64::from(configuration.servers));
-    let mut command = format!("cluster {} disk=manual", configuration.servers);
+    let initial = configuration.initial();
+    let mut command = format!("cluster {} disk=manual", initial.voters().len());
+    if initial.voters().len() < usize::from(configuration.servers) {
+        command += &format!(" servers={}", configuration.servers);
+    }
+    command += &list("learners", initial.learners());
     let mut option = |differs: bool, text: String| command += &if differs { format!(" {text}") } else { String::new() };
     option(config.pre_vote != usual.pre_vote, format!("pre_vote={}", config.pre_vote));
     option(config.check_quorum != usual.check_quorum, format!("check_quorum={}", config.check_quorum));
@@ -90,6 +95,12 @@ pub fn cluster_command(configuration: &Configuration) -> String {
     let window = config.inflight_messages_max;
     option(window != usual.inflight_messages_max, format!("inflight_messages_max={window}"));
     command
+}
+
+/// ` learners=4,5`, unless it is empty.
+fn list(key: &str, ids: &[NodeId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    if ids.is_empty() { String::new() } else { format!(" {key}={}", ids.join(",")) }
 }
 
 fn handles(happening: &Happening, envelope: &Envelope) -> bool {
@@ -127,6 +138,11 @@ fn commands(cluster: &Cluster, happening: &Happening, needed_later: impl Fn(&Env
                     format!("{verb} {server} {} through={compact_through}", last.index)
                 }
                 Event::TransferLeadership { target } => format!("{verb} {server} {target}"),
+                Event::ChangeMembership { target } => {
+                    let lists = [("voters", target.voters()), ("learners", target.learners())];
+                    let lists: String = lists.into_iter().map(|(key, ids)| list(key, ids)).collect();
+                    format!("{verb} {server}{lists}{}", list("promoting", target.promoting()))
+                }
                 Event::Propose(_) => format!("{verb} {server} {}", String::from_utf8_lossy(COMMAND)),
                 _ => format!("{verb} {server}"),
             }]

@@ -6,7 +6,7 @@
 use crate::render;
 use crate::server::Input;
 use crate::value::Value;
-use raft_io::{Envelope, Event, NodeId};
+use raft_io::{Envelope, Event, Membership, NodeId};
 use std::collections::BTreeMap;
 
 /// A server: `s1`.
@@ -33,11 +33,18 @@ pub fn input(id: NodeId, input: &Input) -> String {
         }
         Input::Event(Event::ReadRequest { context }) => format!("{name}({server}, read {context})"),
         Input::Event(Event::TransferLeadership { target }) => format!("{name}({server}, to {})", node(*target)),
+        Input::Event(Event::ChangeMembership { target }) => format!("{name}({server}, to {})", membership(target)),
         Input::Event(Event::Persisted { writes: 1 }) => format!("{name}({server}, 1 write)"),
         Input::Event(Event::Persisted { writes }) => format!("{name}({server}, {writes} writes)"),
         Input::Crash { survive } => format!("{name}({server}, {survive} of its writes in flight kept)"),
         Input::Event(_) => format!("{name}({server})"),
     }
+}
+
+/// A configuration of the cluster: `voters s1 s2, learners s3`.
+#[must_use]
+pub fn membership(membership: &Membership) -> String {
+    value(&render::membership(membership))
 }
 
 /// A value.
@@ -83,7 +90,9 @@ pub fn entries(items: &[Value], first: i64) -> String {
     let entry = |(index, item): (i64, &Value)| {
         let Value::Record(fields) = item else { return value(item) };
         let commit_term = fields.get("commitTerm").map_or(String::new(), |term| format!(" in term {}", value(term)));
-        format!("{index}@{} {}{commit_term}", value(&fields["term"]), value(&fields["payload"]))
+        let content = fields.get("membership").and_then(|membership| sequence(membership).first());
+        let content = content.map_or_else(String::new, |membership| format!(" of {}", value(membership)));
+        format!("{index}@{} {}{content}{commit_term}", value(&fields["term"]), value(&fields["payload"]))
     };
     (first..).zip(items).map(entry).collect::<Vec<_>>().join(", ")
 }
@@ -105,7 +114,22 @@ fn record(fields: &BTreeMap<String, Value>) -> String {
     if has("kind") {
         return append_result(fields);
     }
+    if has("voters") {
+        return lists(fields);
+    }
     fields.iter().map(|(name, field)| format!("{name} {}", value(field))).collect::<Vec<_>>().join(", ")
+}
+
+/// The lists of a configuration, but for empty ones.
+fn lists(fields: &BTreeMap<String, Value>) -> String {
+    let of = |name: &str| match fields.get(name) {
+        Some(Value::Set(items)) => items.iter().map(value).collect(),
+        _ => Vec::new(),
+    };
+    let names = ["voters", "outgoing", "learners", "promoting"].map(|name| (name, of(name)));
+    let said = names.iter().filter(|(_, ids)| !ids.is_empty()).map(|(name, ids)| format!("{name} {}", ids.join(" ")));
+    let said: Vec<String> = said.collect();
+    if said.is_empty() { "nobody".to_string() } else { said.join(", ") }
 }
 
 fn number(value: &Value) -> i64 {
@@ -122,6 +146,7 @@ fn message_record(fields: &BTreeMap<String, Value>) -> String {
     parts.push(format!("term {}", value(&fields["term"])));
     parts.extend(word("campaignTerm").map(|term| format!("campaign term {term}")));
     parts.extend(word("last").map(|last| format!("last {last}")));
+    parts.extend(word("membership"));
     if fields.get("leadershipTransfer") == Some(&Value::Bool(true)) {
         parts.push("leadership transfer".to_string());
     }
@@ -175,7 +200,8 @@ fn write(fields: &BTreeMap<String, Value>) -> String {
     }
     if let Some(Value::Record(compaction)) = fields.get("compaction").and_then(|each| sequence(each).first()) {
         let part = |name: &str| value(&compaction[name]);
-        parts.push(format!("snapshot up to {}, log after {}", part("snapshot"), part("base")));
+        let (snapshot, base) = (part("snapshot"), part("base"));
+        parts.push(format!("snapshot up to {snapshot} with {}, log after {base}", part("membership")));
     }
     if number(&fields["truncateFrom"]) > 0 {
         parts.push(format!("truncate from {}", value(&fields["truncateFrom"])));
@@ -208,6 +234,15 @@ mod tests {
         let text = "[type |-> \"AppendEntriesResponse\", from |-> s2, to |-> s1, term |-> 2, result |-> [kind |-> \
                     \"Rejected\", prevIndex |-> 3, hint |-> [index |-> 1, term |-> 1]]]";
         assert_eq!(words_of(text), "AppendEntriesResponse(s2 -> s1, term 2, rejected after 3, hint 1@1)");
+    }
+
+    #[test]
+    fn a_configuration_says_who_belongs_to_it() {
+        let membership = "[voters |-> {s1, s3}, outgoing |-> {s1, s2}, learners |-> {}, promoting |-> {}]";
+        assert_eq!(words_of(membership), "voters s1 s3, outgoing s1 s2");
+        let entry = format!("<<[term |-> 1, payload |-> \"Membership\", membership |-> <<{membership}>>]>>");
+        assert_eq!(words_of(&entry), "1@1 Membership of voters s1 s3, outgoing s1 s2");
+        assert_eq!(words_of(&membership.replace("s1, s3", "").replace("s1, s2", "")), "nobody");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! No message is dropped by the rule of dead messages here: a mutant may well find a use for one.
 
 use crate::config::{Configuration, Network};
+use crate::membership::Target;
 
 /// What they have in common: three servers of which the first two campaign, one message on its way, nothing optional.
 const SMALL: Configuration = Configuration {
@@ -34,6 +35,10 @@ const SMALL: Configuration = Configuration {
     goals: &[],
     golden: None,
 };
+
+/// What those have in common in which the membership changes: servers with roles, so that no two are alike.
+const CHANGES: Configuration =
+    Configuration { term_max: 2, changes_max: 1, symmetry: false, network: TWO_MESSAGES, ..SMALL };
 
 /// Two messages on their way: one can be late.
 const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
@@ -263,5 +268,56 @@ pub const MUTANTS: &[Configuration] = &[
         network: Network::Lossy { messages_max: 2, duplication: true },
         transfers_max: 1,
         ..SMALL
+    },
+    Configuration {
+        name: "mutant-membership-joint",
+        purpose: "a joint configuration of whose two majorities one has nobody of the other",
+        servers: 4,
+        log_max: 4,
+        voters: &[1, 2, 4],
+        learners: &[3],
+        targets: ("MostReplaced", &[Target::of_voters(&[1, 3])]),
+        campaigners: 3,
+        ..CHANGES
+    },
+    Configuration {
+        name: "mutant-membership-old",
+        purpose: "a joint configuration that is left by one leader and goes on under another",
+        servers: 4,
+        term_max: 3,
+        log_max: 4,
+        voters: &[1, 2, 3],
+        learners: &[4],
+        targets: ("SecondReplaced", &[Target::of_voters(&[1, 3, 4])]),
+        single_entry_appends: false,
+        ..CHANGES
+    },
+    Configuration {
+        name: "mutant-membership-learner",
+        purpose: "three voters and a learner",
+        servers: 4,
+        voters: &[1, 3, 4],
+        learners: &[2],
+        campaigners: 3,
+        changes_max: 0,
+        ..CHANGES
+    },
+    Configuration {
+        name: "mutant-membership-shrinking",
+        purpose: "three voters of which one is to be left, in two changes",
+        log_max: 3,
+        targets: ("Shrinking", &[Target::of_voters(&[1, 2]), Target::of_voters(&[1])]),
+        changes_max: 2,
+        network: Network::Lossy { messages_max: 1, duplication: false },
+        ..CHANGES
+    },
+    Configuration {
+        name: "mutant-membership-reads",
+        purpose: "a read at a leader that removed itself from four, while another one leads",
+        servers: 4,
+        log_max: 3,
+        reads_max: 1,
+        targets: ("WithoutFirstOfFour", &[Target::of_voters(&[2, 3, 4])]),
+        ..CHANGES
     },
 ];
