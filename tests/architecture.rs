@@ -43,7 +43,7 @@ const FLOORS: &[(&str, u8)] = &[
 const ALSO: &[(&str, &str)] = &[
     // Bytes become messages below the sockets.
     ("transport", "wire"),
-    // An entry of the log may be a configuration, and a message may carry one.
+    // An entry may be a configuration, and a message may bring one; a configuration is made of ids.
     ("types", "membership"),
     ("message", "membership"),
 ];

@@ -158,6 +158,8 @@ fn a_learner_serves_and_a_node_moves() {
     let add = ["raft.add", &id(learner), &cluster.peer_address(learner), "LEARNER"];
     assert_eq!(ask_leader(&cluster, &[0, 1, 2], &add), "OK voters 1 2 3, learners 4");
     assert_eq!(cluster.cli(learner, &["get", "k"]), "v");
+    // It may know its leader before it has the entry that names it.
+    wait_applied(&cluster, learner, cluster.leader());
     assert_eq!(cluster.raft_status(learner, "part"), "learner");
     // It moves, and says so.
     cluster.terminate(learner);
