@@ -85,7 +85,7 @@ const STORY: &[&str] = &[
     "transfer_leadership 2 3",
     "handle_timeout_now_request 2 3",
     "stabilize",
-    "snapshot_taken 3 9 through=9",
+    "snapshot_taken 3 9 through=8",
     "persisted 3",
     "change_membership 3 voters=1,2,3 learners=4 promoting=4",
     "stabilize",
