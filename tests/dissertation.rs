@@ -1,5 +1,6 @@
 //! One test per claim of Figure 3.1 of the dissertation, which is Figure 2 of the Raft paper, in its order; each quotes
-//! the claim. Where this implementation differs, the test says how and why.
+//! the claim. Where this implementation differs, the test says how and why. Chapter 4 has a file of its own,
+//! `dissertation_membership.rs`.
 //!
 //! The tests play scripts (`raft_io::testkit::script`) against the real protocol, without the additions of pre-vote and
 //! check-quorum, which the figure does not have.

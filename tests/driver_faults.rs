@@ -7,7 +7,7 @@ mod driver_support;
 use driver_support::{Cluster, FaultyLog, Network, PATIENCE, Recorder, config, propose, single};
 use raft_io::driver::{DriverOptions, Raft, RequestError, StartError, UnknownReason, WaitError};
 use raft_io::log::{Locked, LogView, RaftLog};
-use raft_io::{EntryId, Index, MemoryLog, NodeId, RoleKind, StateMachine};
+use raft_io::{EntryId, Index, Membership, MemoryLog, NodeId, RoleKind, StateMachine};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -263,7 +263,7 @@ fn a_compacted_log_without_a_snapshot_does_not_start() {
         node.step(raft_io::node::Event::Tick).unwrap();
     }
     let base = node.log().last();
-    let compaction = Some(raft_io::Compaction { snapshot: base, base });
+    let compaction = Some(raft_io::Compaction { snapshot: base, base, membership: Arc::new(Membership::new([1_u64])) });
     let hard_state = Some(raft_io::HardState { term: base.term, vote: None });
     let mut writes = vec![raft_io::Write { hard_state, compaction, ..Default::default() }];
     log.append(&mut writes).unwrap();

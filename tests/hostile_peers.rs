@@ -12,11 +12,12 @@ use raft_io::message::{
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
-    Action, Actions, Entries, Entry, EntryId, Envelope, Event, Index, LogView, MemoryLog, NodeId, Payload, Protocol,
-    RaftConfig, RaftLog, RoleKind, Term, Write,
+    Action, Actions, Entries, Entry, EntryId, Envelope, Event, Index, LogView, Membership, MemoryLog, NodeId, Payload,
+    Protocol, RaftConfig, RaftLog, RoleKind, Term, Write,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 const SELF: NodeId = NodeId(1);
 
@@ -25,6 +26,8 @@ struct Server {
     config: RaftConfig,
     protocol: Protocol,
     disk: MemoryLog,
+    /// With what is in flight to the disk.
+    log: MemoryLog,
     in_flight: VecDeque<Write>,
     /// Writes on the disk that the protocol does not know of yet.
     unreported: usize,
@@ -37,12 +40,15 @@ struct Server {
     random: Random,
     roles_seen: BTreeMap<RoleKind, u32>,
     restored: u32,
+    /// How often another configuration came into force.
+    changed: u32,
 }
 
 impl Server {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let servers = [2, 3, 3, 5][random.draw() as usize % 4];
+        // Some of these servers join, and hear from liars who belongs to the cluster.
+        let servers = [0, 1, 2, 3, 3, 5][random.draw() as usize % 6];
         let mut config = RaftConfig::new(SELF, 1..=servers);
         config.pre_vote = random.draw() % 2 == 0;
         config.check_quorum = random.draw() % 2 == 0;
@@ -54,6 +60,7 @@ impl Server {
         Self {
             config,
             protocol,
+            log: disk.clone(),
             disk,
             in_flight,
             unreported: 0,
@@ -64,6 +71,7 @@ impl Server {
             random,
             roles_seen,
             restored: 0,
+            changed: 0,
         }
     }
 
@@ -82,7 +90,11 @@ impl Server {
             66..69 => self.step(Event::HeartbeatTimeout),
             69 => self.step(Event::QuorumCheckTimeout),
             70..72 => self.step(Event::Propose("x".into())),
-            72 => self.transfer(),
+            72 if self.below(2) == 0 => self.transfer(),
+            72 => {
+                let target = Arc::new(self.some_membership());
+                self.step(Event::ChangeMembership { target });
+            }
             73 => self.step(Event::ReadRequest { context: 0 }),
             74..84 => self.sync(),
             84..96 if self.unreported > 0 => {
@@ -137,6 +149,7 @@ impl Server {
     fn restart(&mut self) {
         self.sync();
         self.in_flight.clear();
+        self.log = self.disk.clone();
         self.unreported = 0;
         self.protocol = Protocol::new(&self.config, &self.disk).expect("the log holds what was written");
         self.applied = self.disk.snapshot().index;
@@ -154,8 +167,10 @@ impl Server {
             match action {
                 Action::Persist(write) => {
                     assert!(write.truncate_from.is_none_or(|first| first > commit), "a committed entry is removed");
+                    let Ok(()) = self.log.append(&mut vec![write.clone()]);
                     self.in_flight.push_back(write);
                 }
+                Action::MembershipChanged { .. } => self.changed += 1,
                 Action::Send(envelope) => self.check_sent(&envelope),
                 Action::Apply { through } => self.apply(through),
                 Action::RestoreSnapshot { last } => {
@@ -169,6 +184,21 @@ impl Server {
                 _ => {}
             }
         }
+        self.check_membership();
+    }
+
+    /// Whoever made them: the configurations that the server goes by are those in its log.
+    fn check_membership(&self) {
+        let snapshot = self.log.snapshot().index;
+        let in_log = self.log.memberships();
+        let first = in_log.at_snapshot.unwrap_or_else(|| Arc::new(self.config.membership.clone()));
+        let later =
+            self.log.iter().filter(|entry| entry.id.index > snapshot).filter_map(|entry| match &entry.payload {
+                Payload::Membership(membership) => Some((entry.id.index, membership)),
+                _ => None,
+            });
+        let expected = std::iter::once((snapshot, &first)).chain(later);
+        assert!(self.protocol.memberships().eq(expected), "goes by {:?}", self.protocol.state().memberships);
     }
 
     fn check_sent(&mut self, envelope: &Envelope) {
@@ -246,9 +276,32 @@ impl Server {
         EntryId::new(index, term)
     }
 
+    /// Some servers with a vote, some without, and changes of all kinds; now and then nobody at all.
+    fn some_membership(&mut self) -> Membership {
+        let present = Membership::clone(self.protocol.membership());
+        let id = NodeId(self.below(6));
+        match self.below(16) {
+            0 => Membership::default(),
+            1 => Membership::default().with_learner(SELF).with_promotion(id),
+            2 => present.settled().joint_from(&Membership::new([id])),
+            3 => Membership::new([id]).joint_from(&present),
+            4 => present.with_address(self.below(9), "somewhere"),
+            5..7 => present.without(id),
+            7..9 => present.with_learner(id),
+            9..11 => present.with_promotion(id),
+            11..13 => present.settled(),
+            _ => present.with_voter(id),
+        }
+    }
+
+    fn some_payload(&mut self) -> Payload {
+        if self.below(4) == 0 { Payload::Membership(Arc::new(self.some_membership())) } else { Payload::Noop }
+    }
+
     fn envelope(&mut self) -> Envelope {
-        let voters = self.config.membership.voters().len() as u64;
-        let from = if self.below(50) == 0 { self.below(9) } else { 2 + self.below(voters - 1) };
+        // Strangers may say what they like too.
+        let peers = self.config.membership.voters().len().max(2) as u64 - 1;
+        let from = if self.below(50) == 0 { self.below(9) } else { 2 + self.below(peers) };
         let to = if self.below(100) == 0 { NodeId(2) } else { SELF };
         Envelope { from: NodeId(from), to, message: self.message() }
     }
@@ -285,7 +338,10 @@ impl Server {
                 Message::ConfirmLeaderResponse(ConfirmLeaderResponse { term, leader_term, round: self.some_round() })
             }
             12 => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
-            13 => Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last: self.some_id() }),
+            13 => {
+                let (last, membership) = (self.some_id(), Arc::new(self.some_membership()));
+                Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last, membership })
+            }
             _ => {
                 let result = match self.below(5) {
                     0..3 => AppendResult::Accepted { match_index: self.some_id().index },
@@ -313,7 +369,7 @@ impl Server {
                 1..7 => held,
                 _ => term,
             };
-            entries.push(Entry { id, payload: Payload::Noop });
+            entries.push(Entry { id, payload: self.some_payload() });
         }
         let commit = self.some_id().index;
         AppendEntriesRequest { term, prev, entries: Entries::from(entries), commit }
@@ -321,22 +377,23 @@ impl Server {
 }
 
 /// What peers of a server with this seed make it do.
-fn suffer(seed: u64) -> (BTreeMap<RoleKind, u32>, u32) {
+fn suffer(seed: u64) -> (BTreeMap<RoleKind, u32>, u32, u32) {
     let mut server = Server::new(seed);
     for _ in 0..400 {
         server.act();
     }
-    (server.roles_seen, server.restored)
+    (server.roles_seen, server.restored, server.changed)
 }
 
 #[test]
 fn whatever_peers_say_a_server_keeps_its_own_promises() {
-    let (mut roles, mut restored) = (BTreeMap::<RoleKind, u32>::new(), 0);
+    let (mut roles, mut restored, mut changed) = (BTreeMap::<RoleKind, u32>::new(), 0, 0);
     for seed in 0..4_000 {
         match catch_unwind(AssertUnwindSafe(|| suffer(seed))) {
-            Ok((seen, snapshots)) => {
+            Ok((seen, snapshots, changes)) => {
                 seen.into_iter().for_each(|(role, count)| *roles.entry(role).or_default() += count);
                 restored += snapshots;
+                changed += changes;
             }
             Err(_) => panic!("seed {seed}: see above"),
         }
@@ -346,4 +403,5 @@ fn whatever_peers_say_a_server_keeps_its_own_promises() {
         assert!(roles.get(&role).is_some_and(|count| *count > 10_000), "{role:?} in {roles:?}");
     }
     assert!(restored > 500, "only {restored} snapshots were restored");
+    assert!(changed > 20_000, "only {changed} configurations came into force");
 }

@@ -197,11 +197,11 @@ enum Fault {
     ForgetsTheSnapshots,
     /// So are those of entries.
     ForgetsTheEntries,
-    /// The first one of an entry is taken for that of the log's beginning, as one that only looks at entries might.
+    /// What a compaction says is not noted.
     IgnoresCompactions,
     /// The empty one counts as none.
     ForgetsAnEmptyOne,
-    /// One without a snapshot that grows is no news.
+    /// A compaction whose snapshot does not grow is no news.
     IgnoresTheBootstrapRecord,
     /// They stay when their entries go.
     KeepsTheTruncated,
@@ -308,8 +308,7 @@ impl Fixture for Fault {
     }
 }
 
-/// The suite finds each way to lose a configuration, or to keep one too long: once in the checks that are spelt out, and
-/// once in random sequences.
+/// The suite finds each way to lose a configuration, or to keep one too long, and so do random sequences alone.
 #[test]
 fn a_log_with_wrong_configurations_fails_the_suite() {
     let random = |fault: Fault| {

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use raft_io::testkit::script::Script;
 use raft_io::testkit::walk::{choose, walk};
-use raft_io::{LogView, Protocol};
+use raft_io::{LogView, Membership, Payload, Protocol};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Rounds of time within which a healed cluster must elect a leader and commit: 100 minimum election timeouts.
@@ -204,4 +205,29 @@ fn a_seeded_walk_is_reproducible_and_gets_somewhere() {
     }
     assert!(commits > 100, "20 walks committed {commits} entries");
     assert!(terms > 100, "20 walks reached {terms} terms in sum");
+}
+
+/// The walks change the membership in every way: by joint configurations that are left, by promotions, down to few voters
+/// and up to many, in clusters that commit meanwhile.
+#[test]
+fn a_walk_changes_the_membership_in_every_way() {
+    let (mut changes, mut joint, mut promoted, mut sizes) = (0, 0, 0, BTreeSet::new());
+    for seed in 0..30 {
+        let script =
+            walk("cluster 3 servers=5 disk=manual check_quorum=false", seed, 1000).unwrap_or_else(|e| panic!("{e}"));
+        let cluster = script.cluster().expect("a cluster");
+        let disks = cluster.ids().filter_map(|id| cluster.disk(id));
+        let Some(longest) = disks.max_by_key(|disk| LogView::last(*disk).index) else { continue };
+        let mut before = Membership::new([1, 2, 3]);
+        for entry in longest.iter() {
+            let Payload::Membership(membership) = &entry.payload else { continue };
+            changes += 1;
+            joint += u32::from(membership.is_joint());
+            promoted += u32::from(before.promoting().iter().any(|id| membership.is_voter(*id)));
+            sizes.insert(membership.voters().len());
+            before = Membership::clone(membership);
+        }
+    }
+    assert!(changes > 60 && joint > 10 && promoted > 10, "{changes} changes, {joint} joint, {promoted} promoted");
+    assert!(sizes.is_superset(&(1..=4).collect()), "of {sizes:?} voters");
 }

@@ -6,8 +6,9 @@ use driver_support::{Network, PATIENCE, Recorder, config, propose};
 use raft_io::driver::{DriverOptions, LeadershipTransferError, Raft};
 use raft_io::log::Locked;
 use raft_io::testkit::walk::walk;
+use raft_io::trace::line::PayloadName;
 use raft_io::trace::{EventName, Line, TraceOptions, merge, read};
-use raft_io::{ClusterId, MemoryLog, NodeId, RoleKind, Term, Transition};
+use raft_io::{ClusterId, Membership, MemoryLog, NodeId, RoleKind, Term, Transition};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -35,7 +36,7 @@ fn check_complete(lines: &[Line], but: &[Transition], path: &Path) {
 #[test]
 fn a_simulated_run_is_recorded_completely() {
     let folder = tempfile::tempdir().unwrap();
-    let script = walk("cluster 3 disk=manual trace=true", 4, 9000).unwrap();
+    let script = walk("cluster 3 servers=5 disk=manual trace=true", 9, 9000).unwrap();
     let lines = script.cluster().unwrap().trace();
     check_complete(lines, &[], &folder.path().join("trace.jsonl"));
     let merged = merge(vec![lines.to_vec()]).unwrap();
@@ -106,6 +107,23 @@ impl Nodes {
         panic!("{outcomes:?}");
     }
 
+    /// Whoever leads brings about what `target` makes of its configuration and of the server behind it.
+    fn change(&self, target: impl Fn(&Membership, NodeId) -> Membership) {
+        let mut outcomes = Vec::new();
+        for _ in 0..20 {
+            let leader = self.leader(1, None);
+            let other = IDS.into_iter().find(|id| *id != leader).unwrap();
+            let present = self.running[&leader].status().membership.in_force;
+            let target = target(&present, NodeId(other));
+            let outcome = self.running[&leader].change_membership(target, PATIENCE).wait();
+            if outcome.is_ok() {
+                return;
+            }
+            outcomes.push(outcome);
+        }
+        panic!("{outcomes:?}");
+    }
+
     fn lines(self) -> (Vec<Line>, tempfile::TempDir) {
         self.running.values().for_each(Raft::shutdown);
         let paths = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -135,8 +153,19 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     // A transfer that times out, and one that does not.
     nodes.transfer(first, true, |outcome| matches!(outcome, Err(LeadershipTransferError::TimedOut { .. })));
     nodes.transfer(first, false, Result::is_ok);
+    // A voter becomes a learner, and one again.
+    nodes.change(|present, other| present.with_learner(other));
+    nodes.change(|present, _| present.with_voter(present.learners()[0]));
     let (lines, folder) = nodes.lines();
     check_complete(&lines, &SNAPSHOTS, &folder.path().join("trace.jsonl"));
+    let demoted = lines.iter().find(|line| !line.state.membership.learners.is_empty()).expect("a change");
+    assert_eq!((demoted.state.membership.voters.len(), demoted.state.membership.learners.len()), (2, 1));
+    let configurations = demoted.state.pending.iter().flat_map(|write| &write.entries);
+    let configurations = configurations.filter(|run| run.payload == PayloadName::Membership);
+    assert_eq!(
+        configurations.filter_map(|run| run.membership.as_ref()).collect::<Vec<_>>(),
+        [&demoted.state.membership]
+    );
     let starts: Vec<&Line> = lines.iter().filter(|line| line.event == EventName::START).collect();
     assert_eq!(starts.len(), 4);
     let again = starts.iter().find(|line| line.life == 2).expect("a second life");

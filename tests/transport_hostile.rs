@@ -72,6 +72,7 @@ fn hello() -> Hello {
         version_last: 1,
         frame_bytes_max: 1 << 20,
         client_address: None,
+        peer_address: None,
         purpose: Purpose::Messages,
     }
 }

@@ -44,6 +44,7 @@ fn hello() -> Hello {
         version_last: wire::TRANSFER_PROTOCOL,
         frame_bytes_max: wire::CHUNK_FRAME_BYTES_MAX as u32,
         client_address: None,
+        peer_address: None,
         purpose: Purpose::Snapshots,
     }
 }

@@ -11,6 +11,7 @@ use raft_io::{
     Protocol, RaftConfig, RaftLog, RaftNode, RoleKind, Term, Write, WriteThrough,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A small generator, so that a seed names a schedule for ever.
 struct Random(u64);
@@ -130,6 +131,19 @@ fn schedule(voters: u64, seed: u64, reached: &mut BTreeMap<&'static str, usize>)
             2 => (at, Event::MinimumElectionTimeout),
             3 if random.below(4) == 0 => (at, Event::QuorumCheckTimeout),
             4 | 5 => (at, Event::ProposeBatch(vec![vec![0; 16].into(); 1 + random.below(4)])),
+            7 => {
+                // Whoever leads, if anyone does, so that few are refused.
+                let leads = |twins: &Twins| twins.within.0.role() == RoleKind::Leader;
+                let at = servers.iter().position(leads).unwrap_or(at);
+                let present = servers[at].within.0.membership().settled();
+                let of = NodeId(1 + random.below(servers.len()) as u64);
+                let target = match random.below(3) {
+                    0 => present.with_voter(of),
+                    1 => present.with_learner(of),
+                    _ => present.with_promotion(of),
+                };
+                (at, Event::ChangeMembership { target: Arc::new(target) })
+            }
             6 if !network.is_empty() => {
                 network.remove(random.below(network.len()));
                 continue;
@@ -148,6 +162,9 @@ fn schedule(voters: u64, seed: u64, reached: &mut BTreeMap<&'static str, usize>)
         let (protocol, _) = &servers[at].within;
         assert_eq!(protocol.writes_in_flight(), 0, "{context}");
         *reached.entry(protocol.role().name()).or_default() += 1;
+        if protocol.committed_membership().0 > Index::ZERO {
+            *reached.entry("another configuration").or_default() += 1;
+        }
         if protocol.commit_index() > Index(4) {
             *reached.entry("commit").or_default() += 1;
         }
@@ -163,7 +180,9 @@ fn writing_within_the_step_equals_reporting_after_it() {
     for seed in 0..300 {
         schedule([1, 2, 3, 3, 5][seed as usize % 5], seed, &mut reached);
     }
-    for goal in ["follower", "pre-candidate", "candidate", "leader", "commit", "another leader"] {
+    for goal in
+        ["follower", "pre-candidate", "candidate", "leader", "commit", "another leader", "another configuration"]
+    {
         assert!(reached.get(goal).is_some_and(|count| *count > 100), "{goal} was reached too rarely: {reached:?}");
     }
 }

@@ -438,9 +438,10 @@ impl Cluster {
             count => self.least_sum(copies, state, SmallVec::<[u64; 120]>::from_elem(0, count)),
         };
         let reads = state.reads().fold(0, |bits, read| bits << 16 | read.bits());
-        let counts =
-            u64::from(state.changes) << 56 | u64::from(state.snapshots) << 48 | u64::from(state.transfers) << 40
-                | u64::from(state.crashes) << 32;
+        let counts = u64::from(state.changes) << 56
+            | u64::from(state.snapshots) << 48
+            | u64::from(state.transfers) << 40
+            | u64::from(state.crashes) << 32;
         let rest = mix(reads) ^ mix(counts ^ mix(state.broken));
         // Never 0, which the search keeps for itself.
         let committed = state.committed.0 as u64 ^ mix((state.committed.0 >> 64) as u64);

@@ -5,7 +5,7 @@ use crate::membership::Masks;
 use crate::server::Server;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::Payload;
-use raft_io::{EntryId, Envelope, LogView, MemoryLog, Membership, Message, NodeId, RoleKind};
+use raft_io::{EntryId, Envelope, LogView, Membership, MemoryLog, Message, NodeId, RoleKind};
 
 /// The most reads of a configuration.
 pub const READS_MAX: usize = 2;

@@ -226,7 +226,8 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
-    broken |= of_transfer(configuration, input, stepped, &old, &new) | membership::of_membership(configuration, after, &new);
+    broken |=
+        of_transfer(configuration, input, stepped, &old, &new) | membership::of_membership(configuration, after, &new);
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
         let active = old.progress.iter().filter(|peer| peer.active).map(|peer| peer.peer);

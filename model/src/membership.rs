@@ -115,12 +115,7 @@ impl Masks {
     #[must_use]
     pub fn promoted(self, at: u8) -> Self {
         let bit = 1 << at;
-        Self {
-            voters: self.voters | bit,
-            learners: self.learners & !bit,
-            promoting: self.promoting & !bit,
-            ..self
-        }
+        Self { voters: self.voters | bit, learners: self.learners & !bit, promoting: self.promoting & !bit, ..self }
     }
 }
 

@@ -11,9 +11,7 @@ use crate::value::Value;
 use raft_io::message::AppendResult;
 use raft_io::protocol::{PeerState, ProgressState, ReadState, WriteInFlight};
 use raft_io::types::{HardState, Payload};
-use raft_io::{
-    Compaction, Entry, EntryId, Envelope, LogView, MemoryLog, Membership, Message, NodeId, RoleKind, Write,
-};
+use raft_io::{Compaction, Entry, EntryId, Envelope, LogView, Membership, MemoryLog, Message, NodeId, RoleKind, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The spec's variables in a state, by name.
@@ -261,10 +259,9 @@ pub fn envelope(envelope: &Envelope) -> Value {
             ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
         }
         Message::TimeoutNowRequest(_) => ("TimeoutNowRequest", vec![]),
-        Message::InstallSnapshotRequest(m) => (
-            "InstallSnapshotRequest",
-            vec![("last", entry_id(m.last)), ("membership", membership(&m.membership))],
-        ),
+        Message::InstallSnapshotRequest(m) => {
+            ("InstallSnapshotRequest", vec![("last", entry_id(m.last)), ("membership", membership(&m.membership))])
+        }
         other => unreachable!("the spec has no message like {other:?}"),
     };
     let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];

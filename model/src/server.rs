@@ -7,8 +7,8 @@ use bytes::Bytes;
 use raft_io::action::Durable;
 use raft_io::log::WriteThrough;
 use raft_io::{
-    Action, ActionSink, Compaction, Entries, Entry, Envelope, Event, LogView, MemoryLog, Message, NodeId, Protocol, RaftLog,
-    Transition, Write, message::InstallSnapshotRequest, protocol::ProtocolState, types::Payload,
+    Action, ActionSink, Compaction, Entries, Entry, Envelope, Event, LogView, MemoryLog, Message, NodeId, Protocol,
+    RaftLog, Transition, Write, message::InstallSnapshotRequest, protocol::ProtocolState, types::Payload,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,11 +1,15 @@
 //! What the driver answers when it does not answer with a result.
 
-use crate::error::{ConfigError, RestoreError, TransferError};
+use crate::error::{ChangeError, ConfigError, RestoreError, TransferError};
+use crate::membership::Membership;
 use crate::snapshot::SnapshotError;
 use crate::types::{EntryId, NodeId, Term};
+use std::boxed::Box;
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::string::String;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A leader, and where clients find it.
@@ -235,6 +239,87 @@ pub enum LeadershipTransferError {
     },
 }
 
+/// Why a change of the membership did not end with its configuration committed.
+///
+/// Retry safety: asking again is always safe, for each request says what is wanted and is answered at once if that is so
+/// already. After `OutcomeUnknown` and `DeadlineExceeded { appended: Some(..) }` the change may still come about, by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum MembershipChangeError {
+    /// This node does not lead; nothing was appended. Ask the leader, if one is named.
+    #[error("not the leader in term {term}{}", hint(leader.as_ref()))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<LeaderHint>,
+        /// This node's term.
+        term: Term,
+    },
+    /// The configuration would not be a sound one; nothing was appended. Refusals that pass are waited out instead, until
+    /// the deadline.
+    #[error(transparent)]
+    Refused(ChangeError),
+    /// It concerns a server that is no member, which would have to be added first; nothing was appended.
+    #[error("node {server} is not a member of the cluster; add it first")]
+    NotAMember {
+        /// The server.
+        server: NodeId,
+    },
+    /// A server that has a vote was to be added as a learner, which would take its vote away; nothing was appended. Demote
+    /// it, if that is what is wanted.
+    #[error("node {server} has a vote; demote it to make it a learner")]
+    IsVoter {
+        /// The server.
+        server: NodeId,
+    },
+    /// The server was added as a learner that becomes a voter by itself, and another change put an end to that.
+    #[error("another change took its place: {membership}")]
+    Overtaken {
+        /// The configuration that is committed now.
+        membership: Arc<Membership>,
+    },
+    /// The configuration is in this node's log and its fate is open. Look at what the next leader has, or ask again.
+    #[error("the outcome of the configuration at {id} is unknown: {reason}; it may still come to be in force")]
+    OutcomeUnknown {
+        /// Where it was appended.
+        id: EntryId,
+        /// Why this node cannot tell.
+        reason: UnknownReason,
+    },
+    /// The deadline passed first.
+    #[error("the deadline passed{}", change_hint(*appended, *refusal))]
+    DeadlineExceeded {
+        /// Where the configuration was appended, which may still be committed, or whose learner may still become a voter;
+        /// `None` if none was, nor will be through this request.
+        appended: Option<EntryId>,
+        /// What was waited for until then.
+        refusal: Option<ChangeError>,
+    },
+    /// Too many changes are waiting already; nothing was appended.
+    #[error("{max} membership changes are waiting already; nothing was appended")]
+    Overloaded {
+        /// The limit.
+        max: usize,
+    },
+    /// The node is shut down, or shutting down; nothing was appended.
+    #[error("the node is shut down; nothing was appended")]
+    Shutdown,
+    /// The node stopped for good; nothing was appended.
+    #[error("the node has stopped for good: {reason}; nothing was appended")]
+    Fatal {
+        /// What happened.
+        reason: String,
+    },
+}
+
+fn change_hint(appended: Option<EntryId>, refusal: Option<ChangeError>) -> String {
+    match (appended, refusal) {
+        (Some(id), _) => std::format!("; the configuration is appended at {id} and may still come to be in force"),
+        (None, Some(refusal)) => std::format!("; nothing was appended, nor will be: {refusal}"),
+        (None, None) => String::from("; nothing was appended, nor will be"),
+    }
+}
+
 /// Why a snapshot that was asked for was not taken. Those before it stay in force.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -323,6 +408,13 @@ pub enum StartError {
         snapshot: EntryId,
         /// What the state machine said, or the store while it was read.
         source: io::Error,
+    },
+    /// The log did not take the configuration that the cluster begins with. Nothing of it may be durable: start again once
+    /// the log works.
+    #[error("the log does not take the configuration that the cluster begins with: {source}")]
+    Bootstrap {
+        /// What the log said.
+        source: Box<dyn StdError + Send + Sync>,
     },
     /// The log has lost its hard state; see [`RestoreError`].
     #[error(transparent)]

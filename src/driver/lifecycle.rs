@@ -1,6 +1,7 @@
 //! How a node ends, and the calls of the handle.
 
-use super::error::{LeadershipTransferError, RequestError, TakeSnapshotError, UnknownReason};
+use super::changes::{MembershipChange, Wanted};
+use super::error::{LeadershipTransferError, MembershipChangeError, RequestError, TakeSnapshotError, UnknownReason};
 use super::feed::{Feed, Reader};
 #[cfg(feature = "tracing")]
 use super::node::panic_message;
@@ -24,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::vec::Vec;
 
 std::thread_local! {
@@ -131,6 +132,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.reads.abort_all(&RequestError::Shutdown);
             state.answer_appended(UnknownReason::Shutdown);
             state.transfers.abort(&LeadershipTransferError::Shutdown);
+            state.changes.abort(UnknownReason::Shutdown, &MembershipChangeError::Shutdown);
             self.halt(&mut state);
         }
         self.release(state);
@@ -172,6 +174,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
 
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer {
         self.begin_transfer(target)
+    }
+
+    fn change_membership(&self, wanted: Wanted, timeout: Duration) -> MembershipChange {
+        self.begin_change(wanted, timeout)
     }
 
     fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError> {

@@ -28,6 +28,10 @@
 //! A leader hands over on request ([`Raft::transfer_leadership`]), and by itself when it shuts down:
 //! the target campaigns at once, and proposals wait for a moment instead of an election timeout.
 //!
+//! Who belongs to the cluster changes while it runs ([`Raft::add_voter`], [`Raft::remove`], [`Raft::change_membership`] and
+//! the like), and is a part of the log: `RaftConfig::membership` is what an empty log begins with, once. The transport
+//! learns from the configuration who is to be reached, and where.
+//!
 //! A snapshot ([`Raft::snapshot`], or by itself when the log has grown) stops nothing: the apply
 //! thread takes an image, which another one writes. A node that is too far behind for its leader's log
 //! fetches the leader's snapshot and goes on from there; at the start it goes on from its own.
@@ -41,11 +45,13 @@
 //! a lock of the driver.
 
 mod apply;
+mod changes;
 mod error;
 mod feed;
 mod fetch;
 mod lifecycle;
 mod mailbox;
+mod members;
 mod node;
 mod options;
 mod proposals;
@@ -62,13 +68,14 @@ mod trace;
 mod transfers;
 mod trigger;
 
+pub use changes::MembershipChange;
 pub use error::{
-    LeaderHint, LeadershipTransferError, Limit, NotLeaderReason, RequestError, StartError, TakeSnapshotError,
-    UnknownReason,
+    LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError, StartError,
+    TakeSnapshotError, UnknownReason,
 };
 pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
 pub use reads::Reading;
 pub use snapshots::{SnapshotImage, TakingSnapshot};
-pub use status::{Counters, FetchStatus, PeerStatus, SnapshotStatus, Status};
+pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
 pub use transfers::LeadershipTransfer;

@@ -1,11 +1,15 @@
 //! The node: the protocol behind one lock, and the way of a step's actions.
 
 use super::apply::ApplyWork;
-use super::error::{LeadershipTransferError, RequestError, StartError, TakeSnapshotError, UnknownReason};
+use super::changes::{Changes, MembershipChange, Wanted};
+use super::error::{
+    LeadershipTransferError, MembershipChangeError, RequestError, StartError, TakeSnapshotError, UnknownReason,
+};
 use super::feed::{Feed, Reader};
 use super::fetch::Order;
 use super::lifecycle::Lifecycle;
 use super::mailbox::Mailbox;
+use super::members::{self, Members, Reachable};
 use super::options::DriverOptions;
 use super::proposals::{Appended, Held, not_leader};
 use super::raft::{Applied, RoleChange, StateMachine, WaitError};
@@ -25,6 +29,7 @@ use crate::config::RaftConfig;
 use crate::error::{ConfigError, StepError};
 use crate::event::Event;
 use crate::log::{LogView, SharedLog};
+use crate::membership::Membership;
 use crate::message::Envelope;
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
@@ -64,6 +69,7 @@ pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn read(&self, read: BoxedRead<M>) -> Result<(), RequestError>;
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
+    fn change_membership(&self, wanted: Wanted, timeout: Duration) -> MembershipChange;
     fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError>;
     fn why_closed(&self) -> RequestError;
     fn status(&self) -> Status;
@@ -150,6 +156,10 @@ pub(super) struct State<M: StateMachine> {
     pub(super) reads: Reads<M>,
     /// The transfer of leadership that somebody waits for.
     pub(super) transfers: Transfers,
+    /// The membership changes that somebody waits for.
+    pub(super) changes: Changes,
+    /// Whom the transport is to reach.
+    pub(super) members: Members,
     pub(super) snapshots: SnapshotState,
     /// Answers that go out as soon as the lock is released: waking runs the user's code.
     pub(super) answers: Vec<Settled<M::Response>>,
@@ -173,7 +183,7 @@ pub(super) struct State<M: StateMachine> {
 pub(super) fn start<M, L, T>(
     config: &RaftConfig,
     options: DriverOptions,
-    log: L,
+    mut log: L,
     transport: T,
     mut machine: M,
 ) -> Result<Arc<dyn Handle<M>>, StartError>
@@ -187,6 +197,8 @@ where
     if !problems.is_empty() {
         return Err(ConfigError { problems }.into());
     }
+    let (config, overruled) = members::bootstrap(config, &mut log)?;
+    let config = &*config;
     let view = log.reader();
     let protocol = Protocol::new(config, &view)?;
     let snapshot = view.snapshot();
@@ -200,7 +212,7 @@ where
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
-        state: Mutex::new(State::new(protocol, recording, Ticker::new(config), begins_with)),
+        state: Mutex::new(State::new(protocol, recording, Ticker::new(config), begins_with, overruled)),
         tick_wake: Condvar::new(),
         view,
         transport,
@@ -226,6 +238,7 @@ where
     });
     let first = lock(&node.state).protocol_role();
     node.roles.publish(first);
+    node.introduce_members();
     node.transport.start(Arc::new(Inbound::new(&node)));
     if let Err(error) = threads::spawn(&node, log, machine, snapshot) {
         Arc::clone(&node).shutdown();
@@ -235,7 +248,13 @@ where
 }
 
 impl<M: StateMachine> State<M> {
-    fn new(protocol: Protocol, recording: Recording, ticker: Ticker, snapshots: SnapshotState) -> Self {
+    fn new(
+        protocol: Protocol,
+        recording: Recording,
+        ticker: Ticker,
+        snapshots: SnapshotState,
+        overruled: Option<Arc<Membership>>,
+    ) -> Self {
         let mut reads = Reads::new();
         reads.through = snapshots.durable.index;
         Self {
@@ -251,6 +270,8 @@ impl<M: StateMachine> State<M> {
             appended: VecDeque::new(),
             reads,
             transfers: Transfers::new(),
+            changes: Changes::new(),
+            members: Members::new(overruled),
             snapshots,
             answers: Vec::new(),
             outbox: Vec::new(),
@@ -268,6 +289,10 @@ impl<M: StateMachine> State<M> {
 
     fn protocol_role(&self) -> RoleChange {
         RoleChange { role: self.protocol.role(), term: self.protocol.term(), leader: self.protocol.leader() }
+    }
+
+    fn has_to_send(&self) -> bool {
+        !self.outbox.is_empty() || self.members.is_due()
     }
 
     /// Every proposal in this node's log that is not committed: its fate is open.
@@ -317,7 +342,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
             Ok(Ok(())) => {}
             Ok(Err(
-                error @ (StepError::Propose(_) | StepError::Read(_) | StepError::Transfer(_) | StepError::Snapshot(_)),
+                error @ (StepError::Propose(_)
+                | StepError::Read(_)
+                | StepError::Transfer(_)
+                | StepError::Snapshot(_)
+                | StepError::Change(_)),
             )) => {
                 return Err(error);
             }
@@ -336,6 +365,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if persisted || state.leading.is_none() {
             self.append_held(state);
         }
+        self.note_members(state);
+        self.advance_changes(state);
         Ok(first)
     }
 
@@ -354,6 +385,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 Action::Proposed { first: id, .. } => first = Some(id),
                 Action::Apply { through } => {
                     state.changed = true;
+                    state.changes.due = true;
                     state.reads.through = through;
                     let State { appended, .. } = state;
                     let committed = appended.partition_point(|proposal| proposal.id.index <= through);
@@ -385,11 +417,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     state.reads.abort(context, error);
                 }
                 Action::ResetElectionTimer => {}
-                Action::MembershipChanged { .. } => state.changed = true,
+                Action::MembershipChanged { index, membership } => {
+                    trace_event!(info, node = self.id.0, index = index.0, "the configuration is: {membership}");
+                    let _ = (index, membership);
+                    state.changed = true;
+                    state.changes.due = true;
+                }
                 Action::TransferBegun { .. } => state.changed = true,
                 Action::TransferEnded { target } => {
                     trace_event!(info, node = self.id.0, target = target.0, "a transfer of leadership timed out");
                     state.changed = true;
+                    state.changes.due = true;
                     state.transfers.ended(target);
                 }
             }
@@ -411,6 +449,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     fn change_role(&self, state: &mut State<M>, role: RoleKind, term: Term, leader: Option<NodeId>) {
         trace_event!(info, node = self.id.0, role = role.name(), term = term.0, leader = leader.map(|id| id.0), "role");
         state.changed = true;
+        state.changes.due = true;
         state.counters.role_changes += 1;
         let leading = (role == RoleKind::Leader).then_some(term);
         if state.leading != leading {
@@ -429,6 +468,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         trace_event!(error, node = self.id.0, "stopped for good: {reason}");
         self.life.store(life::FATAL, Ordering::SeqCst);
         state.transfers.abort(&LeadershipTransferError::Fatal { reason: reason.clone() });
+        let change = MembershipChangeError::Fatal { reason: reason.clone() };
+        state.changes.abort(UnknownReason::Fatal, &change);
         let error = RequestError::Fatal { reason: reason.clone() };
         state.answer_held(&error);
         state.reads.abort_all(&error);
@@ -448,6 +489,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     pub(super) fn halt(&self, state: &mut State<M>) {
         state.actions.clear();
         state.outbox.clear();
+        state.members.forget();
         state.recording.flush();
         state.changed = true;
         let error = why_not_taken(state);
@@ -477,12 +519,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let answers = mem::take(&mut state.answers);
             let refused_reads = mem::take(&mut state.reads.refused);
             let transfers = mem::take(&mut state.transfers.settled);
+            let changes = mem::take(&mut state.changes.settled);
             let requesters = mem::take(&mut state.snapshots.settled);
             let mut batch = Vec::new();
-            let sends = !state.sending && !state.outbox.is_empty() && rounds < SEND_ROUNDS_MAX;
+            let mut members = None;
+            let sends = !state.sending && state.has_to_send() && rounds < SEND_ROUNDS_MAX;
             if sends {
                 rounds += 1;
                 state.sending = true;
+                members = state.members.take();
                 state.counters.messages_sent += state.outbox.len() as u64;
                 let spare = mem::take(&mut state.spare);
                 batch = mem::replace(&mut state.outbox, spare);
@@ -502,10 +547,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 self.fetches.wake();
                 self.fetch_orders.notify();
             }
-            self.send_all(&mut batch);
+            self.send_all(members, &mut batch);
             self.answer(answers);
             self.refuse_reads(refused_reads);
             self.answer_transfers(transfers);
+            self.answer_changes(changes);
             self.answer_requesters(requesters);
             if changed {
                 self.changed.notify();
@@ -518,10 +564,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.spare = batch;
             let answered = state.answers.is_empty() && state.snapshots.settled.is_empty();
             let settled = answered && state.reads.refused.is_empty() && state.transfers.settled.is_empty();
-            if state.outbox.is_empty() && settled {
+            if !state.has_to_send() && settled && state.changes.settled.is_empty() {
                 return;
             }
-            if rounds == SEND_ROUNDS_MAX && !state.outbox.is_empty() {
+            if rounds == SEND_ROUNDS_MAX && state.has_to_send() {
                 // Others step faster than this thread sends: it has its own work to return to.
                 state.handover = true;
                 self.tick_wake.notify_all();
@@ -529,8 +575,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
     }
 
-    fn send_all(&self, batch: &mut Vec<Envelope>) {
+    fn send_all(&self, members: Option<Reachable>, batch: &mut Vec<Envelope>) {
         let sent = catch_unwind(AssertUnwindSafe(|| {
+            // Who is new is known before the first message to it.
+            if let Some(members) = members {
+                self.transport.members(self.options.group, &members);
+            }
             for envelope in batch.drain(..) {
                 if self.is_running() {
                     self.transport.send(self.options.group, envelope);

@@ -1,5 +1,6 @@
 //! The handle that a program holds, and what its calls give back.
 
+use super::changes::{MembershipChange, Wanted};
 use super::error::{RequestError, StartError, UnknownReason};
 use super::feed;
 use super::node::{self, Answer, Handle, StaleRead, Waiting};
@@ -12,6 +13,7 @@ use super::transfers::LeadershipTransfer;
 use crate::action::RoleKind;
 use crate::config::RaftConfig;
 use crate::log::SharedLog;
+use crate::membership::Membership;
 use crate::transport::RaftTransport;
 use crate::types::{EntryId, NodeId, Term};
 use bytes::Bytes;
@@ -208,6 +210,68 @@ impl<M: StateMachine> Raft<M> {
     /// answered at once.
     pub fn transfer_leadership(&self, target: impl Into<NodeId>) -> LeadershipTransfer {
         self.owner.node.transfer_leadership(target.into())
+    }
+
+    /// Adds a server that gets the log and has no vote (§4.2.1): a replica for reads or a backup, or one that is to have a
+    /// vote later. `address` is where the other servers' transports reach it, or empty for a transport that needs none.
+    /// The server itself starts with [`RaftConfig::joining`], before or after.
+    ///
+    /// Only the leader changes the membership. A change waits for whatever passes by itself until `timeout` is over, for
+    /// the change before it for example, and ends once: with the configuration that is committed, or with an error
+    /// that says whether anything was appended. What is the case already is answered at once.
+    pub fn add_learner(
+        &self,
+        id: impl Into<NodeId>,
+        address: impl Into<String>,
+        timeout: Duration,
+    ) -> MembershipChange {
+        self.change(Wanted::Learner { id: id.into(), address: address.into() }, timeout)
+    }
+
+    /// Adds a server that gets a vote as soon as it has caught up: as a learner until then, so that nothing waits for it.
+    /// Ends when it has its vote. After the deadline it stays the learner that it is, and may get its vote later; see
+    /// [`add_learner`](Self::add_learner) for the rest.
+    pub fn add_voter(&self, id: impl Into<NodeId>, address: impl Into<String>, timeout: Duration) -> MembershipChange {
+        self.change(Wanted::Voter { id: id.into(), address: address.into() }, timeout)
+    }
+
+    /// Gives a learner a vote, once it has caught up; see [`add_learner`](Self::add_learner).
+    pub fn promote(&self, id: impl Into<NodeId>, timeout: Duration) -> MembershipChange {
+        self.change(Wanted::Promoted { id: id.into() }, timeout)
+    }
+
+    /// Takes a voter's vote and makes it a learner; see [`add_learner`](Self::add_learner). A leader that loses its vote
+    /// hands over.
+    pub fn demote(&self, id: impl Into<NodeId>, timeout: Duration) -> MembershipChange {
+        self.change(Wanted::Demoted { id: id.into() }, timeout)
+    }
+
+    /// Removes a server; see [`add_learner`](Self::add_learner). One that is no member is removed already. A leader may remove
+    /// itself: it answers once that is committed, and hands over. A server that is removed does not always hear of it:
+    /// stop it then.
+    pub fn remove(&self, id: impl Into<NodeId>, timeout: Duration) -> MembershipChange {
+        self.change(Wanted::Removed { id: id.into() }, timeout)
+    }
+
+    /// Says where a member is to be found from now on; see [`add_learner`](Self::add_learner).
+    pub fn set_address(
+        &self,
+        id: impl Into<NodeId>,
+        address: impl Into<String>,
+        timeout: Duration,
+    ) -> MembershipChange {
+        self.change(Wanted::Address { id: id.into(), address: address.into() }, timeout)
+    }
+
+    /// Changes to any other configuration, by joint consensus (§4.3) if more than one voter differs; each new voter has
+    /// to be a learner that has caught up. Unlike the others, this replaces the whole: what another change does at the
+    /// same time is undone. See [`add_learner`](Self::add_learner) for the rest.
+    pub fn change_membership(&self, target: Membership, timeout: Duration) -> MembershipChange {
+        self.change(Wanted::Exactly(target), timeout)
+    }
+
+    fn change(&self, wanted: Wanted, timeout: Duration) -> MembershipChange {
+        self.owner.node.change_membership(wanted, timeout)
     }
 
     /// Takes a snapshot of the state machine as it is now, on any node, leader or not. It resolves once

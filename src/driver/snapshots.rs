@@ -21,6 +21,8 @@ use super::trace::trace_event;
 use crate::error::{SnapshotRefused, StepError};
 use crate::event::Event;
 use crate::log::SharedLog;
+use crate::membership::Membership;
+use crate::protocol::Protocol;
 use crate::snapshot::{Chunk, ChunkRequest, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotWriter};
 use crate::transport::RaftTransport;
 use crate::types::{EntryId, Index, NodeId};
@@ -35,6 +37,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::string::{String, ToString};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
@@ -147,6 +150,8 @@ pub(super) struct SnapshotWork {
 struct SnapshotJob {
     last: EntryId,
     compact_through: Index,
+    /// The configuration as of `last`; empty if this node does not know it.
+    membership: Arc<Membership>,
     image: SnapshotImage,
 }
 
@@ -269,8 +274,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         image: SnapshotImage,
         requesters: Vec<Requester>,
     ) {
-        let job = SnapshotJob { last, compact_through, image };
         let mut state = lock(&self.state);
+        let membership = membership_as_of(&state.protocol, last.index);
+        let job = SnapshotJob { last, compact_through, membership, image };
         if self.snapshots.post(|work| work.job = Some(job)) == Some(true) {
             self.snapshots.wake();
         }
@@ -304,8 +310,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     fn take_snapshot(&self, store: &Snapshots, job: SnapshotJob) {
-        let SnapshotJob { last, compact_through, image } = job;
-        let written = self.write_image(store, last, image);
+        let SnapshotJob { last, compact_through, membership, image } = job;
+        let known = !membership.is_empty();
+        let written = if known {
+            self.write_image(store, last, &membership, image)
+        } else {
+            Err(SnapshotRefused::MembershipUnknown { snapshot: last }.to_string())
+        };
         let mut state = lock(&self.state);
         state.snapshots.taking = None;
         state.changed = true;
@@ -321,8 +332,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     superseded = true;
                     state.snapshots.confirm();
                 }
+                // It did not know then, and may have learnt since who belonged to the cluster at an earlier index.
+                Err(StepError::Snapshot(error @ SnapshotRefused::MembershipUnknown { .. })) => {
+                    state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason: error.to_string() });
+                }
                 Err(error) => self.fail(&mut state, format!("the driver broke the protocol's contract: {error}")),
             },
+            // A server that has just joined. The next one is as good.
+            Err(reason) if !known => state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason }),
             Err(reason) => {
                 trace_event!(warn, node = self.id.0, last = %last, "no snapshot was taken: {reason}");
                 state.counters.snapshots_failed += 1;
@@ -338,9 +355,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
     }
 
-    /// Makes the snapshot durable in the store.
-    fn write_image(&self, store: &Snapshots, last: EntryId, image: SnapshotImage) -> Result<(), String> {
-        let mut writer = match store.begin(last, Bytes::new()) {
+    /// Makes the snapshot durable in the store. It says by itself who belonged to the cluster.
+    fn write_image(
+        &self,
+        store: &Snapshots,
+        last: EntryId,
+        membership: &Membership,
+        image: SnapshotImage,
+    ) -> Result<(), String> {
+        let mut writer = match store.begin(last, Bytes::from(membership.encode())) {
             Ok(writer) => writer,
             // Of an earlier life that did not come to recording it, or fetched in vain.
             Err(SnapshotError::Exists { .. }) => return Ok(()),
@@ -458,6 +481,18 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
         }
     }
+}
+
+/// The configuration that was in force after the entry at `index`, which no snapshot covers yet.
+fn membership_as_of(protocol: &Protocol, index: Index) -> Arc<Membership> {
+    let mut found = Arc::clone(protocol.membership());
+    for (at, membership) in protocol.memberships() {
+        if at > index {
+            break;
+        }
+        found = Arc::clone(membership);
+    }
+    found
 }
 
 /// Why a node that is about to end, or has ended, takes no snapshot.

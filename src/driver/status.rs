@@ -6,12 +6,15 @@ use super::raft::StateMachine;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use crate::action::RoleKind;
+use crate::error::ChangeError;
 use crate::log::{LogView, SharedLog};
+use crate::membership::Membership;
 use crate::protocol::ProgressState;
 use crate::transport::RaftTransport;
 use crate::types::{EntryId, Index, NodeId, Term};
 use std::fmt::{self, Display, Write};
 use std::string::String;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// A node's state at one moment.
@@ -37,6 +40,8 @@ pub struct Status {
     pub commit_index: Index,
     /// The highest index that the state machine has applied.
     pub applied_index: Index,
+    /// Who belongs to the cluster.
+    pub membership: MembershipStatus,
     /// Snapshots of this node.
     pub snapshot: SnapshotStatus,
     /// On a leader: each other member, ascending by id. Empty in other roles.
@@ -60,6 +65,62 @@ pub struct Status {
     pub counters: Counters,
 }
 
+/// What a node knows of the cluster's members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct MembershipStatus {
+    /// The configuration in force on this node, committed or not.
+    pub in_force: Arc<Membership>,
+    /// The index of its entry, or of the snapshot with which it came.
+    pub index: Index,
+    /// It is known to be committed. A change is done when it is that and not a joint one.
+    pub is_committed: bool,
+    /// What this node is in it.
+    pub part: MemberPart,
+    /// How many requests for a change are open on this node.
+    pub open_changes: usize,
+    /// What the first of them that is not in the log waits for.
+    pub waiting_for: Option<ChangeError>,
+    /// The members that `RaftConfig` names, if they are others than the log's, which prevail.
+    pub overruled: Option<Arc<Membership>>,
+}
+
+/// What a server is in a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum MemberPart {
+    /// It has a vote.
+    Voter,
+    /// It gets the log and has no vote.
+    Learner,
+    /// It is no member: not yet, or no more.
+    None,
+}
+
+impl MemberPart {
+    pub(super) fn of(membership: &Membership, id: NodeId) -> Self {
+        if membership.is_voter(id) {
+            Self::Voter
+        } else if membership.is_learner(id) {
+            Self::Learner
+        } else {
+            Self::None
+        }
+    }
+
+    /// Its name in one lower-case word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What a leader knows of another member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -67,6 +128,8 @@ pub struct Status {
 pub struct PeerStatus {
     /// The member.
     pub id: NodeId,
+    /// What it is in the configuration in force.
+    pub part: MemberPart,
     /// Highest index known durable on it.
     pub match_index: Index,
     /// The next index to send to it.
@@ -173,6 +236,7 @@ impl Status {
         let transfer = self.transfer_target.map_or(0, |id| id.0);
         let snapshot = &self.snapshot;
         let fetch = snapshot.fetching;
+        let members = &self.membership.in_force;
         let gauges = [
             ("raft_term", "The current term.", self.term.0),
             ("raft_has_leader", "1 if a leader is known.", u64::from(self.leader.is_some())),
@@ -183,6 +247,19 @@ impl Status {
             ("raft_durable_index", "The last index that is durable on this node.", self.durable_index.0),
             ("raft_commit_index", "The highest index known committed.", self.commit_index.0),
             ("raft_applied_index", "The highest index applied.", self.applied_index.0),
+            ("raft_membership_index", "The index of the configuration in force.", self.membership.index.0),
+            (
+                "raft_membership_changing",
+                "1 while the configuration in force is a joint one or not committed.",
+                u64::from(members.is_joint() || !self.membership.is_committed),
+            ),
+            (
+                "raft_voters",
+                "Servers with a vote, in a joint configuration the new ones.",
+                members.voters().len() as u64,
+            ),
+            ("raft_learners", "Servers that get the log and have no vote.", members.learners().len() as u64),
+            ("raft_is_voter", "1 if this node has a vote.", u64::from(self.membership.part == MemberPart::Voter)),
             (
                 "raft_snapshot_index",
                 "The last index that the snapshot covers.",
@@ -279,8 +356,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     pub(super) fn status_now(&self) -> Status {
         let state = lock(&self.state);
         let protocol = &state.protocol;
+        let in_force = Arc::clone(protocol.membership());
         let peers = protocol.progress().map(|(id, progress)| PeerStatus {
             id,
+            part: MemberPart::of(&in_force, id),
             match_index: progress.match_index,
             next_index: progress.next_index,
             state: progress.state,
@@ -288,6 +367,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             inflight_messages: progress.inflight_messages(),
             inflight_bytes: progress.inflight_bytes(),
         });
+        let peers = peers.collect();
+        let index = protocol.membership_index();
+        let membership = MembershipStatus {
+            index,
+            is_committed: index <= protocol.commit_index(),
+            part: MemberPart::of(&in_force, self.id),
+            in_force,
+            open_changes: state.changes.open(),
+            waiting_for: state.changes.refusal(),
+            overruled: state.members.overruled.clone(),
+        };
         let leader = protocol.leader();
         let mut status = Status {
             id: self.id,
@@ -299,8 +389,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             durable_index: protocol.durable_index(),
             commit_index: protocol.commit_index(),
             applied_index: self.applied_index.load(Ordering::SeqCst).into(),
+            membership,
             snapshot: state.snapshots.status(),
-            peers: peers.collect(),
+            peers,
             transfer_target: protocol.transfer_target(),
             uncommitted_bytes: protocol.uncommitted_bytes(),
             open_proposals: self.open.load(Ordering::SeqCst),

@@ -176,6 +176,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
                 let _ = node.step(&mut state, event);
             }
             node.tick_transfers(&mut state);
+            node.tick_changes(&mut state);
             state.handover = false;
             node.release(state);
             state = lock(&node.state);

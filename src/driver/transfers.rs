@@ -14,7 +14,7 @@ use crate::action::RoleKind;
 use crate::error::{StepError, TransferError};
 use crate::event::Event;
 use crate::log::SharedLog;
-use crate::protocol::{ProgressState, Protocol};
+use crate::protocol::{Progress, ProgressState, Protocol};
 use crate::transport::RaftTransport;
 use crate::types::{NodeId, Term};
 use std::fmt;
@@ -241,9 +241,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 }
 
-/// Of the followers that answer, the one that holds most.
+/// Of the followers that answer and have a vote, the one that holds most.
 fn successor(protocol: &Protocol) -> Option<NodeId> {
-    let answering = protocol.progress().filter(|(_, peer)| peer.active && peer.state == ProgressState::Replicate);
+    let membership = protocol.membership();
+    let ready = |peer: &Progress| peer.active && peer.state == ProgressState::Replicate;
+    let answering = protocol.progress().filter(|(id, peer)| membership.is_voter(*id) && ready(peer));
     answering.max_by_key(|(id, peer)| (peer.match_index, core::cmp::Reverse(*id))).map(|(id, _)| id)
 }
 

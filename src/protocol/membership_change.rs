@@ -259,6 +259,13 @@ impl Protocol {
         &self.configurations.in_force().1
     }
 
+    /// The index of the configuration in force: that of its entry, or of the snapshot with which it came.
+    #[cfg(feature = "std")]
+    #[inline]
+    pub(crate) fn membership_index(&self) -> Index {
+        self.configurations.in_force().0
+    }
+
     /// The last configuration that is known to be committed, and the index of its entry.
     #[must_use]
     pub fn committed_membership(&self) -> (Index, &Arc<Membership>) {

@@ -39,6 +39,7 @@ pub use error::{ReceiveError, SnapshotError};
 pub use files::SnapshotFiles;
 pub use memory::MemorySnapshots;
 
+use crate::membership::{Membership, MembershipError};
 use crate::types::{EntryId, GroupId};
 use bytes::Bytes;
 use std::boxed::Box;
@@ -80,6 +81,13 @@ impl SnapshotInfo {
     #[must_use]
     pub const fn chunks(&self) -> u64 {
         chunk::count(self.bytes, self.chunk_bytes)
+    }
+
+    /// Who belonged to the cluster as of [`last`](Self::last): what the driver gives along as metadata. `None` if nothing was
+    /// given, as before there were membership changes.
+    #[must_use]
+    pub fn membership(&self) -> Option<Result<Membership, MembershipError>> {
+        (!self.metadata.is_empty()).then(|| Membership::decode(&self.metadata))
     }
 }
 

@@ -125,17 +125,6 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A server starts with an empty disk.
-    pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
-        let mut config = RaftConfig { id, membership, ..self.options.config.clone() };
-        config.pre_vote &= !self.options.without_pre_vote.contains(&id);
-        config.validate()?;
-        let mut node = Node::on_disk(config, MemoryLog::new());
-        node.start(self.options.entries_in_memory)?;
-        self.nodes.insert(id, node);
-        Ok(())
-    }
-
     /// The network.
     #[must_use]
     pub fn network(&self) -> &Network {
@@ -246,8 +235,8 @@ impl Cluster {
             self.checker.received(&node.view(id), envelope);
         }
         let read = if let Event::ReadRequest { context } = event { Some(context) } else { None };
-        if let (Some(context), Some(_)) = (read, self.protocol(id)) {
-            self.checker.read_begins(id, context);
+        if let (Some(context), Some(node)) = (read, self.nodes.get(&id).filter(|node| node.protocol.is_some())) {
+            self.checker.read_begins(&node.view(id), context);
             self.reads += 1;
         }
         let entries_in_memory = self.options.entries_in_memory;

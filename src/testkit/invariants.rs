@@ -52,7 +52,7 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// The configuration that it goes by.
-    fn in_force(&self) -> Arc<Membership> {
+    pub(super) fn in_force(&self) -> Arc<Membership> {
         self.memberships.last().map(|(_, membership)| Arc::clone(membership)).unwrap_or_default()
     }
 }
@@ -179,6 +179,7 @@ impl Checker {
         check(durable.term >= term, law, || {
             format!("node {from} speaks in term {term}, its durable term is {}", durable.term)
         })?;
+        self.reads.sent(envelope);
         self.transfers.sent(sender, envelope)?;
         match &envelope.message {
             Message::RequestVoteRequest(_) => {
@@ -210,6 +211,7 @@ impl Checker {
 
     /// A message reaches a server, right before the step that consumes it.
     pub fn received(&mut self, receiver: &View<'_>, envelope: &Envelope) {
+        self.reads.received(envelope);
         self.transfers.received(receiver, envelope, self.check_quorum);
         let heard = self.heard.entry(receiver.id).or_default();
         match &envelope.message {
@@ -227,8 +229,8 @@ impl Checker {
     }
 
     /// A read begins at a server, right before the step that takes it.
-    pub fn read_begins(&mut self, id: NodeId, context: u64) {
-        self.reads.begun(id, context, self.committed_index());
+    pub fn read_begins(&mut self, reader: &View<'_>, context: u64) {
+        self.reads.begun(reader, context, self.committed_index());
     }
 
     /// The server refused the read.
@@ -266,7 +268,7 @@ impl Checker {
         self.check_pre_vote(id, transition, actions, views)?;
         self.check_heard(id, transition, views)?;
         if let Some(view) = views.iter().find(|view| view.id == id) {
-            self.reads.stepped(id, view.role, actions)?;
+            self.reads.stepped(view, actions)?;
             let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));
             self.transfers.stepped(view, before, transition, actions, &self.leaders)?;
         }
@@ -509,4 +511,4 @@ pub fn entry_at(log: &MemoryLog, index: Index) -> Option<Entry> {
 
 #[cfg(test)]
 #[path = "invariants_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -12,17 +12,17 @@ use bytes::Bytes;
 use std::sync::OnceLock;
 use std::vec;
 
-pub(super) fn noop(index: u64, term: u64) -> Entry {
+pub(in crate::testkit) fn noop(index: u64, term: u64) -> Entry {
     Entry { id: EntryId::new(index, term), payload: Payload::Noop }
 }
 
 /// A log with no-ops of these terms, and this hard state.
-pub(super) fn log(term: u64, vote: Option<u64>, terms: &[u64]) -> MemoryLog {
+pub(in crate::testkit) fn log(term: u64, vote: Option<u64>, terms: &[u64]) -> MemoryLog {
     let entries = terms.iter().zip(1..).map(|(term, index)| noop(index, *term)).collect();
     holding(term, vote, entries)
 }
 
-pub(super) fn holding(term: u64, vote: Option<u64>, entries: Entries) -> MemoryLog {
+pub(in crate::testkit) fn holding(term: u64, vote: Option<u64>, entries: Entries) -> MemoryLog {
     let mut log = MemoryLog::new();
     let hard_state = Some(HardState { term: Term(term), vote: vote.map(NodeId) });
     let Ok(()) = log.append(&mut vec![Write { hard_state, entries, ..Write::default() }]);
@@ -35,7 +35,7 @@ fn three() -> &'static Membership {
 }
 
 /// A server of three whose log is durable as a whole.
-pub(super) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
+pub(in crate::testkit) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> View<'_> {
     let memberships = configurations(log, three());
     let members = memberships.last().map(|(_, membership)| membership.members()).unwrap_or_default();
     let peers = members.into_iter().filter(|member| role == Leader && *member != NodeId(id));
@@ -53,16 +53,28 @@ pub(super) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit: u64) -> Vie
     }
 }
 
-pub(super) fn checker() -> Checker {
+pub(in crate::testkit) fn checker() -> Checker {
     Checker::new(three())
 }
 
+impl Checker {
+    /// Lets it know of a vote.
+    pub(in crate::testkit) fn vote_of(&mut self, voter: u64, term: u64, candidate: u64) {
+        self.votes.insert((NodeId(voter), Term(term)), NodeId(candidate));
+    }
+
+    /// Lets it know who was elected.
+    pub(in crate::testkit) fn elected(&mut self, leader: u64, term: u64) {
+        self.leaders.insert(Term(term), NodeId(leader));
+    }
+}
+
 /// Shows every server's state to the checker, in order.
-pub(super) fn see(checker: &mut Checker, views: &[View<'_>]) -> Checked {
+pub(in crate::testkit) fn see(checker: &mut Checker, views: &[View<'_>]) -> Checked {
     views.iter().try_for_each(|view| checker.moved(view.id, views))
 }
 
-pub(super) fn law(found: Checked) -> Option<Law> {
+pub(in crate::testkit) fn law(found: Checked) -> Option<Law> {
     found.err().map(|violation| violation.law)
 }
 
@@ -144,7 +156,7 @@ fn a_leader_of_a_term_before_the_commit_may_lack_the_entry() {
     let (one, two) = (log(4, Some(1), &[1, 2, 4]), log(4, Some(1), &[1, 2, 4]));
     let old = log(3, Some(3), &[1, 3]);
     let mut checker = checker();
-    checker.votes.insert((NodeId(2), Term(3)), NodeId(3));
+    checker.vote_of(2, 3, 3);
     let views = [view(2, Follower, &two, 0), view(3, Leader, &old, 0), view(1, Leader, &one, 3)];
     assert_eq!(see(&mut checker, &views), Ok(()));
 }

@@ -38,7 +38,8 @@ pub(super) fn is_quorum(membership: &Membership, among: impl Fn(NodeId) -> bool)
 /// of the one while those outside of it are a quorum of the other.
 fn quorums_overlap(one: &Membership, other: &Membership) -> bool {
     let voters = |of: &Membership| [of.voters(), of.outgoing()].concat();
-    let servers: Vec<NodeId> = voters(one).into_iter().chain(voters(other)).collect::<BTreeSet<_>>().into_iter().collect();
+    let servers: Vec<NodeId> =
+        voters(one).into_iter().chain(voters(other)).collect::<BTreeSet<_>>().into_iter().collect();
     (0u32..1 << servers.len()).all(|set| {
         let is_in = |id: NodeId| servers.iter().position(|server| *server == id).is_some_and(|at| set >> at & 1 == 1);
         !(is_quorum(one, is_in) && is_quorum(other, |id| !is_in(id)))
@@ -109,7 +110,9 @@ fn check_changes(view: &View<'_>, of_log: &Configurations) -> Checked {
     // A leader that has just been elected may not know yet what was committed before it.
     let own = uncommitted.iter().filter(|index| view.log.term(**index) == Some(term)).count();
     check(own == 0 || uncommitted.len() == 1, Law::OneChangeAtATime, || {
-        format!("node {id}, leader of term {term}, appended a configuration when one before was not committed: {uncommitted:?}")
+        format!(
+            "node {id}, leader of term {term}, appended a configuration when one before was not committed: {uncommitted:?}"
+        )
     })?;
     // What a log has forgotten was committed.
     let first = view.log.iter().find(|entry| entry.id.term == term).filter(|_| view.log.base().term < term);
@@ -132,3 +135,7 @@ fn check_campaigner(view: &View<'_>, of_log: &Configurations) -> Checked {
         format!("node {} campaigns and has a vote in none of {:?}", view.id, &of_log[committed..])
     })
 }
+
+#[cfg(test)]
+#[path = "membership_laws_tests.rs"]
+mod tests;

@@ -1,6 +1,9 @@
 //! Who belongs to a simulated cluster, and who comes to it.
 
-use super::cluster::{Cluster, MoveError, Moved, impossible};
+use super::cluster::{Cluster, MoveError, Moved, Node, impossible};
+use crate::config::RaftConfig;
+use crate::error::RestoreError;
+use crate::log::MemoryLog;
 use crate::membership::Membership;
 use crate::types::NodeId;
 use std::format;
@@ -28,6 +31,17 @@ impl Cluster {
         self.begin(id, Membership::default()).map_err(MoveError::from)?;
         #[cfg(feature = "trace")]
         self.record_start(id);
+        Ok(())
+    }
+
+    /// A server starts with an empty disk.
+    pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
+        let mut config = RaftConfig { id, membership, ..self.options.config.clone() };
+        config.pre_vote &= !self.options.without_pre_vote.contains(&id);
+        config.validate()?;
+        let mut node = Node::on_disk(config, MemoryLog::new());
+        node.start(self.options.entries_in_memory)?;
+        self.nodes.insert(id, node);
         Ok(())
     }
 }

@@ -144,7 +144,9 @@ fn brief(output: &str) -> String {
     for line in output.lines() {
         match line.strip_prefix("  ") {
             None => node = line.split(' ').next().unwrap_or(""),
-            Some(effect) if ["role ", "commit ", "membership ", "misbehaved"].iter().any(|word| effect.starts_with(word)) => {
+            Some(effect)
+                if ["role ", "commit ", "membership ", "misbehaved"].iter().any(|word| effect.starts_with(word)) =>
+            {
                 kept += &format!("{node} {effect}\n");
             }
             Some(_) => {}

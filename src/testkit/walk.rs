@@ -15,8 +15,7 @@ use std::vec::Vec;
 
 /// How often each kind of command comes, in parts of 256, before what is impossible is left out.
 const WEIGHTS: &[(Kind, u8)] = &[
-    (Kind::Deliver, 82),
-    (Kind::ChangeMembership, 7),
+    (Kind::Deliver, 89),
     (Kind::DeliverAll, 14),
     (Kind::Persisted, 40),
     (Kind::Sync, 8),
@@ -37,6 +36,32 @@ const WEIGHTS: &[(Kind, u8)] = &[
     (Kind::Restart, 6),
     (Kind::Partition, 3),
     (Kind::Heal, 3),
+];
+
+/// The same where servers can come to the cluster. A change needs a leader that stays for a while and learners that catch up.
+const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
+    (Kind::Deliver, 74),
+    (Kind::ChangeMembership, 12),
+    (Kind::DeliverAll, 28),
+    (Kind::Persisted, 40),
+    (Kind::Sync, 6),
+    (Kind::ElectionTimeout, 6),
+    (Kind::MinimumElectionTimeout, 8),
+    (Kind::HeartbeatTimeout, 18),
+    (Kind::QuorumCheckTimeout, 4),
+    (Kind::ClientRequest, 14),
+    (Kind::ReadRequest, 4),
+    (Kind::TransferLeadership, 2),
+    (Kind::TransferTimeout, 2),
+    (Kind::SnapshotTaken, 4),
+    (Kind::SnapshotFetched, 6),
+    (Kind::SnapshotFetchFailed, 1),
+    (Kind::Drop, 5),
+    (Kind::Duplicate, 6),
+    (Kind::Crash, 3),
+    (Kind::Restart, 6),
+    (Kind::Partition, 2),
+    (Kind::Heal, 5),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +94,8 @@ enum Kind {
 #[must_use]
 pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let mut below = 0u32;
-    let (kind, _) = *WEIGHTS.iter().find(|(_, weight)| {
+    let weights = if cluster.has_joiners() { WEIGHTS_WITH_CHANGES } else { WEIGHTS };
+    let (kind, _) = *weights.iter().find(|(_, weight)| {
         below += u32::from(*weight);
         u32::from(kind) < below
     })?;
@@ -82,10 +108,12 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let detail = pick as usize % 251;
     let one = |nodes: &[NodeId]| (!nodes.is_empty()).then(|| nodes[(pick / 251) as usize % nodes.len()]);
     let timeout = |name: &str| one(&running).map(|id| format!("{name} {id}"));
+    let (network, heartbeat) = (cluster.network(), cluster.leader().map(|id| format!("heartbeat_timeout {id}")));
     match kind {
-        // A cluster changes where there are servers that could come to it.
-        Kind::ChangeMembership if cluster.has_joiners() => change_membership(cluster, pick),
-        Kind::Deliver | Kind::ChangeMembership => on_message(cluster, "deliver", pick),
+        // Changes wait for answers: where nothing is on its way, the leader asks again.
+        Kind::Deliver if cluster.has_joiners() && network.in_flight().is_empty() => heartbeat,
+        Kind::Deliver => on_message(cluster, "deliver", pick),
+        Kind::ChangeMembership => change_membership(cluster, pick),
         Kind::Drop => on_message(cluster, "drop_message", pick),
         Kind::Duplicate => on_message(cluster, "duplicate_message", pick),
         Kind::DeliverAll => (!cluster.network().in_flight().is_empty()).then(|| "deliver all".to_string()),
@@ -99,7 +127,7 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
         }
         Kind::ElectionTimeout => timeout("election_timeout"),
         Kind::MinimumElectionTimeout => timeout("minimum_election_timeout"),
-        Kind::HeartbeatTimeout => cluster.leader().map(|id| format!("heartbeat_timeout {id}")),
+        Kind::HeartbeatTimeout => heartbeat,
         Kind::QuorumCheckTimeout => timeout("quorum_check_timeout"),
         Kind::ClientRequest => {
             let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;

@@ -242,7 +242,11 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
         Some("install_snapshot_request") => Message::InstallSnapshotRequest(InstallSnapshotRequest {
             term,
             last: words.id("last")?,
-            membership: Arc::new(if words.options.contains_key("voters") { words.membership()? } else { initial.clone() }),
+            membership: Arc::new(if words.options.contains_key("voters") {
+                words.membership()?
+            } else {
+                initial.clone()
+            }),
         }),
         other => return impossible(format!("there is no message {}", other.unwrap_or(""))),
     })

@@ -2,8 +2,8 @@
 
 use super::VERSION;
 use super::line::{
-    AroundName, CompactionRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord, MessageRecord, ProgressRecord,
-    ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
+    AroundName, CompactionRecord, EntryRun, EventName, FetchRecord, Line, MembershipRecord, MessageRecord,
+    ProgressRecord, ReadRecord, ServerState, Settings, Start, WriteRecord, runs,
 };
 use crate::action::{Action, Write};
 use crate::config::RaftConfig;

@@ -18,6 +18,7 @@ pub use tcp::{TcpConfig, TcpTransport, TransportError, TransportEvent, Transport
 use crate::message::{Envelope, Message};
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
+use std::collections::BTreeMap;
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +52,14 @@ pub trait RaftTransport: Send + Sync + 'static {
     /// Sends a message to `envelope.to`. Never blocks; drops the message when the way is closed or
     /// its queue full.
     fn send(&self, group: GroupId, envelope: Envelope);
+
+    /// Who belongs to the cluster from now on, this server included, each with its address if the configuration names one, in
+    /// whatever words [`Membership`](crate::Membership) was given. Called before `start`, and whenever it changes; never
+    /// by two threads at a time. Who is not named can be forgotten, though servers that are may still hear from it, and it
+    /// from them: a server whose configuration is older or newer than this one's.
+    fn members(&self, group: GroupId, members: &BTreeMap<NodeId, Option<String>>) {
+        let _ = (group, members);
+    }
 
     /// Fetches one chunk of a snapshot from a peer: beside the messages, which it does not delay.
     /// Blocks; `timeout` is how long nothing may come before it gives up, and what keeps coming may take

@@ -33,6 +33,9 @@ pub struct Hello {
     pub frame_bytes_max: u32,
     /// Where clients reach it, if it says so; at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes.
     pub client_address: Option<String>,
+    /// Where peers reach it, `HOST:PORT`, if it says so; at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes. An unspecified host
+    /// means the one that the connection comes from.
+    pub peer_address: Option<String>,
     /// What it opened the connection for. The versions above are those of that.
     pub purpose: Purpose,
 }
@@ -163,8 +166,25 @@ struct MessagesHelloBody<'a> {
     client_address: Option<&'a str>,
 }
 
-#[derive(Serialize, DeserializeView)]
+/// What a server says that tells no address for its peers.
+#[derive(Serialize)]
 #[pack_io(version = 2)]
+struct UnaddressedHelloBody<'a> {
+    magic: [u8; 8],
+    cluster: u64,
+    from: u64,
+    to: u64,
+    incarnation: u64,
+    version_first: u8,
+    version_last: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+    #[pack_io(since = 2)]
+    purpose: u8,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 3)]
 struct HelloBody<'a> {
     magic: [u8; 8],
     cluster: u64,
@@ -177,6 +197,8 @@ struct HelloBody<'a> {
     client_address: Option<&'a str>,
     #[pack_io(since = 2)]
     purpose: u8,
+    #[pack_io(since = 3)]
+    peer_address: Option<&'a str>,
 }
 
 #[derive(Serialize, DeserializeView)]
@@ -200,9 +222,10 @@ struct RefusalBody {
 pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), EncodeError> {
     let Hello { cluster, from, to, incarnation, version_first, version_last, frame_bytes_max, .. } = *hello;
     let (magic, cluster, from, to) = (MAGIC, cluster.0, from.0, to.0);
-    let client_address = short(hello.client_address.as_deref())?;
-    match hello.purpose.code() {
-        0 => write(
+    let client_address = short("client_address", hello.client_address.as_deref())?;
+    let peer_address = short("peer_address", hello.peer_address.as_deref())?;
+    match (hello.purpose.code(), peer_address) {
+        (0, None) => write(
             encoder,
             &MessagesHelloBody {
                 magic,
@@ -216,9 +239,9 @@ pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), E
                 client_address,
             },
         ),
-        purpose => write(
+        (purpose, None) => write(
             encoder,
-            &HelloBody {
+            &UnaddressedHelloBody {
                 magic,
                 cluster,
                 from,
@@ -231,6 +254,22 @@ pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), E
                 purpose,
             },
         ),
+        (purpose, peer_address) => write(
+            encoder,
+            &HelloBody {
+                magic,
+                cluster,
+                from,
+                to,
+                incarnation,
+                version_first,
+                version_last,
+                frame_bytes_max,
+                client_address,
+                purpose,
+                peer_address,
+            },
+        ),
     }
 }
 
@@ -240,7 +279,7 @@ pub(super) fn encode_welcome(welcome: &Welcome, encoder: &mut Encoder) -> Result
         incarnation: welcome.incarnation,
         version: welcome.version,
         frame_bytes_max: welcome.frame_bytes_max,
-        client_address: short(welcome.client_address.as_deref())?,
+        client_address: short("client_address", welcome.client_address.as_deref())?,
     };
     write(encoder, &body)
 }
@@ -273,6 +312,7 @@ pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
         version_last: hello.version_last,
         frame_bytes_max: hello.frame_bytes_max,
         client_address: address(kind::HELLO, hello.client_address)?,
+        peer_address: address(kind::HELLO, hello.peer_address)?,
         purpose: Purpose::of(hello.purpose),
     })
 }
@@ -305,11 +345,9 @@ pub(super) fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
     })
 }
 
-fn short(address: Option<&str>) -> Result<Option<&str>, EncodeError> {
+fn short<'a>(field: &'static str, address: Option<&'a str>) -> Result<Option<&'a str>, EncodeError> {
     match address {
-        Some(address) if address.len() > CLIENT_ADDRESS_BYTES_MAX => {
-            Err(EncodeError::Field { field: "client_address" })
-        }
+        Some(address) if address.len() > CLIENT_ADDRESS_BYTES_MAX => Err(EncodeError::Field { field }),
         address => Ok(address),
     }
 }
@@ -318,7 +356,7 @@ fn short(address: Option<&str>) -> Result<Option<&str>, EncodeError> {
 fn address(kind: u16, address: Option<&str>) -> Result<Option<String>, FrameError> {
     match address {
         Some(address) if address.len() > CLIENT_ADDRESS_BYTES_MAX || address.chars().any(char::is_control) => {
-            Err(FrameError::Body { kind, what: "client_address is too long or not printable" })
+            Err(FrameError::Body { kind, what: "an address is too long or not printable" })
         }
         address => Ok(address.map(ToString::to_string)),
     }

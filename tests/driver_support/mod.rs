@@ -6,7 +6,7 @@ pub(crate) mod snapshots;
 
 use bytes::Bytes;
 use raft_io::driver::{Applied, DriverOptions, Raft, RequestError};
-use raft_io::log::{Locked, RaftLog, Read, SharedLog};
+use raft_io::log::{Locked, Memberships, RaftLog, Read, SharedLog};
 use raft_io::transport::{RaftTransport, Receiver};
 use raft_io::{
     EntryId, Envelope, GroupId, HardState, Index, LogView, MemoryLog, NodeId, RaftConfig, RoleKind, StateMachine, Term,
@@ -226,6 +226,10 @@ macro_rules! log_view {
 
             fn snapshot(&self) -> EntryId {
                 self.log.snapshot()
+            }
+
+            fn memberships(&self) -> Memberships {
+                self.log.memberships()
             }
 
             fn last(&self) -> EntryId {

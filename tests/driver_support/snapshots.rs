@@ -267,7 +267,8 @@ impl Drop for Member {
 }
 
 impl Member {
-    fn new(id: u64, voters: &[u64], network: &MemoryNetwork, options: &DriverOptions) -> Self {
+    /// With no voters it is one that joins.
+    pub(crate) fn new(id: u64, voters: &[u64], network: &MemoryNetwork, options: &DriverOptions) -> Self {
         let store = FlakyStore::new();
         let mut options = options.clone();
         options.snapshots = Some(Snapshots::new(store.clone()));

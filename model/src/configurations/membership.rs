@@ -118,7 +118,14 @@ pub(super) const TRANSFER: Configuration = Configuration {
     heartbeats: true,
     campaigners: 1,
     network: TWO_MESSAGES,
-    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderByTransfer, Goal::TransferEnded, Goal::JointLeft],
+    goals: &[
+        Goal::Leader,
+        Goal::Commit,
+        Goal::Reelection,
+        Goal::LeaderByTransfer,
+        Goal::TransferEnded,
+        Goal::JointLeft,
+    ],
     golden: Some(1_459_688),
     ..CHANGES
 };
@@ -164,12 +171,11 @@ pub(super) const CONFORM_SNAPSHOTS: Configuration = Configuration {
     golden: Some(5_077),
     ..SNAPSHOTS
 };
-pub(super) const CONFORM_LEARNERS: Configuration =
-    Configuration {
-        name: "conform-membership-learners",
-        log_max: 3,
-        campaigners: 2,
-        drop_dead: false,
-        golden: Some(144_389),
-        ..LEARNERS
-    };
+pub(super) const CONFORM_LEARNERS: Configuration = Configuration {
+    name: "conform-membership-learners",
+    log_max: 3,
+    campaigners: 2,
+    drop_dead: false,
+    golden: Some(144_389),
+    ..LEARNERS
+};

@@ -46,7 +46,8 @@ impl Memberships<'_> {
     pub(super) fn is_durable(self, holders: u8, committed: PackedLog) -> bool {
         let last = self.after(committed, committed.len());
         last.is_quorum(holders)
-            || (self.configuration.changes_max > 0 && self.configuration.after(last).any(|next| next.is_quorum(holders)))
+            || (self.configuration.changes_max > 0
+                && self.configuration.after(last).any(|next| next.is_quorum(holders)))
     }
 }
 

@@ -5,8 +5,8 @@ use crate::render::{self, entry_id, node, role};
 use crate::value::Value;
 use raft_io::trace::Line;
 use raft_io::trace::line::{
-    CompactionRecord, EntryRun, FetchRecord, MembershipRecord, MessageRecord, PayloadName, ProgressName, ProgressRecord,
-    ReadRecord, ResultRecord, ServerState, WriteRecord,
+    CompactionRecord, EntryRun, FetchRecord, MembershipRecord, MessageRecord, PayloadName, ProgressName,
+    ProgressRecord, ReadRecord, ResultRecord, ServerState, WriteRecord,
 };
 use raft_io::{EntryId, HardState, NodeId};
 

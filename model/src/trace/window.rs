@@ -46,7 +46,10 @@ impl Window {
             start.chain(line.state.membership.members())
         });
         if let Some(silent) = named.into_iter().find(|member| !starts.contains_key(member)) {
-            return Err(unsupported(1, format!("there is no line of node {silent}, which is a member of this cluster")));
+            return Err(unsupported(
+                1,
+                format!("there is no line of node {silent}, which is a member of this cluster"),
+            ));
         }
         let lines_in_file = lines.len();
         lines.truncate(events_max);

@@ -23,10 +23,13 @@ pub struct TcpConfig {
     /// Where to listen for peers, `HOST:PORT`; port 0 picks a free one.
     pub listen: String,
     /// The other servers' addresses, `HOST:PORT`, resolved anew at every connect. This server's
-    /// own id may be among them and is ignored.
+    /// own id may be among them and is ignored. What the cluster's configuration says of its members prevails.
     pub peers: BTreeMap<NodeId, String>,
     /// Where clients reach this server, told to every peer. At most 256 bytes.
     pub client_address: Option<String>,
+    /// Where peers reach this server, `HOST:PORT`, told to those that it connects to, for one that has not heard of this
+    /// server, or knows it at another place, answers there. At most 256 bytes. Default: where it listens.
+    pub peer_address: Option<String>,
     /// Identifies the life of this server's data directory. Default 0.
     pub incarnation: u64,
     /// The largest frame to accept, in bytes; frames beyond what a *peer* accepts are not sent to
@@ -66,6 +69,7 @@ impl TcpConfig {
             listen: listen.into(),
             peers: BTreeMap::new(),
             client_address: None,
+            peer_address: None,
             incarnation: 0,
             frame_bytes_max: 16 << 20,
             queue_messages_max: 4096,
@@ -95,6 +99,13 @@ impl TcpConfig {
         self
     }
 
+    /// Sets [`TcpConfig::peer_address`].
+    #[must_use]
+    pub fn peer_address(mut self, address: impl Into<String>) -> Self {
+        self.peer_address = Some(address.into());
+        self
+    }
+
     /// Sets [`TcpConfig::incarnation`].
     #[must_use]
     pub fn incarnation(mut self, incarnation: u64) -> Self {
@@ -119,6 +130,9 @@ impl TcpConfig {
         let invalid = |field, rule| Err(TransportError::Config { field, rule });
         if !is_advertisable(self.client_address.as_deref()) {
             return invalid("client_address", "must have at most 256 bytes and no control characters");
+        }
+        if !is_advertisable(self.peer_address.as_deref()) {
+            return invalid("peer_address", "must have at most 256 bytes and no control characters");
         }
         if self.frame_bytes_max < CONTROL_FRAME_BYTES_MAX || u32::try_from(self.frame_bytes_max).is_err() {
             return invalid("frame_bytes_max", "must be at least 1024 and below 4 GiB");
@@ -156,6 +170,7 @@ impl fmt::Debug for TcpConfig {
             .field("listen", &self.listen)
             .field("peers", &self.peers)
             .field("client_address", &self.client_address)
+            .field("peer_address", &self.peer_address)
             .field("incarnation", &self.incarnation)
             .finish_non_exhaustive()
     }

@@ -112,7 +112,7 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
             return shared.monitor.stranger(address, if displaced { CloseReason::Displaced } else { reason });
         }
     };
-    let (peer, way) = match examine(shared, &hello) {
+    let (peer, way) = match examine(shared, &hello, address) {
         Ok(found) => found,
         Err(refusal) => {
             shared.lobby.leave(serial);
@@ -205,7 +205,7 @@ fn read_hello(shared: &Shared, stream: &TcpStream, reader: &mut FrameReader) -> 
 }
 
 /// Who may come in, and what for.
-fn examine(shared: &Shared, hello: &Hello) -> Result<(Arc<Peer>, Way), Refusal> {
+fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(Arc<Peer>, Way), Refusal> {
     let config = &shared.config;
     if shared.is_closed() {
         return Err(Refusal::ShuttingDown);
@@ -219,7 +219,6 @@ fn examine(shared: &Shared, hello: &Hello) -> Result<(Arc<Peer>, Way), Refusal> 
     if hello.to != config.id {
         return Err(Refusal::WrongReceiver { id: config.id });
     }
-    let peer = shared.peer(hello.from).ok_or(Refusal::UnknownSender)?;
     let (way, version, frame_bytes_min) = match hello.purpose {
         Purpose::Messages => (Way::Messages, PROTOCOL, CONTROL_FRAME_BYTES_MAX),
         Purpose::Snapshots => (Way::Snapshots, TRANSFER_PROTOCOL, CHUNK_FRAME_BYTES_MAX),
@@ -231,6 +230,8 @@ fn examine(shared: &Shared, hello: &Hello) -> Result<(Arc<Peer>, Way), Refusal> 
     if (hello.frame_bytes_max as usize) < frame_bytes_min {
         return Err(Refusal::Unacceptable);
     }
+    // Last, for this may make a peer of a stranger.
+    let peer = shared.peer_or_guest(hello, address).ok_or(Refusal::UnknownSender)?;
     Ok((peer, way))
 }
 

@@ -10,6 +10,11 @@
 //! Threads: one per peer that connects and writes, one per open connection that reads (pongs there,
 //! messages here), one that accepts. A peer that stalls stalls its own threads only.
 //!
+//! Peers are those of the configuration of this transport until the cluster's own names others, and those of the cluster's
+//! from then on. A server that connects and is neither is a guest: its configuration is newer than this one's, or older. A guest
+//! says where it is to be found, and is answered there. Whoever was a member and is none any more is parted with; as a guest it
+//! may come back.
+//!
 //! What waits for a peer is bounded by messages and by bytes. A full queue loses the *newest*
 //! message, so that the appends before it stay an unbroken run; while there is no connection,
 //! messages are lost at once, because an old message is worth less than the retry that follows.
@@ -20,6 +25,7 @@
 mod config;
 mod events;
 mod inbound;
+mod members;
 mod outbound;
 mod peer;
 mod stream;
@@ -42,7 +48,7 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::string::String;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use threads::Threads;
 
@@ -91,7 +97,7 @@ impl TcpTransport {
         let listener = TcpListener::bind(&config.listen).map_err(failed)?;
         let local_address = listener.local_addr().map_err(failed)?;
         let peers = config.peers.iter().filter(|(id, _)| **id != config.id);
-        let peers = peers.map(|(id, address)| (*id, Arc::new(Self::peer(&config, *id, address.clone())))).collect();
+        let peers = peers.map(|(id, address)| (*id, Arc::new(members::peer(&config, *id, address.clone())))).collect();
         let shared = Arc::new(Shared {
             monitor: Monitor::new(config.event_handler()),
             config,
@@ -105,10 +111,6 @@ impl TcpTransport {
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 
-    fn peer(config: &TcpConfig, id: NodeId, address: String) -> Peer {
-        Peer::new(id, address, config.queue_messages_max, config.queue_bytes_max)
-    }
-
     /// Where this server listens; tells the port that was picked for port 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -119,18 +121,8 @@ impl TcpTransport {
     /// address before is closed and what waits for it dropped. This server's own id is ignored.
     pub fn set_address(&self, id: impl Into<NodeId>, address: impl Into<String>) {
         let (shared, id, address) = (&self.handle.shared, id.into(), address.into());
-        if id == shared.config.id {
-            return;
-        }
-        // Start and this must not both start the thread of a new peer, nor neither.
-        let start = shared.start.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peer) = shared.peer(id) {
-            return peer.set_address(address);
-        }
-        let peer = Arc::new(Self::peer(&shared.config, id, address));
-        shared.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&peer));
-        if matches!(*start, Start::Running) {
-            shared.spawn_peer(&peer);
+        if id != shared.config.id {
+            shared.set_address(&shared.start(), id, address);
         }
     }
 
@@ -149,7 +141,7 @@ impl RaftTransport for TcpTransport {
     /// If called twice, or if the system cannot start a thread.
     fn start(&self, receiver: Arc<dyn Receiver>) {
         let shared = &self.handle.shared;
-        let mut start = shared.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut start = shared.start();
         let listener = match std::mem::replace(&mut *start, Start::Running) {
             Start::Bound(listener) => listener,
             Start::Running => panic!("start is called once"),
@@ -181,6 +173,11 @@ impl RaftTransport for TcpTransport {
         }
     }
 
+    /// Connects to the members where the configuration says that they are, and parts with everybody else.
+    fn members(&self, _: GroupId, members: &BTreeMap<NodeId, Option<String>>) {
+        self.handle.shared.set_members(members);
+    }
+
     fn fetch_chunk(
         &self,
         group: GroupId,
@@ -207,6 +204,10 @@ impl Shared {
         self.closed.load(Ordering::SeqCst)
     }
 
+    fn start(&self) -> MutexGuard<'_, Start> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn peer(&self, id: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
@@ -223,7 +224,7 @@ impl Shared {
     }
 
     fn shutdown(&self) {
-        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut start = self.start();
         let before = std::mem::replace(&mut *start, Start::Shutdown);
         drop(start);
         // Whoever notes a connection from here on sees the flag; what was noted before is closed

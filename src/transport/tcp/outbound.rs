@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::string::String;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -77,7 +78,7 @@ struct Series {
 
 impl Series {
     fn report(&mut self, shared: &Shared, peer: &Peer, error: ConnectError) {
-        let (address, _) = peer.address();
+        let address = peer.address();
         let event = match error {
             ConnectError::Refused(reason) => {
                 shared.monitor.counters.refused_by_peers.add(1);
@@ -119,7 +120,7 @@ struct Connection {
 }
 
 fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
-    let (configured, address_version) = peer.address();
+    let (configured, address_version) = peer.addresses();
     let timeout = shared.config.connect_timeout;
     let dialled = shared.threads.uncounted(|| dial(&configured, timeout));
     let (stream, address) = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
@@ -148,10 +149,21 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     }
 }
 
-/// Tries each address of a name in turn.
-pub(super) fn dial(configured: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+/// Tries each address of each name in turn. The first failure tells most: that of the name that is configured.
+pub(super) fn dial(configured: &[String], timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut failure = None;
+    for name in configured {
+        match dial_name(name, timeout) {
+            Ok(dialled) => return Ok(dialled),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address is known")))
+}
+
+fn dial_name(name: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in configured.to_socket_addrs()? {
+    for address in name.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok((stream, address)),
             Err(error) => failure = error,
@@ -187,6 +199,7 @@ pub(super) fn introduce(
         version_last: version,
         frame_bytes_max: u32::try_from(frame_bytes_max).unwrap_or(u32::MAX),
         client_address: config.client_address.clone(),
+        peer_address: Some(shared.peer_address()),
         purpose,
     };
     let mut frame = Vec::new();

@@ -8,6 +8,7 @@ use crate::types::{GroupId, NodeId};
 use std::net::{Shutdown, TcpStream};
 use std::string::String;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
 
 pub(super) struct Peer {
     pub(super) id: NodeId,
@@ -20,7 +21,10 @@ pub(super) struct Peer {
 
 #[derive(Default)]
 struct State {
+    /// As configured; empty for a server that has shown up by itself.
     address: String,
+    /// What it said of itself when it last showed up: tried when there is nobody at `address`.
+    heard_address: Option<String>,
     /// How often `address` changed.
     address_version: u64,
     /// The connection that this server opened, from before its handshake on.
@@ -31,6 +35,8 @@ struct State {
     incarnation: Option<u64>,
     incarnation_changes: u64,
     client_address: Option<String>,
+    /// Final.
+    closed: bool,
 }
 
 /// What a connection that the peer opened is for; there is at most one of each.
@@ -51,10 +57,17 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The address as configured, and its version.
-    pub(super) fn address(&self) -> (String, u64) {
+    /// Where to look for it, one after the other, and the version of that.
+    pub(super) fn addresses(&self) -> (Vec<String>, u64) {
         let state = self.state();
-        (state.address.clone(), state.address_version)
+        let configured = (!state.address.is_empty()).then(|| state.address.clone());
+        let heard = state.heard_address.clone().filter(|heard| *heard != state.address);
+        (configured.into_iter().chain(heard).collect(), state.address_version)
+    }
+
+    /// The address as configured, or as it said itself without one.
+    pub(super) fn address(&self) -> String {
+        self.state().address()
     }
 
     pub(super) fn address_version(&self) -> u64 {
@@ -78,10 +91,11 @@ impl Peer {
     /// if the address changed meanwhile.
     pub(super) fn begin_outbound(&self, stream: &Arc<TcpStream>, version: u64) -> bool {
         let mut state = self.state();
-        if state.address_version == version {
+        let current = state.address_version == version && !state.closed;
+        if current {
             state.outbound = Some(Arc::clone(stream));
         }
-        state.address_version == version
+        current
     }
 
     pub(super) fn set_connected(&self) {
@@ -100,7 +114,12 @@ impl Peer {
 
     /// Makes `stream` the peer's way in, and closes the one before; whether there was one.
     pub(super) fn begin_inbound(&self, way: Way, serial: u64, stream: Arc<TcpStream>) -> bool {
-        let before = self.state().inbound[way as usize].replace((serial, stream));
+        let mut state = self.state();
+        if state.closed {
+            close(Some(&stream));
+        }
+        let before = state.inbound[way as usize].replace((serial, stream));
+        drop(state);
         close(before.as_ref().map(|(_, stream)| &**stream));
         before.is_some()
     }
@@ -117,7 +136,8 @@ impl Peer {
 
     /// Closes everything for good and returns how many messages were lost.
     pub(super) fn shutdown(&self) -> usize {
-        let state = self.state();
+        let mut state = self.state();
+        state.closed = true;
         close(state.outbound.as_deref());
         for (_, stream) in state.inbound.iter().flatten() {
             close(Some(stream));
@@ -140,6 +160,24 @@ impl Peer {
         }
     }
 
+    /// Where it says that it is to be found.
+    pub(super) fn hear_address(&self, address: Option<String>) {
+        if let Some(address) = address {
+            self.state().heard_address = Some(address);
+        }
+    }
+
+    /// Whether it showed up by itself, unknown to whoever configures this server.
+    pub(super) fn is_guest(&self) -> bool {
+        self.state().address.is_empty()
+    }
+
+    /// Whether there is a connection, either way.
+    pub(super) fn is_present(&self) -> bool {
+        let state = self.state();
+        state.connected || state.inbound.iter().any(Option::is_some)
+    }
+
     pub(super) fn client_address(&self) -> Option<String> {
         self.state().client_address.clone()
     }
@@ -148,7 +186,7 @@ impl Peer {
         let (queued_messages, queued_bytes) = self.queue.load();
         let state = self.state();
         PeerStats {
-            address: state.address.clone(),
+            address: state.address(),
             connected: state.connected,
             accepted: state.inbound[Way::Messages as usize].is_some(),
             incarnation: state.incarnation,
@@ -157,6 +195,13 @@ impl Peer {
             queued_messages,
             queued_bytes,
         }
+    }
+}
+
+impl State {
+    fn address(&self) -> String {
+        let heard = self.heard_address.as_ref().filter(|_| self.address.is_empty());
+        heard.unwrap_or(&self.address).clone()
     }
 }
 

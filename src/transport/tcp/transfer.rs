@@ -18,7 +18,7 @@ use crate::types::GroupId;
 use crate::wire::{self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, FrameError, Purpose, Refusal};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::string::ToString;
+use std::string::{String, ToString};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -302,7 +302,7 @@ fn connect(
     turn: &Turn<'_>,
     timeout: Duration,
 ) -> Result<Connection, FetchError> {
-    let (configured, address_version) = peer.address();
+    let (configured, address_version) = peer.addresses();
     let deadline = Instant::now() + timeout;
     let stream = Arc::new(dial(shared, peer, turn, configured, timeout)?);
     turn.begin(&stream)?;
@@ -322,7 +322,7 @@ fn dial(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     turn: &Turn<'_>,
-    configured: std::string::String,
+    configured: Vec<String>,
     timeout: Duration,
 ) -> Result<TcpStream, FetchError> {
     let unreachable = |reason: &dyn ToString| FetchError::Unreachable { reason: reason.to_string() };

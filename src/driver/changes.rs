@@ -1,0 +1,365 @@
+//! The road of a membership change: from the request to the configuration that is committed.
+//!
+//! Dissertation §4. A request says what is wanted and not which configuration: that follows from the one in force at the
+//! moment when the protocol takes the change, under the lock, so that two requests never lose each other's. Until then the
+//! request waits: for the change before it, for the leader's first commit, for a learner that catches up. Once its
+//! configuration is in the log it waits for the commit; of a joint one, for that of the one that follows; of a learner that is
+//! to become a voter by itself, for its vote. Each request has one end, by its deadline at the latest, which the ticker keeps.
+
+use super::error::{LeaderHint, MembershipChangeError, UnknownReason};
+use super::node::{Node, State};
+use super::raft::{StateMachine, deadline};
+use super::slot::{self, Completer, Completion, Outcome};
+use super::sync::lock;
+use crate::error::{ChangeError, StepError};
+use crate::event::Event;
+use crate::log::{LogView, SharedLog};
+use crate::membership::Membership;
+use crate::transport::RaftTransport;
+use crate::types::{EntryId, NodeId, Term};
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::string::String;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use std::vec::Vec;
+
+/// How many requests may be open at a time.
+const CHANGES_MAX: usize = 1024;
+/// For how many minimum election timeouts a lack of voters that answer is waited out: right after a quorum check, or an
+/// election, nobody has answered yet.
+const QUORUM_WAITED: u32 = 2;
+
+type Answer = Result<Arc<Membership>, MembershipChangeError>;
+/// Who waits for a change, and what is said to them.
+pub(super) type SettledChange = (Completer<(), Answer>, Answer);
+
+/// What somebody wants of the configuration. An empty address is none.
+pub(super) enum Wanted {
+    Learner { id: NodeId, address: String },
+    Voter { id: NodeId, address: String },
+    Promoted { id: NodeId },
+    Demoted { id: NodeId },
+    Removed { id: NodeId },
+    Address { id: NodeId, address: String },
+    Exactly(Membership),
+}
+
+impl Wanted {
+    /// The configuration that has it, from the one in force.
+    fn target(&self, present: &Membership) -> Result<Membership, MembershipChangeError> {
+        let addressed = |membership: Membership, id: NodeId, address: &str| {
+            if address.is_empty() { membership } else { membership.with_address(id, address) }
+        };
+        let member = |id: NodeId| {
+            if present.contains(id) { Ok(present) } else { Err(MembershipChangeError::NotAMember { server: id }) }
+        };
+        Ok(match self {
+            Self::Learner { id, .. } if present.is_voter(*id) => {
+                return Err(MembershipChangeError::IsVoter { server: *id });
+            }
+            Self::Learner { id, address } => addressed(present.with_learner(*id), *id, address),
+            Self::Voter { id, address } if present.is_voter(*id) => addressed(present.clone(), *id, address),
+            Self::Voter { id, address } => addressed(present.with_promotion(*id), *id, address),
+            Self::Promoted { id } => present.with_voter(*id),
+            Self::Demoted { id } => member(*id)?.with_learner(*id),
+            Self::Removed { id } => present.without(*id),
+            Self::Address { id, address } => member(*id)?.with_address(*id, address.as_str()),
+            Self::Exactly(target) => target.clone(),
+        })
+    }
+
+    /// Whom a committed configuration still has to give a vote, by itself.
+    fn lacks_vote(&self, committed: &Membership) -> Option<NodeId> {
+        match self {
+            Self::Voter { id, .. } if !committed.is_voter(*id) => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+struct OpenChange {
+    wanted: Wanted,
+    deadline: Option<Instant>,
+    stage: Stage,
+    completer: Completer<(), Answer>,
+}
+
+enum Stage {
+    /// Nothing is appended, and this is why: the protocol is asked again.
+    Waiting(Option<ChangeError>),
+    /// The leader of the term `led` has a configuration with what is wanted at `id`.
+    Appended { id: EntryId, led: Term },
+}
+
+impl OpenChange {
+    /// What is known of it when no more can be learnt.
+    fn unknown(&self, reason: UnknownReason, otherwise: MembershipChangeError) -> MembershipChangeError {
+        match self.stage {
+            Stage::Waiting(_) => otherwise,
+            Stage::Appended { id, .. } => MembershipChangeError::OutcomeUnknown { id, reason },
+        }
+    }
+
+    fn expired(&self) -> MembershipChangeError {
+        let (appended, refusal) = match self.stage {
+            Stage::Waiting(refusal) => (None, refusal),
+            Stage::Appended { id, .. } => (Some(id), None),
+        };
+        MembershipChangeError::DeadlineExceeded { appended, refusal }
+    }
+}
+
+/// The changes that somebody waits for, in the order in which they came.
+pub(super) struct Changes {
+    open: Vec<OpenChange>,
+    /// Something happened that a change may have waited for.
+    pub(super) due: bool,
+    /// They are being looked at: a step in the middle of it does not look again.
+    advancing: bool,
+    /// Ticks since voters that would be too few began to be waited for.
+    quorum_ticks: u32,
+    /// They are answered as soon as the lock is released.
+    pub(super) settled: Vec<SettledChange>,
+}
+
+impl Changes {
+    pub(super) const fn new() -> Self {
+        Self { open: Vec::new(), due: false, advancing: false, quorum_ticks: 0, settled: Vec::new() }
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// What the first one that is not in the log waits for.
+    pub(super) fn refusal(&self) -> Option<ChangeError> {
+        self.open.iter().find_map(|change| if let Stage::Waiting(refusal) = change.stage { refusal } else { None })
+    }
+
+    fn settle(&mut self, change: OpenChange, answer: Answer) {
+        self.settled.push((change.completer, answer));
+    }
+
+    /// Nothing of this will be answered here.
+    pub(super) fn abort(&mut self, reason: UnknownReason, error: &MembershipChangeError) {
+        for change in mem::take(&mut self.open) {
+            let error = change.unknown(reason, error.clone());
+            self.settle(change, Err(error));
+        }
+    }
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Takes a request.
+    pub(super) fn begin_change(&self, wanted: Wanted, timeout: Duration) -> MembershipChange {
+        let mut state = lock(&self.state);
+        let refused = match &state.fatal {
+            Some(reason) => Some(MembershipChangeError::Fatal { reason: reason.clone() }),
+            None if state.draining => Some(MembershipChangeError::Shutdown),
+            None if state.changes.open() >= CHANGES_MAX => Some(MembershipChangeError::Overloaded { max: CHANGES_MAX }),
+            None => None,
+        };
+        if let Some(error) = refused {
+            return MembershipChange { stage: ChangeStage::Ready(Some(Err(error))) };
+        }
+        let (completer, completion) = slot::slot();
+        let stage = Stage::Waiting(None);
+        state.changes.open.push(OpenChange { wanted, deadline: deadline(timeout), stage, completer });
+        state.changes.due = true;
+        state.changed = true;
+        self.advance_changes(&mut state);
+        self.release(state);
+        MembershipChange { stage: ChangeStage::Open(completion) }
+    }
+
+    /// Looks which changes are done, and whether others can begin.
+    #[inline]
+    pub(super) fn advance_changes(&self, state: &mut State<M>) {
+        if !state.changes.open.is_empty() && !state.changes.advancing {
+            self.advance_open_changes(state);
+        }
+    }
+
+    #[cold]
+    fn advance_open_changes(&self, state: &mut State<M>) {
+        state.changes.advancing = true;
+        loop {
+            let due = mem::take(&mut state.changes.due);
+            for mut change in mem::take(&mut state.changes.open) {
+                let answer = match change.stage {
+                    Stage::Appended { id, led } => self.look_at_appended(state, &change.wanted, id, led),
+                    Stage::Waiting(_) if due => self.try_change(state, &mut change),
+                    Stage::Waiting(_) => None,
+                };
+                match answer {
+                    Some(answer) => state.changes.settle(change, answer),
+                    None => state.changes.open.push(change),
+                }
+            }
+            if !state.changes.due || state.changes.open.is_empty() {
+                break;
+            }
+        }
+        state.changes.advancing = false;
+        if !self.is_running() {
+            // The node stopped in the middle of it.
+            let error = closed(state);
+            state.changes.abort(UnknownReason::Fatal, &error);
+        }
+    }
+
+    /// Whether what is in the log is committed by now; `None` as long as that is open.
+    fn look_at_appended(&self, state: &mut State<M>, wanted: &Wanted, id: EntryId, led: Term) -> Option<Answer> {
+        if state.leading != Some(led) {
+            let reason = UnknownReason::LeadershipLost;
+            return Some(Err(MembershipChangeError::OutcomeUnknown { id, reason }));
+        }
+        let (index, committed) = state.protocol.committed_membership();
+        // A joint configuration is followed by the one that was wanted.
+        if index < id.index || committed.is_joint() {
+            return None;
+        }
+        match wanted.lacks_vote(committed) {
+            Some(server) if committed.promoting().contains(&server) => None,
+            Some(_) => Some(Err(MembershipChangeError::Overtaken { membership: Arc::clone(committed) })),
+            None => Some(Ok(Arc::clone(committed))),
+        }
+    }
+
+    /// Asks the protocol for it.
+    fn try_change(&self, state: &mut State<M>, change: &mut OpenChange) -> Option<Answer> {
+        let Some(led) = state.leading else { return Some(Err(not_leading(state))) };
+        let target = match change.wanted.target(&state.protocol.membership().settled()) {
+            Ok(target) => Arc::new(target),
+            Err(error) => return Some(Err(error)),
+        };
+        let refusal = match self.step(state, Event::ChangeMembership { target }) {
+            _ if !self.is_running() => return Some(Err(closed(state))),
+            Err(StepError::Change(refusal)) => refusal,
+            Ok(_) | Err(_) => {
+                let index = state.protocol.membership_index();
+                // Found in force already, it may be of an earlier term; what is being written is of this one.
+                let term = self.view.term(index).unwrap_or(led);
+                let id = EntryId { index, term };
+                change.stage = Stage::Appended { id, led };
+                return self.look_at_appended(state, &change.wanted, id, led);
+            }
+        };
+        let quorum_waited = state.changes.quorum_ticks >= QUORUM_WAITED * self.election_ticks;
+        match refusal {
+            ChangeError::InProgress { .. }
+            | ChangeError::TermNotCommitted { .. }
+            | ChangeError::LearnerSilent { .. }
+            | ChangeError::LearnerBehind { .. }
+            | ChangeError::TransferInProgress { .. } => {}
+            ChangeError::WouldLoseQuorum { .. } if !quorum_waited => {}
+            ChangeError::NotLeader { .. } => return Some(Err(not_leading(state))),
+            refusal => return Some(Err(MembershipChangeError::Refused(refusal))),
+        }
+        change.stage = Stage::Waiting(Some(refusal));
+        None
+    }
+
+    /// A tick passed.
+    pub(super) fn tick_changes(&self, state: &mut State<M>) {
+        if state.changes.open.is_empty() {
+            state.changes.quorum_ticks = 0;
+            return;
+        }
+        let lacks_quorum =
+            |change: &OpenChange| matches!(change.stage, Stage::Waiting(Some(ChangeError::WouldLoseQuorum { .. })));
+        let waits = state.changes.open.iter().any(lacks_quorum);
+        state.changes.quorum_ticks = if waits { state.changes.quorum_ticks + 1 } else { 0 };
+        state.changes.due = true;
+        self.advance_changes(state);
+        let now = Instant::now();
+        for change in mem::take(&mut state.changes.open) {
+            if change.deadline.is_some_and(|deadline| deadline <= now) {
+                let error = change.expired();
+                state.changes.settle(change, Err(error));
+            } else {
+                state.changes.open.push(change);
+            }
+        }
+    }
+
+    /// Answers, without the lock: first all of them, then the wake-ups.
+    pub(super) fn answer_changes(&self, settled: Vec<SettledChange>) {
+        let mut wakes = Vec::new();
+        for (completer, mut answer) in settled {
+            if let Err(MembershipChangeError::NotLeader { leader: Some(leader), .. }) = &mut answer {
+                leader.client_address = self.transport.client_address(leader.id);
+            }
+            wakes.extend(completer.complete(answer));
+        }
+        for wake in wakes {
+            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
+            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
+        }
+    }
+}
+
+fn not_leading<M: StateMachine>(state: &State<M>) -> MembershipChangeError {
+    // The address is looked up when the lock is released.
+    let leader = state.protocol.leader().map(|id| LeaderHint { id, client_address: None });
+    MembershipChangeError::NotLeader { leader, term: state.protocol.term() }
+}
+
+fn closed<M: StateMachine>(state: &State<M>) -> MembershipChangeError {
+    let fatal = state.fatal.clone();
+    fatal.map_or(MembershipChangeError::Shutdown, |reason| MembershipChangeError::Fatal { reason })
+}
+
+/// A membership change under way. Await it, or [`wait`](Self::wait) for it; a dropped one goes its way without a witness,
+/// until its deadline.
+#[must_use = "the outcome is known only here"]
+pub struct MembershipChange {
+    stage: ChangeStage,
+}
+
+enum ChangeStage {
+    Ready(Option<Answer>),
+    Open(Completion<(), Answer>),
+}
+
+impl MembershipChange {
+    /// Waits for the end of it, which its deadline bounds. The configuration that is committed with what was wanted.
+    ///
+    /// # Errors
+    /// [`MembershipChangeError`].
+    pub fn wait(self) -> Result<Arc<Membership>, MembershipChangeError> {
+        match self.stage {
+            ChangeStage::Ready(answer) => answer.unwrap_or(Err(MembershipChangeError::Shutdown)),
+            ChangeStage::Open(completion) => settle(completion.wait(None)),
+        }
+    }
+}
+
+impl Future for MembershipChange {
+    type Output = Result<Arc<Membership>, MembershipChangeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.stage {
+            ChangeStage::Ready(answer) => Poll::Ready(answer.take().unwrap_or(Err(MembershipChangeError::Shutdown))),
+            ChangeStage::Open(completion) => completion.poll(context).map(settle),
+        }
+    }
+}
+
+fn settle(outcome: Outcome<(), Answer>) -> Answer {
+    match outcome {
+        Outcome::Done(answer) => answer,
+        Outcome::Expired(_) | Outcome::Abandoned(_) => Err(MembershipChangeError::Shutdown),
+    }
+}
+
+impl fmt::Debug for MembershipChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MembershipChange").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! What a node makes of the configurations in its log: the first of them, and whom its transport has to reach.
+//!
+//! A cluster is told once who belongs to it. `RaftConfig::membership` becomes a record at the start of a log that holds
+//! nothing; from then on the log says who belongs to the cluster, whatever the program is configured with (§4).
+
+use super::error::StartError;
+use super::node::{Node, State};
+use super::raft::StateMachine;
+use super::sync::lock;
+use super::trace::trace_event;
+use crate::action::{Compaction, Write};
+use crate::config::RaftConfig;
+use crate::log::{Memberships, RaftLog, SharedLog};
+use crate::membership::Membership;
+use crate::protocol::Protocol;
+use crate::transport::RaftTransport;
+use crate::types::{Index, NodeId};
+use std::borrow::Cow;
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::string::{String, ToString};
+use std::sync::Arc;
+
+/// The members, each with its address if one is known.
+pub(super) type Reachable = BTreeMap<NodeId, Option<String>>;
+
+/// What a transport is told of the configurations in the log.
+pub(super) struct Members {
+    /// What `RaftConfig` names and the log does not.
+    pub(super) overruled: Option<Arc<Membership>>,
+    /// The configuration in force and the last committed one, as the transport knows them, or is about to.
+    told: Option<(Index, Index)>,
+    /// It goes out as soon as the lock is released.
+    due: Option<Reachable>,
+}
+
+impl Members {
+    pub(super) const fn new(overruled: Option<Arc<Membership>>) -> Self {
+        Self { overruled, told: None, due: None }
+    }
+
+    pub(super) const fn is_due(&self) -> bool {
+        self.due.is_some()
+    }
+
+    pub(super) fn take(&mut self) -> Option<Reachable> {
+        self.due.take()
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.due = None;
+    }
+}
+
+/// Writes down who belongs to the cluster, if the log does not know, and waits until that is durable. The configuration to
+/// start with, and its membership if the log prevails over that.
+pub(super) fn bootstrap<'a, L: SharedLog>(
+    config: &'a RaftConfig,
+    log: &mut L,
+) -> Result<(Cow<'a, RaftConfig>, Option<Arc<Membership>>), StartError> {
+    let Memberships { at_snapshot, later } = log.memberships();
+    let configured = &config.membership;
+    let begins = at_snapshot.is_none() && later.is_empty();
+    if begins && !configured.is_empty() {
+        // A log from before memberships were recorded gets the same record at its snapshot.
+        let membership = Arc::new(configured.clone());
+        let compaction = Compaction { snapshot: log.snapshot(), base: log.base(), membership };
+        let mut writes = std::vec![Write { compaction: Some(compaction), ..Write::default() }];
+        let written = log.append(&mut writes).and_then(|()| RaftLog::sync(log));
+        written.map_err(|error| StartError::Bootstrap { source: Box::new(error) })?;
+        trace_event!(info, node = config.id.0, "the cluster begins with: {configured}");
+        return Ok((Cow::Borrowed(config), None));
+    }
+    let known = later.last().map(|(_, membership)| membership).or(at_snapshot.as_ref());
+    let differs = !configured.is_empty() && known.is_some_and(|known| **known != *configured);
+    if !differs {
+        return Ok((Cow::Borrowed(config), None));
+    }
+    trace_event!(
+        warn,
+        node = config.id.0,
+        "the log knows other members than the configuration, which names: {configured}"
+    );
+    let overruled = Some(Arc::new(configured.clone()));
+    if at_snapshot.is_some() {
+        return Ok((Cow::Borrowed(config), overruled));
+    }
+    // A server that joined knows of no configuration before the first in its log, whatever it is configured with now.
+    Ok((Cow::Owned(RaftConfig { membership: Membership::default(), ..config.clone() }), overruled))
+}
+
+/// Everybody who may still have to be reached: the members of the last committed configuration and of those after it. The
+/// newest one says where.
+fn reachable(protocol: &Protocol) -> Reachable {
+    let committed = protocol.committed_membership().0;
+    let mut reachable = Reachable::new();
+    for (_, membership) in protocol.memberships().filter(|(index, _)| *index >= committed) {
+        for id in membership.members() {
+            let address = membership.address(id).map(ToString::to_string);
+            let known = reachable.entry(id).or_default();
+            *known = address.or(known.take());
+        }
+    }
+    reachable
+}
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Before anything runs.
+    pub(super) fn introduce_members(&self) {
+        let mut state = lock(&self.state);
+        self.note_members(&mut state);
+        let members = state.members.take();
+        drop(state);
+        if let Some(members) = members {
+            self.transport.members(self.options.group, &members);
+        }
+    }
+
+    /// After a step: the transport is told if another configuration is in force, or committed.
+    #[inline]
+    pub(super) fn note_members(&self, state: &mut State<M>) {
+        let now = (state.protocol.membership_index(), state.protocol.committed_membership().0);
+        if state.members.told != Some(now) {
+            state.members.told = Some(now);
+            state.members.due = Some(reachable(&state.protocol));
+        }
+    }
+}
