@@ -4,6 +4,10 @@
 //! Lives here: what one step of one server must keep ([`of_step`], computed once per distinct step) and what a state of
 //! the cluster must keep ([`of_state`]).
 
+mod membership;
+
+pub use membership::Memberships;
+
 use crate::config::Configuration;
 use crate::facts::{Facts, NOBODY, PackedLog, position};
 use crate::membership::Masks;
@@ -11,8 +15,7 @@ use crate::server::{Input, Server, Stepped};
 use raft_io::message::AppendResult;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::{HardState, Index};
-use raft_io::{Action, Envelope, Event, LogView, Membership, MemoryLog, Message, NodeId, RoleKind};
-use std::sync::Arc;
+use raft_io::{Action, Envelope, Event, LogView, MemoryLog, Message, NodeId, RoleKind};
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $(#[doc = $says:literal] $variant:ident,)* }) => {
@@ -229,7 +232,8 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
-    broken |= of_transfer(configuration, input, stepped, &old, &new) | of_membership(configuration, after, &new);
+    broken |=
+        of_transfer(configuration, input, stepped, &old, &new) | membership::of_membership(configuration, after, &new);
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
     if matches!(input, Input::Event(Event::QuorumCheckTimeout)) && leads(&new) {
         let active = old.progress.iter().filter(|peer| peer.active).map(|peer| peer.peer);
@@ -243,41 +247,6 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
 
 fn positions_of(ids: impl Iterator<Item = NodeId>) -> u8 {
     ids.fold(0, |mask, id| mask | 1 << position(id))
-}
-
-/// The laws of membership that a server breaks, as a mask.
-fn of_membership(configuration: &Configuration, server: &Server, state: &ProtocolState) -> u64 {
-    let mut broken = 0;
-    let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
-    let (id, log) = (server.protocol.id(), server.log());
-    let in_log = log.memberships();
-    let first = in_log.at_snapshot.unwrap_or_else(|| Arc::new(configuration.membership_of(id)));
-    let expected = std::iter::once((log.snapshot().index, first)).chain(in_log.later);
-    check(expected.eq(state.memberships.iter().cloned()), Law::ConfigurationFollowsLog);
-    let (known, in_force) = (&state.memberships, server.protocol.membership());
-    for pair in known.windows(2) {
-        let [before, next] = [&pair[0].1, &pair[1].1].map(|membership| Masks::of(membership));
-        check(before.voters == 0 || before.overlaps(next), Law::QuorumsOverlap);
-    }
-    let has_own_commit = log.term(state.commit_index) == Some(state.hard_state.term);
-    match state.role {
-        RoleKind::Leader => {
-            let uncommitted = known.iter().filter(|(index, _)| *index > state.commit_index).count();
-            check(!has_own_commit || uncommitted <= 1, Law::OneChangeAtATime);
-            let own = |(index, _): &(Index, Arc<Membership>)| log.term(*index) == Some(state.hard_state.term);
-            check(has_own_commit || !known.iter().any(own), Law::ChangesAfterOwnCommit);
-            let members = Masks::of(in_force).members() & !(1 << position(id));
-            let peers = positions_of(state.progress.iter().map(|peer| peer.peer));
-            check(peers == members, Law::PeersAreMembers);
-        }
-        RoleKind::Candidate | RoleKind::PreCandidate => {
-            let committed = known.iter().rposition(|(index, _)| *index <= state.commit_index).unwrap_or(0);
-            let may = known[committed..].iter().any(|(_, membership)| membership.is_voter(id));
-            check(may, Law::CampaignersHaveAVote);
-        }
-        RoleKind::Follower => {}
-    }
-    broken
 }
 
 /// The laws of leadership transfer that a step breaks, as a mask.
@@ -538,47 +507,6 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
         reach(older, Goal::CommitOfAnOlderTerm);
     }
     reached
-}
-
-/// What is known of the configurations of the cluster.
-#[derive(Clone, Copy, Debug)]
-pub struct Memberships<'a> {
-    /// What is explored.
-    pub configuration: &'a Configuration,
-    /// The one that the cluster began with.
-    pub initial: Masks,
-    /// Those that were met, by number less one.
-    pub known: &'a [Masks],
-}
-
-impl Memberships<'_> {
-    /// The configuration after the first `count` of these entries, of which none is forgotten.
-    fn after(self, entries: PackedLog, count: u32) -> Masks {
-        match entries.last_membership(count) {
-            0 => self.initial,
-            number => self.known[usize::from(number) - 1],
-        }
-    }
-
-    /// The configuration that elected a leader: that of its log before its first entry. History remembers what the log
-    /// has forgotten.
-    fn elected(self, leader: &Facts, committed: PackedLog) -> Masks {
-        if self.configuration.changes_max == 0 {
-            return self.initial;
-        }
-        let forgotten = committed.prefix(leader.log.base()).entries();
-        let whole = PackedLog(forgotten.0 | (leader.log.0 & !PackedLog(u128::MAX).prefix(leader.log.base()).0));
-        let before = (0..whole.len()).take_while(|at| whole.term(*at) < leader.term).count();
-        self.after(whole, before as u32)
-    }
-
-    /// Whether these servers are a quorum of the configuration by which the last entry was committed.
-    fn is_durable(self, holders: u8, committed: PackedLog) -> bool {
-        let last = self.after(committed, committed.len());
-        last.is_quorum(holders)
-            || (self.configuration.changes_max > 0
-                && self.configuration.after(last).any(|next| next.is_quorum(holders)))
-    }
 }
 
 /// The laws that a state of the cluster breaks, as a mask. `leaders` has one byte per term: who ever led it.

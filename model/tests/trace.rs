@@ -47,7 +47,11 @@ fn random_schedules_are_behaviours_of_the_spec() {
         let lines = recorded(setup, seed);
         let count = lines.len();
         match validate(lines).expect("TLC runs") {
-            Verdict::Accepted(accepted) => assert_eq!(accepted.events, count),
+            Verdict::Accepted(accepted) => {
+                assert_eq!(accepted.events, count);
+                let changes = accepted.kinds.get("ChangeMembership").copied().unwrap_or(0);
+                assert_eq!(changes > 0, setup.contains("servers="), "{setup}: {changes} changes");
+            }
             Verdict::Rejected(rejected) => panic!("{setup}\n{rejected}"),
         }
     }

@@ -85,13 +85,11 @@ const STORY: &[&str] = &[
     "transfer_leadership 2 3",
     "handle_timeout_now_request 2 3",
     "stabilize",
-    "snapshot_taken 3 10 through=10",
+    "snapshot_taken 3 9 through=8",
     "persisted 3",
     "change_membership 3 voters=1,2,3 learners=4 promoting=4",
     "stabilize",
     "heartbeat_timeout 3",
-    "stabilize",
-    "snapshot_fetched 4",
     "stabilize",
     "heartbeat_timeout 3",
     "stabilize",
@@ -99,6 +97,7 @@ const STORY: &[&str] = &[
     "stabilize",
     "change_membership 3 voters=4",
     "stabilize",
+    "transfer_timeout 3",
 ];
 
 /// Lines of each kind that are altered: those that say most.
