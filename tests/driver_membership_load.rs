@@ -175,3 +175,26 @@ fn a_server_that_joins_begins_with_the_leaders_snapshot() {
     let status = joiner.wait(|status| status.applied_index >= last);
     assert_eq!(*status.membership.in_force, Membership::new([1, 2, 3, 4_u64]));
 }
+
+/// Its log reaches back to the first entry, and says only at its end who belongs to the cluster: until then there is nothing to
+/// put into a snapshot, and nothing wrong either.
+#[test]
+fn a_server_that_joins_takes_no_snapshot_before_it_knows_the_members() {
+    let group = Group::start(3, &DriverOptions::default());
+    let leader = group.leader();
+    for _ in 0..20 {
+        // A few of these are a message.
+        driver_support::snapshots::propose(group.at(leader).raft(), vec![7; 200_000]);
+    }
+    let mut eager = options();
+    eager.snapshot_entries = 2;
+    let mut joiner = Member::new(4, &[], &group.network, &eager);
+    joiner.start();
+    group.at(leader).raft().add_voter(4, "", PATIENCE).wait().unwrap();
+    joiner.wait(|status| status.applied_index >= group.at(leader).raft().status().last_index);
+    let info = joiner.raft().snapshot().wait(PATIENCE).unwrap();
+    assert!(info.membership().unwrap().unwrap().contains(NodeId(4)));
+    let status = joiner.raft().status();
+    assert_eq!((status.counters.snapshots_failed, status.snapshot.last_error, status.fatal), (0, None, None));
+    assert_eq!(joiner.commands().len(), 20);
+}

@@ -135,6 +135,8 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     // A transfer that times out, and one that does not.
     nodes.transfer(first, true, |outcome| matches!(outcome, Err(LeadershipTransferError::TimedOut { .. })));
     nodes.transfer(first, false, Result::is_ok);
+    let leader = nodes.leader(1, None);
+    nodes.running[&leader].add_learner(4, "", PATIENCE).wait().unwrap();
     let (lines, folder) = nodes.lines();
     check_complete(&lines, &SNAPSHOTS, &folder.path().join("trace.jsonl"));
     let starts: Vec<&Line> = lines.iter().filter(|line| line.event == EventName::START).collect();
