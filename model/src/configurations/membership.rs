@@ -18,7 +18,7 @@ const CHANGES: Configuration = Configuration {
 
 const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
 
-/// By the names that `spec/MCMembership.tla` gives them.
+/// By the names that `spec/MCMembership.tla` gives to those that are compared.
 type Targets = (&'static str, &'static [Target]);
 const REPLACEMENT: Targets = ("Replacement", &[Target::of_voters(&[1, 3])]);
 const WITHOUT_FIRST: Targets = ("WithoutFirst", &[Target::of_voters(&[2, 3])]);
