@@ -43,6 +43,9 @@ const FLOORS: &[(&str, u8)] = &[
 const ALSO: &[(&str, &str)] = &[
     // Bytes become messages below the sockets.
     ("transport", "wire"),
+    // An entry may be a configuration, and a message may bring one; a configuration is made of ids.
+    ("types", "membership"),
+    ("message", "membership"),
 ];
 
 /// The rooms above, which need the other wing's rooms at most through the traits: (from, to) that no floor forbids.

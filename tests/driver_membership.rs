@@ -38,7 +38,8 @@ impl Servers {
         let id = config.id.0;
         let log = self.logs.entry(id).or_default().clone();
         let raft = Raft::start(config, log, self.network.transport(id), Recorder::default()).unwrap();
-        self.rafts.entry(id).insert_entry(raft).into_mut()
+        self.rafts.insert(id, raft);
+        self.at(id)
     }
 
     fn join(&mut self, id: u64) -> &Raft<Recorder> {
@@ -216,11 +217,12 @@ fn all_three_servers_are_replaced_at_once() {
     let joiners = [4, 5, 6];
     joiners.iter().for_each(|id| drop(servers.join(*id).status()));
     for id in joiners {
-        servers.at(leader).add_learner(id, "", PATIENCE).wait().unwrap();
+        servers.at(leader).add_learner(id, format!("host:{id}"), PATIENCE).wait().unwrap();
     }
-    let target = Membership::new(joiners);
-    let reached = servers.at(leader).change_membership(target.clone(), PATIENCE).wait().unwrap();
-    assert_eq!(*reached, target);
+    let target = Membership::new(joiners).with_address(5, "elsewhere:5");
+    let reached = servers.at(leader).change_membership(target, PATIENCE).wait().unwrap();
+    let addresses: Vec<_> = reached.addresses().map(|(_, address)| address).collect();
+    assert_eq!((reached.voters(), &addresses[..]), (&ids(&joiners)[..], &["host:4", "elsewhere:5", "host:6"][..]));
     let next = servers.leader_among(&joiners);
     [1, 2, 3].iter().for_each(|id| servers.stop(*id));
     servers.write(next, 10);
@@ -375,6 +377,26 @@ fn a_server_that_joins_never_campaigns_before_it_is_asked() {
     }
     let leader = servers.leader_among(&[1, 2, 3]);
     servers.at(leader).add_voter(7, "", PATIENCE).wait().unwrap();
+}
+
+/// Before there were membership changes a log said nothing of members.
+#[test]
+fn a_log_of_before_is_told_once_too() {
+    use raft_io::{Entry, EntryId, HardState, Payload, RaftLog, Term, Write};
+    let mut servers = Servers::default();
+    let mut log = Locked::<MemoryLog>::default();
+    let hard_state = Some(HardState { term: Term(3), vote: Some(NodeId(1)) });
+    let entry = |index: u64| Entry { id: EntryId::new(index, 3_u64), payload: Payload::Command("x".into()) };
+    let entries = (1..=5).map(entry).collect();
+    log.append(&mut vec![Write { hard_state, compaction: None, truncate_from: None, entries }]).unwrap();
+    servers.logs.insert(1, log.clone());
+    servers.start(config(1, &[1]));
+    assert_eq!(servers.leader(), 1);
+    assert_eq!(servers.applied(1, 1), 5);
+    assert_eq!(log.memberships().at_snapshot.as_deref(), Some(&Membership::new([1_u64])));
+    servers.stop(1);
+    servers.start(config(1, &[1, 2, 3]));
+    assert_eq!(servers.leader(), 1, "what is written down counts");
 }
 
 /// A failed first write is an error of the start, and the next start tries again.

@@ -86,7 +86,9 @@ impl Servers {
     }
 
     fn write(&self, id: u64, count: usize) {
-        (0..count).for_each(|_| drop(self.at(id).propose("x").wait(PATIENCE).unwrap()));
+        for _ in 0..count {
+            self.at(id).propose("x").wait(PATIENCE).unwrap();
+        }
     }
 
     fn peers(&self, id: u64) -> BTreeMap<NodeId, String> {

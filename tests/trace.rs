@@ -6,9 +6,8 @@ use driver_support::{Network, PATIENCE, Recorder, config, propose};
 use raft_io::driver::{DriverOptions, LeadershipTransferError, Raft};
 use raft_io::log::Locked;
 use raft_io::testkit::walk::walk;
-use raft_io::trace::line::PayloadName;
 use raft_io::trace::{EventName, Line, TraceOptions, merge, read};
-use raft_io::{ClusterId, Membership, MemoryLog, NodeId, RoleKind, Term, Transition};
+use raft_io::{ClusterId, MemoryLog, NodeId, RoleKind, Term, Transition};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -107,23 +106,6 @@ impl Nodes {
         panic!("{outcomes:?}");
     }
 
-    /// Whoever leads brings about what `target` makes of its configuration and of the server behind it.
-    fn change(&self, target: impl Fn(&Membership, NodeId) -> Membership) {
-        let mut outcomes = Vec::new();
-        for _ in 0..20 {
-            let leader = self.leader(1, None);
-            let other = IDS.into_iter().find(|id| *id != leader).unwrap();
-            let present = self.running[&leader].status().membership.in_force;
-            let target = target(&present, NodeId(other));
-            let outcome = self.running[&leader].change_membership(target, PATIENCE).wait();
-            if outcome.is_ok() {
-                return;
-            }
-            outcomes.push(outcome);
-        }
-        panic!("{outcomes:?}");
-    }
-
     fn lines(self) -> (Vec<Line>, tempfile::TempDir) {
         self.running.values().for_each(Raft::shutdown);
         let paths = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -153,19 +135,10 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     // A transfer that times out, and one that does not.
     nodes.transfer(first, true, |outcome| matches!(outcome, Err(LeadershipTransferError::TimedOut { .. })));
     nodes.transfer(first, false, Result::is_ok);
-    // A voter becomes a learner, and one again.
-    nodes.change(|present, other| present.with_learner(other));
-    nodes.change(|present, _| present.with_voter(present.learners()[0]));
+    let leader = nodes.leader(1, None);
+    nodes.running[&leader].add_learner(4, "", PATIENCE).wait().unwrap();
     let (lines, folder) = nodes.lines();
     check_complete(&lines, &SNAPSHOTS, &folder.path().join("trace.jsonl"));
-    let demoted = lines.iter().find(|line| !line.state.membership.learners.is_empty()).expect("a change");
-    assert_eq!((demoted.state.membership.voters.len(), demoted.state.membership.learners.len()), (2, 1));
-    let configurations = demoted.state.pending.iter().flat_map(|write| &write.entries);
-    let configurations = configurations.filter(|run| run.payload == PayloadName::Membership);
-    assert_eq!(
-        configurations.filter_map(|run| run.membership.as_ref()).collect::<Vec<_>>(),
-        [&demoted.state.membership]
-    );
     let starts: Vec<&Line> = lines.iter().filter(|line| line.event == EventName::START).collect();
     assert_eq!(starts.len(), 4);
     let again = starts.iter().find(|line| line.life == 2).expect("a second life");

@@ -159,14 +159,17 @@ fn a_server_of_another_cluster_is_refused_and_told_why() {
 }
 
 #[test]
-fn two_servers_with_exchanged_addresses_refuse_each_other() {
+fn a_server_at_anothers_address_is_not_taken_for_it() {
     let three = TcpTransport::bind(config(3)).unwrap();
     let one = TcpTransport::bind(config(1).peer(2, three.local_addr().to_string())).unwrap();
     three.set_address(1, one.local_addr().to_string());
     one.start(Inbox::new().receiver());
     three.start(Inbox::new().receiver());
     eventually("node 3 refuses to be node 2", || three.stats().refused.get("wrong_receiver").is_some_and(|n| *n > 0));
-    eventually("node 1 does not know node 3", || one.stats().refused.get("unknown_sender").is_some_and(|n| *n > 0));
+    eventually("node 3 is a guest of node 1, and not node 2", || {
+        let peers = one.stats().peers;
+        peers.get(&NodeId(3)).is_some_and(|peer| peer.accepted && peer.connected) && !peers[&NodeId(2)].connected
+    });
 }
 
 #[test]

@@ -31,6 +31,12 @@ use std::process::ExitCode;
 /// (RAFT.SESSION CLOSE <id>) or, as the one longest without a command, evicted. -FORGOTTEN: the reply is not kept any more.
 /// In neither case the command ran now. An idle client keeps its session with RAFT.SESSION KEEPALIVE <id> <lowest unanswered>.
 ///
+/// RAFT.MEMBERS tells who belongs to the cluster. To the leader: RAFT.ADD <id> <peer address> adds a node, started with --join,
+/// that gets a vote once it has caught up, or with LEARNER at the end none; RAFT.PROMOTE <id> gives a learner a vote and
+/// RAFT.DEMOTE <id> takes it; RAFT.REMOVE <id> removes a node, the leader too; RAFT.ADDRESS <id> <peer address> says where one is
+/// from now on. +OK and the members once that is committed; asking again is always safe. Errors: -NOTLEADER: ask the leader
+/// named. -TRYAGAIN: nothing changed, and why. -UNKNOWN: it may still change; look at RAFT.MEMBERS. -ERR: it cannot be.
+///
 /// RAFT.STATUS tells what a node knows. RAFT.TRANSFER <id>, sent to the leader, has another node lead: +OK once
 /// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or
 /// the target took too long. -ERR: it is no voter, or another node came to lead. -UNKNOWN: look at RAFT.STATUS.
@@ -43,12 +49,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run one node. The first start on an empty directory creates it; a restart needs the same line
+    /// Run one node. The first start on an empty directory creates it; a restart takes the same line
     Serve(Box<server::ServeOptions>),
+    /// Go on without a majority of the nodes that is lost for good: see docs/RECOVERY.md first
+    Recover(server::recover::RecoverOptions),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => server::serve(*options).into(),
+        Command::Recover(options) => server::recover::recover(&options).into(),
     }
 }

@@ -69,7 +69,11 @@ impl Wanted {
             Self::Demoted { id } => member(*id)?.with_learner(*id),
             Self::Removed { id } => present.without(*id),
             Self::Address { id, address } => member(*id)?.with_address(*id, address.as_str()),
-            Self::Exactly(target) => target.clone(),
+            // Who stays is where it is.
+            Self::Exactly(target) => present.addresses().fold(target.clone(), |target, (id, address)| {
+                let keeps = target.contains(id) && target.address(id).is_none();
+                if keeps { target.with_address(id, address) } else { target }
+            }),
         })
     }
 

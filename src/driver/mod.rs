@@ -58,6 +58,8 @@ mod proposals;
 mod raft;
 mod reads;
 mod recording;
+mod recovery;
+mod release;
 mod signal;
 mod slot;
 mod snapshots;
@@ -76,6 +78,7 @@ pub use error::{
 pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
 pub use reads::Reading;
+pub use recovery::{Recovery, RecoveryError};
 pub use snapshots::{SnapshotImage, TakingSnapshot};
 pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
 pub use transfers::LeadershipTransfer;

@@ -265,7 +265,7 @@ impl<M: StateMachine> Raft<M> {
 
     /// Changes to any other configuration, by joint consensus (§4.3) if more than one voter differs; each new voter has
     /// to be a learner that has caught up. Unlike the others, this replaces the whole: what another change does at the
-    /// same time is undone. See [`add_learner`](Self::add_learner) for the rest.
+    /// same time is undone. Only addresses stay, unless the target has others. See [`add_learner`](Self::add_learner) for the rest.
     pub fn change_membership(&self, target: Membership, timeout: Duration) -> MembershipChange {
         self.change(Wanted::Exactly(target), timeout)
     }

@@ -361,3 +361,48 @@ fn address(kind: u16, address: Option<&str>) -> Result<Option<String>, FrameErro
         address => Ok(address.map(ToString::to_string)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// A hello as 0.4.0 reads it, which knows neither purposes nor addresses of peers.
+    #[derive(DeserializeView)]
+    #[pack_io(version = 1)]
+    struct HelloOfBefore<'a> {
+        magic: [u8; 8],
+        cluster: u64,
+        from: u64,
+        to: u64,
+        incarnation: u64,
+        version_first: u8,
+        version_last: u8,
+        frame_bytes_max: u32,
+        client_address: Option<&'a str>,
+    }
+
+    #[test]
+    fn an_older_server_skips_the_address_of_a_peer() {
+        let hello = Hello {
+            cluster: ClusterId(7),
+            from: NodeId(1),
+            to: NodeId(2),
+            incarnation: 3,
+            version_first: 1,
+            version_last: 1,
+            frame_bytes_max: 4096,
+            client_address: Some("client:1".to_string()),
+            peer_address: Some("peer:1".to_string()),
+            purpose: Purpose::Messages,
+        };
+        let mut encoder = Encoder::new();
+        encode_hello(&hello, &mut encoder).unwrap();
+        let body: Vec<u8> = encoder.into_inner();
+        assert_eq!(decode_hello(&body), Ok(hello));
+        let read: HelloOfBefore<'_> = view(kind::HELLO, &body).unwrap();
+        assert_eq!((read.magic, read.cluster, read.from, read.to), (MAGIC, 7, 1, 2));
+        assert_eq!((read.incarnation, read.version_first, read.version_last), (3, 1, 1));
+        assert_eq!((read.frame_bytes_max, read.client_address), (4096, Some("client:1")));
+    }
+}

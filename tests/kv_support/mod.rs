@@ -4,6 +4,7 @@
 //! meets a server older than itself. The test program needs a test that calls [`node_process`].
 
 use crate::server::ServeOptions;
+use crate::server::recover::{RecoverOptions, recover};
 use clap::Parser;
 use std::fs;
 use std::io::{Read, Write};
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 
 const ARGUMENTS: &str = "RAFT_IO_KV_NODE";
 const SEPARATOR: char = '\u{1f}';
+/// How many nodes the cluster begins with.
+const FIRST_NODES: usize = 3;
 /// More than any wait of a healthy cluster, on a slow machine too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -25,14 +28,24 @@ struct NodeLine {
     options: ServeOptions,
 }
 
-/// Becomes a node if the environment says so; otherwise returns at once.
+#[derive(Parser)]
+struct RecoverLine {
+    #[command(flatten)]
+    options: RecoverOptions,
+}
+
+/// Becomes a node, or the tool that recovers one, if the environment says so; otherwise returns at once.
 pub(crate) fn node_process() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    if let Some(arguments) = arguments.strip_prefix("recover") {
+        let line = RecoverLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR).skip(1)));
+        std::process::exit(recover(&line.options).into());
+    }
     let line = NodeLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR)));
     std::process::exit(crate::server::serve(line.options).into());
 }
 
-/// Three nodes. Dropping it ends their processes.
+/// Three nodes, and those that join. Dropping it ends their processes.
 pub(crate) struct Cluster {
     dir: TempDir,
     nodes: Vec<Node>,
@@ -65,7 +78,8 @@ impl Cluster {
     }
 
     fn start_limited(open_files: Option<u32>, extra: &[&str]) -> Self {
-        let nodes = (0..3).map(|_| Node { child: None, client_port: free_port(), peer_port: free_port() }).collect();
+        let nodes =
+            (0..FIRST_NODES).map(|_| Node { child: None, client_port: free_port(), peer_port: free_port() }).collect();
         let extra = extra.iter().map(|option| (*option).to_owned()).collect();
         let mut cluster = Self { dir: TempDir::new().expect("a temporary directory"), nodes, extra, open_files };
         (0..3).for_each(|node| cluster.restart(node));
@@ -75,17 +89,37 @@ impl Cluster {
 
     /// The command line of a node.
     pub(crate) fn line(&self, node: usize) -> Vec<String> {
-        let peers = self.nodes.iter().enumerate().map(|(at, node)| format!("{}=127.0.0.1:{}", at + 1, node.peer_port));
+        let first = self.nodes.iter().take(FIRST_NODES).enumerate();
+        let peers = first.map(|(at, node)| format!("{}=127.0.0.1:{}", at + 1, node.peer_port)).collect::<Vec<_>>();
         let options = [
             ("--id", (node + 1).to_string()),
             ("--listen", format!("127.0.0.1:{}", self.nodes[node].client_port)),
-            ("--peer-listen", format!("127.0.0.1:{}", self.nodes[node].peer_port)),
-            ("--peers", peers.collect::<Vec<_>>().join(",")),
+            ("--peer-listen", self.peer_address(node)),
             ("--data", self.data(node).display().to_string()),
             ("--tick-ms", "30".into()),
         ];
         let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
-        options.chain(self.extra.iter().cloned()).collect()
+        let peers = if node < FIRST_NODES { vec!["--peers".into(), peers.join(",")] } else { vec!["--join".into()] };
+        options.chain(peers).chain(self.extra.iter().cloned()).collect()
+    }
+
+    /// Where the other nodes reach a node.
+    pub(crate) fn peer_address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[node].peer_port)
+    }
+
+    /// Starts a node that waits to be added.
+    pub(crate) fn join(&mut self) -> usize {
+        self.nodes.push(Node { child: None, client_port: free_port(), peer_port: free_port() });
+        let node = self.nodes.len() - 1;
+        self.restart(node);
+        let serves = await_some(|| (!self.raft_status(node, "id").is_empty()).then_some(node));
+        serves.unwrap_or_else(|| panic!("it does not serve\n{}", self.logs()))
+    }
+
+    /// Gives a node that is down another address for the other nodes.
+    pub(crate) fn move_peer_port(&mut self, node: usize) {
+        self.nodes[node].peer_port = free_port();
     }
 
     pub(crate) fn data(&self, node: usize) -> PathBuf {
@@ -132,9 +166,14 @@ impl Cluster {
         assert!(sent.expect("kill runs").success());
     }
 
-    /// The leader that every node that is up knows, with an address.
+    /// The leader that every one of the first nodes that is up knows, with an address.
     pub(crate) fn leader(&self) -> usize {
-        let up: Vec<usize> = (0..3).filter(|node| self.nodes[*node].child.is_some()).collect();
+        self.leader_among(&(0..FIRST_NODES).collect::<Vec<_>>())
+    }
+
+    /// The leader, one of these nodes, that every one of them that is up knows, with an address.
+    pub(crate) fn leader_among(&self, nodes: &[usize]) -> usize {
+        let up: Vec<usize> = nodes.iter().copied().filter(|node| self.nodes[*node].child.is_some()).collect();
         let leader = await_some(|| {
             let leaders: Vec<String> = up.iter().map(|node| self.raft_status(*node, "leader")).collect();
             let known = up.iter().all(|node| !self.raft_status(*node, "leader_address").is_empty());
@@ -170,7 +209,7 @@ impl Cluster {
     }
 
     pub(crate) fn logs(&self) -> String {
-        (0..3).map(|node| fs::read_to_string(self.log(node)).unwrap_or_default()).collect()
+        (0..self.nodes.len()).map(|node| fs::read_to_string(self.log(node)).unwrap_or_default()).collect()
     }
 }
 
@@ -190,6 +229,14 @@ pub(crate) fn await_some<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
 pub(crate) fn start_in_vain(line: &[String]) -> (Option<i32>, String) {
     let output = command(line, None).stderr(Stdio::piped()).output().expect("the process runs");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Runs `kv recover` with this line: its exit code and everything that it said.
+pub(crate) fn run_recover(line: &[&str]) -> (Option<i32>, String) {
+    let line: Vec<String> = std::iter::once("recover").chain(line.iter().copied()).map(str::to_owned).collect();
+    let output = command(&line, None).stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the process runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), said)
 }
 
 fn command(line: &[String], open_files: Option<u32>) -> Command {

@@ -2,16 +2,17 @@
 
 use super::command::Local;
 use super::connection::Session;
+use super::members::{self, cluster_info, node_name, nodes, shards, slots};
 use super::node::Server;
 use super::options::Settings;
 use super::resp::{self, Request};
+use raft_io::RoleKind;
 use raft_io::driver::{FetchStatus, LeadershipTransferError, Status};
 use raft_io::error::TransferError;
-use raft_io::{NodeId, RoleKind};
 use std::fmt::Write as _;
 
 /// How many hash slots a Redis cluster has. All of them belong to the leader.
-const SLOTS: u16 = 16384;
+pub(crate) const SLOTS: u16 = 16384;
 
 /// Answers a local command.
 pub(crate) fn answer(server: &Server, session: &mut Session, local: Local, request: &Request<'_>, out: &mut Vec<u8>) {
@@ -31,6 +32,8 @@ pub(crate) fn answer(server: &Server, session: &mut Session, local: Local, reque
         Local::Config => config(request, out),
         Local::Info => resp::write_bulk(out, info(server, request.get(1)).as_bytes()),
         Local::RaftStatus => raft_status(server, out),
+        Local::RaftMembers => members::list(server, out),
+        Local::RaftChange(change) => members::change(server, change, request, out),
         Local::RaftTransfer => raft_transfer(server, request.get(1), out),
         Local::RaftSnapshot => snapshot(server, out),
         Local::Cluster => cluster(server, request, out),
@@ -201,6 +204,12 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("leader", leader.map_or(text("none".into()), |leader| number(leader.id.0))),
         ("transfer_target", status.transfer_target.map_or(text("none".into()), |target| number(target.0))),
         ("leader_address", text(leader_address(server, &status).unwrap_or_default())),
+        ("members", text(status.membership.in_force.to_string())),
+        ("members_index", number(status.membership.index.0)),
+        ("members_committed", text(if status.membership.is_committed { "yes" } else { "no" }.into())),
+        ("part", text(status.membership.part.name().into())),
+        ("members_waiting_for", text(status.membership.waiting_for.map_or("none".into(), |why| why.to_string()))),
+        ("members_overruled", text(status.membership.overruled.as_ref().map_or("none".into(), |of| of.to_string()))),
         ("first_index", number(status.first_index.0)),
         ("last_index", number(status.last_index.0)),
         ("durable_index", number(status.durable_index.0)),
@@ -229,6 +238,11 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         Err(error) => fields.push(("state_machine", text(error.to_string()))),
     }
     fields.push(("fatal", text(status.fatal.unwrap_or_default())));
+    write_fields(out, fields);
+}
+
+/// Names and values in turn.
+pub(crate) fn write_fields(out: &mut Vec<u8>, fields: Vec<(&str, Field)>) {
     resp::write_array(out, fields.len() * 2);
     for (name, value) in fields {
         resp::write_bulk(out, name.as_bytes());
@@ -264,9 +278,21 @@ fn fetching(fetch: &FetchStatus) -> String {
     format!("{} from {}: {} of {total} bytes", fetch.last, fetch.from, fetch.bytes)
 }
 
-enum Field {
+pub(crate) enum Field {
     Text(String),
     Number(i64),
+}
+
+impl From<&str> for Field {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<u64> for Field {
+    fn from(number: u64) -> Self {
+        Self::Number(number as i64)
+    }
 }
 
 fn leader_address(server: &Server, status: &Status) -> Option<String> {
@@ -284,92 +310,6 @@ fn cluster(server: &Server, request: &Request<'_>, out: &mut Vec<u8>) {
         b"keyslot" => resp::write_error(out, "ERR wrong number of arguments for 'cluster|keyslot' command"),
         _ => resp::write_error(out, "ERR CLUSTER knows SLOTS, SHARDS, NODES, INFO, MYID and KEYSLOT"),
     }
-}
-
-/// A node's name as cluster clients expect it: forty hexadecimal digits.
-fn node_name(id: NodeId) -> String {
-    format!("{:040x}", id.0)
-}
-
-/// The leader first, then the others; those whose client address is not known yet are left out.
-fn members(server: &Server) -> Option<Vec<(NodeId, String)>> {
-    let leader = server.raft.status().leader?.id;
-    let mut members = vec![(leader, server.address_of(leader)?)];
-    let others = server.settings.peers.keys().map(|id| NodeId(*id)).filter(|id| *id != leader);
-    members.extend(others.filter_map(|id| Some((id, server.address_of(id)?))));
-    Some(members)
-}
-
-fn slots(server: &Server, out: &mut Vec<u8>) {
-    let Some(members) = members(server) else { return resp::write_array(out, 0) };
-    resp::write_array(out, 1);
-    resp::write_array(out, 2 + members.len());
-    resp::write_integer(out, 0);
-    resp::write_integer(out, i64::from(SLOTS) - 1);
-    for (id, address) in members {
-        let (host, port) = Settings::split_address(&address);
-        resp::write_array(out, 3);
-        resp::write_bulk(out, host.as_bytes());
-        resp::write_integer(out, port);
-        resp::write_bulk(out, node_name(id).as_bytes());
-    }
-}
-
-fn shards(server: &Server, out: &mut Vec<u8>) {
-    let Some(members) = members(server) else { return resp::write_array(out, 0) };
-    resp::write_array(out, 1);
-    resp::write_array(out, 4);
-    resp::write_bulk(out, b"slots");
-    resp::write_array(out, 2);
-    resp::write_integer(out, 0);
-    resp::write_integer(out, i64::from(SLOTS) - 1);
-    resp::write_bulk(out, b"nodes");
-    resp::write_array(out, members.len());
-    for (position, (id, address)) in members.iter().enumerate() {
-        let (host, port) = Settings::split_address(address);
-        let role = if position == 0 { "master" } else { "replica" };
-        let texts = [("id", node_name(*id)), ("ip", host.into()), ("endpoint", host.into()), ("role", role.into())];
-        resp::write_array(out, 2 * texts.len() + 4);
-        for (name, value) in texts {
-            resp::write_bulk(out, name.as_bytes());
-            resp::write_bulk(out, value.as_bytes());
-        }
-        resp::write_bulk(out, b"port");
-        resp::write_integer(out, port);
-        resp::write_bulk(out, b"health");
-        resp::write_bulk(out, b"online");
-    }
-}
-
-fn nodes(server: &Server) -> String {
-    let mut text = String::new();
-    for (position, (id, address)) in members(server).unwrap_or_default().into_iter().enumerate() {
-        let (host, port) = Settings::split_address(&address);
-        let myself = if id == server.raft.id() { "myself," } else { "" };
-        let leader = node_name(server.raft.status().leader.map_or(id, |leader| leader.id));
-        let (role, master, slots) =
-            if position == 0 { ("master", "-", " 0-16383") } else { ("slave", leader.as_str(), "") };
-        let term = server.raft.status().term;
-        let _ = writeln!(
-            text,
-            "{} {host}:{port}@{port} {myself}{role} {master} 0 0 {term} connected{slots}",
-            node_name(id)
-        );
-    }
-    text
-}
-
-fn cluster_info(server: &Server) -> String {
-    let status = server.raft.status();
-    let (state, slots) = if status.leader.is_some() { ("ok", SLOTS) } else { ("fail", 0) };
-    format!(
-        "cluster_state:{state}\r\ncluster_slots_assigned:{slots}\r\ncluster_slots_ok:{slots}\r\n\
-         cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{}\r\ncluster_size:1\r\n\
-         cluster_current_epoch:{}\r\ncluster_my_epoch:{}\r\n",
-        server.settings.peers.len(),
-        status.term,
-        status.term
-    )
 }
 
 /// The hash slot of a key: CRC-16/XMODEM of its hash tag, as the Redis cluster specification has it.

@@ -1,5 +1,6 @@
 //! What the words of a request mean.
 
+use super::members::Change;
 use super::resp::Request;
 use super::sessions;
 use super::store::{self, Operation};
@@ -32,6 +33,8 @@ pub(crate) enum Local {
     Config,
     Info,
     RaftStatus,
+    RaftMembers,
+    RaftChange(Change),
     RaftTransfer,
     RaftSnapshot,
     Cluster,
@@ -95,6 +98,12 @@ const TABLE: &[(&str, Arity, Kind)] = &[
     ("config", Arity::AtLeast(2), Kind::Local(Local::Config)),
     ("info", Arity::AtLeast(1), Kind::Local(Local::Info)),
     ("raft.status", Arity::Exactly(1), Kind::Local(Local::RaftStatus)),
+    ("raft.members", Arity::Exactly(1), Kind::Local(Local::RaftMembers)),
+    ("raft.add", Arity::AtLeast(3), Kind::Local(Local::RaftChange(Change::Add))),
+    ("raft.promote", Arity::Exactly(2), Kind::Local(Local::RaftChange(Change::Promote))),
+    ("raft.demote", Arity::Exactly(2), Kind::Local(Local::RaftChange(Change::Demote))),
+    ("raft.remove", Arity::Exactly(2), Kind::Local(Local::RaftChange(Change::Remove))),
+    ("raft.address", Arity::Exactly(3), Kind::Local(Local::RaftChange(Change::Address))),
     ("raft.transfer", Arity::Exactly(2), Kind::Local(Local::RaftTransfer)),
     ("raft.snapshot", Arity::Exactly(1), Kind::Local(Local::RaftSnapshot)),
     ("raft.session", Arity::AtLeast(2), Kind::Session),

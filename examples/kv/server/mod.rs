@@ -12,7 +12,9 @@
 //! | `store` | the replicated state machine and the encoding of its commands |
 //! | `sessions` | commands that run once however often they are sent |
 //! | `shards`, `image` | its keys and values, shared with snapshots of them, and those as bytes |
-//! | `admin` | answers about this node and the cluster |
+//! | `admin` | answers about this node |
+//! | `members` | changing who belongs to the cluster, and telling clients |
+//! | `recover` | going on without a majority that is lost for good |
 //! | `resp`, `reply` | RESP2: requests in and replies out, and the other way round |
 
 mod admin;
@@ -20,9 +22,11 @@ mod command;
 mod connection;
 mod forward;
 mod image;
+mod members;
 mod node;
 mod options;
 mod places;
+pub(crate) mod recover;
 pub(crate) mod reply;
 pub(crate) mod resp;
 mod router;

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How a node ends that was asked for something impossible.
 const BAD_CONFIGURATION: u8 = 2;
+/// For how many other nodes there is room at least: clusters grow.
+const PEERS_EXPECTED: usize = 4;
 /// What a client is told that finds no place; nothing of it ran.
 pub(crate) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
 const CLIENT_STACK_BYTES: usize = 256 << 10;
@@ -109,6 +111,7 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
         .client_address(settings.advertised.clone())
         .incarnation(log.as_ref().map_or(0, WalLog::incarnation))
         .on_event(move |event| eprintln!("node {id}: {event}"));
+    config.peer_address = settings.peers.get(&settings.options.id).cloned();
     for (peer, address) in &settings.peers {
         config = config.peer(*peer, address.clone());
     }
@@ -118,7 +121,8 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let (Some(log), Some(listener), Some(transport)) = (log, listener, transport) else { return Err(problems) };
     let Some(snapshots) = snapshots else { return Err(problems) };
     // Before anything runs that needs descriptors of its own.
-    let (wanted, peers) = (settings.options.connections_max, settings.peers.len() - 1);
+    let (wanted, peers) =
+        (settings.options.connections_max, settings.peers.len().saturating_sub(1).max(PEERS_EXPECTED));
     let places = Places::new(&listener, wanted, peers, handshakes_max);
     if places.clients_max() < wanted {
         let granted = places.clients_max();

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Options of `serve`. The first start on an empty directory creates the node; a restart needs the
-/// same line.
+/// Options of `serve`. The first start on an empty directory creates the node, and writes down who belongs to the cluster; at a
+/// restart what is written down counts, and what has changed since.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeOptions {
-    /// This node's id; one of --peers
+    /// This node's id; one of --peers. Never give a new node the id of one that was removed or lost
     #[arg(long, value_name = "N")]
     pub(crate) id: u64,
     /// Where clients connect
@@ -20,9 +20,12 @@ pub(crate) struct ServeOptions {
     /// Where the other nodes connect
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer_listen: String,
-    /// Every node of the cluster, this one among them: 1=HOST:PORT,2=HOST:PORT,...
-    #[arg(long, value_name = "LIST")]
-    pub(crate) peers: String,
+    /// Every node that the cluster begins with, this one among them: 1=HOST:PORT,2=HOST:PORT,...
+    #[arg(long, value_name = "LIST", required_unless_present = "join", conflicts_with = "join")]
+    pub(crate) peers: Option<String>,
+    /// Join a cluster that runs: send RAFT.ADD with this node's id and --peer-listen to its leader
+    #[arg(long)]
+    pub(crate) join: bool,
     /// The directory of the log; created if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
@@ -116,9 +119,10 @@ impl ServeOptions {
                 self.listen
             ));
         }
-        let peers = parse_peers(&self.peers, &mut problems);
+        let list = self.peers.as_deref();
+        let peers = list.map_or_else(BTreeMap::new, |list| parse_peers("--peers", list, &mut problems));
         if !peers.is_empty() && !peers.contains_key(&self.id) {
-            problems.push(format!("--id {}: is not in --peers {}", self.id, self.peers));
+            problems.push(format!("--id {}: is not in --peers {}", self.id, list.unwrap_or_default()));
         }
         if self.trace.is_some() && !cfg!(feature = "trace") {
             problems.push("--trace: this build records no traces; build it with --features trace".into());
@@ -135,6 +139,9 @@ impl ServeOptions {
             problems.push("--connections-max 0: must be at least 1".into());
         }
         let mut config = RaftConfig::new(self.id, peers.keys().copied());
+        for (id, address) in &peers {
+            config.membership = config.membership.with_address(*id, address.clone());
+        }
         config.tick = Duration::from_millis(self.tick_ms);
         config.seed = self.seed;
         config.command_bytes_max = super::command::COMMAND_BYTES_MAX;
@@ -152,10 +159,10 @@ impl ServeOptions {
     }
 }
 
-fn parse_peers(list: &str, problems: &mut Vec<String>) -> BTreeMap<u64, String> {
+pub(crate) fn parse_peers(option: &str, list: &str, problems: &mut Vec<String>) -> BTreeMap<u64, String> {
     let mut peers: BTreeMap<u64, String> = BTreeMap::new();
     for item in list.split(',') {
-        let mut problem = |reason: String| problems.push(format!("--peers {item:?}: {reason}"));
+        let mut problem = |reason: String| problems.push(format!("{option} {item:?}: {reason}"));
         let Some((id, address)) = item.split_once('=') else {
             problem("is not of the form ID=HOST:PORT".into());
             continue;
@@ -178,7 +185,7 @@ fn parse_peers(list: &str, problems: &mut Vec<String>) -> BTreeMap<u64, String> 
 }
 
 /// Checks the form; whether the name resolves shows when it is used.
-fn check_address(address: &str, zero_port: bool) -> Result<(), String> {
+pub(crate) fn check_address(address: &str, zero_port: bool) -> Result<(), String> {
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err("is not of the form HOST:PORT".into());
     };

@@ -4,7 +4,7 @@ use super::config::TcpConfig;
 use super::peer::Peer;
 use super::{Shared, Start};
 use crate::types::NodeId;
-use crate::wire::Hello;
+use crate::wire::{Hello, Purpose};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::string::{String, ToString};
@@ -55,7 +55,11 @@ impl Shared {
         }
         let mut parted = Vec::new();
         self.peers.write().unwrap_or_else(PoisonError::into_inner).retain(|id, peer| {
-            let stays = members.contains_key(id) || peer.is_guest();
+            let is_member = members.contains_key(id);
+            if is_member {
+                peer.set_member();
+            }
+            let stays = is_member || peer.is_guest();
             if !stays {
                 parted.push(Arc::clone(peer));
             }
@@ -69,9 +73,13 @@ impl Shared {
         self.count_disconnected(peer.shutdown());
     }
 
-    /// Who says hello, if it is a peer or can be answered all the same.
+    /// Who says hello, if it is a peer or can be answered all the same. Guests get no snapshots: those are for who is known to
+    /// need one.
     pub(super) fn peer_or_guest(self: &Arc<Self>, hello: &Hello, from: SocketAddr) -> Option<Arc<Peer>> {
         let address = hello.peer_address.as_ref().map(|address| seen_from(address, from));
+        if hello.purpose == Purpose::Snapshots {
+            return self.peer(hello.from).filter(|peer| !peer.is_guest());
+        }
         if let Some(peer) = self.peer(hello.from) {
             peer.hear_address(address);
             return Some(peer);

@@ -23,6 +23,8 @@ pub(super) struct Peer {
 struct State {
     /// As configured; empty for a server that has shown up by itself.
     address: String,
+    /// Whether the cluster's configuration names it, with an address or without.
+    is_member: bool,
     /// What it said of itself when it last showed up: tried when there is nobody at `address`.
     heard_address: Option<String>,
     /// How often `address` changed.
@@ -169,7 +171,13 @@ impl Peer {
 
     /// Whether it showed up by itself, unknown to whoever configures this server.
     pub(super) fn is_guest(&self) -> bool {
-        self.state().address.is_empty()
+        let state = self.state();
+        state.address.is_empty() && !state.is_member
+    }
+
+    /// The cluster's configuration names it.
+    pub(super) fn set_member(&self) {
+        self.state().is_member = true;
     }
 
     /// Whether there is a connection, either way.

@@ -1,0 +1,178 @@
+//! The way back when a majority of the voters is lost for good: a configuration of the survivors, written by hand.
+//!
+//! This is no part of the protocol, and gives up what it guarantees: entries that only the lost servers held are gone, though
+//! clients may have been told that they are committed. It runs on the log of one server that is stopped, the survivor that
+//! holds most. The other survivors stay as they are: the recovered server has the longest log and the highest term, so it
+//! leads, and they follow it.
+//!
+//! The fence is the term. The configuration is appended in one so far beyond the last that no lost server can have led it, whatever
+//! went on where this one could not see it; so no log that one of them brings back is as up to date as this one (§3.6.1), and
+//! none of their leaders is heard any more.
+
+use crate::action::Write;
+use crate::error::{ConfigProblem, RestoreError};
+use crate::log::{LogView, RaftLog};
+use crate::membership::Membership;
+use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
+use std::string::ToString;
+use std::sync::Arc;
+use std::vec::Vec;
+use thiserror::Error;
+
+/// How many terms are skipped: more than any cluster goes through while part of it is out of sight.
+const TERMS_SKIPPED: u64 = 1 << 20;
+
+/// What would be written. Nothing is, before [`Recovery::carry_out`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The server whose log it is.
+    pub id: NodeId,
+    /// The configuration in force in the log.
+    pub before: Arc<Membership>,
+    /// That of the survivors.
+    pub after: Arc<Membership>,
+    /// The last entry of the log: of the survivors, the one where this is the highest, by term and then by index, is the one
+    /// to recover.
+    pub last: EntryId,
+    /// The term before.
+    pub term: Term,
+    /// Where the new configuration is appended.
+    pub entry: EntryId,
+}
+
+/// Why a log cannot be recovered this way. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RecoveryError {
+    /// The log knows of no cluster.
+    #[error("the log knows of no cluster: there is nothing to recover")]
+    Empty,
+    /// The server whose log it is has to be one of the survivors.
+    #[error("node {id}, whose log this is, must be one of the survivors")]
+    NotASurvivor {
+        /// The server.
+        id: NodeId,
+    },
+    /// A survivor that the cluster never had. Recover first, then add it.
+    #[error("node {server} is not a member of the cluster ({membership}); recover first, then add it")]
+    NotAMember {
+        /// The server.
+        server: NodeId,
+        /// The configuration in the log.
+        membership: Arc<Membership>,
+    },
+    /// The log has lost its hard state: it must not be trusted with this either.
+    #[error(transparent)]
+    Damaged(#[from] RestoreError),
+}
+
+impl Recovery {
+    /// What it takes to go on with these voters alone, `id` among them, from this log of a server that is stopped.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub fn plan<I>(log: &impl LogView, id: impl Into<NodeId>, survivors: I) -> Result<Self, RecoveryError>
+    where
+        I: IntoIterator,
+        I::Item: Into<NodeId>,
+    {
+        let (id, last, term) = (id.into(), log.last(), log.hard_state().term);
+        let memberships = log.memberships();
+        let known: Vec<_> = memberships.at_snapshot.iter().chain(memberships.later.iter().map(|(_, m)| m)).collect();
+        let before = Arc::clone(known.last().ok_or(RecoveryError::Empty)?);
+        if last.term > term {
+            return Err(RestoreError::HardStateLost { last, term }.into());
+        }
+        let mut after = Membership::default();
+        for server in survivors.into_iter().map(Into::into) {
+            if !before.contains(server) {
+                return Err(RecoveryError::NotAMember { server, membership: before });
+            }
+            after = after.with_voter(server);
+            if let Some(address) = before.address(server) {
+                after = after.with_address(server, address);
+            }
+        }
+        if !after.is_voter(id) {
+            return Err(RecoveryError::NotASurvivor { id });
+        }
+        let entry = EntryId { index: last.index.next(), term: Term(term.0 + TERMS_SKIPPED) };
+        Ok(Self { id, before, after: Arc::new(after), last, term, entry })
+    }
+
+    /// The same, with a survivor at another address than it had.
+    ///
+    /// # Errors
+    /// It is no survivor, or the configuration becomes too large.
+    pub fn with_address(self, id: impl Into<NodeId>, address: impl ToString) -> Result<Self, ConfigProblem> {
+        let (id, address) = (id.into(), address.to_string());
+        let after = self.after.with_address(id, address.clone());
+        let problem = |value, rule| Err(ConfigProblem { field: "address", value, rule });
+        if !after.contains(id) {
+            return problem(id.to_string(), "must be that of a survivor");
+        }
+        if after.encoded_len() > Membership::ENCODED_BYTES_MAX {
+            return problem(address, "must leave the configuration within 48 KiB");
+        }
+        Ok(Self { after: Arc::new(after), ..self })
+    }
+
+    /// Writes it, durably. The server starts as ever then, and its log prevails over whatever it is configured with.
+    ///
+    /// # Errors
+    /// The log's; it holds all of it or nothing.
+    pub fn carry_out<L: RaftLog>(&self, log: &mut L) -> Result<(), L::Error> {
+        let hard_state = Some(HardState { term: self.entry.term, vote: Some(self.id) });
+        let entries = Entries::one(Entry { id: self.entry, payload: Payload::Membership(Arc::clone(&self.after)) });
+        log.append(&mut std::vec![Write { hard_state, compaction: None, truncate_from: None, entries }])?;
+        log.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compaction, MemoryLog};
+
+    fn log() -> MemoryLog {
+        let membership = Membership::new([1, 2, 3, 4, 5_u64]).with_address(2, "two:1");
+        let compaction = Compaction { snapshot: EntryId::ZERO, base: EntryId::ZERO, membership: Arc::new(membership) };
+        let entry = |index: u64| Entry { id: EntryId::new(index, 3_u64), payload: Payload::Noop };
+        let mut log = MemoryLog::new();
+        let Ok(()) = log.append(&mut std::vec![Write {
+            hard_state: Some(HardState { term: Term(4), vote: None }),
+            compaction: Some(compaction),
+            truncate_from: None,
+            entries: (1..=7).map(entry).collect(),
+        }]);
+        log
+    }
+
+    #[test]
+    fn the_survivors_are_what_the_log_says_then() {
+        let mut log = log();
+        let recovery = Recovery::plan(&log, 1, [1, 2_u64]).unwrap();
+        assert_eq!(recovery.entry, EntryId::new(8, 4 + TERMS_SKIPPED));
+        let recovery = recovery.with_address(2, "two:2").unwrap();
+        let Ok(()) = recovery.carry_out(&mut log);
+        let (index, membership) = log.memberships().later.pop().unwrap();
+        assert_eq!((index, membership.to_string()), (recovery.entry.index, "voters 1 2".to_string()));
+        assert_eq!(membership.address(NodeId(2)), Some("two:2"));
+        assert_eq!((log.last(), log.hard_state().term), (recovery.entry, recovery.entry.term));
+        // A second time is another one.
+        assert!(Recovery::plan(&log, 1, [1_u64]).unwrap().entry.term > recovery.entry.term);
+    }
+
+    #[test]
+    fn what_cannot_be_recovered_is_left_alone() {
+        let none = [] as [u64; 0];
+        assert_eq!(Recovery::plan(&MemoryLog::new(), 1, [1_u64]), Err(RecoveryError::Empty));
+        assert_eq!(Recovery::plan(&log(), 1, none), Err(RecoveryError::NotASurvivor { id: NodeId(1) }));
+        assert_eq!(Recovery::plan(&log(), 1, [2_u64]), Err(RecoveryError::NotASurvivor { id: NodeId(1) }));
+        let stranger = Recovery::plan(&log(), 1, [1, 9_u64]);
+        assert!(matches!(stranger, Err(RecoveryError::NotAMember { server: NodeId(9), .. })), "{stranger:?}");
+        let problem = Recovery::plan(&log(), 1, [1_u64]).unwrap().with_address(2, "two:2").unwrap_err();
+        assert_eq!(problem.rule, "must be that of a survivor");
+    }
+}

@@ -1,0 +1,126 @@
+//! What a step leaves behind when the lock is released: wake-ups, messages, answers.
+
+use super::members::Reachable;
+use super::node::{Guard, Node, Settled, panic_message};
+use super::raft::StateMachine;
+use super::sync::atomic::Ordering;
+use super::sync::lock;
+use crate::log::SharedLog;
+use crate::message::Envelope;
+use crate::transport::RaftTransport;
+use std::format;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::vec::Vec;
+
+/// How many rounds of messages a thread sends for others before it hands that over to the ticker.
+const SEND_ROUNDS_MAX: usize = 8;
+
+impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// Releases the lock and does what must not happen under it: wakes threads, gives answers,
+    /// sends. One thread sends at a time, so messages leave in the order of the steps.
+    pub(super) fn release(&self, state: Guard<'_, M>) {
+        let mut state = state;
+        let mut rounds = 0;
+        loop {
+            let wake_log = mem::take(&mut state.wake_log);
+            let wake_apply = mem::take(&mut state.wake_apply);
+            let wake_reader = mem::take(&mut state.wake_reader);
+            let wake_fetch = mem::take(&mut state.wake_fetch);
+            let changed = mem::take(&mut state.changed);
+            let answers = mem::take(&mut state.answers);
+            let refused_reads = mem::take(&mut state.reads.refused);
+            let transfers = mem::take(&mut state.transfers.settled);
+            let changes = mem::take(&mut state.changes.settled);
+            let requesters = mem::take(&mut state.snapshots.settled);
+            let mut batch = Vec::new();
+            let mut members = None;
+            let sends = !state.sending && state.has_to_send() && rounds < SEND_ROUNDS_MAX;
+            if sends {
+                rounds += 1;
+                state.sending = true;
+                members = state.members.take();
+                state.counters.messages_sent += state.outbox.len() as u64;
+                let spare = mem::take(&mut state.spare);
+                batch = mem::replace(&mut state.outbox, spare);
+            }
+            drop(state);
+            // The disk takes longest: it starts first.
+            if wake_log {
+                self.writes.wake();
+            }
+            if wake_apply {
+                self.applies.wake();
+            }
+            if wake_reader {
+                self.cold_reads.wake();
+            }
+            if wake_fetch {
+                self.fetches.wake();
+                self.fetch_orders.notify();
+            }
+            self.send_all(members, &mut batch);
+            self.answer(answers);
+            self.refuse_reads(refused_reads);
+            self.answer_transfers(transfers);
+            self.answer_changes(changes);
+            self.answer_requesters(requesters);
+            if changed {
+                self.changed.notify();
+            }
+            if !sends {
+                return;
+            }
+            state = lock(&self.state);
+            state.sending = false;
+            state.spare = batch;
+            let answered = state.answers.is_empty() && state.snapshots.settled.is_empty();
+            let settled = answered && state.reads.refused.is_empty() && state.transfers.settled.is_empty();
+            if !state.has_to_send() && settled && state.changes.settled.is_empty() {
+                return;
+            }
+            if rounds == SEND_ROUNDS_MAX && state.has_to_send() {
+                // Others step faster than this thread sends: it has its own work to return to.
+                state.handover = true;
+                self.tick_wake.notify_all();
+            }
+        }
+    }
+
+    fn send_all(&self, members: Option<Reachable>, batch: &mut Vec<Envelope>) {
+        let sent = catch_unwind(AssertUnwindSafe(|| {
+            // Who is new is known before the first message to it.
+            if let Some(members) = members {
+                self.transport.members(self.options.group, &members);
+            }
+            for envelope in batch.drain(..) {
+                if self.is_running() {
+                    self.transport.send(self.options.group, envelope);
+                }
+            }
+        }));
+        if let Err(panic) = sent {
+            let mut state = lock(&self.state);
+            self.fail(&mut state, format!("the transport panicked: {}", panic_message(&*panic)));
+        }
+    }
+
+    /// Gives answers: first all of them, then the wake-ups.
+    pub(super) fn answer(&self, answers: Vec<Settled<M::Response>>) {
+        if answers.is_empty() {
+            return;
+        }
+        self.open.fetch_sub(answers.len(), Ordering::SeqCst);
+        let mut wakes = Vec::new();
+        for (completer, mut answer) in answers {
+            if let Err(error) = &mut answer {
+                self.name_leader(error);
+            }
+            wakes.extend(completer.complete(answer));
+        }
+        for wake in wakes {
+            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
+            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
+        }
+    }
+}
