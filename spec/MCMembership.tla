@@ -8,11 +8,7 @@ Target(voters, learners, promoting) == [voters |-> voters, learners |-> learners
 
 \* A voter is replaced by a learner: a joint configuration.
 Replacement == {Target({s1, s3}, {}, {})}
-\* The only voter is replaced by another server: a joint configuration whose majorities have nobody in common.
-Succession == {Target({s2}, {}, {})}
-\* One voter of two or three goes.
-\* Of four voters one goes: each leader may want another one to.
-OneOfFour == {Target({s1, s2, s3}, {}, {}), Target({s2, s3, s4}, {}, {})}
+\* One voter of three goes.
 WithoutFirst == {Target({s2, s3}, {}, {})}
 WithoutThird == {Target({s1, s2}, {}, {})}
 \* A joiner is taken in as a learner, and then as a voter.
@@ -22,7 +18,6 @@ Promotion == {Target({s1, s2}, {s3}, {s3})}
 
 -----------------------------------------------------------------------------
 \* Goals, as in MC.tla.
-Stands(i, m) == \E k \in DOMAIN log[i] : log[i][k].membership = <<m>>
 NoPromotion == \A i \in Server : ~(s3 \in InForce(Local(i)).voters)
 \* A joint configuration is left, and that is committed.
 NoJointLeft ==

@@ -154,6 +154,30 @@ fn a_duplicate_replays() {
 }
 
 #[test]
+fn a_joint_configuration_replays() {
+    fn is_left(cluster: &Cluster, state: &State) -> bool {
+        servers(cluster, state).any(|server| {
+            let (index, membership) = server.protocol.committed_membership();
+            index.0 > 2 && !membership.is_joint()
+        })
+    }
+    let text = replays(named("conform-membership-joint").expect("a configuration").clone(), is_left);
+    assert!(text.contains("cluster 2 disk=manual servers=3 learners=3"), "{text}");
+    assert!(text.contains("change_membership 1 voters=1,3"), "{text}");
+}
+
+#[test]
+fn a_joiner_that_fetches_a_snapshot_replays() {
+    fn knows(cluster: &Cluster, state: &State) -> bool {
+        servers(cluster, state)
+            .any(|server| server.protocol.id() == NodeId(2) && server.protocol.snapshot().index.0 > 0)
+    }
+    let text = replays(named("conform-membership-snapshots").expect("a configuration").clone(), knows);
+    assert!(text.contains("change_membership 1 voters=1 learners=2"), "{text}");
+    assert!(text.contains("snapshot_fetched 2"), "{text}");
+}
+
+#[test]
 fn the_text_names_each_transition_and_what_it_changed() {
     let (_, trace, _) = counterexample(core(), is_committed);
     let text = text::of_trace(&trace);

@@ -18,7 +18,7 @@ const CHANGES: Configuration = Configuration {
 
 const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
 
-/// By the names that `spec/MCMembership.tla` gives them.
+/// By the names that `spec/MCMembership.tla` gives to those that are compared.
 type Targets = (&'static str, &'static [Target]);
 const REPLACEMENT: Targets = ("Replacement", &[Target::of_voters(&[1, 3])]);
 const WITHOUT_FIRST: Targets = ("WithoutFirst", &[Target::of_voters(&[2, 3])]);
@@ -127,6 +127,48 @@ pub(super) const TRANSFER: Configuration = Configuration {
         Goal::JointLeft,
     ],
     golden: Some(1_459_688),
+    ..CHANGES
+};
+pub(super) const CRASHES: Configuration = Configuration {
+    name: "membership-crashes",
+    purpose: "a joint configuration, two writes in flight and a crash that loses any suffix of them",
+    pending_max: 2,
+    crashes_max: 1,
+    campaigners: 2,
+    network: Network::Lossy { messages_max: 1, duplication: false },
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft, Goal::LostWrite, Goal::ChangeTakenBack],
+    golden: Some(504_035),
+    ..JOINT
+};
+
+/// For `check` in the night.
+pub(super) const CHECK_QUORUM: Configuration = Configuration {
+    name: "membership-check-quorum",
+    purpose: "a leader that removes itself, with pre-votes and check-quorum",
+    pre_vote: true,
+    check_quorum: true,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderLeft, Goal::StepDown],
+    golden: Some(29_585_332),
+    ..LEAVING
+};
+
+pub(super) const TWO_CHANGES: Configuration = Configuration {
+    name: "membership-two-changes",
+    purpose: "two leaders, and two changes of several voters each",
+    servers: 4,
+    term_max: 3,
+    log_max: 5,
+    voters: &[1, 2, 3],
+    learners: &[4],
+    targets: (
+        "TwoReplaced",
+        &[Target { voters: &[1, 3, 4], learners: &[2], promoting: &[] }, Target::of_voters(&[2, 3, 4])],
+    ),
+    changes_max: 2,
+    network: TWO_MESSAGES,
+    single_entry_appends: false,
+    goals: WITH_JOINT,
+    golden: Some(30_826_303),
     ..CHANGES
 };
 

@@ -326,6 +326,7 @@ pub const ALL: &[Configuration] = &[
     membership::SNAPSHOTS,
     membership::READS,
     membership::TRANSFER,
+    membership::CRASHES,
 ];
 
 const WITH_TRANSFER: &[Goal] =
@@ -361,6 +362,8 @@ pub const NIGHTLY: &[Configuration] = &[
         goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::LostWrite],
         ..CORE
     },
+    membership::CHECK_QUORUM,
+    membership::TWO_CHANGES,
 ];
 
 const WITH_READS: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted];
