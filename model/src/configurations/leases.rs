@@ -24,8 +24,8 @@ pub(super) const LEASES: Configuration = Configuration {
 };
 pub(super) const TRANSFER: Configuration = Configuration {
     name: "leases-transfer",
-    purpose: "leadership handed over by a leader that answers by a lease until it does, and requests that come late",
-    log_max: 1,
+    purpose: "leadership handed over by a leader that has a lease until it does, and requests that come late",
+    reads_max: 1,
     transfers_max: 1,
     campaigners: 1,
     network: Network::Lossy { messages_max: 2, duplication: false },
@@ -33,7 +33,7 @@ pub(super) const TRANSFER: Configuration = Configuration {
         Goal::Leader,
         Goal::Commit,
         Goal::Reelection,
-        Goal::LeaseRead,
+        Goal::Read,
         Goal::LeaderByTransfer,
         Goal::TransferEnded,
     ],
@@ -66,7 +66,7 @@ pub(super) const CONFORM: Configuration = Configuration {
     step_downs: true,
     symmetry: false,
     drop_dead: false,
-    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaseRead, Goal::ToldToStepDown],
+    goals: &[Goal::Leader, Goal::Commit, Goal::LeaseRead, Goal::ToldToStepDown],
     ..WITH_LEASES
 };
 pub(super) const CONFORM_CRASHES: Configuration = Configuration {

@@ -503,7 +503,6 @@ pub const CONFORMANCE: &[Configuration] = &[
         ..SPEC
     },
     leases::CONFORM,
-    leases::CONFORM_CRASHES,
     membership::CONFORM_JOINT,
     membership::CONFORM_LEAVING,
     membership::CONFORM_ROLLED_BACK,
@@ -577,6 +576,7 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         ..SPEC
     },
     membership::CONFORM_LEARNERS,
+    leases::CONFORM_CRASHES,
 ];
 
 /// What the conformance configurations have in common.

@@ -77,6 +77,9 @@ pub const MUTANTS: &[Configuration] = &[
         name: "mutant-leases-transfer",
         purpose: "a lease and a transfer, and a request to campaign that comes late",
         transfers_max: 1,
+        log_max: 2,
+        heartbeats: false,
+        campaigners: 1,
         ..LEASES
     },
     Configuration { name: "mutant-vote-lost", purpose: "a voter that crashes", crashes_max: 1, ..SMALL },
