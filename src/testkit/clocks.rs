@@ -4,8 +4,8 @@
 //! round of its leader, and the leader not even `lease_ticks` since it began that round. [`Clocks`] counts both, from the
 //! messages and the ticks alone, whatever the protocol's timers make of them. So the checker knows whether `LeaseSafe` is
 //! to be had: a `tick` beyond that breaks the assumption, and from then on nothing that rests on it is checked. `run` keeps to
-//! it, and so does a walk; of the timeouts that a script fires by name those are refused that the assumption forbids, as in
-//! the spec (`IsBound`).
+//! it, and so does a walk; of the timeouts that a script fires by name those are refused that the assumption
+//! forbids while it holds, as in the spec (`IsBound`).
 
 use super::cluster::{Cluster, Moved, impossible};
 use crate::action::RoleKind;
@@ -89,7 +89,7 @@ impl Cluster {
 
     /// The leader whose lease has to be over before an election timeout can pass at this server.
     pub(super) fn bound_by(&self, id: NodeId) -> Option<NodeId> {
-        self.clocks.lease_ticks?;
+        self.clocks.lease_ticks.filter(|_| !self.checker.are_clocks_broken())?;
         let binds = |(leader, term, over): &(NodeId, Term, u64)| {
             self.clocks.heard.get(&(id, *leader, *term)).is_some_and(|(round, _)| round > over)
         };
@@ -97,7 +97,6 @@ impl Cluster {
     }
 
     /// The leader whose clock has to tick before this server's can, unless that is too fast for it.
-    #[must_use]
     pub(super) fn waits_for_clock_of(&self, id: NodeId) -> Option<NodeId> {
         let clocks = &self.clocks;
         let lease_ticks = u64::from(clocks.lease_ticks?);

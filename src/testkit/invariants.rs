@@ -177,6 +177,10 @@ impl Checker {
         self.clocks_broken = true;
     }
 
+    pub(super) fn are_clocks_broken(&self) -> bool {
+        self.clocks_broken
+    }
+
     /// A message leaves a server.
     ///
     /// # Errors
