@@ -80,6 +80,11 @@ impl Clocks {
 }
 
 impl Cluster {
+    /// Whether leaders answer reads by leases.
+    pub(super) fn has_leases(&self) -> bool {
+        self.clocks.lease_ticks.is_some()
+    }
+
     /// Who leads, in which term, and the last round whose lease is over.
     fn leases(&self) -> impl Iterator<Item = (NodeId, Term, u64)> + '_ {
         let protocols = self.nodes.values().filter_map(|node| node.protocol.as_ref());
@@ -117,7 +122,9 @@ impl Cluster {
             return impossible(format!("node {id} is down"));
         }
         if let Some(leader) = self.waits_for_clock_of(id) {
-            self.tell(format!("{id} ticks too fast for the lease of {leader}: nothing is promised of leases from now on"));
+            self.tell(format!(
+                "{id} ticks too fast for the lease of {leader}: nothing is promised of leases from now on"
+            ));
             self.checker.clocks_broken();
         }
         *self.clocks.ticks.entry(id).or_default() += 1;
@@ -149,3 +156,7 @@ impl Cluster {
         self.deliver_all()
     }
 }
+
+#[cfg(test)]
+#[path = "clocks_tests.rs"]
+mod tests;
