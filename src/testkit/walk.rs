@@ -79,12 +79,12 @@ const WEIGHTS_WITH_LEASES: &[(Kind, u8)] = &[
     (Kind::StepDown, 1),
     (Kind::SnapshotTaken, 2),
     (Kind::SnapshotFetched, 4),
-    (Kind::Drop, 5),
+    (Kind::Drop, 3),
     (Kind::Duplicate, 4),
-    (Kind::Crash, 2),
+    (Kind::Crash, 4),
     (Kind::Restart, 6),
-    (Kind::Partition, 3),
-    (Kind::Heal, 3),
+    (Kind::Partition, 4),
+    (Kind::Heal, 2),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -201,7 +201,10 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
         Kind::Restart => one(&down).map(|id| format!("restart {id}")),
         Kind::Partition => {
             let ids = cluster.ids().collect::<Vec<_>>();
-            let (left, right): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| (detail >> id.0.min(63)) & 1 == 0);
+            // A leader that is alone goes by its lease while the others elect another.
+            let alone = cluster.leader().filter(|_| cluster.has_leases());
+            let is_left = |id: &NodeId| alone.map_or((detail >> id.0.min(63)) & 1 == 0, |leader| *id == leader);
+            let (left, right): (Vec<_>, Vec<_>) = ids.into_iter().partition(is_left);
             let words = |ids: Vec<NodeId>| ids.iter().map(|id| format!(" {id}")).collect::<String>();
             (!left.is_empty() && !right.is_empty()).then(|| format!("partition{} |{}", words(left), words(right)))
         }
