@@ -171,3 +171,34 @@ impl RaftConfig {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fields whose rules are broken.
+    fn problems(change: impl FnOnce(&mut RaftConfig)) -> Vec<&'static str> {
+        let mut config = RaftConfig::new(1, [1, 2, 3]);
+        change(&mut config);
+        config
+            .validate()
+            .err()
+            .map_or_else(Vec::new, |error| error.problems.iter().map(|problem| problem.field).collect())
+    }
+
+    #[test]
+    fn a_lease_is_shorter_than_an_election_timeout_and_needs_check_quorum() {
+        let lease = |ticks| problems(|config| config.lease_ticks = Some(ticks));
+        assert_eq!((lease(1), lease(9)), (Vec::new(), Vec::new()));
+        assert_eq!((lease(0), lease(10)), (alloc::vec!["lease_ticks"], alloc::vec!["lease_ticks"]));
+        let without = problems(|config| (config.lease_ticks, config.check_quorum) = (Some(5), false));
+        assert_eq!(without, ["lease_ticks"]);
+    }
+
+    #[test]
+    fn a_priority_is_at_most_the_highest() {
+        let priority = |priority| problems(|config| config.priority = priority);
+        assert_eq!((priority(0), priority(RaftConfig::PRIORITY_MAX)), (Vec::new(), Vec::new()));
+        assert_eq!(priority(RaftConfig::PRIORITY_MAX + 1), ["priority"]);
+    }
+}

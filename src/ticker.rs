@@ -202,14 +202,14 @@ mod tests {
             let mut ticker = Ticker::new(&config);
             let mut found = (Vec::new(), 0);
             let mut ticks = 0;
-            for _ in 0..10_000 {
+            (0..10_000).for_each(|_| {
                 ticks += 1;
                 ticker.tick(RoleKind::Follower, &mut |event| match event {
                     Event::ElectionTimeout => found.0.push(core::mem::take(&mut ticks)),
                     Event::MinimumElectionTimeout => found.1 += 1,
                     _ => {}
                 });
-            }
+            });
             found
         };
         let ranges = [(3, 10..20), (2, 20..30), (1, 30..40)];

@@ -52,6 +52,7 @@ impl Server {
         let mut config = RaftConfig::new(SELF, 1..=servers);
         config.pre_vote = random.draw() % 2 == 0;
         config.check_quorum = random.draw() % 2 == 0;
+        config.lease_ticks = [None, Some(5)][random.draw() as usize % 2].filter(|_| config.check_quorum);
         config.append_bytes_max = [1, 40, 1 << 20][random.draw() as usize % 3];
         config.inflight_messages_max = [1, 2, 256][random.draw() as usize % 3];
         let disk = MemoryLog::new();
@@ -95,7 +96,7 @@ impl Server {
                 let target = Arc::new(self.some_membership());
                 self.step(Event::ChangeMembership { target });
             }
-            73 => self.step(Event::ReadRequest { context: 0 }),
+            73 => self.read(),
             74..84 => self.sync(),
             84..96 if self.unreported > 0 => {
                 let writes = 1 + self.below(self.unreported as u64) as usize;
@@ -125,6 +126,19 @@ impl Server {
         match self.below(4) {
             0 => self.step(Event::TransferTimeout),
             target => self.step(Event::TransferLeadership { target: NodeId(target) }),
+        }
+    }
+
+    /// A client reads, a lease is over, or the server is to lead no more.
+    fn read(&mut self) {
+        match self.below(8) {
+            0..3 => self.step(Event::ReadRequest { context: 0 }),
+            3..6 => self.step(Event::LeaseReadRequest { context: 0 }),
+            6 => {
+                let round = self.near(1);
+                self.step(Event::LeaseTimeout { round });
+            }
+            _ => self.step(Event::StepDown),
         }
     }
 

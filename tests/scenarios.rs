@@ -86,6 +86,11 @@ fn reads() {
 }
 
 #[test]
+fn leases() {
+    run_chapter("leases", 13);
+}
+
+#[test]
 fn membership() {
     run_chapter("membership", 48);
 }
@@ -93,7 +98,7 @@ fn membership() {
 /// Law 7: every transition is a verb, and some script uses it.
 #[test]
 fn every_transition_is_a_verb_that_some_script_uses() {
-    let chapters = ["election", "replication", "persistence", "reads", "transfer", "snapshots", "membership"];
+    let chapters = ["election", "replication", "persistence", "reads", "transfer", "snapshots", "membership", "leases"];
     let scripts = chapters.into_iter().flat_map(scripts_of);
     let texts: Vec<String> = scripts.map(|path| fs::read_to_string(&path).expect("a script")).collect();
     let verbs = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {

@@ -5,6 +5,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use raft_io::testkit::log_suite::Random;
 use raft_io::testkit::script::Script;
 use raft_io::testkit::walk::{choose, walk};
 use raft_io::{LogView, Membership, Payload, Protocol};
@@ -185,6 +186,37 @@ fn members_come_and_go_without_pre_vote_and_check_quorum() {
 fn members_come_to_a_cluster_of_one() {
     cases("cluster 1 servers=4 pre_vote=false check_quorum=false", 100, 500);
     cases("cluster 2 servers=4 disk=manual", 60, 500);
+}
+
+/// Clocks run apart as far as the longest lease allows, and crashes, transfers and partitions come in between.
+#[test]
+fn leases_hold_while_the_clocks_do() {
+    cases("cluster 3 disk=manual lease_ticks=9", 40, 600);
+    cases("cluster 3 lease_ticks=4 election_ticks=5 pre_vote=false", 60, 600);
+}
+
+/// Such walks get somewhere: leaders change, and most lease reads are answered without a message.
+#[test]
+fn a_walk_with_leases_reads_by_them() {
+    let (mut terms, mut at_once, mut reads) = (0, 0, 0);
+    for seed in 0..20 {
+        let (mut random, mut script) = (Random(seed), Script::default());
+        script.run("cluster 3 lease_ticks=4 election_ticks=5 pre_vote=false").expect("a cluster");
+        for _ in 0..1000 {
+            let number = random.draw();
+            let cluster = script.cluster().expect("a cluster");
+            let Some(command) = choose(cluster, number as u8, (number >> 32) as u32) else { continue };
+            let output = script.run(&command).unwrap_or_else(|error| panic!("seed {seed}, {command}: {error}"));
+            assert!(!output.contains("too fast"), "seed {seed}, {command}: {output}");
+            reads += u32::from(command.starts_with("lease_read_request"));
+            at_once += u32::from(command.starts_with("lease_read_request") && output.contains(" ready at "));
+        }
+        let cluster = script.cluster().expect("a cluster");
+        let reached = cluster.ids().filter_map(|id| cluster.disk(id)).map(|disk| disk.hard_state().term.0);
+        terms += reached.max().unwrap_or(0);
+    }
+    assert!(terms > 60, "20 walks reached {terms} terms");
+    assert!(at_once > 100, "{at_once} of {reads} lease reads were answered at once");
 }
 
 /// The same seed gives the same walk (law 1), and a walk gets somewhere: leaders change and entries commit.

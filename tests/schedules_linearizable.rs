@@ -46,7 +46,7 @@ impl Clients {
         self.now += 1;
         let taken = script.cluster().map_or(0, |cluster| cluster.commands().len());
         let words: Vec<&str> = command.split(' ').collect();
-        if let ["read_request", at, context] = words[..] {
+        if let ["read_request" | "lease_read_request", at, context] = words[..] {
             let at = NodeId(at.parse().expect("a server"));
             self.reads.insert(context.parse().expect("a number"), Read { at, called: self.now, index: None });
         }
@@ -159,6 +159,13 @@ fn clients_of_a_cluster_that_changes_see_one_register() {
 fn clients_of_a_cluster_that_stays_see_one_register() {
     let reads = check_schedules("cluster 3 disk=manual pre_vote=false check_quorum=false", 200..220, 600);
     assert!(reads > 100, "only {reads} reads were answered");
+}
+
+#[test]
+fn clients_that_read_by_leases_see_one_register() {
+    let reads = check_schedules("cluster 3 lease_ticks=4 election_ticks=5", 300..330, 800)
+        + check_schedules("cluster 3 disk=manual lease_ticks=9 pre_vote=false", 400..420, 800);
+    assert!(reads > 300, "only {reads} reads were answered");
 }
 
 /// A read that answers what was there before another read had its answer, or what nobody wrote, is found.

@@ -45,6 +45,9 @@ fn append() -> Envelope {
 fn events_actions_and_messages_come_back_as_they_were() {
     let envelope = append();
     round_trip(&Event::Receive(envelope.clone()));
+    round_trip(&Event::LeaseReadRequest { context: 7 });
+    round_trip(&Event::LeaseTimeout { round: 3 });
+    round_trip(&Event::StepDown);
     round_trip(&Event::ProposeBatch(vec!["a".into(), "b".into()]));
     round_trip(&Event::Persisted { writes: 2 });
     round_trip(&Action::SendFromLog { envelope: envelope.clone(), end: Index(9), bytes_max: 10 });
@@ -72,7 +75,9 @@ fn events_actions_and_messages_come_back_as_they_were() {
 
 #[test]
 fn configuration_and_errors_come_back_as_they_were() {
-    let config = RaftConfig::new(1, [1, 2, 3]);
+    let mut config = RaftConfig::new(1, [1, 2, 3]);
+    round_trip(&config);
+    (config.lease_ticks, config.priority) = (Some(9), 1);
     round_trip(&config);
     let text = round_trip(&Membership::new([3, 1, 2]));
     assert_eq!(text, r#"{"voters":[1,2,3],"outgoing":[],"learners":[],"promoting":[],"addresses":[]}"#);

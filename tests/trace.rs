@@ -21,6 +21,9 @@ const SNAPSHOTS: [Transition; 4] = [
     Transition::SnapshotFetchFailed,
 ];
 
+/// What only servers with leases do, and what nobody asks of these nodes.
+const LEASES: [Transition; 3] = [Transition::LeaseReadRequest, Transition::LeaseTimeout, Transition::StepDown];
+
 /// Every event of the vocabulary but these occurs, and every line comes back from its text.
 fn check_complete(lines: &[Line], but: &[Transition], path: &Path) {
     let kinds: Vec<&str> = lines.iter().map(|line| line.event.name()).collect();
@@ -37,10 +40,14 @@ fn a_simulated_run_is_recorded_completely() {
     let folder = tempfile::tempdir().unwrap();
     let script = walk("cluster 3 servers=5 disk=manual trace=true", 9, 9000).unwrap();
     let lines = script.cluster().unwrap().trace();
-    check_complete(lines, &[], &folder.path().join("trace.jsonl"));
+    check_complete(lines, &LEASES, &folder.path().join("trace.jsonl"));
     let merged = merge(vec![lines.to_vec()]).unwrap();
     assert_eq!(merged.left_out, Vec::new());
     assert_eq!(merged.lines.len(), lines.len());
+    let script = walk("cluster 3 disk=manual lease_ticks=4 election_ticks=5 trace=true", 1, 3000).unwrap();
+    let lines = script.cluster().unwrap().trace();
+    let others: Vec<Transition> = Transition::ALL.iter().copied().filter(|other| !LEASES.contains(other)).collect();
+    check_complete(lines, &others, &folder.path().join("leases.jsonl"));
 }
 
 /// Three nodes of the driver, each recording into a folder.
@@ -138,7 +145,7 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
     let leader = nodes.leader(1, None);
     nodes.running[&leader].add_learner(4, "", PATIENCE).wait().unwrap();
     let (lines, folder) = nodes.lines();
-    check_complete(&lines, &SNAPSHOTS, &folder.path().join("trace.jsonl"));
+    check_complete(&lines, &[&SNAPSHOTS[..], &LEASES].concat(), &folder.path().join("trace.jsonl"));
     let starts: Vec<&Line> = lines.iter().filter(|line| line.event == EventName::START).collect();
     assert_eq!(starts.len(), 4);
     let again = starts.iter().find(|line| line.life == 2).expect("a second life");

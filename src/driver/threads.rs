@@ -167,8 +167,9 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
     while node.is_running() {
         if Instant::now() >= next_tick {
             // After a pause of the process the missed ticks are gone: a burst of them would be an
-            // election timeout that nobody waited for.
-            next_tick = (next_tick + node.tick).max(Instant::now());
+            // election timeout that nobody waited for. Nor may two ticks be less than one apart: whoever promised a leader
+            // something just before them would count too much (`lease_ticks`).
+            next_tick = Instant::now() + node.tick;
             let role = state.protocol.role();
             state.ticker.tick(role, &mut |event| due.push(event));
             for event in due.drain(..) {

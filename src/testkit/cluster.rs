@@ -8,6 +8,7 @@
 //! `Persist` puts it in flight, [`Cluster::sync`] puts it on the disk, [`Cluster::persisted`] tells the protocol. A
 //! crash loses what is in flight, but for a prefix that the caller chooses.
 
+use super::clocks::Clocks;
 use super::invariants::{Checked, Checker, View, Violation, entry_at};
 use super::network::Network;
 use super::render;
@@ -70,7 +71,7 @@ pub(super) struct Node {
     pub(super) config: RaftConfig,
     /// `None` while it is down.
     pub(super) protocol: Option<Protocol>,
-    ticker: Ticker,
+    pub(super) ticker: Ticker,
     /// What survives a crash.
     pub(super) disk: MemoryLog,
     /// With what is in flight to the disk.
@@ -80,7 +81,7 @@ pub(super) struct Node {
     /// Writes on the disk that the protocol does not know of yet.
     pub(super) unreported: usize,
     /// Reads of entries that were not in memory, to be sent once read.
-    cold_reads: VecDeque<(Envelope, Index, usize)>,
+    pub(super) cold_reads: VecDeque<(Envelope, Index, usize)>,
     /// Where this life of the state machine started.
     first_applicable: Index,
     pub(super) applied: Index,
@@ -93,6 +94,7 @@ pub struct Cluster {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) network: Network,
     pub(super) checker: Checker,
+    pub(super) clocks: Clocks,
     transcript: Vec<String>,
     commands: Vec<(EntryId, bytes::Bytes)>,
     reads: u64,
@@ -110,6 +112,7 @@ impl Cluster {
         let joiners = options.joiners.clone();
         let mut cluster = Self {
             checker: Checker::new(&options.config.membership).with_check_quorum(options.config.check_quorum),
+            clocks: Clocks::new(&options.config),
             options,
             nodes: BTreeMap::new(),
             network: Network::default(),
@@ -219,13 +222,15 @@ impl Cluster {
                 commands.iter().map(|command| format!(" {}", command_words(command))).collect()
             }
             Event::Persisted { writes } => format!(" {writes}"),
-            Event::ReadRequest { context } => format!(" {context}"),
+            Event::ReadRequest { context } | Event::LeaseReadRequest { context } => format!(" {context}"),
+            Event::LeaseTimeout { round } => format!(" {round}"),
             Event::TransferLeadership { target } => format!(" {target}"),
             Event::ChangeMembership { target } => format!(" {}", render::membership(target)),
             Event::SnapshotTaken { last, compact_through } => format!(" {last} through={compact_through}"),
             Event::SnapshotFetched { last } | Event::SnapshotFetchFailed { last } => format!(" {last}"),
             _ => String::new(),
         };
+        let heard = Clocks::heard_in(&event);
         let proposed = match &event {
             Event::Propose(command) => vec![command.clone()],
             Event::ProposeBatch(commands) => commands.clone(),
@@ -234,9 +239,12 @@ impl Cluster {
         if let (Event::Receive(envelope), Some(node)) = (&event, self.nodes.get(&id)) {
             self.checker.received(&node.view(id), envelope);
         }
-        let read = if let Event::ReadRequest { context } = event { Some(context) } else { None };
+        let read = match event {
+            Event::ReadRequest { context } | Event::LeaseReadRequest { context } => Some(context),
+            _ => None,
+        };
         if let (Some(context), Some(node)) = (read, self.nodes.get(&id).filter(|node| node.protocol.is_some())) {
-            self.checker.read_begins(&node.view(id), context);
+            self.checker.read_begins(&node.view(id), context, matches!(event, Event::LeaseReadRequest { .. }));
             self.reads += 1;
         }
         let entries_in_memory = self.options.entries_in_memory;
@@ -248,7 +256,8 @@ impl Cluster {
         let mut actions = Actions::new();
         let view = WarmEnd { disk: &node.disk, entries_in_memory };
         let result = protocol.step(&view, event, &mut actions);
-        let commit = protocol.commit_index();
+        let (commit, term) = (protocol.commit_index(), protocol.term());
+        self.clocks.heard(id, term, heard);
         #[cfg(feature = "trace")]
         if let (Some(input), Ok(())) = (input, &result) {
             self.record_step(id, input, &actions);
@@ -366,6 +375,7 @@ impl Cluster {
         if let Some(node) = self.nodes.get(&from) {
             self.checker.sent(&node.view(from), &envelope)?;
         }
+        self.clocks.sent(&envelope);
         self.network.send(envelope);
         Ok(())
     }
@@ -490,38 +500,6 @@ impl Cluster {
         }
         impossible("the cluster does not come to rest within 10,000 rounds")
     }
-
-    /// A tick of a server's clock: the timeouts that are due fire.
-    ///
-    /// # Errors
-    /// The server is down, or a law is broken.
-    pub fn tick(&mut self, id: NodeId) -> Moved {
-        let node = self.node_mut(id)?;
-        let Some(protocol) = &node.protocol else { return impossible(format!("node {id} is down")) };
-        let mut due = Vec::new();
-        node.ticker.tick(protocol.role(), &mut |event| due.push(event));
-        due.into_iter().try_for_each(|event| self.step(id, event))
-    }
-
-    /// One round of time: every clock ticks, every disk syncs, everything in flight arrives.
-    ///
-    /// # Errors
-    /// A law is broken.
-    pub fn round(&mut self) -> Moved {
-        for id in self.ids().collect::<Vec<_>>() {
-            if self.protocol(id).is_some() {
-                self.tick(id)?;
-            }
-            if self.protocol(id).is_some() && self.writes(id) != (0, 0) {
-                self.persisted(id, usize::MAX)?;
-            }
-            while self.nodes.get(&id).is_some_and(|node| !node.cold_reads.is_empty()) {
-                self.cold_read(id)?;
-            }
-            self.fetch(id)?;
-        }
-        self.deliver_all()
-    }
 }
 
 impl Node {
@@ -554,6 +532,7 @@ impl Node {
             role: protocol.map(Protocol::role),
             hard_state: protocol.map_or(durable, |protocol| HardState { term: protocol.term(), vote: protocol.vote() }),
             leader_is_recent: protocol.is_some_and(Protocol::leader_is_recent),
+            lease_over: protocol.filter(|protocol| protocol.has_lease()).map(|protocol| protocol.state().lease_over),
             commit_index: protocol.map_or(Index::ZERO, Protocol::commit_index),
             log: &self.log,
             disk: &self.disk,

@@ -35,6 +35,8 @@ pub struct View<'a> {
     pub hard_state: HardState,
     /// Whether it heard its leader within the minimum election timeout.
     pub leader_is_recent: bool,
+    /// Of a leader that has a lease: the last round whose lease is over.
+    pub lease_over: Option<u64>,
     /// Its commit index.
     pub commit_index: Index,
     /// Its log with the entries that are not yet durable.
@@ -116,6 +118,8 @@ pub struct Checker {
     durable_terms: BTreeMap<NodeId, Term>,
     /// The disk of some server lost what it had reported durable: nothing can be promised of durability any more.
     lost_data: bool,
+    /// Some clock is too fast for another: nothing can be promised of leases any more.
+    clocks_broken: bool,
 }
 
 impl Checker {
@@ -137,6 +141,7 @@ impl Checker {
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
             lost_data: false,
+            clocks_broken: false,
         }
     }
 
@@ -165,6 +170,15 @@ impl Checker {
     /// A disk broke its promise: the laws that rest on it are not checked any more.
     pub fn lost_data(&mut self) {
         self.lost_data = true;
+    }
+
+    /// The clocks broke their promise: the laws that rest on it are not checked any more.
+    pub fn clocks_broken(&mut self) {
+        self.clocks_broken = true;
+    }
+
+    pub(super) fn are_clocks_broken(&self) -> bool {
+        self.clocks_broken
     }
 
     /// A message leaves a server.
@@ -229,8 +243,8 @@ impl Checker {
     }
 
     /// A read begins at a server, right before the step that takes it.
-    pub fn read_begins(&mut self, reader: &View<'_>, context: u64) {
-        self.reads.begun(reader, context, self.committed_index());
+    pub fn read_begins(&mut self, reader: &View<'_>, context: u64, by_lease: bool) {
+        self.reads.begun(reader, context, by_lease, self.committed_index());
     }
 
     /// The server refused the read.
@@ -268,7 +282,7 @@ impl Checker {
         self.check_pre_vote(id, transition, actions, views)?;
         self.check_heard(id, transition, views)?;
         if let Some(view) = views.iter().find(|view| view.id == id) {
-            self.reads.stepped(view, actions)?;
+            self.reads.stepped(view, actions, self.clocks_broken)?;
             let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));
             self.transfers.stepped(view, before, transition, actions, &self.leaders)?;
         }
@@ -293,6 +307,7 @@ impl Checker {
         self.check_memberships(view)?;
         for leader in views.iter().filter(|view| view.role == Some(RoleKind::Leader)) {
             self.check_completeness(leader)?;
+            self.check_lease(leader)?;
             self.check_match_indexes(leader, views)?;
         }
         self.check_durability(views)
@@ -464,6 +479,15 @@ impl Checker {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Who was elected since leads a later term: then the lease was none.
+    fn check_lease(&self, leader: &View<'_>) -> Checked {
+        let term = leader.hard_state.term;
+        let later = self.leaders.range(term.next()..).next().filter(|_| leader.lease_over.is_some());
+        check(later.is_none() || self.clocks_broken, Law::LeaseSafe, || {
+            format!("node {} has a lease in term {term}, and another was elected: {later:?}", leader.id)
+        })
     }
 
     fn check_match_indexes(&self, leader: &View<'_>, views: &[View<'_>]) -> Checked {

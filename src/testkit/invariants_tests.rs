@@ -44,6 +44,7 @@ pub(in crate::testkit) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit:
         role: Some(role),
         hard_state: log.hard_state(),
         leader_is_recent: false,
+        lease_over: None,
         commit_index: Index(commit),
         log,
         disk: log,

@@ -41,6 +41,8 @@ pub enum Law {
     CheckedLeaderHasAnswers,
     /// A read is answered only where everything is applied that was committed, by whoever, when it began (§6.4).
     LinearizableRead,
+    /// Nobody leads a later term than a leader that has a lease, while the clocks hold what leases ask of them (§6.4.1).
+    LeaseSafe,
     /// Each read that a server takes is answered or aborted once, at the latest when it stops leading (§6.4).
     EveryReadEndsOnce,
     /// A leader appends nothing while it hands its leadership over (§3.10).
@@ -93,6 +95,7 @@ impl Law {
         Self::CampaignHasPreVotes,
         Self::CheckedLeaderHasAnswers,
         Self::LinearizableRead,
+        Self::LeaseSafe,
         Self::EveryReadEndsOnce,
         Self::TransferAppendsNothing,
         Self::TimeoutNowAfterWholeLog,

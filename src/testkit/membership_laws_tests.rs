@@ -182,7 +182,7 @@ fn a_read_without_a_quorum_that_follows() {
             checker.sent(&views[0], &Envelope { from: NodeId(1), to: NodeId(2), message })
         };
         assert_eq!(ask(&mut checker, 1), Ok(()));
-        checker.read_begins(&views[0], 7);
+        checker.read_begins(&views[0], 7, false);
         assert_eq!(ask(&mut checker, 2), Ok(()));
         for (from, round) in rounds {
             let response = ConfirmLeaderResponse { term, leader_term: term, round: *round };

@@ -25,15 +25,20 @@ pub(super) struct ReadLaws {
 struct Waiting {
     /// What was committed, by whoever, when the read began.
     committed: Index,
-    /// The last round that its leader had asked by then.
+    /// A quorum has to follow in a later round than this: the last that its leader had asked by then, or with a lease the last
+    /// whose lease was over.
     round: u64,
+    /// It goes by a lease: then the clocks count too.
+    by_lease: bool,
 }
 
 impl ReadLaws {
     /// A read begins at a server, unless it refuses.
-    pub(super) fn begun(&mut self, reader: &View<'_>, context: u64, committed: Index) {
-        let round = self.asked.get(&(reader.id, reader.hard_state.term)).copied().unwrap_or(0);
-        self.waiting.insert((reader.id, context), Waiting { committed, round });
+    pub(super) fn begun(&mut self, reader: &View<'_>, context: u64, by_lease: bool, committed: Index) {
+        let over = reader.lease_over.filter(|_| by_lease);
+        let asked = || self.asked.get(&(reader.id, reader.hard_state.term)).copied().unwrap_or(0);
+        let round = over.unwrap_or_else(asked);
+        self.waiting.insert((reader.id, context), Waiting { committed, round, by_lease: over.is_some() });
     }
 
     /// A message leaves a server.
@@ -63,7 +68,7 @@ impl ReadLaws {
     }
 
     /// A server took a step with these actions.
-    pub(super) fn stepped(&mut self, view: &View<'_>, actions: &[Action]) -> Checked {
+    pub(super) fn stepped(&mut self, view: &View<'_>, actions: &[Action], clocks_broken: bool) -> Checked {
         let (id, role, term, in_force) = (view.id, view.role, view.hard_state.term, view.in_force());
         let once = Law::EveryReadEndsOnce;
         for action in actions {
@@ -74,8 +79,9 @@ impl ReadLaws {
             };
             let begun = self.waiting.remove(&(id, context));
             check(begun.is_some(), once, || format!("node {id} answers read {context}, which waits for no answer"))?;
-            let (Some(Waiting { committed, round }), Some(index)) = (begun, index) else { continue };
-            check(index >= committed, Law::LinearizableRead, || {
+            let (Some(Waiting { committed, round, by_lease }), Some(index)) = (begun, index) else { continue };
+            let is_fresh = index >= committed || (by_lease && clocks_broken);
+            check(is_fresh, Law::LinearizableRead, || {
                 format!("node {id} answers read {context} at {index}; {committed} was committed when it began")
             })?;
             let last = |follower| self.confirmed.get(&(id, term, follower)).copied().unwrap_or(0);

@@ -9,7 +9,9 @@
 //! | `given 1 term=3 vote=2 log=1x3,2` | server 1 starts instead with this hard state and entries of these terms |
 //! | `election_timeout 1`, `minimum_election_timeout`, `heartbeat_timeout`, `quorum_check_timeout` | a timeout fires at each server named, or at `all` |
 //! | `client_request 1 x y` | commands are proposed, as one batch; `bytes=99` is one of that size |
-//! | `read_request 1 7` | a client wants to read at server 1; 7 is how the answer names it |
+//! | `read_request 1 7`, `lease_read_request 1 7` | a client wants to read at server 1, by a lease if there is one; 7 is how the answer names it |
+//! | `lease_timeout 1 3` | the time of a lease has passed since server 1 began round 3 |
+//! | `step_down 1` | server 1 is to lead no more |
 //! | `change_membership 1 voters=1,2,4 learners=5,6 promoting=6 addresses=4:host` | server 1 is to bring this configuration about |
 //! | `transfer_leadership 1 2`, `transfer_timeout 1` | server 1 is to hand over to server 2; that took too long |
 //! | `persisted 1 2` | the oldest 2 writes of server 1 are durable and it knows; all without a number |
@@ -28,7 +30,7 @@
 //! | `quietly …`, `briefly …` | without output; only with changes of role and of configuration, commits and misbehaviour |
 //!
 //! `OPTIONS`: `servers=5` (those beyond the voters run and know nobody), `learners` and `promoting` as in `change_membership`, `pre_vote`, `without_pre_vote=3` (that server alone), `check_quorum`, `append_bytes_max`, `inflight_messages_max`, `inflight_bytes_max`,
-//! `uncommitted_bytes_max`, `command_bytes_max`, `seed`, `election_ticks`, `disk=manual` (writes become durable by
+//! `uncommitted_bytes_max`, `command_bytes_max`, `seed`, `election_ticks`, `lease_ticks`, `disk=manual` (writes become durable by
 //! command only), `entries_in_memory`, with the feature `trace` also `trace=true` (every step is recorded).
 //!
 //! The output names each event with the server that takes it and the transition that it is, and below it what follows:
@@ -192,6 +194,15 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
         Transition::HeartbeatTimeout => Event::HeartbeatTimeout,
         Transition::QuorumCheckTimeout => Event::QuorumCheckTimeout,
         Transition::TransferTimeout => Event::TransferTimeout,
+        Transition::StepDown => Event::StepDown,
+        Transition::LeaseTimeout => {
+            let round = words.number(1)?;
+            return cluster.step(words.node(0)?, Event::LeaseTimeout { round });
+        }
+        Transition::LeaseReadRequest => {
+            let context = words.number(1)?;
+            return cluster.step(words.node(0)?, Event::LeaseReadRequest { context });
+        }
         Transition::Persisted => return cluster.persisted(words.node(0)?, words.count(1)?),
         Transition::ClientRequest => return cluster.step(words.node(0)?, client_request(words)?),
         Transition::ReadRequest => {
@@ -215,7 +226,11 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
         Transition::SnapshotFetchFailed => return cluster.snapshot_fetch_failed(words.node(0)?),
         _ => return handle(cluster, transition, words),
     };
-    words.nodes(cluster)?.into_iter().try_for_each(|id| cluster.step(id, timeout.clone()))
+    let is_of_elections = matches!(timeout, Event::ElectionTimeout | Event::MinimumElectionTimeout);
+    words.nodes(cluster)?.into_iter().try_for_each(|id| match cluster.bound_by(id).filter(|_| is_of_elections) {
+        Some(leader) => impossible(format!("the lease of node {leader} is over before node {id} may elect another")),
+        None => cluster.step(id, timeout.clone()),
+    })
 }
 
 fn client_request(words: &Words<'_>) -> Result<Event, MoveError> {
@@ -334,6 +349,7 @@ fn status(cluster: &Cluster, id: NodeId) -> Vec<String> {
         let committed = if index > protocol.commit_index() { ", not committed" } else { "" };
         lines.push(format!("  membership {index}: {}{committed}", render::membership(membership)));
     }
+    lines.extend(protocol.has_lease().then(|| "  has a lease".to_string()));
     lines.extend(protocol.transfer_target().map(|target| format!("  hands over to {target}")));
     lines.extend(protocol.progress().map(|(peer, progress)| {
         format!(

@@ -5,6 +5,7 @@
 use super::cluster::{Cluster, MoveError};
 use super::script::Script;
 use super::words;
+use crate::action::RoleKind;
 use crate::membership::Membership;
 use crate::types::NodeId;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -64,8 +65,33 @@ const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
     (Kind::Heal, 5),
 ];
 
+/// The same with leases: timeouts come from clocks, which run apart as far as leases allow.
+const WEIGHTS_WITH_LEASES: &[(Kind, u8)] = &[
+    (Kind::Deliver, 72),
+    (Kind::DeliverAll, 24),
+    (Kind::Tick, 70),
+    (Kind::Persisted, 24),
+    (Kind::Sync, 4),
+    (Kind::ClientRequest, 10),
+    (Kind::ReadRequest, 3),
+    (Kind::LeaseReadRequest, 16),
+    (Kind::TransferLeadership, 3),
+    (Kind::StepDown, 1),
+    (Kind::SnapshotTaken, 2),
+    (Kind::SnapshotFetched, 4),
+    (Kind::Drop, 3),
+    (Kind::Duplicate, 4),
+    (Kind::Crash, 4),
+    (Kind::Restart, 6),
+    (Kind::Partition, 4),
+    (Kind::Heal, 2),
+];
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
+    Tick,
+    LeaseReadRequest,
+    StepDown,
     Deliver,
     ChangeMembership,
     DeliverAll,
@@ -94,7 +120,11 @@ enum Kind {
 #[must_use]
 pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let mut below = 0u32;
-    let weights = if cluster.has_joiners() { WEIGHTS_WITH_CHANGES } else { WEIGHTS };
+    let weights = match (cluster.has_leases(), cluster.has_joiners()) {
+        (true, _) => WEIGHTS_WITH_LEASES,
+        (false, true) => WEIGHTS_WITH_CHANGES,
+        (false, false) => WEIGHTS,
+    };
     let (kind, _) = *weights.iter().find(|(_, weight)| {
         below += u32::from(*weight);
         u32::from(kind) < below
@@ -111,7 +141,7 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
     let (network, heartbeat) = (cluster.network(), cluster.leader().map(|id| format!("heartbeat_timeout {id}")));
     match kind {
         // Changes wait for answers: where nothing is on its way, the leader asks again.
-        Kind::Deliver if cluster.has_joiners() && network.in_flight().is_empty() => heartbeat,
+        Kind::Deliver if cluster.has_joiners() && !cluster.has_leases() && network.in_flight().is_empty() => heartbeat,
         Kind::Deliver => on_message(cluster, "deliver", pick),
         Kind::ChangeMembership => change_membership(cluster, pick),
         Kind::Drop => on_message(cluster, "drop_message", pick),
@@ -139,6 +169,17 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
             let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
             Some(format!("read_request {leader} {}", cluster.reads()))
         }
+        Kind::Tick => one(&running).and_then(|id| {
+            // Who is ahead waits for whom it may not leave further behind.
+            let id = cluster.waits_for_clock_of(id).unwrap_or(id);
+            cluster.waits_for_clock_of(id).is_none().then(|| format!("tick {id} 1"))
+        }),
+        Kind::LeaseReadRequest => {
+            let leads = |id: &NodeId| cluster.protocol(*id).is_some_and(|server| server.role() == RoleKind::Leader);
+            let leaders = running.iter().copied().filter(leads).collect::<Vec<_>>();
+            one(&leaders).map(|id| format!("lease_read_request {id} {}", cluster.reads()))
+        }
+        Kind::StepDown => timeout("step_down"),
         Kind::TransferLeadership => {
             let ids = cluster.ids().collect::<Vec<_>>();
             let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
@@ -160,7 +201,10 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
         Kind::Restart => one(&down).map(|id| format!("restart {id}")),
         Kind::Partition => {
             let ids = cluster.ids().collect::<Vec<_>>();
-            let (left, right): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| (detail >> id.0.min(63)) & 1 == 0);
+            // A leader that is alone goes by its lease while the others elect another.
+            let alone = cluster.leader().filter(|_| cluster.has_leases());
+            let is_left = |id: &NodeId| alone.map_or((detail >> id.0.min(63)) & 1 == 0, |leader| *id == leader);
+            let (left, right): (Vec<_>, Vec<_>) = ids.into_iter().partition(is_left);
             let words = |ids: Vec<NodeId>| ids.iter().map(|id| format!(" {id}")).collect::<String>();
             (!left.is_empty() && !right.is_empty()).then(|| format!("partition{} |{}", words(left), words(right)))
         }

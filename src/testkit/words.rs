@@ -94,6 +94,7 @@ impl<'a> Words<'a> {
                 "inflight_bytes_max" => config.inflight_bytes_max = number(value)? as usize,
                 "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(value)? as usize,
                 "command_bytes_max" => config.command_bytes_max = number(value)? as usize,
+                "lease_ticks" => config.lease_ticks = Some(number(value)? as u32),
                 "election_ticks" => config.election_ticks = number(value)? as u32,
                 "seed" => config.seed = number(value)?,
                 "disk" => options.sync_at_once = *value != "manual",
