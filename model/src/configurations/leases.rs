@@ -29,14 +29,7 @@ pub(super) const TRANSFER: Configuration = Configuration {
     transfers_max: 1,
     campaigners: 1,
     network: Network::Lossy { messages_max: 2, duplication: false },
-    goals: &[
-        Goal::Leader,
-        Goal::Commit,
-        Goal::Reelection,
-        Goal::Read,
-        Goal::LeaderByTransfer,
-        Goal::TransferEnded,
-    ],
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::LeaderByTransfer, Goal::TransferEnded],
     ..WITH_LEASES
 };
 pub(super) const CRASHES: Configuration = Configuration {
