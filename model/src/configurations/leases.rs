@@ -20,6 +20,7 @@ pub(super) const LEASES: Configuration = Configuration {
     name: "leases",
     purpose: "reads by leases, while leaders change and are told to lead no more",
     step_downs: true,
+    golden: Some(2_771_723),
     ..WITH_LEASES
 };
 pub(super) const TRANSFER: Configuration = Configuration {
@@ -30,6 +31,7 @@ pub(super) const TRANSFER: Configuration = Configuration {
     campaigners: 1,
     network: Network::Lossy { messages_max: 2, duplication: false },
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::LeaderByTransfer, Goal::TransferEnded],
+    golden: Some(9_357_133),
     ..WITH_LEASES
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -37,6 +39,7 @@ pub(super) const CRASHES: Configuration = Configuration {
     purpose: "a server that starts again and keeps the promise that it gave before",
     log_max: 1,
     crashes_max: 1,
+    golden: Some(2_022_563),
     ..WITH_LEASES
 };
 pub(super) const HEARTBEATS: Configuration = Configuration {
@@ -45,6 +48,7 @@ pub(super) const HEARTBEATS: Configuration = Configuration {
     reads_max: 1,
     log_max: 1,
     heartbeats: true,
+    golden: Some(342_991),
     ..WITH_LEASES
 };
 
@@ -60,6 +64,7 @@ pub(super) const CONFORM: Configuration = Configuration {
     symmetry: false,
     drop_dead: false,
     goals: &[Goal::Leader, Goal::Commit, Goal::LeaseRead, Goal::ToldToStepDown],
+    golden: Some(38_364),
     ..WITH_LEASES
 };
 pub(super) const CONFORM_CRASHES: Configuration = Configuration {
@@ -75,5 +80,6 @@ pub(super) const CONFORM_CRASHES: Configuration = Configuration {
     symmetry: false,
     drop_dead: false,
     goals: &[Goal::Leader, Goal::Commit, Goal::LeaseRead],
+    golden: Some(122_836),
     ..WITH_LEASES
 };
