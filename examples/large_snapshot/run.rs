@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How many blocks one command fills.
 const FILL_BLOCKS: u64 = 256;
+/// With fewer entries to apply a node keeps pace.
+const CAUGHT_UP_ENTRIES: u64 = 100;
 const LONG: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -119,13 +121,15 @@ pub(crate) fn run(
     say(&format!("node 4 has fetched it, {}", speed(snapshot_bytes, fetching)));
     load.enter(Phase::Installing);
     let began = Instant::now();
-    until("the new node has its vote", || {
+    until("the new node has its vote and the state", || {
         live(format!("installing, {:.0?}", began.elapsed()));
         let status = newcomer.status()?;
         if adding.is_finished() && !status.votes {
             return Err(io::Error::other("the new node was not added"));
         }
-        Ok((status.votes && adding.is_finished()).then_some(()))
+        // The vote needs the log alone; the state comes after.
+        let caught_up = status.applied > 0 && status.committed - status.applied <= CAUGHT_UP_ENTRIES;
+        Ok((status.votes && caught_up && adding.is_finished()).then_some(()))
     })?;
     adding.join().map_err(|_| io::Error::other("adding the node panicked"))??;
     let took = [taking, fetching, began.elapsed()];
