@@ -194,8 +194,8 @@ impl SnapshotStore for FlakyStore {
 
 /// A node's road to the others, on which its fetches of chunks can be held up or fail.
 pub(crate) struct Road {
-    inner: MemoryTransport,
-    tolls: Arc<Tolls>,
+    pub(crate) inner: MemoryTransport,
+    pub(crate) tolls: Arc<Tolls>,
 }
 
 #[derive(Default)]
