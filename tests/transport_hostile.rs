@@ -352,7 +352,7 @@ fn a_newer_connection_of_a_peer_replaces_the_older() {
 fn a_peer_that_lost_its_data_or_brings_an_older_copy_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let known = || config(1).identities(folder.path().join("peers"));
-    let incarnation = |directory: u64, opening: u64| directory << 24 | opening;
+    let incarnation = |directory: u64, opening: u64| directory << 32 | opening;
     let greet = |server: &Server, incarnation| {
         let mut stream = server.connect();
         stream.write_all(&control(&Frame::Hello(Hello { incarnation, ..hello() }))).unwrap();
@@ -384,7 +384,7 @@ fn nothing_is_sent_to_a_peer_that_lost_its_data() {
     let config = config.on_event(move |event| seen.lock().unwrap().push(event.to_string()));
     let one = TcpTransport::bind(config).unwrap();
     one.start(Inbox::new().receiver());
-    for incarnation in [1 << 24 | 1, 2 << 24 | 1] {
+    for incarnation in [1 << 32 | 1, 2 << 32 | 1] {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         assert!(matches!(read_frame(&mut stream), Some(Frame::Hello(_))));
@@ -393,7 +393,7 @@ fn nothing_is_sent_to_a_peer_that_lost_its_data() {
         stream.write_all(&control(&Frame::Welcome(welcome))).unwrap();
         eventually("it is answered", || {
             let stats = one.stats();
-            if incarnation >> 24 == 1 { stats.connects == 1 } else { stats.connect_failures == 1 }
+            if incarnation >> 32 == 1 { stats.connects == 1 } else { stats.connect_failures == 1 }
         });
     }
     assert!(!one.stats().peers[&NodeId(2)].connected);

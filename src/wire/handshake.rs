@@ -22,7 +22,7 @@ pub struct Hello {
     pub from: NodeId,
     /// Whom it wants to speak to.
     pub to: NodeId,
-    /// Of its data directory: the high 40 bits were drawn at random when that was created, the low 24 count how often it was
+    /// Of its data directory: the high 32 bits were drawn at random when that was created, the low 32 count how often it was
     /// opened. Another random number for the same id, or a smaller count, means that the server lost state. 0: it keeps none.
     pub incarnation: u64,
     /// The lowest protocol version that it speaks.

@@ -110,6 +110,7 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let mut config = TcpConfig::new(cluster, id, peer_listen.clone())
         .client_address(settings.advertised.clone())
         .incarnation(log.as_ref().map_or(0, WalLog::incarnation))
+        .identities(settings.options.data.join("peers"))
         .on_event(move |event| eprintln!("node {id}: {event}"));
     config.peer_address = settings.peers.get(&settings.options.id).cloned();
     for (peer, address) in &settings.peers {

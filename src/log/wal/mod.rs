@@ -125,13 +125,12 @@ impl WalLog {
         Ok(log)
     }
 
-    /// The identity of this directory: the high 40 bits were drawn at random when it was created, the low 24 count how
+    /// The identity of this directory: the high 32 bits were drawn at random when it was created, the low 32 count how
     /// often it was opened. A node that comes back with another random number, or with a smaller count, has lost what it
     /// knew, and peers refuse it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        const OPENINGS: u64 = (1 << 24) - 1;
-        self.shared.incarnation & !OPENINGS | self.opening.min(OPENINGS)
+        self.shared.incarnation >> 32 << 32 | self.opening.min(1 << 24)
     }
 
     /// Where the log is.
