@@ -12,6 +12,10 @@ test:
 cluster:
     cargo run --release --example cluster
 
+# A large snapshot under load: memory, elections, latency. `just large-snapshot --mib 64` is a quick look.
+large-snapshot *args:
+    cargo run --release --example large_snapshot -- {{ args }}
+
 # Our own benchmarks.
 bench *args:
     cargo bench --all-features {{ args }}

@@ -87,7 +87,7 @@ fn wal_options(id: u64) -> WalOptions {
 }
 
 fn files() -> SnapshotOptions {
-    SnapshotOptions::new().chunk_bytes(512)
+    SnapshotOptions::new().chunk_bytes(512).sync_bytes(1 << 10)
 }
 
 fn open(disk: &FaultyDisk, id: u64) -> (WalLog, SnapshotFiles) {

@@ -18,9 +18,14 @@ use std::sync::Arc;
 
 /// Sectors of the disk and chunks of a snapshot never coincide.
 const CHUNK_BYTES: u32 = 700;
+/// A sync with every other chunk.
+const SYNC_BYTES: u64 = 1000;
 
 fn open(disk: &FaultyDisk) -> Result<SnapshotFiles, SnapshotError> {
-    SnapshotFiles::open_in(Arc::new(disk.clone()), SnapshotOptions::new().chunk_bytes(CHUNK_BYTES))
+    SnapshotFiles::open_in(
+        Arc::new(disk.clone()),
+        SnapshotOptions::new().chunk_bytes(CHUNK_BYTES).sync_bytes(SYNC_BYTES),
+    )
 }
 
 fn id(index: u64) -> EntryId {
@@ -331,6 +336,28 @@ fn a_file_whose_sync_failed_is_never_used_again() {
         assert_eq!(store.newest(), None);
         assert_eq!(store.receive(last).unwrap().next().chunk, 0, "what the page cache shows is not resumed from");
     }
+}
+
+/// The same in the middle of a reception: what was received is gone on with, and none of it may be only in the page cache.
+#[test]
+fn what_is_resumed_after_a_failed_sync_is_written_once_more() {
+    let (disk, peer, last) = (FaultyDisk::new(), peer(), id(5));
+    let store = open(&disk).unwrap();
+    let mut receiver = store.receive(last).unwrap();
+    assert_eq!(receiver.accept(&peer.chunk(receiver.next()).unwrap()).unwrap(), None);
+    disk.fail_sync_after(0);
+    // The process dies before it can remove anything.
+    disk.refuse_removals();
+    receiver.accept(&peer.chunk(receiver.next()).unwrap()).unwrap_err();
+    drop((receiver, store));
+    disk.repair();
+    let store = open(&disk).unwrap();
+    let mut receiver = store.receive(last).unwrap();
+    assert_eq!(receiver.next().chunk, 2, "the page cache shows two chunks");
+    while receiver.accept(&peer.chunk(receiver.next()).unwrap()).unwrap().is_none() {}
+    drop((receiver, store));
+    let store = open(&FaultyDisk::from_image(&disk.durable_image())).unwrap();
+    assert_eq!(read(&store, last).unwrap(), content(5, length_of(5)));
 }
 
 /// The process died between the renaming and the sync of the directory: what the next one lists, and

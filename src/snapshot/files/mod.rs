@@ -2,9 +2,9 @@
 //!
 //! A snapshot is written beside its name, synced, renamed, and the directory synced; what is found
 //! under its name after a crash is complete. What is being received has a name of its own, under
-//! which it is found again, and is renamed before its first sync: a file whose sync failed never
-//! has a name that would be used again, because what the page cache shows of it may not be on the
-//! medium. Opening syncs the directory before it looks, so that what it lists stays.
+//! which it is found again. Both are synced piece by piece. What the page cache shows of a file whose
+//! sync failed may not be on the medium: so what is found of a reception is written once more before it
+//! is gone on with, and it is renamed before its last sync, after which it would count as whole. Opening syncs the directory before it looks, so that what it lists stays.
 
 mod format;
 mod reader;
@@ -32,6 +32,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 use writer::FileWriter;
 
+/// What waits for the disk of one snapshot at most, in bytes, unless an option says otherwise.
+const SYNC_BYTES: u64 = 8 << 20;
 /// Held while the store is open.
 const LOCK: &str = "LOCK";
 
@@ -45,13 +47,16 @@ pub struct SnapshotOptions {
     /// The size of the chunks of snapshots taken from now on, in bytes; brought within
     /// [`CHUNK_BYTES_MIN`] and [`CHUNK_BYTES_MAX`]. [`CHUNK_BYTES`] unless set.
     pub chunk_bytes: u32,
+    /// After how many bytes a snapshot that is being written or received is synced, at the latest. Gigabytes that wait
+    /// for one sync at the end hold up everybody else's on the same disk, the log's first of all. 8 MiB unless set.
+    pub sync_bytes: u64,
 }
 
 impl SnapshotOptions {
     /// The defaults.
     #[must_use]
     pub fn new() -> Self {
-        Self { group: GroupId(0), chunk_bytes: CHUNK_BYTES }
+        Self { group: GroupId(0), chunk_bytes: CHUNK_BYTES, sync_bytes: SYNC_BYTES }
     }
 
     /// Sets [`SnapshotOptions::group`].
@@ -65,6 +70,13 @@ impl SnapshotOptions {
     #[must_use]
     pub fn chunk_bytes(mut self, bytes: u32) -> Self {
         self.chunk_bytes = bytes;
+        self
+    }
+
+    /// Sets [`SnapshotOptions::sync_bytes`].
+    #[must_use]
+    pub fn sync_bytes(mut self, bytes: u64) -> Self {
+        self.sync_bytes = bytes;
         self
     }
 }
@@ -88,6 +100,7 @@ struct Shared {
     directory: Arc<dyn Directory>,
     group: GroupId,
     chunk_bytes: u32,
+    sync_bytes: u64,
     state: Mutex<State>,
     _lock: LockGuard,
 }
@@ -135,7 +148,8 @@ impl SnapshotFiles {
         directory.sync().map_err(at("syncing", ""))?;
         let names = directory.names().map_err(at("listing", ""))?;
         let chunk_bytes = options.chunk_bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-        let shared = Shared { directory, group: options.group, chunk_bytes, state: Mutex::default(), _lock: lock };
+        let SnapshotOptions { group, sync_bytes, .. } = options;
+        let shared = Shared { directory, group, chunk_bytes, sync_bytes, state: Mutex::default(), _lock: lock };
         let ours: Vec<(EntryId, Role)> = names.iter().filter_map(|name| parse_name(name)).collect();
         for (last, _) in ours.iter().filter(|(_, role)| *role == Role::Complete) {
             shared.load(*last)?;
@@ -296,6 +310,23 @@ impl Shared {
                 self.state().catalogue.release(last);
             }
         }
+    }
+}
+
+/// The bytes of a file that no sync has covered.
+#[derive(Default)]
+struct Unsynced(u64);
+
+impl Unsynced {
+    /// Writes, and syncs if enough has come together.
+    fn write_at(&mut self, shared: &Shared, file: &dyn RawFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        file.write_at(offset, bytes)?;
+        self.0 += bytes.len() as u64;
+        if self.0 >= shared.sync_bytes {
+            self.0 = 0;
+            file.sync()?;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::{Header, ReceiveError, SnapshotInfo, SnapshotReceiver};
 use super::format::{
     Place, Role, Source, chunk_offset, encode_header, encode_trailer, file_bytes, file_name, trailer_offset,
 };
-use super::{Claim, SnapshotError};
+use super::{Claim, SnapshotError, Unsynced};
 use crate::log::wal::RawFile;
 use std::boxed::Box;
 use std::io;
@@ -22,13 +22,15 @@ pub(super) struct FileReceiver {
     ended: Option<SnapshotError>,
     /// A chunk with its checksum; kept between chunks.
     buffer: Vec<u8>,
+    unsynced: Unsynced,
 }
 
 impl FileReceiver {
     /// Goes on with what is found, as far as it verifies.
     pub(super) fn begin(claim: Claim) -> Result<Self, SnapshotError> {
         let assembly = Assembly::new(claim.shared.group, claim.last);
-        let mut receiver = Self { claim, assembly, file: None, ended: None, buffer: Vec::new() };
+        let unsynced = Unsynced::default();
+        let mut receiver = Self { claim, assembly, file: None, ended: None, buffer: Vec::new(), unsynced };
         receiver.resume()?;
         Ok(receiver)
     }
@@ -47,13 +49,20 @@ impl FileReceiver {
             return Ok(());
         }
         let (mut chunks, mut chain) = (0, header.seed());
-        let mut check = |number, before| {
-            let offset = chunk_offset(header_bytes, number, header.chunk_bytes);
-            source.chunk_at(offset, header.chunk_bytes as usize, before, None, &mut self.buffer)
-        };
-        // The last chunk, if it is there, does not verify as any other would; like one that cannot be read
-        // it is fetched again.
-        while let Ok(checksum) = check(chunks, chain) {
+        let writing = || shared.io("writing", last, Role::Partial);
+        loop {
+            let offset = chunk_offset(header_bytes, chunks, header.chunk_bytes);
+            // The last chunk, if it is there, does not verify as any other would; like one that cannot be read
+            // it is fetched again.
+            let found = source.chunk_at(offset, header.chunk_bytes as usize, chain, None, &mut self.buffer);
+            let Ok(checksum) = found else { break };
+            if chunks == 0 {
+                self.unsynced.write_at(shared, &*file, 0, &encode_header(&header)).map_err(writing())?;
+            }
+            // Once more: an earlier life's sync may have failed, after which the page cache shows what the medium
+            // never got, and no later sync would bring it there.
+            self.buffer.extend_from_slice(&checksum.to_le_bytes());
+            self.unsynced.write_at(shared, &*file, offset, &self.buffer).map_err(writing())?;
             (chunks, chain) = (chunks + 1, checksum);
         }
         if chunks > 0 {
@@ -80,7 +89,8 @@ impl FileReceiver {
         self.buffer.extend_from_slice(&chunk.data);
         self.buffer.extend_from_slice(&chunk.checksum.to_le_bytes());
         let offset = chunk_offset(header_bytes, chunk.number, header.chunk_bytes);
-        file.write_at(offset, &self.buffer).map_err(shared.io("writing", last, Role::Partial))?;
+        let written = self.unsynced.write_at(shared, &*file, offset, &self.buffer);
+        written.map_err(shared.io("writing", last, Role::Partial))?;
         if chunk.is_last() {
             return self.complete(&*file, header, header_bytes, chunk).map(Some);
         }
@@ -105,8 +115,7 @@ impl FileReceiver {
             let source = Source { file, path: &shared.path(last, Role::Partial) };
             return Err(source.corrupt(size, "it is not as large as what was written to it"));
         }
-        // Were it to keep its name and its sync to fail, a restarted process would resume from it, and
-        // find pages in the cache that the medium never got.
+        // Whole, it goes the way of a snapshot of one's own: one whose last sync fails is not gone on with.
         let renamed = shared.directory.rename(&file_name(last, Role::Partial), &file_name(last, Role::Temporary));
         renamed.map_err(shared.io("renaming", last, Role::Partial))?;
         let place = Place { header_bytes, seed: header.seed(), checksum: chunk.checksum };
@@ -117,7 +126,7 @@ impl FileReceiver {
     fn discard(&mut self) {
         self.file = None;
         for role in [Role::Partial, Role::Temporary] {
-            // There may be none. A partial file that stays has never been synced and may be resumed.
+            // There may be none. One that stays is written once more before it is gone on with.
             let _ = self.claim.shared.remove(self.claim.last, role);
         }
     }

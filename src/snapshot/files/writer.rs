@@ -2,7 +2,7 @@
 
 use super::super::{Header, SNAPSHOT_BYTES_MAX, SnapshotInfo, SnapshotWriter, chunk};
 use super::format::{Place, Role, chunk_offset, encode_header, encode_trailer, file_name, trailer_offset};
-use super::{Claim, SnapshotError};
+use super::{Claim, SnapshotError, Unsynced};
 use crate::log::wal::RawFile;
 use std::boxed::Box;
 use std::io;
@@ -22,6 +22,7 @@ pub(super) struct FileWriter {
     chain: u32,
     /// Content taken so far, in bytes.
     total: u64,
+    unsynced: Unsynced,
     /// After it nothing is written any more.
     failed: Option<SnapshotError>,
     published: bool,
@@ -41,6 +42,7 @@ impl FileWriter {
             next: 0,
             chain,
             total: 0,
+            unsynced: Unsynced::default(),
             failed: None,
             published: false,
         };
@@ -49,7 +51,7 @@ impl FileWriter {
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
-        let written = self.file.write_at(offset, bytes);
+        let written = self.unsynced.write_at(&self.claim.shared, &*self.file, offset, bytes);
         written.map_err(self.claim.shared.io("writing", self.claim.last, Role::Temporary))
     }
 
