@@ -158,7 +158,7 @@ fn prefill(plan: &Plan, leader: &Process, clients: &mut [Client], live: &dyn Fn(
         if next % (16 * FILL_BLOCKS) == 0 {
             // So that the baseline is not that of a disk with gigabytes to write.
             clients.iter_mut().try_for_each(|node| node.call("settle").map(drop))?;
-            live(format!("filling the state, {} of {} MiB", next * BLOCK_BYTES as u64 >> 20, plan.state_bytes >> 20));
+            live(format!("filling the state, {} of {} MiB", (next * BLOCK_BYTES as u64) >> 20, plan.state_bytes >> 20));
         }
     }
     let last = filler.status()?.committed;
