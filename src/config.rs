@@ -38,7 +38,8 @@ pub struct RaftConfig {
     /// Ask before campaigning (§9.6). Default true.
     pub pre_vote: bool,
     /// A leader steps down when no quorum answered for an election timeout, and a node that hears
-    /// its leader ignores candidates (§6.2, §4.2.3). Default true.
+    /// its leader ignores candidates (§6.2, §4.2.3). Without it a leader takes everybody for alive that answered once: neither
+    /// transfers nor changes of the membership are refused for servers that went down since. Default true.
     pub check_quorum: bool,
     /// How long after it asked whether it still leads a leader may answer reads by the answers alone, in ticks: a lease
     /// (§6.4.1). Less than `election_ticks`, needs `check_quorum`, and the same on all nodes. It rests on clocks: **while no

@@ -39,7 +39,7 @@ pub struct TcpConfig {
     pub identities: Option<PathBuf>,
     /// The largest frame to accept, in bytes; frames beyond what a *peer* accepts are not sent to
     /// it. At least `command_bytes_max` plus 1 KiB and four times `append_bytes_max` of the
-    /// protocol's configuration, the same on every server. Default 16 MiB.
+    /// protocol's configuration, and 64 KiB, which any membership fits into; the same on every server. Default 16 MiB.
     pub frame_bytes_max: usize,
     /// The most messages that wait for one peer. Default 4096.
     pub queue_messages_max: usize,
