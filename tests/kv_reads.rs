@@ -93,7 +93,17 @@ fn reads_on_their_way_to_a_leader_that_hangs_go_to_the_next() {
 /// it has.
 #[test]
 fn a_deposed_leader_answers_nothing_stale() {
-    let cluster = Cluster::start(&[]);
+    answers_nothing_stale(&[]);
+}
+
+/// While it was stopped it missed all the ticks that would have ended its lease.
+#[test]
+fn a_leader_that_slept_through_its_lease_answers_nothing_stale() {
+    answers_nothing_stale(&["--lease-ticks", "9"]);
+}
+
+fn answers_nothing_stale(options: &[&str]) {
+    let cluster = Cluster::start(options);
     let (old, other) = (cluster.leader(), cluster.follower());
     assert_eq!(cluster.cli(old, &["set", "k", "old"]), "OK");
     let mut streams: Vec<TcpStream> = (0..8).map(|_| cluster.connect(old)).collect();

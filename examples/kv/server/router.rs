@@ -162,7 +162,8 @@ fn run_here(server: &Server, commands: &[Bytes]) -> Attempt {
 fn read(server: &Server, commands: &[Bytes]) -> Attempt {
     let asked = commands.to_vec();
     let look = move |store: &Store| asked.iter().map(|command| store.read(command)).collect::<Vec<_>>();
-    match server.raft.read(look).wait(server.settings.result_wait) {
+    // Without --lease-ticks this asks, as every read does.
+    match server.raft.lease_read(look).wait(server.settings.result_wait) {
         Ok(replies) => Attempt::Answered(replies.into_iter().map(Answer::Reply).collect()),
         Err(RequestError::NotLeader { leader, .. }) => Attempt::Refused(leader),
         Err(error) => Attempt::Answered(Answer::errors(commands.len(), &explain(&error))),
