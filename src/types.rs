@@ -185,6 +185,12 @@ impl Payload {
         }
     }
 
+    /// Whether this is a configuration.
+    #[inline]
+    pub(crate) const fn is_membership(&self) -> bool {
+        matches!(self, Self::Membership(_))
+    }
+
     /// Whether there is no content, or an empty command.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -221,17 +227,36 @@ pub struct Entries {
     shared: Option<Arc<[Entry]>>,
     start: u32,
     end: u32,
+    /// Whether a configuration may be among the entries: whoever follows a log looks for them in no other run.
+    memberships: bool,
 }
 
 impl Entries {
     /// A run of no entries.
-    pub const EMPTY: Self = Self { shared: None, start: 0, end: 0 };
+    pub const EMPTY: Self = Self { shared: None, start: 0, end: 0, memberships: false };
 
     /// A run of one.
     #[inline]
     #[must_use]
     pub fn one(entry: Entry) -> Self {
-        Self { shared: Some(Arc::from([entry])), start: 0, end: 1 }
+        let memberships = entry.payload.is_membership();
+        Self { shared: Some(Arc::from([entry])), start: 0, end: 1, memberships }
+    }
+
+    /// A run of commands: nothing else may be among the entries.
+    #[inline]
+    pub(crate) fn of_commands(entries: impl ExactSizeIterator<Item = Entry>) -> Self {
+        let end = u32::try_from(entries.len()).expect("a run holds fewer than 2^32 entries");
+        let shared: Arc<[Entry]> = entries.collect();
+        debug_assert!(!shared.iter().any(|entry| entry.payload.is_membership()), "a run of commands");
+        Self { shared: (end > 0).then_some(shared), start: 0, end, memberships: false }
+    }
+
+    /// Whether configurations may be among the entries. A part of a run says what the whole does.
+    #[inline]
+    #[must_use]
+    pub fn may_hold_memberships(&self) -> bool {
+        self.memberships
     }
 
     /// The entries at positions `[start, end)` of this run, counted from its first.
@@ -246,7 +271,8 @@ impl Entries {
             return Self::EMPTY;
         }
         let offset = self.start;
-        Self { shared: self.shared.clone(), start: offset + start as u32, end: offset + end as u32 }
+        let (start, end) = (offset + start as u32, offset + end as u32);
+        Self { shared: self.shared.clone(), start, end, memberships: self.memberships }
     }
 
     /// The part with an index in `[first, end)`; empty when there is none.
@@ -336,7 +362,8 @@ impl From<Vec<Entry>> for Entries {
             return Self::EMPTY;
         }
         let end = u32::try_from(entries.len()).expect("a run holds fewer than 2^32 entries");
-        Self { shared: Some(entries.into()), start: 0, end }
+        let memberships = entries.iter().any(|entry| entry.payload.is_membership());
+        Self { shared: Some(entries.into()), start: 0, end, memberships }
     }
 }
 
@@ -353,7 +380,8 @@ impl FromIterator<Entry> for Entries {
             return Self::EMPTY;
         }
         let end = u32::try_from(shared.len()).expect("a run holds fewer than 2^32 entries");
-        Self { shared: Some(shared), start: 0, end }
+        let memberships = shared.iter().any(|entry| entry.payload.is_membership());
+        Self { shared: Some(shared), start: 0, end, memberships }
     }
 }
 

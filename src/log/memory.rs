@@ -89,7 +89,9 @@ impl MemoryLog {
         if let (Some(first), Some(last)) = (write.entries.first_id(), write.entries.last_id()) {
             assert!(first.index == self.last.index.next(), "entries must follow the last one");
             self.last = last;
-            self.memberships.extend(self.snapshot.index, &write.entries);
+            if write.entries.may_hold_memberships() {
+                self.memberships.extend(self.snapshot.index, &write.entries);
+            }
             self.runs.push(mem::take(&mut write.entries));
         }
     }

@@ -229,13 +229,22 @@ impl Protocol {
         }
     }
 
-    /// A follower's log goes on with these entries, after a truncation if there is one.
+    /// A follower's log goes on with the entries of this run from position `known` on, after a truncation if there is one.
+    #[inline]
     pub(super) fn follow_memberships(
         &mut self,
         truncate_from: Option<Index>,
-        entries: &[Entry],
+        run: &Entries,
+        known: usize,
         actions: &mut impl ActionSink,
     ) {
+        if truncate_from.is_some() || run.may_hold_memberships() {
+            self.take_memberships(truncate_from, &run[known..], actions);
+        }
+    }
+
+    #[cold]
+    fn take_memberships(&mut self, truncate_from: Option<Index>, entries: &[Entry], actions: &mut impl ActionSink) {
         let mut changed = truncate_from.is_some_and(|first| self.configurations.truncate_from(first));
         for entry in entries {
             if let Payload::Membership(membership) = &entry.payload {

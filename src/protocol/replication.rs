@@ -34,7 +34,7 @@ impl Protocol {
             id: EntryId { index: first.index.plus(position), term: first.term },
             payload: Payload::Command(command),
         };
-        let entries: Entries = commands.into_iter().enumerate().map(entry).collect();
+        let entries = Entries::of_commands(commands.into_iter().enumerate().map(entry));
         actions.push(Action::Proposed { first, count });
         self.append_as_leader(entries, actions);
         Ok(())
@@ -195,11 +195,11 @@ impl Protocol {
         if known == entries.len() {
             self.persist_hard_state(actions);
         } else if known == 0 {
-            self.follow_memberships(truncate_from, &entries, actions);
+            self.follow_memberships(truncate_from, &entries, 0, actions);
             self.persist(truncate_from, entries, request.prev, actions);
         } else {
             let before = entries[known - 1].id;
-            self.follow_memberships(truncate_from, &entries[known..], actions);
+            self.follow_memberships(truncate_from, &entries, known, actions);
             self.persist(truncate_from, entries.slice(known, entries.len()), before, actions);
         }
         self.advance_commit_to(request.commit.min(match_index), actions);

@@ -284,7 +284,9 @@ fn note_writes(
             view.append(run[0].id, run.len() as u64, place);
         }
         if has_memberships {
-            view.memberships.extend(view.snapshot.index, &write.entries);
+            if write.entries.may_hold_memberships() {
+                view.memberships.extend(view.snapshot.index, &write.entries);
+            }
         }
         view.cache_newest(write.entries, cache_bytes);
     }
