@@ -90,12 +90,13 @@ pub(crate) fn run(
 
     let load = Load::start(processes[leader].client_port, plan.clients, plan.rate, plan.blocks())?;
     say(&format!("load: {} clients, {} writes per second of {} bytes", plan.clients, plan.rate, plan.value_bytes));
-    thread::sleep(Duration::from_secs(2));
-    load.enter(Phase::Before);
     let mut newcomer = Process::start(&plan.node(4), &command)?;
     newcomer.begin("")?;
     clients.push(newcomer.client()?);
     processes.push(newcomer);
+    // What the filling left the disk to do is no part of what is compared with.
+    watch_for(plan.seconds, &load, "warming up", live);
+    load.enter(Phase::Before);
     watch_for(plan.seconds, &load, "before", live);
     let statuses_before = statuses(&mut clients)?;
     let watcher = MemoryWatch::start(processes.iter().map(|node| (node.id, node.pid())).collect());
@@ -158,7 +159,7 @@ fn prefill(plan: &Plan, leader: &Process, clients: &mut [Client], live: &dyn Fn(
         if next % (16 * FILL_BLOCKS) == 0 {
             // So that the baseline is not that of a disk with gigabytes to write.
             clients.iter_mut().try_for_each(|node| node.call("settle").map(drop))?;
-            live(format!("filling the state, {} of {} MiB", next * BLOCK_BYTES as u64 >> 20, plan.state_bytes >> 20));
+            live(format!("filling the state, {} of {} MiB", (next * BLOCK_BYTES as u64) >> 20, plan.state_bytes >> 20));
         }
     }
     let last = filler.status()?.committed;
