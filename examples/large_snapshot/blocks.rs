@@ -18,7 +18,7 @@ pub(crate) const BLOCK_BYTES: usize = 4096;
 /// How many blocks are moved at once.
 const RUN_BLOCKS: u64 = 64;
 /// How much of a restored state may wait for the disk: more would hold up the syncs of everybody else on it.
-const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+const UNSYNCED_BYTES_MAX: u64 = 2 << 20;
 const MAGIC: &[u8; 8] = b"blocks-1";
 
 const FILL: u8 = 1;

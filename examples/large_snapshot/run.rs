@@ -90,12 +90,13 @@ pub(crate) fn run(
 
     let load = Load::start(processes[leader].client_port, plan.clients, plan.rate, plan.blocks())?;
     say(&format!("load: {} clients, {} writes per second of {} bytes", plan.clients, plan.rate, plan.value_bytes));
-    thread::sleep(Duration::from_secs(2));
-    load.enter(Phase::Before);
     let mut newcomer = Process::start(&plan.node(4), &command)?;
     newcomer.begin("")?;
     clients.push(newcomer.client()?);
     processes.push(newcomer);
+    // What the filling left the disk to do is no part of what is compared with.
+    watch_for(plan.seconds, &load, "warming up", live);
+    load.enter(Phase::Before);
     watch_for(plan.seconds, &load, "before", live);
     let statuses_before = statuses(&mut clients)?;
     let watcher = MemoryWatch::start(processes.iter().map(|node| (node.id, node.pid())).collect());

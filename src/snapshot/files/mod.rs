@@ -33,7 +33,7 @@ use std::vec::Vec;
 use writer::FileWriter;
 
 /// What waits for the disk of one snapshot at most, in bytes, unless an option says otherwise.
-const SYNC_BYTES: u64 = 8 << 20;
+const SYNC_BYTES: u64 = 2 << 20;
 /// Held while the store is open.
 const LOCK: &str = "LOCK";
 
@@ -48,7 +48,7 @@ pub struct SnapshotOptions {
     /// [`CHUNK_BYTES_MIN`] and [`CHUNK_BYTES_MAX`]. [`CHUNK_BYTES`] unless set.
     pub chunk_bytes: u32,
     /// After how many bytes a snapshot that is being written or received is synced, at the latest. Gigabytes that wait
-    /// for one sync at the end hold up everybody else's on the same disk, the log's first of all. 8 MiB unless set.
+    /// for one sync at the end hold up everybody else's on the same disk, the log's first of all. 2 MiB unless set.
     pub sync_bytes: u64,
 }
 
