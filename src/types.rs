@@ -225,38 +225,54 @@ impl Entry {
 pub struct Entries {
     /// `None` only when empty, so that an empty run allocates nothing.
     shared: Option<Arc<[Entry]>>,
+    /// Where the run begins, and in the highest bit whether a configuration may be among the entries: whoever follows a log looks
+    /// for them in no other run.
     start: u32,
     end: u32,
-    /// Whether a configuration may be among the entries: whoever follows a log looks for them in no other run.
-    memberships: bool,
 }
 
 impl Entries {
     /// A run of no entries.
-    pub const EMPTY: Self = Self { shared: None, start: 0, end: 0, memberships: false };
+    pub const EMPTY: Self = Self { shared: None, start: 0, end: 0 };
 
     /// A run of one.
     #[inline]
     #[must_use]
     pub fn one(entry: Entry) -> Self {
-        let memberships = entry.payload.is_membership();
-        Self { shared: Some(Arc::from([entry])), start: 0, end: 1, memberships }
+        let start = Self::flag(entry.payload.is_membership());
+        Self { shared: Some(Arc::from([entry])), start, end: 1 }
     }
 
     /// A run of commands: nothing else may be among the entries.
     #[inline]
     pub(crate) fn of_commands(entries: impl ExactSizeIterator<Item = Entry>) -> Self {
-        let end = u32::try_from(entries.len()).expect("a run holds fewer than 2^32 entries");
+        let end = Self::end(entries.len());
         let shared: Arc<[Entry]> = entries.collect();
         debug_assert!(!shared.iter().any(|entry| entry.payload.is_membership()), "a run of commands");
-        Self { shared: (end > 0).then_some(shared), start: 0, end, memberships: false }
+        Self { shared: (end > 0).then_some(shared), start: 0, end }
     }
 
     /// Whether configurations may be among the entries. A part of a run says what the whole does.
     #[inline]
     #[must_use]
     pub fn may_hold_memberships(&self) -> bool {
-        self.memberships
+        self.start & Self::MEMBERSHIPS != 0
+    }
+
+    const MEMBERSHIPS: u32 = 1 << 31;
+
+    fn end(length: usize) -> u32 {
+        let end = u32::try_from(length).ok().filter(|end| end & Self::MEMBERSHIPS == 0);
+        end.expect("a run holds fewer than 2^31 entries")
+    }
+
+    const fn flag(memberships: bool) -> u32 {
+        if memberships { Self::MEMBERSHIPS } else { 0 }
+    }
+
+    #[inline]
+    const fn start(&self) -> usize {
+        (self.start & !Self::MEMBERSHIPS) as usize
     }
 
     /// The entries at positions `[start, end)` of this run, counted from its first.
@@ -270,9 +286,9 @@ impl Entries {
         if start == end {
             return Self::EMPTY;
         }
-        let offset = self.start;
-        let (start, end) = (offset + start as u32, offset + end as u32);
-        Self { shared: self.shared.clone(), start, end, memberships: self.memberships }
+        let offset = self.start() as u32;
+        // The flag goes with the start.
+        Self { shared: self.shared.clone(), start: self.start + start as u32, end: offset + end as u32 }
     }
 
     /// The part with an index in `[first, end)`; empty when there is none.
@@ -312,7 +328,7 @@ impl Entries {
     #[must_use]
     pub fn first_id(&self) -> Option<EntryId> {
         // A run with an allocation has entries: no need to look at its length.
-        self.shared.as_ref().map(|shared| shared[self.start as usize].id)
+        self.shared.as_ref().map(|shared| shared[self.start()].id)
     }
 
     /// The id of the last entry.
@@ -326,14 +342,14 @@ impl Entries {
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        (self.end - self.start) as usize
+        self.end as usize - self.start()
     }
 
     /// Whether there are none.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.start() == self.end as usize
     }
 
     /// The sum of [`Entry::size_bytes`].
@@ -350,7 +366,7 @@ impl Deref for Entries {
     #[inline]
     fn deref(&self) -> &[Entry] {
         match &self.shared {
-            Some(shared) => &shared[self.start as usize..self.end as usize],
+            Some(shared) => &shared[self.start()..self.end as usize],
             None => &[],
         }
     }
@@ -361,9 +377,9 @@ impl From<Vec<Entry>> for Entries {
         if entries.is_empty() {
             return Self::EMPTY;
         }
-        let end = u32::try_from(entries.len()).expect("a run holds fewer than 2^32 entries");
-        let memberships = entries.iter().any(|entry| entry.payload.is_membership());
-        Self { shared: Some(entries.into()), start: 0, end, memberships }
+        let end = Self::end(entries.len());
+        let start = Self::flag(entries.iter().any(|entry| entry.payload.is_membership()));
+        Self { shared: Some(entries.into()), start, end }
     }
 }
 
@@ -379,9 +395,9 @@ impl FromIterator<Entry> for Entries {
         if shared.is_empty() {
             return Self::EMPTY;
         }
-        let end = u32::try_from(shared.len()).expect("a run holds fewer than 2^32 entries");
-        let memberships = shared.iter().any(|entry| entry.payload.is_membership());
-        Self { shared: Some(shared), start: 0, end, memberships }
+        let end = Self::end(shared.len());
+        let start = Self::flag(shared.iter().any(|entry| entry.payload.is_membership()));
+        Self { shared: Some(shared), start, end }
     }
 }
 
