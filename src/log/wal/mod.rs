@@ -198,10 +198,9 @@ impl WalLog {
             if let Some(source) = self.encoder.refused() {
                 return Err(self.shared.store.stop(WalError::Membership { source }));
             }
-            let has_memberships = self.encoder.has_memberships();
             let place = self.write_record()?;
             let view = &mut self.shared.view_mut();
-            let floor = note_writes(view, writes.drain(..count), place, self.cache_bytes, has_memberships);
+            let floor = note_writes(view, writes.drain(..count), place, self.cache_bytes);
             self.floor = floor.or(self.floor);
         }
         Ok(())
@@ -261,13 +260,7 @@ impl WalLog {
 }
 
 /// Adds the writes of a record at `place` to the state in memory; returns the floor of its checkpoint, if it has one.
-fn note_writes(
-    view: &mut View,
-    writes: impl Iterator<Item = Write>,
-    place: Place,
-    cache_bytes: usize,
-    has_memberships: bool,
-) -> Option<u64> {
+fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Place, cache_bytes: usize) -> Option<u64> {
     let mut floor = None;
     for write in writes {
         if let Some(hard_state) = write.hard_state {
@@ -283,10 +276,8 @@ fn note_writes(
         for run in write.entries.chunk_by(|a, b| a.id.term == b.id.term) {
             view.append(run[0].id, run.len() as u64, place);
         }
-        if has_memberships {
-            if write.entries.may_hold_memberships() {
-                view.memberships.extend(view.snapshot.index, &write.entries);
-            }
+        if write.entries.may_hold_memberships() {
+            view.memberships.extend(view.snapshot.index, &write.entries);
         }
         view.cache_newest(write.entries, cache_bytes);
     }

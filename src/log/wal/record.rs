@@ -136,8 +136,6 @@ pub(super) struct Checkpoint {
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
     buffer: Vec<u8>,
-    /// Whether an entry of this record carries a configuration.
-    has_memberships: bool,
     /// Why the last configuration of this record that cannot be read back would not be.
     refused: Option<MembershipError>,
 }
@@ -151,7 +149,7 @@ impl Encoder {
             self.buffer = Vec::new();
         }
         self.buffer.clear();
-        (self.has_memberships, self.refused) = (false, None);
+        self.refused = None;
         self.buffer.resize(HEADER_BYTES, 0);
         self.u8(OP_GROUP);
         self.u64(group.0);
@@ -160,11 +158,6 @@ impl Encoder {
     /// The payload's size so far, in bytes.
     pub(super) fn len(&self) -> usize {
         self.buffer.len()
-    }
-
-    /// Whether an entry of this record carries a configuration.
-    pub(super) fn has_memberships(&self) -> bool {
-        self.has_memberships
     }
 
     /// Why this record must not be written, if it must not.
@@ -219,7 +212,6 @@ impl Encoder {
                 }
                 Payload::Membership(membership) => {
                     self.buffer[code_at] = OP_ENTRIES_WITH_MEMBERSHIPS;
-                    self.has_memberships = true;
                     self.u8(KIND_MEMBERSHIP);
                     self.membership(membership);
                 }
