@@ -42,7 +42,9 @@ pub struct RaftConfig {
     /// transfers nor changes of the membership are refused for servers that went down since. Default true.
     pub check_quorum: bool,
     /// How long after it asked whether it still leads a leader may answer reads by the answers alone, in ticks: a lease
-    /// (§6.4.1). Less than `election_ticks`, needs `check_quorum`, and the same on all nodes. It rests on clocks: **while no
+    /// (§6.4.1). Less than `election_ticks`, needs `check_quorum`. This, `election_ticks` and `tick` must be the same on all nodes:
+    /// before any of them changes on one, all programs stop lease reads, and go on with them when it has changed on all. It rests
+    /// on clocks: **while no
     /// node's clock runs faster than another's by more than `(election_ticks - 1) / lease_ticks`, such reads are
     /// linearizable; beyond that they may be stale.** Others, which ask anew each time, never are. A node that starts
     /// ignores candidates for a minimum election timeout. Default none: every read asks.

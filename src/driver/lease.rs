@@ -52,7 +52,7 @@ impl Leases {
     /// A message is about to leave, not before now.
     #[inline]
     pub(super) fn observe(&mut self, envelope: &Envelope) {
-        if self.length.is_some() {
+        if self.length.is_some() && matches!(envelope.message, Message::ConfirmLeaderRequest(_)) {
             self.note(envelope, Moment::now());
         }
     }

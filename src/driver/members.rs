@@ -29,7 +29,7 @@ pub(super) struct Members {
     /// What `RaftConfig` names and the log does not.
     pub(super) overruled: Option<Arc<Membership>>,
     /// The configuration in force and the last committed one, as the transport knows them, or is about to.
-    told: Option<(Index, Index)>,
+    told: Option<(Arc<Membership>, Index)>,
     /// It goes out as soon as the lock is released.
     due: Option<Reachable>,
 }
@@ -119,9 +119,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// After a step: the transport is told if another configuration is in force, or committed.
     #[inline]
     pub(super) fn note_members(&self, state: &mut State<M>) {
-        let now = (state.protocol.membership_index(), state.protocol.committed_membership().0);
-        if state.members.told != Some(now) {
-            state.members.told = Some(now);
+        let (in_force, committed) = (state.protocol.membership(), state.protocol.committed_membership().0);
+        // By identity: an entry of a later leader may have replaced one at the same index.
+        let told = state.members.told.as_ref();
+        if !told.is_some_and(|(membership, index)| Arc::ptr_eq(membership, in_force) && *index == committed) {
+            state.members.told = Some((Arc::clone(in_force), committed));
             state.members.due = Some(reachable(&state.protocol));
         }
     }

@@ -52,7 +52,8 @@ pub(crate) fn recover(options: &RecoverOptions) -> u8 {
 fn run(options: &RecoverOptions) -> Result<(), String> {
     let (data, shown) = (&options.data, options.data.display());
     // Opening would make a log where there is none.
-    if fs::read_dir(data).map_err(|error| format!("--data {shown}: {error}"))?.next().is_none() {
+    fs::read_dir(data).map_err(|error| format!("--data {shown}: {error}"))?;
+    if !data.join("MANIFEST").is_file() {
         return Err(format!("--data {shown}: holds no log"));
     }
     let mut log =
@@ -96,7 +97,8 @@ fn run(options: &RecoverOptions) -> Result<(), String> {
         data.join(AUDIT).display()
     );
     println!(
-        "The nodes that are lost must not come back with what they hold: empty their directories, and add them anew."
+        "The nodes that are lost must not come back with what they hold: empty their directories, and add them \
+         under ids that were never used."
     );
     Ok(())
 }

@@ -130,7 +130,11 @@ impl WalLog {
     /// knew, and peers refuse it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.shared.incarnation >> 32 << 32 | self.opening.min(1 << 24)
+        // A directory of 0.4 said its whole number. Where the low half of that may pass for a count it goes on from there, so
+        // that the count never falls.
+        const COUNT_MAX: u64 = 1 << 24;
+        let before = Some(self.shared.incarnation & u64::from(u32::MAX)).filter(|low| *low <= COUNT_MAX).unwrap_or(0);
+        self.shared.incarnation >> 32 << 32 | (before + self.opening.min(COUNT_MAX))
     }
 
     /// Where the log is.

@@ -105,6 +105,13 @@ pub enum TransportEvent {
         /// How many events of this kind were counted but not reported before this one.
         unreported: u64,
     },
+    /// The system starts no thread for a peer: nothing is sent to it until one can be started.
+    NoThread {
+        /// The peer.
+        peer: NodeId,
+        /// What the system said.
+        error: io::Error,
+    },
     /// Inbound connections cannot be accepted at the moment.
     AcceptFailed {
         /// What the system said.
@@ -170,6 +177,7 @@ impl fmt::Display for TransportEvent {
             }
             Self::Accepted { peer, address } => return write!(f, "node {peer} connected from {address}"),
             Self::Closed { peer, reason } => return write!(f, "node {peer} disconnected: {reason}"),
+            Self::NoThread { peer, error } => return write!(f, "cannot start a thread for node {peer}: {error}"),
             Self::IdentityNotSaved { peer, error } => {
                 return write!(f, "cannot save the identity of node {peer}: {error}; a restart forgets it");
             }

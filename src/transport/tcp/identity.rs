@@ -18,7 +18,7 @@ use std::vec::Vec;
 /// How many low bits of an incarnation count the openings; the others are the directory's random number.
 const OPENING_BITS: u32 = 32;
 /// More often than any directory is opened. In what servers of 0.4 say these bits are random: what exceeds this counts nothing.
-const OPENINGS_MAX: u64 = 1 << 24;
+const OPENINGS_MAX: u64 = 1 << 25;
 const MAGIC: &[u8; 8] = b"RAFTPEER";
 const FORMAT: u32 = 1;
 const HEAD_BYTES: usize = 8 + 4 + 4;
@@ -51,8 +51,14 @@ impl Identities {
         Ok(Self { path, known: Mutex::new(known) })
     }
 
-    /// Whether `peer` is who it was, or is new; remembers it. A peer of incarnation 0 keeps no data that it could lose.
-    pub(super) fn check(&self, peer: NodeId, incarnation: u64) -> Result<Option<TransportEvent>, Refusal> {
+    /// Whether `peer` is who it was, or is new. A peer of incarnation 0 keeps no data that it could lose. Who is to be known
+    /// for good is remembered: members are, for of strangers there may be any number.
+    pub(super) fn check(
+        &self,
+        peer: NodeId,
+        incarnation: u64,
+        for_good: bool,
+    ) -> Result<Option<TransportEvent>, Refusal> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&peer) {
             Some(&before) if before == incarnation => return Ok(None),
@@ -61,6 +67,7 @@ impl Identities {
                 return Err(Refusal::OlderData);
             }
             None if incarnation == 0 => return Ok(None),
+            _ if !for_good => return Ok(None),
             _ => {}
         }
         known.insert(peer, incarnation);
@@ -105,7 +112,9 @@ fn write(path: &Path, known: &BTreeMap<NodeId, u64>) -> io::Result<()> {
     }
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
-    let beside = path.with_extension("tmp");
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    let beside = PathBuf::from(beside);
     let mut file = File::create(&beside)?;
     file.write_all(&out)?;
     file.sync_all()?;
@@ -138,7 +147,7 @@ mod tests {
     }
 
     fn accepts(identities: &Identities, incarnation: u64) -> Result<(), Refusal> {
-        identities.check(TWO, incarnation).map(|event| assert!(event.is_none(), "{event:?}"))
+        identities.check(TWO, incarnation, true).map(|event| assert!(event.is_none(), "{event:?}"))
     }
 
     #[test]
@@ -167,6 +176,20 @@ mod tests {
         assert_eq!(accepts(&identities, incarnation(9, 0xfeed_beef)), Ok(()));
         assert_eq!(accepts(&identities, incarnation(9, 17)), Ok(()));
         assert_eq!(accepts(&identities, incarnation(9, 16)), Err(Refusal::OlderData));
+    }
+
+    /// Whoever passed by was written down for ever, until the file was too large to be read.
+    #[test]
+    fn strangers_are_not_remembered_but_known_when_they_are_members() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers");
+        let identities = Identities::open(Some(path.clone())).unwrap();
+        for id in 100..120 {
+            assert!(identities.check(NodeId(id), incarnation(id, 1), false).is_ok_and(|event| event.is_none()));
+        }
+        assert!(!path.exists());
+        assert_eq!(accepts(&identities, incarnation(5, 3)), Ok(()));
+        assert_eq!(identities.check(TWO, incarnation(6, 1), false).err(), Some(Refusal::OtherData));
     }
 
     #[test]
@@ -202,8 +225,8 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_is_reported_and_the_peer_remembered() {
         let identities = Identities::open(Some(PathBuf::from("/nowhere/at/all/peers"))).unwrap();
-        let event = identities.check(TWO, incarnation(5, 1)).unwrap();
+        let event = identities.check(TWO, incarnation(5, 1), true).unwrap();
         assert!(matches!(event, Some(TransportEvent::IdentityNotSaved { peer: TWO, .. })), "{event:?}");
-        assert_eq!(identities.check(TWO, incarnation(6, 1)).err(), Some(Refusal::OtherData));
+        assert_eq!(identities.check(TWO, incarnation(6, 1), true).err(), Some(Refusal::OtherData));
     }
 }

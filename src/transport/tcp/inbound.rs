@@ -112,17 +112,15 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
             return shared.monitor.stranger(address, if displaced { CloseReason::Displaced } else { reason });
         }
     };
-    let (from, incarnation) = (hello.from, hello.incarnation);
-    let examined = examine(shared, &hello, address)
-        .and_then(|(peer, way)| shared.recognise(&peer, incarnation, hello.client_address).map(|()| (peer, way)));
-    let (peer, way) = match examined {
+    let (peer, way) = match examine(shared, &hello, address) {
         Ok(found) => found,
         Err(refusal) => {
             shared.lobby.leave(serial);
-            shared.monitor.refused(address, from, refusal);
+            shared.monitor.refused(address, hello.from, refusal);
             return refuse(stream, refusal);
         }
     };
+    peer.learn(hello.incarnation, hello.client_address);
     // Noted as the peer's connection before it leaves the lobby: shutdown finds it in one of them.
     if peer.begin_inbound(way, serial, Arc::clone(stream)) {
         shared.monitor.counters.replaced_connections.add(1);
@@ -230,6 +228,7 @@ fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(
     if (hello.frame_bytes_max as usize) < frame_bytes_min {
         return Err(Refusal::Unacceptable);
     }
+    shared.recognise(hello.from, hello.incarnation)?;
     // Last, for this may make a peer of a stranger.
     let peer = shared.peer_or_guest(hello, address).ok_or(Refusal::UnknownSender)?;
     Ok((peer, way))

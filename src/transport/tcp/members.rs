@@ -1,6 +1,7 @@
 //! Who is a peer: as configured, as the cluster's configuration says, or because it came by itself.
 
 use super::config::TcpConfig;
+use super::events::TransportEvent;
 use super::peer::Peer;
 use super::{Shared, Start};
 use crate::types::NodeId;
@@ -33,13 +34,18 @@ impl Shared {
         }
     }
 
-    fn add(self: &Arc<Self>, start: &MutexGuard<'_, Start>, id: NodeId, address: String) -> Arc<Peer> {
+    /// A peer without a thread is none: where the system starts no more, the next word of its membership, or its next hello,
+    /// tries again.
+    fn add(self: &Arc<Self>, start: &MutexGuard<'_, Start>, id: NodeId, address: String) -> Option<Arc<Peer>> {
         let peer = Arc::new(peer(&self.config, id, address));
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&peer));
         if matches!(**start, Start::Running) {
-            self.spawn_peer(&peer);
+            if let Err(error) = self.spawn_peer(&peer) {
+                self.monitor.report(&TransportEvent::NoThread { peer: id, error });
+                return None;
+            }
         }
-        peer
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&peer));
+        Some(peer)
     }
 
     /// The cluster has these members. As long as nobody is known to be one, peers are those that were configured.
@@ -94,7 +100,7 @@ impl Shared {
             Some(peer) => peer,
             None => {
                 self.make_room()?;
-                self.add(&start, hello.from, String::new())
+                self.add(&start, hello.from, String::new())?
             }
         };
         peer.hear_address(Some(address));

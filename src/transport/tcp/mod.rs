@@ -164,7 +164,8 @@ impl RaftTransport for TcpTransport {
         let acceptor = shared.threads.spawn(name, move || inbound::accept(&own, &listener, &receiver));
         acceptor.expect("the system can start a thread");
         let peers = shared.peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.values().for_each(|peer| shared.spawn_peer(peer));
+        let spawned = peers.values().try_for_each(|peer| shared.spawn_peer(peer));
+        spawned.expect("the system can start a thread");
     }
 
     fn send(&self, group: GroupId, envelope: Envelope) {
@@ -222,11 +223,11 @@ impl Shared {
     }
 
     /// Whether a peer is who it was, by what it said in a handshake.
-    fn recognise(&self, peer: &Peer, incarnation: u64, client_address: Option<String>) -> Result<(), Refusal> {
-        if let Some(event) = self.identities.check(peer.id, incarnation)? {
+    fn recognise(&self, id: NodeId, incarnation: u64) -> Result<(), Refusal> {
+        let is_member = self.peer(id).is_some_and(|peer| !peer.is_guest());
+        if let Some(event) = self.identities.check(id, incarnation, is_member)? {
             self.monitor.report(&event);
         }
-        peer.learn(incarnation, client_address);
         Ok(())
     }
 
@@ -234,11 +235,10 @@ impl Shared {
         self.monitor.counters.dropped_disconnected.add(messages as u64);
     }
 
-    fn spawn_peer(self: &Arc<Self>, peer: &Arc<Peer>) {
+    fn spawn_peer(self: &Arc<Self>, peer: &Arc<Peer>) -> std::io::Result<()> {
         let (shared, own) = (Arc::clone(self), Arc::clone(peer));
         let name = std::format!("raft-send-{}", peer.id);
-        let spawned = self.threads.spawn(name, move || outbound::run(&shared, &own));
-        spawned.expect("the system can start a thread");
+        self.threads.spawn(name, move || outbound::run(&shared, &own)).map(drop)
     }
 
     fn shutdown(&self) {

@@ -215,8 +215,9 @@ pub(super) fn introduce(
             if welcome.version != version || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
                 return unexpected("the peer's welcome is not acceptable");
             }
-            let known = shared.recognise(peer, welcome.incarnation, welcome.client_address.clone());
+            let known = shared.recognise(peer.id, welcome.incarnation);
             known.map_err(|refusal| ConnectError::Closed(CloseReason::Identity(refusal)))?;
+            peer.learn(welcome.incarnation, welcome.client_address.clone());
             Ok((welcome, reader))
         }
         Ok((Frame::Refusal(reason), _)) => Err(ConnectError::Refused(reason)),
