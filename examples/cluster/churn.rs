@@ -161,7 +161,8 @@ struct Churn {
 
 /// Changes until the time is over, then the verdicts. `Ok(false)` when a check fails.
 pub(crate) fn run(options: &Options, churn: &ChurnOptions) -> Result<bool, String> {
-    let options = Options { snapshot_commands: SNAPSHOT_COMMANDS.min(options.snapshot_commands), ..options.clone() };
+    let snapshot_commands = options.snapshot_commands.or(Some(SNAPSHOT_COMMANDS));
+    let options = Options { snapshot_commands, ..options.clone() };
     let screen = Screen::new();
     let nodes = run::start(&options, PROCESSES, &screen)?;
     let load = Load::start(&nodes, churn.connections, options.seed, CLIENT_PAUSE, Some(GENERATION));

@@ -147,3 +147,68 @@ fn read_hello(mut dialler: &TcpStream) -> io::Result<(Vec<u8>, u64, u64)> {
         _ => Err(invalid()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_io::wire::{Hello, PROTOCOL, Purpose, encode_control};
+    use raft_io::{ClusterId, NodeId};
+
+    fn hello(from: u64, to: u64) -> Vec<u8> {
+        let hello = Hello {
+            cluster: ClusterId(1),
+            from: NodeId(from),
+            to: NodeId(to),
+            incarnation: 0,
+            version_first: PROTOCOL,
+            version_last: PROTOCOL,
+            frame_bytes_max: 1 << 20,
+            client_address: None,
+            peer_address: None,
+            purpose: Purpose::Messages,
+        };
+        let mut frame = Vec::new();
+        encode_control(&Frame::Hello(hello), &mut frame).expect("it is short");
+        frame
+    }
+
+    /// Dials and says hello; what comes back of the hello, nothing if the proxy closes instead.
+    fn dial(port: u16, from: u64) -> (TcpStream, Vec<u8>) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the proxy listens");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+        let said = hello(from, 2);
+        stream.write_all(&said).expect("the proxy reads");
+        let mut heard = vec![0; said.len()];
+        let echoed = stream.read_exact(&mut heard).is_ok();
+        (stream, if echoed { heard } else { Vec::new() })
+    }
+
+    #[test]
+    fn a_cut_closes_what_is_open_and_refuses_what_comes_until_it_is_healed() {
+        // Node 2 says back whatever it hears.
+        let node = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let target = node.local_addr().expect("it is bound").port();
+        thread::spawn(move || {
+            for stream in node.incoming().flatten() {
+                thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+            }
+        });
+        let links = Links::default();
+        let port = links.open(target).expect("a free port");
+        let (mut of_one, heard) = dial(port, 1);
+        assert_eq!(heard, hello(1, 2));
+        let (mut of_three, heard) = dial(port, 3);
+        assert_eq!(heard, hello(3, 2));
+        links.isolate(1);
+        assert!(matches!(of_one.read(&mut [0]), Ok(0) | Err(_)), "it is closed");
+        assert_eq!(dial(port, 1).1, b"", "node 1 is not let through");
+        of_three.write_all(b"x").expect("the connection of node 3 stands");
+        let mut byte = [0];
+        of_three.read_exact(&mut byte).expect("and carries");
+        links.heal(1);
+        assert_eq!(dial(port, 1).1, hello(1, 2));
+        links.isolate(2);
+        assert!(matches!(of_three.read(&mut [0]), Ok(0) | Err(_)), "whoever dialled, it led to node 2");
+        assert_eq!(dial(port, 3).1, b"");
+    }
+}

@@ -12,6 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// After how many commands a node takes a snapshot, unless the command line says otherwise: every few seconds of load.
+const SNAPSHOT_COMMANDS: usize = 50_000;
+
 /// How long a node may take to stop when it is told to: it hands its leadership over first.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -89,7 +92,7 @@ impl Nodes {
             next_port: Mutex::new(20_000 + (std::process::id() % 1000) as u16 * 10),
             seed: options.seed,
             tick_ms: options.tick_ms,
-            snapshot_commands: options.snapshot_commands,
+            snapshot_commands: options.snapshot_commands.unwrap_or(SNAPSHOT_COMMANDS),
         };
         let nodes = Self { shared: Arc::new(shared) };
         for _ in 0..first {
