@@ -72,6 +72,8 @@ impl Client {
             applied_index: number("applied_index")?,
             keys: number("keys")?,
             hash_index: number("hash_index")?,
+            members: text("members")?,
+            snapshots_fetched: number("snapshots_fetched")?,
             hashes: (text("state_hash")?, text("history_hash")?),
         })
     }
@@ -88,6 +90,9 @@ pub(crate) struct NodeStatus {
     pub(crate) keys: u64,
     /// The command up to which the hashes were taken.
     pub(crate) hash_index: u64,
+    /// As in "voters 1 2 3".
+    pub(crate) members: String,
+    pub(crate) snapshots_fetched: u64,
     /// Of the state, and of all commands.
     pub(crate) hashes: (String, String),
 }

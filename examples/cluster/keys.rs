@@ -1,7 +1,8 @@
 //! The keys of the load, by number, so that a history of a million operations stays small.
 //!
 //! Each kind of key sees its own operations. The ledger is written once per key and never again:
-//! reading it back finds every lost write one by one.
+//! reading it back finds every lost write one by one. Those that are shared come in generations, which follow each other in
+//! number and never touch the same key.
 
 /// SET, SET NX, DEL, GET.
 pub(crate) const REGISTERS: u32 = 160;
@@ -9,7 +10,7 @@ pub(crate) const REGISTERS: u32 = 160;
 pub(crate) const COUNTERS: u32 = 80;
 /// APPEND, SET, GET.
 pub(crate) const LISTS: u32 = 60;
-/// Keys that many clients share.
+/// Keys that many clients share, of one generation.
 pub(crate) const SHARED: u32 = REGISTERS + COUNTERS + LISTS;
 
 const LEDGER_FIRST: u32 = 1_000_000;
@@ -25,11 +26,11 @@ pub(crate) fn is_ledger(key: u32) -> bool {
 }
 
 pub(crate) fn is_register(key: u32) -> bool {
-    key < REGISTERS
+    !is_ledger(key) && key % SHARED < REGISTERS
 }
 
 pub(crate) fn is_counter(key: u32) -> bool {
-    (REGISTERS..REGISTERS + COUNTERS).contains(&key)
+    !is_ledger(key) && (REGISTERS..REGISTERS + COUNTERS).contains(&(key % SHARED))
 }
 
 /// The key as the server sees it.

@@ -3,7 +3,7 @@
 use crate::client::{CallError, Client};
 use crate::keys;
 use crate::linearizability::{KeyValueInput as In, KeyValueOutput as Out, Operation};
-use crate::nodes::{NODES, Nodes};
+use crate::nodes::Nodes;
 use crate::server::reply::Value;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -18,9 +18,11 @@ pub(crate) type Recorded = (u32, Operation<In, Out>);
 pub(crate) struct Shared {
     pub(crate) epoch: Instant,
     pause: Duration,
+    /// How long one generation of shared keys is used; for ever unless given.
+    generation: Option<Duration>,
     nodes: Nodes,
     stop: AtomicBool,
-    /// Grows when a node is back: its clients return to it.
+    /// Grows when a node is back, came or goes: clients go where they belong now.
     homecomings: AtomicU32,
     pub(crate) completed: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -30,6 +32,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn now(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation.map_or(0, |lasts| (self.epoch.elapsed().as_millis() / lasts.as_millis().max(1)) as u32)
     }
 }
 
@@ -48,11 +54,18 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Each client rests for `pause` between two operations.
-    pub(crate) fn start(nodes: &Nodes, connections: u32, seed: u64, pause: Duration) -> std::io::Result<Self> {
+    /// Each client rests for `pause` between two operations. A `generation` keeps the history of each key short.
+    pub(crate) fn start(
+        nodes: &Nodes,
+        connections: u32,
+        seed: u64,
+        pause: Duration,
+        generation: Option<Duration>,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
             pause,
+            generation,
             nodes: nodes.clone(),
             stop: AtomicBool::new(false),
             homecomings: AtomicU32::new(0),
@@ -70,7 +83,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Tells clients that every node is up again.
+    /// Tells clients to go to the nodes where they belong now.
     pub(crate) fn call_home(&self) {
         self.shared.homecomings.fetch_add(1, Ordering::Relaxed);
     }
@@ -85,9 +98,8 @@ impl Load {
 
 struct Connection {
     client: Client,
-    /// Not the node where this client belongs.
-    away: bool,
-    /// The value of `homecomings` when it was made.
+    node: usize,
+    /// The value of `homecomings` when it was last looked at.
     homecomings: u32,
 }
 
@@ -121,26 +133,31 @@ impl Worker {
     /// Connects to the client's own node, or to the next one that is up; goes home when it may.
     fn is_connected(&mut self) -> bool {
         let homecomings = self.shared.homecomings.load(Ordering::Relaxed);
-        if self.connection.as_ref().is_some_and(|connection| connection.away && connection.homecomings != homecomings) {
-            self.connection = None;
+        if self.connection.as_ref().is_some_and(|connection| connection.homecomings == homecomings) {
+            return true;
         }
-        if self.connection.is_none() {
-            self.connection = (0..NODES).find_map(|offset| {
-                let node = (self.client as usize + offset) % NODES;
-                let client = Client::connect(self.shared.nodes.port(node)).ok()?;
-                Some(Connection { client, away: offset != 0, homecomings })
-            });
+        let serving = self.shared.nodes.serving();
+        let mut order = (0..serving.len()).map(|offset| serving[(self.client as usize + offset) % serving.len()]);
+        match &mut self.connection {
+            Some(connection) if Some(connection.node) == order.clone().next() => connection.homecomings = homecomings,
+            connection => {
+                *connection = order.find_map(|node| {
+                    let client = Client::connect(self.shared.nodes.port(node)).ok()?;
+                    Some(Connection { client, node, homecomings })
+                });
+            }
         }
         self.connection.is_some()
     }
 
     fn choose(&mut self) -> (u32, In) {
         let unique = Bytes::from(format!("{}.{};", self.client, self.sequence));
-        let register = self.random.below(keys::REGISTERS);
-        let counter = keys::REGISTERS + self.random.below(keys::COUNTERS);
-        let list = keys::REGISTERS + keys::COUNTERS + self.random.below(keys::LISTS);
+        let generation = self.shared.generation() * keys::SHARED;
+        let register = generation + self.random.below(keys::REGISTERS);
+        let counter = generation + keys::REGISTERS + self.random.below(keys::COUNTERS);
+        let list = generation + keys::REGISTERS + keys::COUNTERS + self.random.below(keys::LISTS);
         match self.random.below(100) {
-            0..40 => (self.random.below(keys::SHARED), In::Get),
+            0..40 => (generation + self.random.below(keys::SHARED), In::Get),
             40..65 => (register, In::Set(unique)),
             65..68 => (register, In::SetIfAbsent(unique)),
             68..70 => (register, In::Delete),
@@ -220,11 +237,11 @@ pub(crate) fn understand(input: &In, reply: &Value) -> Option<Out> {
     }
 }
 
-/// splitmix64: each client's own reproducible choices.
-struct Random(u64);
+/// splitmix64: reproducible choices.
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

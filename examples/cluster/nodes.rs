@@ -2,22 +2,31 @@
 
 use crate::Options;
 use crate::client::{Client, NodeStatus};
+use crate::links::Links;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) const NODES: usize = 3;
+/// After how many commands a node takes a snapshot, unless the command line says otherwise: every few seconds of load.
+const SNAPSHOT_COMMANDS: usize = 50_000;
 
-/// One node, up or down. Nodes are counted from 0 here, their ids from 1.
+/// How long a node may take to stop when it is told to: it hands its leadership over first.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One node, up or down. Nodes are counted from 0 here, their ids from 1; neither is given twice.
 struct Node {
     child: Option<Child>,
     client_port: u16,
     peer_port: u16,
+    /// Where the others dial it: its proxy.
+    link_port: u16,
+    /// Whether clients are sent to it.
+    serves: bool,
 }
 
 /// All nodes. Clones are the same nodes; dropping the last one ends the processes.
@@ -31,8 +40,14 @@ struct Shared {
     dir: PathBuf,
     /// Where the nodes record their steps, if they do.
     trace: Option<PathBuf>,
+    /// How many nodes the cluster begins with.
+    first: usize,
+    links: Links,
+    /// Where to look for the next free port.
+    next_port: Mutex<u16>,
     seed: u64,
     tick_ms: u64,
+    snapshot_commands: usize,
 }
 
 impl Drop for Shared {
@@ -57,52 +72,89 @@ impl Shared {
 }
 
 impl Nodes {
-    /// Starts every node anew in a directory, from which what an earlier run left is removed.
-    pub(crate) fn start(options: &Options) -> io::Result<Self> {
+    /// Starts the first nodes anew in a directory, from which what an earlier run left is removed.
+    pub(crate) fn start(options: &Options, first: usize) -> io::Result<Self> {
         let dir = &options.dir;
         fs::create_dir_all(dir)?;
         let trace = options.trace.then(|| dir.join("trace"));
         for traces in trace.iter().filter(|traces| traces.exists()) {
             fs::remove_dir_all(traces)?;
         }
-        for id in 1..=NODES {
-            // By name: the directory may be one that holds other things.
-            let data = dir.join(format!("node-{id}"));
-            if data.exists() {
-                fs::remove_dir_all(data)?;
-            }
-            let log = dir.join(format!("node-{id}.log"));
-            if log.exists() {
-                fs::remove_file(log)?;
-            }
-        }
-        let ports = free_ports(2 * NODES)?;
-        let nodes = ports.chunks(2).map(|pair| Node { child: None, client_port: pair[0], peer_port: pair[1] });
-        let (dir, seed, tick_ms) = (dir.clone(), options.seed, options.tick_ms);
-        let shared = Shared { nodes: Mutex::new(nodes.collect()), dir, trace, seed, tick_ms };
+        clear(dir)?;
+        let shared = Shared {
+            nodes: Mutex::default(),
+            dir: dir.clone(),
+            trace,
+            first,
+            links: Links::default(),
+            // Below the range from which systems draw ports of outgoing connections: one of those could be in somebody's
+            // hands when a node wants it back.
+            next_port: Mutex::new(20_000 + (std::process::id() % 1000) as u16 * 10),
+            seed: options.seed,
+            tick_ms: options.tick_ms,
+            snapshot_commands: options.snapshot_commands.unwrap_or(SNAPSHOT_COMMANDS),
+        };
         let nodes = Self { shared: Arc::new(shared) };
-        for node in 0..NODES {
+        for _ in 0..first {
+            nodes.prepare(true)?;
+        }
+        for node in 0..first {
             nodes.restart(node)?;
         }
         Ok(nodes)
     }
 
+    /// Gives another node its place. Clients are sent to it once [`Nodes::set_serving`] says so.
+    fn prepare(&self, serves: bool) -> io::Result<usize> {
+        let (client_port, peer_port) = (self.free_port()?, self.free_port()?);
+        let link_port = self.shared.links.open(peer_port)?;
+        let mut nodes = self.shared.lock();
+        nodes.push(Node { child: None, client_port, peer_port, link_port, serves });
+        Ok(nodes.len() - 1)
+    }
+
+    /// Starts a node under a new id, which waits to be added.
+    pub(crate) fn join(&self) -> io::Result<usize> {
+        let node = self.prepare(false)?;
+        self.restart(node)?;
+        Ok(node)
+    }
+
+    fn free_port(&self) -> io::Result<u16> {
+        let mut next = self.shared.next_port.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = (*next..32_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        let port = port.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrInUse, format!("no free port between {next} and 32000"))
+        })?;
+        *next = port + 1;
+        Ok(port)
+    }
+
     /// Starts a node that is down, with the same line as ever.
     pub(crate) fn restart(&self, node: usize) -> io::Result<()> {
-        let mut nodes = self.shared.lock();
-        let peers: Vec<String> =
-            nodes.iter().enumerate().map(|(at, node)| format!("{}=127.0.0.1:{}", at + 1, node.peer_port)).collect();
+        let shared = &self.shared;
+        let mut nodes = shared.lock();
+        let first = nodes.iter().take(shared.first).enumerate();
+        let peers: Vec<String> = first.map(|(at, node)| format!("{}=127.0.0.1:{}", at + 1, node.link_port)).collect();
         let id = (node + 1).to_string();
         let log = File::options().create(true).append(true).open(self.log_path(node))?;
-        let trace = self.shared.trace.iter().flat_map(|dir| [OsStr::new("--trace"), dir.as_os_str()]);
-        let child = Command::new(std::env::current_exe()?)
-            .args(["node", "--until-stdin-ends", "--id", &id, "--peers", &peers.join(",")])
+        let trace = shared.trace.iter().flat_map(|dir| [OsStr::new("--trace"), dir.as_os_str()]);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["node", "--until-stdin-ends", "--id", &id]);
+        if node < shared.first {
+            command.args(["--peers", &peers.join(",")]);
+        } else {
+            command.arg("--join");
+        }
+        let child = command
             .args(["--listen", &format!("127.0.0.1:{}", nodes[node].client_port)])
             .args(["--peer-listen", &format!("127.0.0.1:{}", nodes[node].peer_port)])
             .arg("--data")
-            .arg(self.shared.dir.join(format!("node-{id}")))
+            .arg(self.data(node))
             .args(trace)
-            .args(["--seed", &self.shared.seed.to_string(), "--tick-ms", &self.shared.tick_ms.to_string()])
+            .args(["--seed", &shared.seed.to_string(), "--tick-ms", &shared.tick_ms.to_string()])
+            .args(["--snapshot-commands", &shared.snapshot_commands.to_string()])
+            .args(["--snapshot-trail", &(shared.snapshot_commands / 10).to_string()])
             // Held open by this process, so that its end, however it comes, ends the node.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -112,6 +164,15 @@ impl Nodes {
         Ok(())
     }
 
+    fn data(&self, node: usize) -> PathBuf {
+        self.shared.dir.join(format!("node-{}", node + 1))
+    }
+
+    /// Deletes everything that a node which is down had.
+    pub(crate) fn wipe(&self, node: usize) -> io::Result<()> {
+        fs::remove_dir_all(self.data(node))
+    }
+
     /// Where a node's standard error goes.
     pub(crate) fn log_path(&self, node: usize) -> PathBuf {
         self.shared.dir.join(format!("node-{}.log", node + 1))
@@ -119,7 +180,7 @@ impl Nodes {
 
     /// Where the nodes record their steps, if they do.
     #[cfg(feature = "trace")]
-    pub(crate) fn traces(&self) -> Option<&std::path::Path> {
+    pub(crate) fn traces(&self) -> Option<&Path> {
         self.shared.trace.as_deref()
     }
 
@@ -131,6 +192,56 @@ impl Nodes {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// Has a node stop in its own way, handing over if it leads. The process is gone when this returns.
+    pub(crate) fn stop(&self, node: usize) -> io::Result<()> {
+        let Some(mut child) = self.shared.lock()[node].child.take() else { return Ok(()) };
+        drop(child.stdin.take());
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while child.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                child.kill()?;
+                child.wait()?;
+                let message = format!("node {} did not stop within {STOP_PATIENCE:?}", node + 1);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Says whether clients are sent to a node from now on.
+    pub(crate) fn set_serving(&self, node: usize, serves: bool) {
+        self.shared.lock()[node].serves = serves;
+    }
+
+    /// The nodes to which clients are sent, whether they are up or not.
+    pub(crate) fn serving(&self) -> Vec<usize> {
+        let nodes = self.shared.lock();
+        (0..nodes.len()).filter(|node| nodes[*node].serves).collect()
+    }
+
+    /// Cuts a node off from all others, for their messages in both directions.
+    pub(crate) fn isolate(&self, node: usize) {
+        self.shared.links.isolate(node as u64 + 1);
+    }
+
+    /// The opposite of [`Nodes::isolate`].
+    pub(crate) fn heal(&self, node: usize) {
+        self.shared.links.heal(node as u64 + 1);
+    }
+
+    /// Where the other nodes reach a node.
+    pub(crate) fn peer_address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.shared.lock()[node].link_port)
+    }
+
+    /// The leader with the highest term among the nodes that serve and answer.
+    pub(crate) fn leader(&self) -> Option<(usize, u64)> {
+        let statuses = self.serving().into_iter().filter_map(|node| Some((node, self.status(node)?)));
+        let leading = statuses.filter(|(_, status)| status.leads);
+        leading.map(|(node, status)| (node, status.term)).max_by_key(|(_, term)| *term)
     }
 
     /// Ends every node.
@@ -171,17 +282,18 @@ pub(crate) fn await_some<T>(
     }
 }
 
-/// Ports that are free now, below the range from which systems draw ports of outgoing connections:
-/// one of those could be in somebody's hands when a node wants it back.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let first = 20_000 + (std::process::id() % 1000) as u16 * 10;
-    let ports: Vec<u16> =
-        (first..32_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect();
-    if ports.len() < count {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            format!("no {count} free ports between {first} and 32000"),
-        ));
+/// Removes what nodes of an earlier run left. By name: the directory may be one that holds other things.
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let Some(rest) = name.strip_prefix("node-") else { continue };
+        let is_number = |text: &str| text.parse::<u64>().is_ok();
+        if is_number(rest) && path.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else if rest.strip_suffix(".log").is_some_and(is_number) {
+            fs::remove_file(path)?;
+        }
     }
-    Ok(ports)
+    Ok(())
 }

@@ -1,8 +1,7 @@
 //! The run as a page: figures, verdicts and the timeline, in one file without scripts.
 
 use crate::Options;
-use crate::nodes::NODES;
-use crate::run::{Figure, milliseconds};
+use crate::stage::{Figure, milliseconds};
 use crate::timeline::{BUCKET, Bucket, Events, Timeline};
 use crate::verify::Check;
 use std::fmt::Write as _;
@@ -12,7 +11,7 @@ const STYLE: &str = include_str!("report.css");
 /// The drawing area of a chart in the units of its view box.
 const LEFT: f64 = 64.0;
 const WIDTH: f64 = 1020.0;
-const TOP: f64 = 66.0;
+const TOP: f64 = 100.0;
 const HEIGHT: f64 = 220.0;
 const VIEW_WIDTH: f64 = LEFT + WIDTH + 16.0;
 
@@ -31,12 +30,12 @@ pub(crate) fn page(
         page,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>raft-io: a leader dies under load</title><style>{STYLE}</style></head><body><main>\
-         <header><p class=\"eyebrow\">raft-io</p><h1>A leader dies under load</h1>\
-         <p class=\"lead\">{NODES} durable nodes, {} clients; node {} is killed with SIGKILL and comes back.</p>\
+         <title>raft-io: what goes wrong under load</title><style>{STYLE}</style></head><body><main>\
+         <header><p class=\"eyebrow\">raft-io</p><h1>What goes wrong under load</h1>\
+         <p class=\"lead\">Durable nodes and {} clients on one machine: {}.</p>\
          <p class=\"verdict {}\">{}</p></header>",
         options.connections,
-        events.killed_node + 1,
+        escape(&events.phases.iter().map(|phase| phase.name).collect::<Vec<_>>().join(", ")),
         if passed { "good" } else { "bad" },
         if passed { "Every check holds" } else { "A check failed" },
     );
@@ -135,19 +134,39 @@ impl<'a> Chart<'a> {
         let _ = write!(self.page, "<path class=\"{class}\" d=\"{path}\"/>");
     }
 
+    /// The parts of the run, as bands with their names above.
+    fn bands(&mut self, events: &Events) {
+        for phase in &events.phases {
+            let (from, to) = (self.x(phase.from as f64), self.x(phase.to as f64));
+            let name = escape(phase.name);
+            let _ = write!(
+                self.page,
+                "<g class=\"band\"><rect x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{HEIGHT}\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\">{name}</text><title>{name}: {:.1} s to {:.1} s</title></g>",
+                to - from,
+                from + 5.0,
+                TOP + 14.0,
+                phase.from as f64 / 1e9,
+                phase.to as f64 / 1e9
+            );
+        }
+    }
+
     /// What happened, each with a label of its own; close ones take turns in height.
     fn markers(&mut self, events: &Events) {
         let killed = format!("node {} killed", events.killed_node + 1);
         let leader = format!("node {} leads", events.new_leader_node + 1);
-        let marks = [
+        let of_the_kill = [
             (Some(events.killed), "kill", killed.as_str()),
             (Some(events.new_leader), "leader", leader.as_str()),
             (events.next_write, "write", "first acknowledged write"),
             (Some(events.restarted), "restart", "restarted"),
             (Some(events.caught_up), "caught", "caught up"),
         ];
-        let mut ends = [f64::MIN; 3];
-        for (at, class, label) in marks.iter().filter_map(|(at, class, label)| Some(((*at)?, class, label))) {
+        let of_the_kill = of_the_kill.into_iter().filter_map(|(at, class, label)| Some((at?, class, label)));
+        let later = events.marks.iter().map(|mark| (mark.at, mark.class, mark.label.as_str()));
+        let mut ends = [f64::MIN; 5];
+        for (at, class, label) in of_the_kill.chain(later) {
             let x = self.x(at as f64);
             let row = ends.iter().position(|end| *end < x).unwrap_or(ends.len() - 1);
             ends[row] = x + 12.0 + 7.0 * label.len() as f64;
@@ -218,6 +237,7 @@ fn throughput(page: &mut String, timeline: &Timeline, events: &Events) {
     }
     let _ = write!(chart.page, "<path class=\"area\" d=\"{area}L{} {}Z\"/>", LEFT + WIDTH, TOP + HEIGHT);
     chart.line("rate", &shares);
+    chart.bands(events);
     chart.markers(events);
     chart.tips(buckets);
     chart.close();
@@ -242,6 +262,7 @@ fn latency(page: &mut String, timeline: &Timeline, events: &Events) {
     let share = |value: Option<u64>| value.map(|value| ((value.max(1) as f64).log10() - lowest) / (highest - lowest));
     chart.line("tail", &buckets.iter().map(|bucket| share(bucket.p99)).collect::<Vec<_>>());
     chart.line("median", &buckets.iter().map(|bucket| share(bucket.median)).collect::<Vec<_>>());
+    chart.bands(events);
     chart.markers(events);
     chart.tips(buckets);
     chart.close();

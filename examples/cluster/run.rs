@@ -1,61 +1,88 @@
 //! The schedule of a run.
 
-use crate::Options;
 use crate::load::{Load, Recorded};
-use crate::nodes::{NODES, Nodes, await_some};
+use crate::nodes::{Nodes, await_some};
 use crate::report;
 use crate::screen::{Screen, print_table};
+use crate::stage::{Figure, PATIENCE, Stage, ended, milliseconds};
 use crate::timeline::{self, Events, Timeline};
 use crate::verify::{self, Check};
+use crate::{Options, faults, members};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the cluster may take for a leader, a restart, a catch-up.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How many nodes the cluster begins with.
+const NODES: usize = 3;
 
 /// How long each client rests between two operations when every step is recorded.
 const TRACED_PAUSE: Duration = Duration::from_millis(120);
 
-/// Load, kill, restart, verify. `Ok(false)` when a check fails.
+/// Every part of the story under load, then the verdicts. `Ok(false)` when a check fails.
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
-    let mut screen = Screen::new();
-    let nodes = start(options, &screen)?;
+    let screen = Screen::new();
+    let nodes = start(options, NODES, &screen)?;
     let pause = if options.trace { TRACED_PAUSE } else { Duration::ZERO };
-    let load = Load::start(&nodes, options.connections, options.seed, pause).map_err(|error| error.to_string())?;
+    let load = Load::start(&nodes, options.connections, options.seed, pause, None);
+    let load = load.map_err(|error| error.to_string())?;
     screen.say(&format!("load: {} connections over {NODES} nodes", options.connections));
-    let phase = Duration::from_secs(options.seconds);
-    let mut events = Events::default();
-    keep_loading(&load, &nodes, &mut screen, "load", phase)?;
-    kill_leader(&load, &nodes, &mut screen, &mut events)?;
-    keep_loading(&load, &nodes, &mut screen, "two of three nodes", phase)?;
-    restart(&load, &nodes, &mut screen, &mut events)?;
-    keep_loading(&load, &nodes, &mut screen, "all nodes", phase)?;
+    let mut stage = Stage::new(nodes, load, screen);
+    perform(&mut stage, options)?;
 
-    events.end = load.shared.now();
+    stage.events.end = stage.now();
+    let Stage { nodes, load, screen, mut events, figures, checks } = stage;
     let shared = std::sync::Arc::clone(&load.shared);
-    let notes = load.stop()?;
+    let mut notes = load.stop()?;
     screen.doing("reading every key back");
-    let operations: Vec<Recorded> = notes.iter().flat_map(|notes| notes.operations.iter().cloned()).collect();
+    let replies = verify::check_replies(&notes);
+    let operations: Vec<Recorded> = notes.iter_mut().flat_map(|notes| notes.operations.drain(..)).collect();
     let timeline = timeline::measure(operations.iter(), &mut events);
-    let reads = verify::read_back(&shared, nodes.port(events.new_leader_node), &operations)?;
+    let leader = nodes.leader().ok_or("no node leads at the end")?.0;
+    let reads = verify::read_back(&shared, nodes.port(leader), &operations)?;
     let lost = verify::check_lost(&operations, &reads);
     screen.doing("comparing the replicas");
     let replicas = verify::check_replicas(&nodes, PATIENCE);
     screen.doing("checking the history");
     let history = operations.into_iter().chain(reads).collect();
-    let checks = [lost, verify::check_history(history), replicas, verify::check_replies(&notes), failover(&events)];
+    let mut all = vec![lost, verify::check_history(history), replicas, replies, failover(&events)];
+    all.extend(checks);
     nodes.end_all();
     #[cfg(feature = "trace")]
     crate::traced::put_together(&nodes, &options.dir, &screen)?;
     screen.finish();
-    publish(options, &timeline, &events, &checks)
+    publish(options, &timeline, &events, figures, &all)
+}
+
+/// The story. Recorded, it ends with the killed leader's return: what follows would be more steps than TLC judges in a minute.
+fn perform(stage: &mut Stage, options: &Options) -> Result<(), String> {
+    let phase = Duration::from_secs(options.seconds);
+    stage.keep_loading("load", phase)?;
+    let killed = stage.now();
+    faults::kill_leader(stage)?;
+    stage.keep_loading("two of three nodes", phase)?;
+    faults::restart_killed(stage)?;
+    stage.end_phase("the leader is killed", killed);
+    if options.trace {
+        return stage.keep_loading("all nodes", phase);
+    }
+    let rest = phase / 2;
+    stage.keep_loading("all nodes", rest)?;
+    faults::isolate_leader(stage, rest)?;
+    stage.keep_loading("all nodes", rest)?;
+    members::grow(stage)?;
+    stage.keep_loading("five members", rest)?;
+    members::shrink(stage)?;
+    stage.keep_loading("three members", rest)?;
+    members::replace_wiped(stage)?;
+    stage.keep_loading("all nodes", rest)?;
+    faults::restart_all(stage, rest)?;
+    stage.keep_loading("all nodes", rest)
 }
 
 /// Keeps a cluster up until Ctrl-C.
 pub(crate) fn keep_serving(options: &Options) -> Result<bool, String> {
     let screen = Screen::new();
-    let nodes = start(options, &screen)?;
-    let leader = leader(&nodes).map_or(0, |(leader, _)| leader);
+    let nodes = start(options, NODES, &screen)?;
+    let leader = nodes.leader().map_or(0, |(leader, _)| leader);
     screen.finish();
     for node in 0..NODES {
         let role = if node == leader { "leader" } else { "follower" };
@@ -88,12 +115,12 @@ pub(crate) fn keep_serving(options: &Options) -> Result<bool, String> {
 }
 
 /// Starts the nodes and waits until one leads and all answer.
-fn start(options: &Options, screen: &Screen) -> Result<Nodes, String> {
+pub(crate) fn start(options: &Options, count: usize, screen: &Screen) -> Result<Nodes, String> {
     if options.trace && !cfg!(feature = "trace") {
         let build = "cargo run --release --features trace --example cluster -- --trace";
         return Err(format!("this build records no traces; run: {build}"));
     }
-    let nodes = Nodes::start(options).map_err(|error| error.to_string())?;
+    let nodes = Nodes::start(options, count).map_err(|error| error.to_string())?;
     let at_interrupt = nodes.clone();
     let handler = ctrlc::set_handler(move || {
         at_interrupt.end_all();
@@ -101,7 +128,7 @@ fn start(options: &Options, screen: &Screen) -> Result<Nodes, String> {
     });
     handler.map_err(|error| format!("cannot listen for Ctrl-C: {error}"))?;
     let up = || {
-        let statuses: Option<Vec<_>> = (0..NODES).map(|node| nodes.status(node)).collect();
+        let statuses: Option<Vec<_>> = (0..count).map(|node| nodes.status(node)).collect();
         let statuses = statuses?;
         let leader = statuses.iter().position(|status| status.leads)?;
         statuses
@@ -117,97 +144,8 @@ fn start(options: &Options, screen: &Screen) -> Result<Nodes, String> {
                 Some(node) => ended(&nodes, node),
                 None => format!("no leader within {PATIENCE:?}; see {}", nodes.log_path(0).display()),
             })?;
-    screen.say(&format!("{NODES} nodes are up; node {} leads term {term}", leader + 1));
+    screen.say(&format!("{count} nodes are up; node {} leads term {term}", leader + 1));
     Ok(nodes)
-}
-
-/// The leader with the highest term among the nodes that answer.
-fn leader(nodes: &Nodes) -> Option<(usize, u64)> {
-    let leading = (0..NODES).filter_map(|node| Some((node, nodes.status(node)?))).filter(|(_, status)| status.leads);
-    leading.map(|(node, status)| (node, status.term)).max_by_key(|(_, term)| *term)
-}
-
-fn keep_loading(load: &Load, nodes: &Nodes, screen: &mut Screen, doing: &str, time: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + time;
-    while Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
-        live(load, screen, doing);
-        if let Some(node) = nodes.find_ended() {
-            return Err(ended(nodes, node));
-        }
-    }
-    Ok(())
-}
-
-fn live(load: &Load, screen: &mut Screen, doing: &str) {
-    use std::sync::atomic::Ordering::Relaxed;
-    screen.live(doing, load.shared.completed.load(Relaxed), load.shared.unknown.load(Relaxed));
-}
-
-fn kill_leader(load: &Load, nodes: &Nodes, screen: &mut Screen, events: &mut Events) -> Result<(), String> {
-    let (victim, old_term) = leader(nodes).ok_or("no node leads just before the kill")?;
-    events.killed_node = victim;
-    events.killed = load.shared.now();
-    nodes.kill(victim).map_err(|error| error.to_string())?;
-    events.gone = load.shared.now();
-    screen.say(&format!("SIGKILL to node {}, the leader of term {old_term}", victim + 1));
-    let mut watching: Vec<_> = (0..NODES).filter(|node| *node != victim).map(|node| (node, None)).collect();
-    let elected = await_some(
-        Instant::now() + PATIENCE,
-        || live(load, screen, "no leader"),
-        || {
-            watching.iter_mut().find_map(|(node, client)| {
-                if client.is_none() {
-                    *client = crate::client::Client::connect(nodes.port(*node)).ok();
-                }
-                let status = client.as_mut()?.status()?;
-                (status.leads && status.term > old_term).then_some((*node, status.term))
-            })
-        },
-    );
-    let (node, term) = elected.ok_or("the survivors elect no leader")?;
-    events.new_leader = load.shared.now();
-    events.new_leader_node = node;
-    let after = milliseconds(events.new_leader - events.killed);
-    screen.say(&format!("node {} leads term {term}, {after} after the kill", node + 1));
-    Ok(())
-}
-
-fn restart(load: &Load, nodes: &Nodes, screen: &mut Screen, events: &mut Events) -> Result<(), String> {
-    let node = events.killed_node;
-    nodes.restart(node).map_err(|error| error.to_string())?;
-    events.restarted = load.shared.now();
-    screen.say(&format!("node {} restarts from its log", node + 1));
-    let mut first_lag = None;
-    let caught_up = await_some(
-        Instant::now() + PATIENCE,
-        || live(load, screen, "catching up"),
-        || {
-            // The goal is read before the follower is: having reached it means having had everything
-            // that was committed at that moment.
-            let goal = nodes.status(events.new_leader_node)?.commit_index;
-            let applied = nodes.status(node)?.applied_index;
-            first_lag.get_or_insert(goal.saturating_sub(applied));
-            (applied >= goal).then_some(())
-        },
-    );
-    events.caught_up = load.shared.now();
-    events.lag = first_lag.unwrap_or(0);
-    if caught_up.is_none() {
-        return Err(format!("node {} does not catch up; see {}", node + 1, nodes.log_path(node).display()));
-    }
-    load.call_home();
-    let after = milliseconds(events.caught_up - events.restarted);
-    screen.say(&format!("node {} has caught up, {after} after its restart", node + 1));
-    Ok(())
-}
-
-fn ended(nodes: &Nodes, node: usize) -> String {
-    let log = nodes.log_path(node);
-    let text = std::fs::read_to_string(&log).unwrap_or_default();
-    let last: Vec<&str> = text.lines().rev().take(5).collect();
-    let last: Vec<&str> = last.into_iter().rev().collect();
-    format!("node {} ended by itself; the end of {}:\n{}", node + 1, log.display(), last.join("\n"))
 }
 
 fn failover(events: &Events) -> Check {
@@ -216,13 +154,6 @@ fn failover(events: &Events) -> Check {
         None => "no write was acknowledged after the kill".into(),
     };
     Check { name: "service resumed", holds: events.next_write.is_some(), detail }
-}
-
-pub(crate) fn milliseconds(nanoseconds: u64) -> String {
-    match nanoseconds as f64 / 1e6 {
-        small if small < 10.0 => format!("{small:.2} ms"),
-        large => format!("{large:.0} ms"),
-    }
 }
 
 /// The figures of a run, for the table and the report.
@@ -254,15 +185,15 @@ fn figures(timeline: &Timeline, events: &Events) -> Vec<Figure> {
     ]
 }
 
-/// One figure, with what may be said about it.
-pub(crate) struct Figure {
-    pub(crate) name: &'static str,
-    pub(crate) value: String,
-    pub(crate) note: String,
-}
-
-fn publish(options: &Options, timeline: &Timeline, events: &Events, checks: &[Check]) -> Result<bool, String> {
-    let figures = figures(timeline, events);
+fn publish(
+    options: &Options,
+    timeline: &Timeline,
+    events: &Events,
+    of_stages: Vec<Figure>,
+    checks: &[Check],
+) -> Result<bool, String> {
+    let mut figures = figures(timeline, events);
+    figures.extend(of_stages);
     let path = options.dir.join("report.html");
     let page = report::page(options, timeline, events, &figures, checks);
     std::fs::write(&path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))?;

@@ -1,6 +1,6 @@
 //! What the user sees while it runs: a live line on a terminal, plain lines otherwise.
 
-use crate::run::Figure;
+use crate::stage::Figure;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

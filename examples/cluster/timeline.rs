@@ -35,6 +35,27 @@ pub(crate) struct Events {
     /// Entries the restarted node lacked when it first answered.
     pub(crate) lag: u64,
     pub(crate) end: u64,
+    /// The parts of the run, in order.
+    pub(crate) phases: Vec<Phase>,
+    /// What else happened, in order.
+    pub(crate) marks: Vec<Mark>,
+}
+
+/// A part of the run, from when to when.
+#[derive(Clone, Debug)]
+pub(crate) struct Phase {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) name: &'static str,
+}
+
+/// Something that happened at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    pub(crate) at: u64,
+    /// How it is drawn.
+    pub(crate) class: &'static str,
+    pub(crate) label: String,
 }
 
 pub(crate) struct Timeline {

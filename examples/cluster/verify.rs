@@ -4,7 +4,7 @@ use crate::client::{Client, NodeStatus};
 use crate::keys;
 use crate::linearizability::{KeyValue, KeyValueInput as In, KeyValueOutput as Out, Operation, Summary, check_each};
 use crate::load::{Notes, Recorded, Shared, understand, words};
-use crate::nodes::{NODES, Nodes, await_some};
+use crate::nodes::{Nodes, await_some};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
@@ -113,17 +113,18 @@ pub(crate) fn check_history(history: Vec<Recorded>) -> Check {
     Check { name: "history linearizable", holds: failures.is_empty() && operations > 0, detail }
 }
 
-/// Waits until every node stands at the same command, and compares what they hold there.
+/// Waits until every member stands at the same command, and compares what they hold there.
 pub(crate) fn check_replicas(nodes: &Nodes, patience: Duration) -> Check {
     let mut last: Vec<Option<NodeStatus>> = Vec::new();
+    let members = nodes.serving();
     let agreed = await_some(
         Instant::now() + patience,
         || {},
         || {
-            last = (0..NODES).map(|node| nodes.status(node)).collect();
+            last = members.iter().map(|node| nodes.status(*node)).collect();
             let statuses: Vec<NodeStatus> = last.iter().flatten().cloned().collect();
-            let level =
-                statuses.len() == NODES && statuses.iter().all(|status| status.hash_index == statuses[0].hash_index);
+            let level = statuses.len() == members.len()
+                && statuses.iter().all(|status| status.hash_index == statuses[0].hash_index);
             level.then_some(statuses)
         },
     );
