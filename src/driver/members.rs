@@ -73,16 +73,15 @@ pub(super) fn bootstrap<'a, L: SharedLog>(
     }
     let known = later.last().map(|(_, membership)| membership).or(at_snapshot.as_ref());
     let differs = !configured.is_empty() && known.is_some_and(|known| **known != *configured);
-    if !differs {
-        return Ok((Cow::Borrowed(config), None));
+    if differs {
+        trace_event!(
+            warn,
+            node = config.id.0,
+            "the log knows other members than the configuration, which names: {configured}"
+        );
     }
-    trace_event!(
-        warn,
-        node = config.id.0,
-        "the log knows other members than the configuration, which names: {configured}"
-    );
-    let overruled = Some(Arc::new(configured.clone()));
-    if at_snapshot.is_some() {
+    let overruled = differs.then(|| Arc::new(configured.clone()));
+    if at_snapshot.is_some() || later.is_empty() {
         return Ok((Cow::Borrowed(config), overruled));
     }
     // A server that joined knows of no configuration before the first in its log, whatever it is configured with now.
