@@ -8,9 +8,9 @@ check *names:
 test:
     cargo test --workspace --all-features
 
-# Three durable servers, a killed leader, a verified history.
-cluster:
-    cargo run --release --example cluster
+# Durable servers, everything that goes wrong, a verified history. `just cluster churn --minutes 10` has members come and go at random.
+cluster *args:
+    cargo run --release --example cluster -- {{ args }}
 
 # A large snapshot under load: memory, elections, latency. `just large-snapshot --mib 64` is a quick look.
 large-snapshot *args:

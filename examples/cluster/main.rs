@@ -14,7 +14,7 @@
 //!
 //! 1. the leader is killed with SIGKILL, and restarts;
 //! 2. the leader is cut off from the others, and connected again;
-//! 3. three members become five, and three again, without the leader;
+//! 3. three members become five, and three again, the leader among those that leave;
 //! 4. a follower loses its data: refused under its old id, it is back under a new one through a snapshot;
 //! 5. every node restarts, one by one.
 //!

@@ -134,9 +134,9 @@ impl<'a> Chart<'a> {
         let _ = write!(self.page, "<path class=\"{class}\" d=\"{path}\"/>");
     }
 
-    /// The parts of the run, as bands with their names above.
+    /// The parts of the run, as bands with their names in two rows: some are narrow.
     fn bands(&mut self, events: &Events) {
-        for phase in &events.phases {
+        for (position, phase) in events.phases.iter().enumerate() {
             let (from, to) = (self.x(phase.from as f64), self.x(phase.to as f64));
             let name = escape(phase.name);
             let _ = write!(
@@ -145,7 +145,7 @@ impl<'a> Chart<'a> {
                  <text x=\"{:.1}\" y=\"{:.1}\">{name}</text><title>{name}: {:.1} s to {:.1} s</title></g>",
                 to - from,
                 from + 5.0,
-                TOP + 14.0,
+                TOP + 14.0 + 16.0 * (position % 2) as f64,
                 phase.from as f64 / 1e9,
                 phase.to as f64 / 1e9
             );
