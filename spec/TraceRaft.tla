@@ -86,7 +86,7 @@ Ignored(i) ==
          [] Line.event = "HeartbeatTimeout" -> role[i] # "Leader"
          [] Line.event = "QuorumCheckTimeout" -> role[i] # "Leader" \/ ~CheckQuorum
          [] Line.event = "TransferTimeout" -> transfer[i] = Nil
-         [] Line.event = "LeaseTimeout" -> role[i] # "Leader" \/ Line.round \notin (leaseOver[i] + 1)..readRound[i]
+         [] Line.event = "LeaseTimeout" -> ~Leases \/ role[i] # "Leader" \/ Line.round \notin (leaseOver[i] + 1)..readRound[i]
          [] Line.event = "StepDown" -> role[i] # "Leader"
          \* Asked for again.
          [] Line.event = "TransferLeadership" -> transfer[i] # Nil /\ <<transfer[i]>> = Line.target

@@ -100,12 +100,39 @@ const STORY: &[&str] = &[
     "transfer_timeout 3",
 ];
 
+/// Reads by a lease and without one, a lease that is over, a leader that is told to lead no more.
+const LEASES: &[&str] = &[
+    "cluster 3 disk=manual trace=true lease_ticks=5",
+    "minimum_election_timeout 2",
+    "election_timeout 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "persisted 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "persisted 2",
+    "deliver 2 1",
+    "stabilize",
+    "read_request 1 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "lease_read_request 1 2",
+    "lease_timeout 1 1",
+    "lease_read_request 1 3",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "step_down 1",
+];
+
 /// Lines of each kind that are altered: those that say most.
 const LINES_OF_A_KIND: usize = 3;
 
-fn recorded() -> Vec<Line> {
+fn recorded(story: &[&str]) -> Vec<Line> {
     let mut script = Script::default();
-    for command in STORY {
+    for command in story {
         script.run(command).unwrap_or_else(|error| panic!("{command}: {error}"));
     }
     script.cluster().expect("a cluster").trace().to_vec()
@@ -228,15 +255,16 @@ fn one_more(field: &str) -> Value {
 
 #[test]
 fn no_field_of_any_event_can_be_altered() {
-    let lines = recorded();
+    let (lines, leases) = (recorded(STORY), recorded(LEASES));
     let has = |name: &str, lives: std::ops::RangeInclusive<u64>| {
-        lines.iter().any(|line| line.event.name() == name && lives.contains(&line.life))
+        lines.iter().chain(&leases).any(|line| line.event.name() == name && lives.contains(&line.life))
     };
     for transition in raft_io::Transition::ALL {
         assert!(has(transition.name(), 0..=u64::MAX), "the story has no {transition}");
     }
     assert!(has("Start", 1..=1) && has("Start", 2..=u64::MAX), "the story has no restart");
     assert_no_alteration_is_explained(&lines, 500);
+    assert_no_alteration_is_explained(&leases, 100);
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Protocol {
     /// A lease's time has passed since this round, and those before it, began.
     pub(super) fn lease_timeout(&mut self, round: u64) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if round <= leader.reads.round {
+        if self.settings.lease && round <= leader.reads.round {
             leader.reads.lease_over = leader.reads.lease_over.max(round);
         }
     }
