@@ -409,15 +409,15 @@ HandleInstallSnapshotRequest(i) ==
     \E m \in Inbox(i, "InstallSnapshotRequest") : Handle(m, AfterInstallSnapshotRequest(m))
 
 \* Who learns that it has no vote any more does not campaign on.
-StopUnlessMayCampaign(n) ==
+WithdrawWithoutVote(n) ==
     IF n.role \in {"PreCandidate", "Candidate"} /\ ~MayCampaign(n) THEN BecomeFollower(n, Nil) ELSE n
 
 \* The snapshot is here and durable.  If its last entry came by itself meanwhile, what follows it stays.
 AfterFetch(n) ==
     LET last == n.fetch[1].last
         idle == [n EXCEPT !.fetch = NoFetch]
-        anew == StopUnlessMayCampaign(BeginAnew(idle, last, n.fetch[1].membership))
-    IN CASE Holds(n.log, last) -> StopUnlessMayCampaign(AdvanceCommitTo(idle, last.index))
+        anew == WithdrawWithoutVote(BeginAnew(idle, last, n.fetch[1].membership))
+    IN CASE Holds(n.log, last) -> WithdrawWithoutVote(AdvanceCommitTo(idle, last.index))
          [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) > last.term -> idle
          [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) <= last.term /\ n.leader = Nil -> anew
          [] OTHER -> Send(anew, AppendEntriesResponse(anew, n.leader, ResultAccepted(last.index)))

@@ -124,6 +124,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("refusal_version", Frame::Refusal(Refusal::Version { first: 1, last: 3 })),
         ("refusal_unacceptable", Frame::Refusal(Refusal::Unacceptable)),
         ("refusal_shutting_down", Frame::Refusal(Refusal::ShuttingDown)),
+        ("refusal_other_data", Frame::Refusal(Refusal::OtherData)),
+        ("refusal_older_data", Frame::Refusal(Refusal::OlderData)),
         ("refusal_other", Frame::Refusal(Refusal::Other { code: 500 })),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
