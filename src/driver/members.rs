@@ -127,3 +127,46 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Locked, LogView, MemoryLog};
+    use crate::types::{Entry, EntryId, HardState, Payload, Term};
+
+    /// A log with this configuration as its second entry, as a server that joined has it.
+    fn joined(membership: &Membership) -> Locked<MemoryLog> {
+        let noop = Entry { id: EntryId::new(1, 1), payload: Payload::Noop };
+        let change = Entry { id: EntryId::new(2, 1), payload: Payload::Membership(Arc::new(membership.clone())) };
+        let hard_state = Some(HardState { term: Term(1), vote: None });
+        let mut log = Locked::new(MemoryLog::new());
+        let entries = [noop, change].into_iter().collect();
+        let Ok(()) = log.append(&mut std::vec![Write { hard_state, entries, ..Write::default() }]);
+        log
+    }
+
+    #[test]
+    fn a_configuration_is_recorded_once_in_an_empty_log() {
+        let mut log = Locked::new(MemoryLog::new());
+        let three = RaftConfig::new(1, [1, 2, 3]);
+        let (begins, overruled) = bootstrap(&three, &mut log).expect("a memory log does not fail");
+        assert_eq!((begins.membership.voters().len(), overruled), (3, None));
+        assert_eq!(log.memberships().at_snapshot.as_deref(), Some(&three.membership));
+        let four = RaftConfig::new(1, [1, 2, 3, 4]);
+        let (_, overruled) = bootstrap(&four, &mut log).expect("a memory log does not fail");
+        assert_eq!(overruled.as_deref(), Some(&four.membership));
+        assert_eq!(log.memberships().at_snapshot.as_deref(), Some(&three.membership), "recorded once");
+    }
+
+    /// Configured like the newest configuration in its log, a server took that for the one that had always been in force.
+    #[test]
+    fn whoever_joined_knows_of_no_configuration_before_the_first_in_its_log() {
+        let known = Membership::new([1, 2, 3_u64]);
+        for (configured, differs) in [(known.clone(), false), (Membership::new([1, 2_u64]), true)] {
+            let config = RaftConfig { membership: configured, ..RaftConfig::joining(1) };
+            let (begins, overruled) = bootstrap(&config, &mut joined(&known)).expect("a memory log does not fail");
+            assert!(begins.membership.is_empty(), "{}", begins.membership);
+            assert_eq!(overruled.is_some(), differs);
+        }
+    }
+}

@@ -205,3 +205,31 @@ impl Protocol {
         assert!(peers.iter().all(|(_, peer)| peer.confirmed_round <= reads.round), "ConfirmedWasAsked");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::node::{Event, RaftNode};
+    use crate::{MemoryLog, RaftConfig, event};
+    use alloc::vec::Vec;
+
+    /// Without leases there is none that could be over: the state stays as the spec has it.
+    #[test]
+    fn a_lease_timeout_is_nothing_without_leases() {
+        for (lease_ticks, over) in [(None, 0), (Some(5), 1)] {
+            let mut config = RaftConfig::single(1);
+            config.lease_ticks = lease_ticks;
+            let mut node = RaftNode::new(config).expect("a valid configuration");
+            while !node.is_leader() {
+                node.step(Event::Tick).expect("a memory log does not fail");
+            }
+            node.step(Event::Read { context: 1 }).expect("it leads");
+            let mut protocol = node.protocol().clone();
+            for round in [1, 2] {
+                // Of these rounds only the first has begun.
+                let timeout = event::Event::LeaseTimeout { round };
+                protocol.step(&MemoryLog::new(), timeout, &mut Vec::new()).expect("a timeout is never refused");
+            }
+            assert_eq!(protocol.state().lease_over, over, "{lease_ticks:?}");
+        }
+    }
+}

@@ -135,3 +135,29 @@ impl Protocol {
         self.send(to, Message::AppendEntriesResponse(response), actions);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Envelope, Event, MemoryLog, Protocol, RaftConfig, Term};
+    use alloc::vec::Vec;
+
+    /// A server took over a snapshot with an empty configuration, and knew nobody with a vote any more, itself included.
+    #[test]
+    fn an_offer_that_names_no_voters_is_refused() {
+        let log = MemoryLog::new();
+        let mut protocol = Protocol::new(&RaftConfig::new(2, [1, 2, 3]), &log).expect("a valid configuration");
+        let last = EntryId::new(5, 1);
+        let mut offer = |membership| {
+            let request = InstallSnapshotRequest { term: Term(1), last, membership: Arc::new(membership) };
+            let message = Message::InstallSnapshotRequest(request);
+            let envelope = Envelope { from: NodeId(1), to: NodeId(2), message };
+            let mut actions = Vec::new();
+            protocol.step(&log, Event::Receive(envelope), &mut actions).expect("no message is refused");
+            (actions, protocol.fetching())
+        };
+        let reason = PeerMisbehaved::SnapshotWithoutVoters { last };
+        assert_eq!(offer(Membership::default()), (alloc::vec![Action::Misbehaved { peer: NodeId(1), reason }], None));
+        assert_eq!(offer(Membership::new([1, 2])).1, Some((NodeId(1), last)));
+    }
+}

@@ -130,11 +130,7 @@ impl WalLog {
     /// knew, and peers refuse it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        // A directory of 0.4 said its whole number. Where the low half of that may pass for a count it goes on from there, so
-        // that the count never falls.
-        const COUNT_MAX: u64 = 1 << 24;
-        let before = Some(self.shared.incarnation & u64::from(u32::MAX)).filter(|low| *low <= COUNT_MAX).unwrap_or(0);
-        self.shared.incarnation >> 32 << 32 | (before + self.opening.min(COUNT_MAX))
+        identity(self.shared.incarnation, self.opening)
     }
 
     /// Where the log is.
@@ -288,6 +284,15 @@ fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Plac
     floor
 }
 
+/// A directory of 0.4 said its whole random number. Where the low half of that may pass for a count it goes on from there, so
+/// that the count never falls.
+fn identity(random: u64, opening: u64) -> u64 {
+    const COUNT_MAX: u64 = 1 << 24;
+    let low = random & u64::from(u32::MAX);
+    let before = if low <= COUNT_MAX { low } else { 0 };
+    random >> 32 << 32 | (before + opening.min(COUNT_MAX))
+}
+
 /// Checks that a compaction takes nothing back. Only a broken caller fails.
 fn check_grows(&Compaction { snapshot, base, .. }: &Compaction, view: &View) {
     assert!(base.index <= snapshot.index, "no snapshot covers the entries up to {base}: the newest covers {snapshot}");
@@ -393,5 +398,26 @@ impl std::fmt::Debug for WalLog {
             .field("last", &view.last)
             .field("durable", &self.durable)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identity;
+
+    /// One server in 256 said less after its upgrade than before, and was taken for an older copy of itself.
+    #[test]
+    fn the_count_of_openings_never_falls_at_an_upgrade() {
+        let directory = 7 << 32;
+        for low in [0, 1, 3, (1 << 24) - 1, 1 << 24] {
+            let before = directory | low;
+            assert!(identity(before, 1) > before, "{low:#x}");
+            assert_eq!(identity(before, 2), identity(before, 1) + 1, "{low:#x}");
+        }
+        // What is higher passes for no count: it is told apart by that, and counting begins.
+        for low in [(1 << 24) + 1, 0xfeed_beef, u64::from(u32::MAX)] {
+            assert_eq!(identity(directory | low, 5), directory | 5);
+        }
+        assert_eq!(identity(u64::MAX, u64::MAX), u64::from(u32::MAX) << 32 | 1 << 24);
     }
 }
