@@ -5,7 +5,10 @@
 //! The tests play scripts (`raft_io::testkit::script`) against the real protocol, without the additions of pre-vote and
 //! check-quorum, which the figure does not have.
 
-use raft_io::testkit::script::Script;
+#[allow(dead_code, reason = "each test uses its part")]
+mod dissertation_support;
+
+use dissertation_support::Story;
 use raft_io::{
     Action, EntryId, Event, HardState, Index, LogView, MemoryLog, NodeId, Protocol, RaftConfig, RoleKind, Term,
 };
@@ -13,31 +16,12 @@ use raft_io::{
 const THREE: &str = "cluster 3 pre_vote=false check_quorum=false";
 const THREE_WITH_SLOW_DISKS: &str = "cluster 3 pre_vote=false check_quorum=false disk=manual";
 
-/// A cluster and what it did.
-struct Story(Script);
-
 impl Story {
-    fn new(setup: &str) -> Self {
-        let mut story = Self(Script::default());
-        story.run(setup);
-        story
-    }
-
     /// Three servers, of which node 1 leads term 1 and everyone holds its no-op.
     fn led() -> Self {
         let mut story = Self::new(THREE);
         story.run("election_timeout 1; stabilize");
         story
-    }
-
-    /// Runs commands, separated by semicolons, and returns what they print.
-    fn run(&mut self, commands: &str) -> String {
-        let commands = commands.split(';').map(str::trim);
-        commands.map(|command| self.0.run(command).unwrap_or_else(|error| panic!("{command}: {error}"))).collect()
-    }
-
-    fn node(&self, id: u64) -> &Protocol {
-        self.0.cluster().and_then(|cluster| cluster.protocol(NodeId(id))).expect("a running node")
     }
 
     fn disk(&self, id: u64) -> &MemoryLog {

@@ -3,20 +3,19 @@
 //!
 //! The tests play scripts (`raft_io::testkit::script`) against the real protocol.
 
-use raft_io::testkit::script::Script;
+#[allow(dead_code, reason = "each test uses its part")]
+mod dissertation_support;
+
+use dissertation_support::Story;
 use raft_io::{Index, Membership, NodeId, Protocol, RoleKind, Term};
 
 /// Three servers, and two that belong to no cluster yet.
 const FIVE: &str = "cluster 3 servers=5 pre_vote=false check_quorum=false";
 
-/// A cluster and what it did.
-struct Story(Script);
-
 impl Story {
     /// Node 1 leads term 1 and everyone holds its no-op, and knows that it is committed.
     fn led(setup: &str) -> Self {
-        let mut story = Self(Script::default());
-        story.run(setup);
+        let mut story = Self::new(setup);
         story.run("election_timeout 1; stabilize; heartbeat_timeout 1; stabilize");
         story
     }
@@ -26,20 +25,6 @@ impl Story {
         let mut story = Self::led(FIVE);
         story.run("change_membership 1 voters=1,2,3 learners=4,5; stabilize; heartbeat_timeout 1; stabilize");
         story
-    }
-
-    /// Runs commands, separated by semicolons, and returns what they print.
-    fn run(&mut self, commands: &str) -> String {
-        let commands = commands.split(';').map(str::trim);
-        commands.map(|command| self.0.run(command).unwrap_or_else(|error| panic!("{command}: {error}"))).collect()
-    }
-
-    fn node(&self, id: u64) -> &Protocol {
-        self.0.cluster().and_then(|cluster| cluster.protocol(NodeId(id))).expect("a running node")
-    }
-
-    fn leads(&self, id: u64) -> bool {
-        self.node(id).role() == RoleKind::Leader
     }
 }
 

@@ -1,6 +1,8 @@
 //! The wire format: golden bytes, limits, sharing. `tests/wire_properties.rs` sends any message and any bytes.
 #![cfg(feature = "framing")]
 
+mod wire_support;
+
 use bytes::Bytes;
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
@@ -12,39 +14,7 @@ use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, L
 use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Membership, Message, NodeId, Payload, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-const LIMITS: Limits = Limits { frame_bytes_max: 1 << 20 };
-
-fn encode(frame: &Frame) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    match frame {
-        Frame::Message { group, message } => wire::encode_message(*group, message, &LIMITS, &mut bytes).unwrap(),
-        Frame::ChunkRequest { .. } | Frame::Chunk { .. } | Frame::NoChunk { .. } => {
-            wire::encode_transfer(frame, &mut bytes).unwrap();
-        }
-        control => wire::encode_control(control, &mut bytes).unwrap(),
-    }
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-    let shared = wire::decode(&Bytes::copy_from_slice(bytes), &LIMITS);
-    assert_eq!(shared, wire::decode_borrowed(bytes, &LIMITS), "both decoders agree");
-    shared
-}
-
-/// A frame with a right length and checksum around anything.
-fn seal(protocol: u8, kind: u16, flags: u8, group: u64, body: &[u8]) -> Vec<u8> {
-    let mut counted = vec![protocol];
-    counted.extend(kind.to_le_bytes());
-    counted.push(flags);
-    counted.extend(group.to_le_bytes());
-    counted.extend(body);
-    let mut frame = (counted.len() as u32).to_le_bytes().to_vec();
-    frame.extend(crc32c::crc32c(&counted).to_le_bytes());
-    frame.extend(counted);
-    frame
-}
+use wire_support::{LIMITS, decode, encode, seal, varint};
 
 fn entry(index: u64, term: u64, command: &[u8]) -> Entry {
     Entry { id: EntryId::new(index, term), payload: Payload::Command(Bytes::copy_from_slice(command)) }
@@ -326,14 +296,6 @@ fn append_frame(block: &[u8]) -> Vec<u8> {
     varint(fields.len() as u64, &mut body);
     body.extend(fields);
     seal(1, wire::kind::APPEND_ENTRIES_REQUEST, 0, 0, &body)
-}
-
-fn varint(mut value: u64, output: &mut Vec<u8>) {
-    while value >= 0x80 {
-        output.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    output.push(value as u8);
 }
 
 #[test]

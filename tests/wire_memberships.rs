@@ -2,40 +2,24 @@
 //! sends any of them.
 #![cfg(feature = "framing")]
 
-use bytes::Bytes;
+#[allow(dead_code, reason = "each test uses its part")]
+mod wire_support;
+
 use raft_io::message::{AppendEntriesRequest, InstallSnapshotRequest};
 use raft_io::wire::{self, EncodeError, Frame, FrameError, Limits, kind};
 use raft_io::{Entry, EntryId, GroupId, Index, Membership, Message, Payload, Term};
 use std::sync::Arc;
-
-const LIMITS: Limits = Limits { frame_bytes_max: 1 << 20 };
-
-fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-    let shared = wire::decode(&Bytes::copy_from_slice(bytes), &LIMITS);
-    assert_eq!(shared, wire::decode_borrowed(bytes, &LIMITS), "both decoders agree");
-    shared
-}
+use wire_support::{LIMITS, decode, varint};
 
 /// A frame with a right length and checksum around a body with these fields.
 fn seal(kind: u16, version: u8, fields: &[u8]) -> Vec<u8> {
-    let mut counted = [&[wire::PROTOCOL][..], &kind.to_le_bytes(), &[0; 9], &[version]].concat();
-    varint(fields.len(), &mut counted);
-    counted.extend(fields);
-    let checksum = crc32c::crc32c(&counted).to_le_bytes();
-    [&(counted.len() as u32).to_le_bytes()[..], &checksum, &counted].concat()
-}
-
-fn varint(mut value: usize, output: &mut Vec<u8>) {
-    while value >= 0x80 {
-        output.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    output.push(value as u8);
+    let body = [&[version][..], &prefixed(fields)].concat();
+    wire_support::seal(wire::PROTOCOL, kind, 0, 0, &body)
 }
 
 fn prefixed(bytes: &[u8]) -> Vec<u8> {
     let mut prefixed = Vec::new();
-    varint(bytes.len(), &mut prefixed);
+    varint(bytes.len() as u64, &mut prefixed);
     prefixed.extend(bytes);
     prefixed
 }
@@ -141,7 +125,7 @@ fn a_length_beyond_the_block_is_refused() {
     let (kind, what) = (kind::APPEND_ENTRIES_REQUEST, "a length exceeds the body");
     for length in [200, usize::MAX] {
         let mut block = vec![1, 9, 2];
-        varint(length, &mut block);
+        varint(length as u64, &mut block);
         let fields = [&[9, 0, 0, 0][..], &prefixed(&block)].concat();
         assert_eq!(decode(&seal(kind, 1, &fields)), Err(FrameError::Body { kind, what }));
     }

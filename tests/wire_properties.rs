@@ -1,44 +1,19 @@
 //! The wire format's properties: every message comes back as it was, and no bytes at all do harm.
 #![cfg(feature = "framing")]
 
-use bytes::Bytes;
+#[allow(dead_code, reason = "each test uses its part")]
+mod wire_support;
+
 use proptest::prelude::*;
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
     InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
     TimeoutNowRequest,
 };
-use raft_io::wire::{self, Frame, FrameError, HEADER_BYTES, Limits};
+use raft_io::wire::{self, Frame, HEADER_BYTES};
 use raft_io::{Entry, EntryId, GroupId, Index, Membership, Message, NodeId, Payload, Term};
 use std::sync::Arc;
-
-const LIMITS: Limits = Limits { frame_bytes_max: 1 << 20 };
-
-fn encode(frame: &Frame) -> Vec<u8> {
-    let Frame::Message { group, message } = frame else { panic!("not a message: {frame:?}") };
-    let mut bytes = Vec::new();
-    wire::encode_message(*group, message, &LIMITS, &mut bytes).unwrap();
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-    let shared = wire::decode(&Bytes::copy_from_slice(bytes), &LIMITS);
-    assert_eq!(shared, wire::decode_borrowed(bytes, &LIMITS), "both decoders agree");
-    shared
-}
-
-/// A frame with a right length and checksum around anything.
-fn seal(protocol: u8, kind: u16, flags: u8, group: u64, body: &[u8]) -> Vec<u8> {
-    let mut counted = vec![protocol];
-    counted.extend(kind.to_le_bytes());
-    counted.push(flags);
-    counted.extend(group.to_le_bytes());
-    counted.extend(body);
-    let mut frame = (counted.len() as u32).to_le_bytes().to_vec();
-    frame.extend(crc32c::crc32c(&counted).to_le_bytes());
-    frame.extend(counted);
-    frame
-}
+use wire_support::{decode, encode, seal};
 
 fn numbers() -> impl Strategy<Value = u64> {
     prop_oneof![0u64..200, any::<u64>(), Just(u64::MAX), Just(1 << 62)]

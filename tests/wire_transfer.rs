@@ -2,45 +2,19 @@
 //! bytes.
 #![cfg(feature = "framing")]
 
+mod wire_support;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_io::snapshot::{CHUNK_BYTES_MAX, Chunk, ChunkRequest, METADATA_BYTES_MAX};
 use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Limits, Purpose};
 use raft_io::{EntryId, GroupId};
-
-const LIMITS: Limits = Limits { frame_bytes_max: 1 << 20 };
-
-fn encode(frame: &Frame) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    wire::encode_transfer(frame, &mut bytes).unwrap();
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-    let shared = wire::decode(&Bytes::copy_from_slice(bytes), &LIMITS);
-    assert_eq!(shared, wire::decode_borrowed(bytes, &LIMITS), "both decoders agree");
-    shared
-}
-
-/// A frame with a right length and checksum around anything.
-fn seal(protocol: u8, kind: u16, body: &[u8]) -> Vec<u8> {
-    let counted = [&[protocol][..], &kind.to_le_bytes(), &[0; 9], body].concat();
-    let checksum = crc32c::crc32c(&counted).to_le_bytes();
-    [&(counted.len() as u32).to_le_bytes()[..], &checksum, &counted].concat()
-}
+use wire_support::{decode, encode, seal, varint};
 
 fn golden(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/wire_golden/{name}.hex", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
-}
-
-fn varint(mut value: u64, output: &mut Vec<u8>) {
-    while value >= 0x80 {
-        output.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    output.push(value as u8);
 }
 
 fn chunk(data: Vec<u8>, metadata: Vec<u8>) -> Chunk {
@@ -85,7 +59,7 @@ fn lengths_within_a_chunk_are_checked_before_anything_is_allocated() {
         let mut fields = numbers[..7].to_vec();
         varint(lie, &mut fields);
         let body = [&[1, fields.len() as u8][..], &fields].concat();
-        let error = decode(&seal(wire::TRANSFER_PROTOCOL, wire::kind::CHUNK, &body)).unwrap_err();
+        let error = decode(&seal(wire::TRANSFER_PROTOCOL, wire::kind::CHUNK, 0, 0, &body)).unwrap_err();
         let expected = ["a length exceeds the body", "ends too early"];
         let FrameError::Body { kind: wire::kind::CHUNK, what } = error else { panic!("{error}") };
         assert!(expected.contains(&what), "{what}");
@@ -105,7 +79,7 @@ fn parts_of_a_chunk_are_no_longer_than_any_can_be() {
         let mut body = vec![1];
         varint(fields.len() as u64, &mut body);
         body.extend(fields);
-        wire::decode(&seal(wire::TRANSFER_PROTOCOL, wire::kind::CHUNK, &body).into(), &limits)
+        wire::decode(&seal(wire::TRANSFER_PROTOCOL, wire::kind::CHUNK, 0, 0, &body).into(), &limits)
     };
     let (metadata, data) = (METADATA_BYTES_MAX, CHUNK_BYTES_MAX as usize);
     assert!(matches!(decoded(metadata, data), Ok(Frame::Chunk { .. })));
@@ -116,12 +90,12 @@ fn parts_of_a_chunk_are_no_longer_than_any_can_be() {
 
 #[test]
 fn the_transfer_has_versions_of_its_own() {
-    let request = |protocol| decode(&seal(protocol, wire::kind::CHUNK_REQUEST, &[1, 3, 7, 2, 0]));
+    let request = |protocol| decode(&seal(protocol, wire::kind::CHUNK_REQUEST, 0, 0, &[1, 3, 7, 2, 0]));
     let expected = ChunkRequest { snapshot: EntryId::new(7, 2), chunk: 0 };
     assert_eq!(request(65), Ok(Frame::ChunkRequest { group: GroupId(0), request: expected }));
     assert_eq!(request(1), Err(FrameError::Protocol { protocol: 1, kind: 64 }));
-    assert_eq!(decode(&seal(65, 127, b"later")), Ok(Frame::Unknown { kind: 127 }));
-    assert_eq!(decode(&seal(65, 128, b"later")), Err(FrameError::Protocol { protocol: 65, kind: 128 }));
+    assert_eq!(decode(&seal(65, 127, 0, 0, b"later")), Ok(Frame::Unknown { kind: 127 }));
+    assert_eq!(decode(&seal(65, 128, 0, 0, b"later")), Err(FrameError::Protocol { protocol: 65, kind: 128 }));
 }
 
 /// A hello of a server that knows nothing of purposes is one for messages; a purpose of a later version is
@@ -136,7 +110,7 @@ fn a_hello_says_what_for() {
     assert_eq!(purpose("hello_for_snapshots"), Purpose::Snapshots);
     let mut later = golden("hello_for_snapshots");
     *later.last_mut().unwrap() = 9;
-    let Ok(Frame::Hello(hello)) = decode(&seal(0, 1, &later[HEADER_BYTES..])) else { panic!("not a hello") };
+    let Ok(Frame::Hello(hello)) = decode(&seal(0, 1, 0, 0, &later[HEADER_BYTES..])) else { panic!("not a hello") };
     assert_eq!(hello.purpose, Purpose::Other { code: 9 });
 }
 
@@ -189,7 +163,7 @@ fn mutants() -> impl Strategy<Value = Vec<u8>> {
             body.truncate(cut.index(body.len()));
         }
         body.extend(tail);
-        seal(frame[8], u16::from_le_bytes([frame[9], frame[10]]), &body)
+        seal(frame[8], u16::from_le_bytes([frame[9], frame[10]]), 0, 0, &body)
     })
 }
 
@@ -203,7 +177,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bodies_never_panic(kind in 60u16..130, body in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = decode(&seal(wire::TRANSFER_PROTOCOL, kind, &body));
+        let _ = decode(&seal(wire::TRANSFER_PROTOCOL, kind, 0, 0, &body));
     }
 
     /// What decodes at all, encodes again to something that decodes to the same.
