@@ -142,6 +142,8 @@ fn a_snapshot_says_who_belonged_to_the_cluster() {
     let mut alone = Member::alone(&options());
     alone.lead();
     alone.raft().add_learner(7, "host:7", PATIENCE).wait().unwrap();
+    // A change is done when it is committed; a snapshot covers what is applied.
+    alone.raft().wait_for(PATIENCE, |status| status.applied_index >= status.membership.index).unwrap();
     let info = alone.raft().snapshot().wait(PATIENCE).unwrap();
     let membership = info.membership().unwrap().unwrap();
     assert_eq!(membership, Membership::new([1_u64]).with_learner(7).with_address(7, "host:7"));
