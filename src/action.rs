@@ -32,14 +32,15 @@ pub enum Action {
         through: Index,
     },
     /// A read may be answered from the state machine as soon as this index is applied: whatever was committed when the
-    /// read began lies at or before it, and this server still led after that.
+    /// read began lies at or before it, and the leader still led after that. If an [`Action::RoleChanged`] comes first, the
+    /// read is to be given up: the next leader's log may never reach that index.
     ReadReady {
         /// That of the [`Event::ReadRequest`](crate::Event::ReadRequest).
         context: u64,
         /// What must be applied; it may lie beyond what is committed so far.
         index: Index,
     },
-    /// This server stopped leading before it could answer a read; ask the next leader.
+    /// This server stopped leading, or lost the leader that it followed, before it could answer a read; ask the next leader.
     ReadAborted {
         /// That of the [`Event::ReadRequest`](crate::Event::ReadRequest).
         context: u64,

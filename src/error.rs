@@ -334,6 +334,12 @@ pub enum PeerMisbehaved {
         /// The round that it claims to confirm.
         round: u64,
     },
+    /// A leader says that entries are committed which this node does not hold durably.
+    #[error("says that this node holds the committed entry {index}, which it does not")]
+    CommittedUnheld {
+        /// The index that it names.
+        index: Index,
+    },
     /// The campaign term of a pre-vote is not the one after the sender's term.
     #[error("asks for a pre-vote in a term that is not its next")]
     CampaignTermMismatch,

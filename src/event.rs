@@ -45,6 +45,13 @@ pub enum Event {
         /// Whatever tells the reader which read this is. The protocol does not look at it.
         context: u64,
     },
+    /// As [`Event::ReadRequest`], but a follower that knows its leader takes it too, with a vote or without: it asks the
+    /// leader for the index, and answers from its own state machine. A leader treats it as a [`Event::ReadRequest`].
+    FollowerReadRequest {
+        /// Which read this is. No two of one server have the same, and no answer to one that it asked in an earlier life
+        /// may be taken for that of another: begin with a random number and count from there.
+        context: u64,
+    },
     /// [`RaftConfig::lease_ticks`](crate::RaftConfig::lease_ticks) passed since the leader sent the questions of this round: the
     /// promises of that round and those before it count no more. Late is unsafe, early is not.
     LeaseTimeout {
@@ -119,12 +126,15 @@ impl Event {
                 Message::AppendEntriesResponse(_) => Transition::HandleAppendEntriesResponse,
                 Message::ConfirmLeaderRequest(_) => Transition::HandleConfirmLeaderRequest,
                 Message::ConfirmLeaderResponse(_) => Transition::HandleConfirmLeaderResponse,
+                Message::ReadIndexRequest(_) => Transition::HandleReadIndexRequest,
+                Message::ReadIndexResponse(_) => Transition::HandleReadIndexResponse,
                 Message::TimeoutNowRequest(_) => Transition::HandleTimeoutNowRequest,
                 Message::InstallSnapshotRequest(_) => Transition::HandleInstallSnapshotRequest,
             },
             Self::Propose(_) | Self::ProposeBatch(_) => Transition::ClientRequest,
             Self::ReadRequest { .. } => Transition::ReadRequest,
             Self::LeaseReadRequest { .. } => Transition::LeaseReadRequest,
+            Self::FollowerReadRequest { .. } => Transition::FollowerReadRequest,
             Self::LeaseTimeout { .. } => Transition::LeaseTimeout,
             Self::StepDown => Transition::StepDown,
             Self::TransferLeadership { .. } => Transition::TransferLeadership,

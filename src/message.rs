@@ -40,6 +40,10 @@ pub enum Message {
     ConfirmLeaderRequest(ConfirmLeaderRequest),
     /// I do, or am in a later term.
     ConfirmLeaderResponse(ConfirmLeaderResponse),
+    /// Up to where must I have applied to answer a read?
+    ReadIndexRequest(ReadIndexRequest),
+    /// Up to here.
+    ReadIndexResponse(ReadIndexResponse),
     /// Campaign now.
     TimeoutNowRequest(TimeoutNowRequest),
     /// My log no longer reaches back to what you need: fetch my snapshot.
@@ -60,6 +64,8 @@ impl Message {
             Self::AppendEntriesResponse(m) => m.term,
             Self::ConfirmLeaderRequest(m) => m.term,
             Self::ConfirmLeaderResponse(m) => m.term,
+            Self::ReadIndexRequest(m) => m.term,
+            Self::ReadIndexResponse(m) => m.term,
             Self::TimeoutNowRequest(m) => m.term,
             Self::InstallSnapshotRequest(m) => m.term,
         }
@@ -180,6 +186,33 @@ pub struct ConfirmLeaderResponse {
     pub leader_term: Term,
     /// The question's `round`, echoed.
     pub round: u64,
+}
+
+/// Asks the leader of `term` up to which index the sender must have applied, to answer a read that began there (§6.4). The
+/// answer serves the reads that began before it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ReadIndexRequest {
+    /// The sender's term. Only who leads this very term answers.
+    pub term: Term,
+    /// Which read it is; the sender uses no number twice, not even after a restart.
+    pub context: u64,
+}
+
+/// Answers a [`ReadIndexRequest`] once a quorum has confirmed the leader of `term`, in a round that began after the request
+/// came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ReadIndexResponse {
+    /// The leader's term.
+    pub term: Term,
+    /// The question's `context`, echoed.
+    pub context: u64,
+    /// Whatever was committed when the question came lies at or before this index.
+    pub index: Index,
+    /// How much of what the receiver is known to hold is committed: so that it need not wait for the next append to learn
+    /// that it may apply it.
+    pub commit: Index,
 }
 
 /// Tells a follower that holds the whole log of the leader of `term` to campaign at once, as if its election timer had run

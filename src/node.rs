@@ -60,6 +60,11 @@ pub enum Event {
         /// Whatever tells the embedder which read this is.
         context: u64,
     },
+    /// As [`Event::Read`], but a node that only follows takes it too, and answers from its own state machine.
+    FollowerRead {
+        /// Which read this is; see [`crate::Event::FollowerReadRequest`].
+        context: u64,
+    },
     /// A leader is to lead no more, whoever comes after it.
     StepDown,
     /// Somebody wants another node to lead (§3.10). Unless it is refused, or goes on already, it ends once: with
@@ -124,7 +129,7 @@ pub enum Action {
         /// That of the [`Event::Read`].
         context: u64,
     },
-    /// This node stopped leading before it could answer the read; ask the next leader.
+    /// This node stopped leading, or lost its leader, before it could answer the read; ask the next leader.
     ReadAborted {
         /// That of the [`Event::Read`].
         context: u64,
@@ -218,6 +223,8 @@ pub struct RaftNode<L: RaftLog = MemoryLog> {
     writes: Vec<Write>,
     /// Confirmed reads that wait for this index to be applied.
     reads: Vec<(Index, u64)>,
+    /// Whether the role, the term or the leader changed in this step. False between steps.
+    role_changed: bool,
 }
 
 impl RaftNode<MemoryLog> {
@@ -246,6 +253,7 @@ impl<L: RaftLog> RaftNode<L> {
             actions: Vec::new(),
             writes: Vec::new(),
             reads: Vec::new(),
+            role_changed: false,
         })
     }
 
@@ -264,6 +272,7 @@ impl<L: RaftLog> RaftNode<L> {
             Event::Propose(command) => self.run(event::Event::Propose(command), &mut out),
             Event::Read { context } => self.run(event::Event::ReadRequest { context }, &mut out),
             Event::LeaseRead { context } => self.run(event::Event::LeaseReadRequest { context }, &mut out),
+            Event::FollowerRead { context } => self.run(event::Event::FollowerReadRequest { context }, &mut out),
             Event::StepDown => self.run(event::Event::StepDown, &mut out),
             Event::ProposeBatch(commands) => self.run(event::Event::ProposeBatch(commands), &mut out),
             Event::TransferLeadership { target } => self.run(event::Event::TransferLeadership { target }, &mut out),
@@ -298,24 +307,21 @@ impl<L: RaftLog> RaftNode<L> {
             self.carry_out(action, out)?;
         }
         self.actions = actions;
-        if !self.reads.is_empty() {
-            self.answer_reads(out);
-        }
+        self.answer_reads(out);
         Ok(())
     }
 
-    /// Answers the confirmed reads whose index is applied. The others wait while this node leads; afterwards their index
-    /// may never be reached here.
+    /// Answers the confirmed reads whose index is applied. The others wait for as long as the leader is the same; afterwards
+    /// their index may never be reached here.
     fn answer_reads(&mut self, out: &mut Vec<Action>) {
-        let (applied, leads) = (self.applied, self.is_leader());
+        let (applied, role_changed) = (self.applied, core::mem::take(&mut self.role_changed));
         self.reads.retain(|&(index, context)| {
-            let waits = index > applied && leads;
             if index <= applied {
                 out.push(Action::ReadReady { context });
-            } else if !leads {
+            } else if role_changed {
                 out.push(Action::ReadAborted { context });
             }
-            waits
+            index > applied && !role_changed
         });
     }
 
@@ -329,7 +335,10 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::ReadAborted { context } => out.push(Action::ReadAborted { context }),
             action::Action::ResetElectionTimer | action::Action::TransferBegun { .. } => {}
             action::Action::TransferEnded { target } => out.push(Action::TransferEnded { target }),
-            action::Action::RoleChanged { role, term, leader } => out.push(Action::RoleChanged { role, term, leader }),
+            action::Action::RoleChanged { role, term, leader } => {
+                self.role_changed = true;
+                out.push(Action::RoleChanged { role, term, leader });
+            }
             action::Action::MembershipChanged { index, membership } => {
                 out.push(Action::MembershipChanged { index, membership });
             }

@@ -58,6 +58,8 @@ transitions! {
     ReadRequest,
     /// A client wants to read what is committed, from the leader's lease if there is one (§6.4.1).
     LeaseReadRequest,
+    /// A client wants to read what is committed, at a server that may only follow (§6.4).
+    FollowerReadRequest,
     /// A lease's time has passed since a round of confirmation began (§6.4.1).
     LeaseTimeout,
     /// A leader is to lead no more.
@@ -66,6 +68,10 @@ transitions! {
     HandleConfirmLeaderRequest,
     /// A server answered that question (§6.4).
     HandleConfirmLeaderResponse,
+    /// A follower asks up to where it must have applied to answer a read (§6.4).
+    HandleReadIndexRequest,
+    /// The leader answered that question (§6.4).
+    HandleReadIndexResponse,
     /// Somebody wants another server to lead (§3.10).
     TransferLeadership,
     /// The target of a transfer did not take over in time (§3.10).

@@ -27,9 +27,12 @@ pub(super) enum Campaign {
 impl Protocol {
     /// No leader was heard for a randomised timeout: campaign, or ask first whether to.
     pub(super) fn election_timeout(&mut self, actions: &mut impl ActionSink) {
-        let is_leader = matches!(self.role, Role::Leader(_));
+        if matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        self.abort_reads(actions);
         // At the end of the range of terms the server goes on serving, but never campaigns again.
-        if is_leader || !self.may_campaign() || self.hard_state.term >= Term::MAX {
+        if !self.may_campaign() || self.hard_state.term >= Term::MAX {
             return;
         }
         if self.settings.pre_vote {
@@ -96,6 +99,7 @@ impl Protocol {
     pub(super) fn become_candidate(&mut self, campaign: Campaign, actions: &mut impl ActionSink) {
         self.hard_state = HardState { term: self.hard_state.term.next(), vote: Some(self.settings.id) };
         self.hard_state_dirty = true;
+        self.abort_reads(actions);
         self.role = Role::Candidate(Ballot::default());
         self.role_changed = true;
         self.leader = None;

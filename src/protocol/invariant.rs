@@ -51,7 +51,10 @@ impl Protocol {
     fn check_role(&self) {
         let id = self.settings.id;
         match &self.role {
-            Role::Follower => assert_ne!(self.leader, Some(id), "FollowerFollowsAnother"),
+            Role::Follower(reads) => {
+                assert_ne!(self.leader, Some(id), "FollowerFollowsAnother");
+                reads.check(self.leader);
+            }
             Role::PreCandidate(_) => {
                 assert_eq!(self.leader, None, "CandidateKnowsNoLeader");
                 assert!(self.may_campaign(), "CampaignersHaveAVote");

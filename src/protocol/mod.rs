@@ -32,6 +32,7 @@ use crate::message::{Envelope, Message};
 use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
 use alloc::sync::Arc;
 use membership_change::Configurations;
+use read::FollowerReads;
 use role::Role;
 use snapshot::Fetch;
 use tail::Tail;
@@ -138,7 +139,7 @@ impl Protocol {
             configurations: Configurations::new(snapshot.index, log.memberships(), &config.membership),
             hard_state: log.hard_state(),
             hard_state_dirty: false,
-            role: Role::Follower,
+            role: Role::Follower(FollowerReads::default()),
             role_changed: false,
             wrote_through: false,
             leader: None,
@@ -170,6 +171,9 @@ impl Protocol {
             Event::Propose(command) => self.client_request([command], actions).map_err(StepError::from),
             Event::ProposeBatch(commands) => self.client_request(commands, actions).map_err(StepError::from),
             Event::ReadRequest { context } => self.read_request(context, actions).map_err(StepError::from),
+            Event::FollowerReadRequest { context } => {
+                self.follower_read_request(context, actions).map_err(StepError::from)
+            }
             Event::ChangeMembership { target } => self.change_membership(target, actions).map_err(StepError::from),
             Event::LeaseReadRequest { context } => self.lease_read_request(context, actions).map_err(StepError::from),
             Event::TransferLeadership { target } => self.transfer_leadership(target, actions).map_err(StepError::from),
@@ -262,6 +266,8 @@ impl Protocol {
             }
             Message::ConfirmLeaderRequest(request) => self.handle_confirm_leader_request(from, request, actions),
             Message::ConfirmLeaderResponse(response) => self.handle_confirm_leader_response(from, response, actions),
+            Message::ReadIndexRequest(request) => self.handle_read_index_request(from, request, actions),
+            Message::ReadIndexResponse(response) => self.handle_read_index_response(from, response, actions),
             Message::TimeoutNowRequest(request) => self.handle_timeout_now_request(from, request, actions),
             Message::InstallSnapshotRequest(request) => {
                 self.handle_install_snapshot_request(log, from, request, actions);
@@ -300,6 +306,10 @@ impl Protocol {
             Message::RequestVoteResponse(response) => response.term <= Term::MAX,
             Message::ConfirmLeaderRequest(request) => request.term <= Term::MAX,
             Message::ConfirmLeaderResponse(response) => response.term.max(response.leader_term) <= Term::MAX,
+            Message::ReadIndexRequest(request) => request.term <= Term::MAX,
+            Message::ReadIndexResponse(response) => {
+                response.term <= Term::MAX && response.index.max(response.commit) <= Index::MAX
+            }
             Message::TimeoutNowRequest(request) => request.term <= Term::MAX,
             Message::InstallSnapshotRequest(request) => {
                 let last = request.last;
@@ -327,12 +337,12 @@ impl Protocol {
 
     /// Follows in the present term. The vote stays: it belongs to the term, not to the role.
     fn become_follower(&mut self, leader: Option<NodeId>, actions: &mut impl ActionSink) {
-        if let Role::Leader(leader) = &mut self.role {
+        if matches!(self.role, Role::Leader(_)) {
             // A leader runs no election timer.
             actions.push(Action::ResetElectionTimer);
-            Self::abort_reads(&mut leader.reads, actions);
         }
-        self.role = Role::Follower;
+        self.abort_reads(actions);
+        self.role = Role::Follower(FollowerReads::default());
         self.role_changed = true;
         self.leader = leader;
         self.leader_is_recent &= self.settings.lease;

@@ -117,6 +117,7 @@ impl Protocol {
             Err(reason) => actions.push(Action::Misbehaved { peer: from, reason }),
             Ok(decision) => {
                 self.follow(from, actions);
+                let is_heartbeat = request.entries.is_empty();
                 let result = match decision {
                     Decision::Reject(hint) => {
                         self.persist_hard_state(actions);
@@ -128,6 +129,9 @@ impl Protocol {
                 };
                 let response = AppendEntriesResponse { term, result };
                 self.send(from, Message::AppendEntriesResponse(response), actions);
+                if is_heartbeat {
+                    self.ask_read_index(actions);
+                }
             }
         }
     }
@@ -172,7 +176,7 @@ impl Protocol {
 
     /// `from` leads this term.
     pub(super) fn follow(&mut self, from: NodeId, actions: &mut impl ActionSink) {
-        if self.leader != Some(from) || !matches!(self.role, Role::Follower) {
+        if self.leader != Some(from) || !matches!(self.role, Role::Follower(_)) {
             self.become_follower(Some(from), actions);
         }
         self.leader_is_recent = self.settings.check_quorum;

@@ -1,7 +1,7 @@
 //! What each role knows. The data of a role lives and dies with it.
 
 use super::progress::{Progress, Suffrage};
-use super::read::Reads;
+use super::read::{FollowerReads, Reads};
 use crate::action::RoleKind;
 use crate::quorum::reached_by_majority;
 use crate::types::{Index, NodeId};
@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 /// A server's role with the data that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Role {
-    Follower,
+    Follower(FollowerReads),
     PreCandidate(Ballot),
     Candidate(Ballot),
     Leader(Leader),
@@ -20,7 +20,7 @@ pub(super) enum Role {
 impl Role {
     pub(super) fn kind(&self) -> RoleKind {
         match self {
-            Self::Follower => RoleKind::Follower,
+            Self::Follower(_) => RoleKind::Follower,
             Self::PreCandidate(_) => RoleKind::PreCandidate,
             Self::Candidate(_) => RoleKind::Candidate,
             Self::Leader(_) => RoleKind::Leader,

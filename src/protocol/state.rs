@@ -3,7 +3,7 @@
 
 use super::Protocol;
 use super::progress::{Progress, ProgressState};
-use super::read::WaitingRead;
+use super::read::{FollowerReads, WaitingRead};
 use super::role::Role;
 use super::snapshot::Fetch;
 use crate::action::RoleKind;
@@ -59,6 +59,11 @@ pub struct ProtocolState {
     pub lease_given_up: bool,
     /// The reads that wait for a leader's confirmation, in the order in which they began; empty in other roles.
     pub reads: Vec<ReadState>,
+    /// The contexts of the reads that wait for the answer of the leader that this server follows, in the order in which they
+    /// began; empty in other roles.
+    pub follower_reads: Vec<u64>,
+    /// How many of these, from the first on, the last question to the leader was about.
+    pub reads_asked: usize,
     /// Whom a leader hands over to; `None` without a transfer and in other roles.
     pub transfer: Option<NodeId>,
     /// The writes in flight, oldest first.
@@ -91,6 +96,8 @@ pub struct PeerState {
 pub struct ReadState {
     /// Whose read it is, as said by who asked.
     pub context: u64,
+    /// The follower that asked; `None` for this server's own reads.
+    pub reader: Option<NodeId>,
     /// The first round that began after the read did.
     pub round: u64,
     /// What must be applied before it is answered.
@@ -116,9 +123,10 @@ impl Protocol {
     pub fn state(&self) -> ProtocolState {
         let (granted, refused) = match &self.role {
             Role::PreCandidate(ballot) | Role::Candidate(ballot) => (Some(&ballot.granted), Some(&ballot.refused)),
-            Role::Follower | Role::Leader(_) => (None, None),
+            Role::Follower(_) | Role::Leader(_) => (None, None),
         };
         let reads = if let Role::Leader(leader) = &self.role { Some(&leader.reads) } else { None };
+        let follower_reads = if let Role::Follower(reads) = &self.role { Some(reads) } else { None };
         let ascending = |votes: Option<&BTreeSet<NodeId>>| votes.into_iter().flatten().copied().collect();
         ProtocolState {
             hard_state: self.hard_state,
@@ -140,6 +148,8 @@ impl Protocol {
             lease_over: reads.map_or(0, |reads| reads.lease_over),
             lease_given_up: reads.is_some_and(|reads| reads.lease_given_up),
             reads: reads.into_iter().flat_map(|reads| &reads.waiting).map(WaitingRead::state).collect(),
+            follower_reads: follower_reads.into_iter().flat_map(FollowerReads::contexts).collect(),
+            reads_asked: follower_reads.map_or(0, FollowerReads::asked),
             transfer: self.transfer_target(),
             writes: self.tail.writes_in_flight().collect(),
         }
@@ -168,7 +178,7 @@ impl Protocol {
         });
         permuted.tail.rename(&rename);
         match &mut permuted.role {
-            Role::Follower => {}
+            Role::Follower(_) => {}
             Role::PreCandidate(ballot) | Role::Candidate(ballot) => {
                 ballot.granted = ballot.granted.iter().map(|&id| rename(id)).collect();
                 ballot.refused = ballot.refused.iter().map(|&id| rename(id)).collect();
@@ -177,6 +187,7 @@ impl Protocol {
                 leader.peers.iter_mut().for_each(|(peer, _)| *peer = rename(*peer));
                 leader.peers.sort_by_key(|(peer, _)| *peer);
                 leader.transfer = leader.transfer.map(&rename);
+                leader.reads.rename(&rename);
             }
         }
         permuted
@@ -185,7 +196,7 @@ impl Protocol {
 
 impl WaitingRead {
     fn state(&self) -> ReadState {
-        ReadState { context: self.context, round: self.round, index: self.index }
+        ReadState { context: self.context, reader: self.reader, round: self.round, index: self.index }
     }
 }
 

@@ -23,6 +23,8 @@ pub const fn message_name(message: &Message) -> &'static str {
         Message::AppendEntriesResponse(_) => "AppendEntriesResponse",
         Message::ConfirmLeaderRequest(_) => "ConfirmLeaderRequest",
         Message::ConfirmLeaderResponse(_) => "ConfirmLeaderResponse",
+        Message::ReadIndexRequest(_) => "ReadIndexRequest",
+        Message::ReadIndexResponse(_) => "ReadIndexResponse",
         Message::TimeoutNowRequest(_) => "TimeoutNowRequest",
         Message::InstallSnapshotRequest(_) => "InstallSnapshotRequest",
     }
@@ -48,6 +50,8 @@ pub fn message_content(message: &Message) -> String {
         Message::ConfirmLeaderRequest(m) => format!("round={}", m.round),
         Message::InstallSnapshotRequest(m) => format!("last={} ({})", m.last, membership(&m.membership)),
         Message::ConfirmLeaderResponse(m) => format!("leader_term={} round={}", m.leader_term, m.round),
+        Message::ReadIndexRequest(m) => format!("context={}", m.context),
+        Message::ReadIndexResponse(m) => format!("context={} index={} commit={}", m.context, m.index, m.commit),
         Message::TimeoutNowRequest(_) => return format!("term={}", message.term()),
     };
     format!("term={} {content}", message.term())

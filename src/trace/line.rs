@@ -40,6 +40,9 @@ pub struct Line {
     /// Of `LeaseTimeout` alone: the round whose lease is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<u64>,
+    /// Of `FollowerReadRequest` alone: which read it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<u64>,
     /// Of `ChangeMembership` alone: the configuration that is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<MembershipRecord>,
@@ -299,6 +302,12 @@ pub struct ServerState {
     /// The reads that wait for a leader's confirmation, in the order in which they began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<ReadRecord>,
+    /// The contexts of a follower's reads that wait for its leader's answer, in the order in which they began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follower_reads: Vec<u64>,
+    /// How many of these the last question to the leader was about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reads_asked: usize,
     /// Whom a leader hands over to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<NodeId>,
@@ -341,6 +350,9 @@ impl From<&Compaction> for CompactionRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReadRecord {
+    /// The follower that asked, and its context; of the leader's own reads nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<ReaderRecord>,
     /// The first round that began after the read did.
     pub round: u64,
     /// What must be applied before it is answered.
@@ -349,8 +361,19 @@ pub struct ReadRecord {
 
 impl From<&ReadState> for ReadRecord {
     fn from(read: &ReadState) -> Self {
-        Self { round: read.round, index: read.index }
+        let reader = read.reader.map(|node| ReaderRecord { node, context: read.context });
+        Self { reader, round: read.round, index: read.index }
     }
+}
+
+/// A follower's read, as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReaderRecord {
+    /// The follower.
+    pub node: NodeId,
+    /// Which of its reads it is.
+    pub context: u64,
 }
 
 /// What a leader knows of a peer.
@@ -455,6 +478,9 @@ impl Line {
         }
         if self.round.is_some() != (self.event == EventName::Step(Transition::LeaseTimeout)) {
             return Some("a `round` belongs to the event LeaseTimeout and to no other");
+        }
+        if self.context.is_some() != (self.event == EventName::Step(Transition::FollowerReadRequest)) {
+            return Some("a `context` of its own belongs to the event FollowerReadRequest and to no other");
         }
         if self.membership.is_some() != (self.event == EventName::Step(Transition::ChangeMembership)) {
             return Some("a `membership` of its own belongs to the event ChangeMembership and to no other");

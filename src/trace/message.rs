@@ -35,6 +35,10 @@ pub enum MessageRecord {
     ConfirmLeaderRequest { from: NodeId, to: NodeId, term: Term, round: u64 },
     /// See [`ConfirmLeaderResponse`](crate::message::ConfirmLeaderResponse).
     ConfirmLeaderResponse { from: NodeId, to: NodeId, term: Term, leader_term: Term, round: u64 },
+    /// See [`ReadIndexRequest`](crate::message::ReadIndexRequest).
+    ReadIndexRequest { from: NodeId, to: NodeId, term: Term, context: u64 },
+    /// See [`ReadIndexResponse`](crate::message::ReadIndexResponse).
+    ReadIndexResponse { from: NodeId, to: NodeId, term: Term, context: u64, index: Index, commit: Index },
     /// See [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     TimeoutNowRequest { from: NodeId, to: NodeId, term: Term },
     /// See [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
@@ -67,6 +71,8 @@ impl MessageRecord {
             Self::AppendEntriesResponse { .. } => Transition::HandleAppendEntriesResponse,
             Self::ConfirmLeaderRequest { .. } => Transition::HandleConfirmLeaderRequest,
             Self::ConfirmLeaderResponse { .. } => Transition::HandleConfirmLeaderResponse,
+            Self::ReadIndexRequest { .. } => Transition::HandleReadIndexRequest,
+            Self::ReadIndexResponse { .. } => Transition::HandleReadIndexResponse,
             Self::TimeoutNowRequest { .. } => Transition::HandleTimeoutNowRequest,
             Self::InstallSnapshotRequest { .. } => Transition::HandleInstallSnapshotRequest,
         }
@@ -84,8 +90,10 @@ impl MessageRecord {
             | Self::AppendEntriesResponse { from, to, .. }
             | Self::ConfirmLeaderRequest { from, to, .. }
             | Self::ConfirmLeaderResponse { from, to, .. }
-            | Self::TimeoutNowRequest { from, to, .. } => (*from, *to),
-            Self::InstallSnapshotRequest { from, to, .. } => (*from, *to),
+            | Self::ReadIndexRequest { from, to, .. }
+            | Self::ReadIndexResponse { from, to, .. }
+            | Self::TimeoutNowRequest { from, to, .. }
+            | Self::InstallSnapshotRequest { from, to, .. } => (*from, *to),
         }
     }
 }
@@ -124,6 +132,11 @@ impl From<&Envelope> for MessageRecord {
             Message::ConfirmLeaderRequest(m) => Self::ConfirmLeaderRequest { from, to, term, round: m.round },
             Message::ConfirmLeaderResponse(m) => {
                 Self::ConfirmLeaderResponse { from, to, term, leader_term: m.leader_term, round: m.round }
+            }
+            Message::ReadIndexRequest(m) => Self::ReadIndexRequest { from, to, term, context: m.context },
+            Message::ReadIndexResponse(m) => {
+                let (context, index, commit) = (m.context, m.index, m.commit);
+                Self::ReadIndexResponse { from, to, term, context, index, commit }
             }
             Message::TimeoutNowRequest(_) => Self::TimeoutNowRequest { from, to, term },
         }

@@ -43,6 +43,7 @@ pub struct Input {
     commands: Option<usize>,
     target: Option<NodeId>,
     round: Option<u64>,
+    context: Option<u64>,
     membership: Option<MembershipRecord>,
     snapshot: Option<EntryId>,
     compact_through: Option<Index>,
@@ -59,6 +60,7 @@ impl Input {
             commands: None,
             target: None,
             round: None,
+            context: None,
             membership: None,
             snapshot: None,
             compact_through: None,
@@ -69,6 +71,7 @@ impl Input {
             Event::ProposeBatch(commands) => input.commands = Some(commands.len()),
             Event::Persisted { writes } => input.writes = Some(*writes),
             Event::LeaseTimeout { round } => input.round = Some(*round),
+            Event::FollowerReadRequest { context } => input.context = Some(*context),
             Event::TransferLeadership { target } => input.target = Some(*target),
             Event::ChangeMembership { target } => input.membership = Some(MembershipRecord::from(&**target)),
             Event::SnapshotTaken { last, compact_through } => {
@@ -126,9 +129,22 @@ impl Tracer {
                 _ => {}
             }
         }
-        let Input { event, message, writes, commands, target, round, membership, snapshot, compact_through } = input;
+        let Input { event, message, writes, commands, target, round, context, membership, snapshot, compact_through } =
+            input;
         let line = self.line(event, protocol, sent);
-        Line { message, writes, commands, target, round, membership, snapshot, compact_through, cold_reads, ..line }
+        Line {
+            message,
+            writes,
+            commands,
+            target,
+            round,
+            context,
+            membership,
+            snapshot,
+            compact_through,
+            cold_reads,
+            ..line
+        }
     }
 
     /// An append leaves whose entries had to be read first.
@@ -152,6 +168,7 @@ impl Tracer {
             commands: None,
             target: None,
             round: None,
+            context: None,
             membership: None,
             snapshot: None,
             compact_through: None,
@@ -195,6 +212,8 @@ impl Tracer {
             lease_over: state.lease_over,
             lease_given_up: state.lease_given_up,
             reads: state.reads.iter().map(ReadRecord::from).collect(),
+            follower_reads: state.follower_reads,
+            reads_asked: state.reads_asked,
             transfer: state.transfer,
         }
     }

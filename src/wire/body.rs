@@ -15,8 +15,8 @@ use super::{EncodeError, FrameError, Limits, kind, write};
 use crate::membership::{Membership, MembershipError};
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
-    TimeoutNowRequest,
+    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
+    RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
 use bytes::Bytes;
@@ -116,6 +116,22 @@ struct ConfirmLeaderResponseBody {
 
 #[derive(Serialize, DeserializeView)]
 #[pack_io(version = 1)]
+struct ReadIndexRequestBody {
+    term: u64,
+    context: u64,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct ReadIndexResponseBody {
+    term: u64,
+    context: u64,
+    index: u64,
+    commit: u64,
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
 struct TimeoutNowRequestBody {
     term: u64,
 }
@@ -202,13 +218,15 @@ pub(super) fn kind_of(message: &Message) -> u16 {
         Message::AppendEntriesResponse(_) => kind::APPEND_ENTRIES_RESPONSE,
         Message::ConfirmLeaderRequest(_) => kind::CONFIRM_LEADER_REQUEST,
         Message::ConfirmLeaderResponse(_) => kind::CONFIRM_LEADER_RESPONSE,
+        Message::ReadIndexRequest(_) => kind::READ_INDEX_REQUEST,
+        Message::ReadIndexResponse(_) => kind::READ_INDEX_RESPONSE,
         Message::TimeoutNowRequest(_) => kind::TIMEOUT_NOW_REQUEST,
         Message::InstallSnapshotRequest(_) => kind::INSTALL_SNAPSHOT_REQUEST,
     }
 }
 
 pub(super) fn is_message(kind: u16) -> bool {
-    (kind::PRE_VOTE_REQUEST..=kind::INSTALL_SNAPSHOT_REQUEST).contains(&kind)
+    (kind::PRE_VOTE_REQUEST..=kind::READ_INDEX_RESPONSE).contains(&kind)
 }
 
 pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) -> Result<(), EncodeError> {
@@ -251,6 +269,11 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         }
         Message::ConfirmLeaderResponse(m) => {
             write(encoder, &ConfirmLeaderResponseBody { term: m.term.0, leader_term: m.leader_term.0, round: m.round })
+        }
+        Message::ReadIndexRequest(m) => write(encoder, &ReadIndexRequestBody { term: m.term.0, context: m.context }),
+        Message::ReadIndexResponse(m) => {
+            let (term, context, index, commit) = (m.term.0, m.context, m.index.0, m.commit.0);
+            write(encoder, &ReadIndexResponseBody { term, context, index, commit })
         }
         Message::TimeoutNowRequest(m) => write(encoder, &TimeoutNowRequestBody { term: m.term.0 }),
     }
@@ -356,6 +379,17 @@ pub(super) fn decode(
                 term: Term(b.term),
                 leader_term: Term(b.leader_term),
                 round: b.round,
+            })
+        }),
+        kind::READ_INDEX_REQUEST => view(kind, body).map(|b: ReadIndexRequestBody| {
+            Message::ReadIndexRequest(ReadIndexRequest { term: Term(b.term), context: b.context })
+        }),
+        kind::READ_INDEX_RESPONSE => view(kind, body).map(|b: ReadIndexResponseBody| {
+            Message::ReadIndexResponse(ReadIndexResponse {
+                term: Term(b.term),
+                context: b.context,
+                index: Index(b.index),
+                commit: Index(b.commit),
             })
         }),
         kind::TIMEOUT_NOW_REQUEST => view(kind, body)

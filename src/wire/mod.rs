@@ -113,6 +113,10 @@ pub mod kind {
     pub const TIMEOUT_NOW_REQUEST: u16 = 24;
     /// [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
     pub const INSTALL_SNAPSHOT_REQUEST: u16 = 25;
+    /// [`ReadIndexRequest`](crate::message::ReadIndexRequest).
+    pub const READ_INDEX_REQUEST: u16 = 26;
+    /// [`ReadIndexResponse`](crate::message::ReadIndexResponse).
+    pub const READ_INDEX_RESPONSE: u16 = 27;
     /// The first kind of the frames that carry snapshots, on connections of their own.
     pub const TRANSFER: u16 = 64;
     /// Asks for a chunk of a snapshot.
