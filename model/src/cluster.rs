@@ -183,7 +183,12 @@ impl Cluster {
     /// The cluster of a configuration in which only these laws count.
     #[must_use]
     pub fn watching(configuration: Configuration, laws: &[Law]) -> Self {
-        let permutations = Permutations::new(configuration.servers, configuration.campaigners, configuration.symmetry);
+        let permutations = Permutations::new(
+            configuration.servers,
+            configuration.campaigners,
+            configuration.readers,
+            configuration.symmetry,
+        );
         Self {
             initial: Masks::of(&configuration.initial()),
             configuration: Arc::new(configuration),
@@ -286,7 +291,9 @@ impl Cluster {
     fn own_codes(&self, (position, bound): (u8, bool), facts: &Facts, state: &State, mut offer: impl FnMut(Code)) {
         let configuration = &self.configuration;
         let leads = facts.role == RoleKind::Leader;
-        if !leads && position < configuration.campaigners && !bound {
+        // Who has no vote gives its reads up; nothing else happens there.
+        let gives_up = facts.follower_reads > 0 && !facts.may_campaign;
+        if !leads && (position < configuration.campaigners || gives_up) && !bound {
             offer(Code::ElectionTimeout);
         }
         if facts.leader_is_recent && !bound {
@@ -310,6 +317,9 @@ impl Cluster {
             if configuration.leases {
                 offer(Code::LeaseReadRequest(reads + 1));
             }
+        }
+        if facts.follows && configuration.reads_at(position) && reads < configuration.reads_max {
+            offer(Code::FollowerReadRequest(reads + 1));
         }
         if configuration.leases {
             (facts.lease_over + 1..=facts.read_round).for_each(|round| offer(Code::LeaseTimeout(round)));
@@ -416,7 +426,8 @@ impl Cluster {
                 fresh += 1;
             }
         }
-        if let Code::ReadRequest(context) | Code::LeaseReadRequest(context) = code {
+        if let Code::ReadRequest(context) | Code::LeaseReadRequest(context) | Code::FollowerReadRequest(context) = code
+        {
             next.reads[usize::from(context) - 1] =
                 Some(ReadHistory { floor: state.committed.len() as u8, index: None });
         }

@@ -71,6 +71,8 @@ pub struct Configuration {
     pub single_entry_appends: bool,
     /// How many servers, the first ones, ever campaign.
     pub campaigners: u8,
+    /// At how many servers, the last ones, clients read though they follow.
+    pub readers: u8,
     /// Whether states that differ in the servers' names alone count as one.
     pub symmetry: bool,
     /// Whether messages that the rule of dead messages names are dropped at once; the run then proves the rule.
@@ -96,6 +98,12 @@ impl Configuration {
             config.append_bytes_max = 1;
         }
         config
+    }
+
+    /// Whether clients read at this server, by its position, though it follows.
+    #[must_use]
+    pub fn reads_at(&self, position: u8) -> bool {
+        position + self.readers >= self.servers
     }
 
     /// The servers' ids.
@@ -137,6 +145,7 @@ impl Configuration {
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
             "ReadRequest" | "HandleConfirmLeaderRequest" | "HandleConfirmLeaderResponse" => self.reads_max > 0,
             "LeaseReadRequest" | "LeaseTimeout" => self.leases,
+            "FollowerReadRequest" | "HandleReadIndexRequest" | "HandleReadIndexResponse" => self.readers > 0,
             "StepDown" => self.step_downs,
             "TransferLeadership" => self.transfers_max > 0,
             "TransferTimeout" | "HandleTimeoutNowRequest" => {
@@ -184,6 +193,9 @@ impl Configuration {
         }
         if self.campaigners < self.servers {
             text += &format!(" C{}", self.campaigners);
+        }
+        if self.readers > 0 {
+            text += &format!(" F{}", self.readers);
         }
         text
     }

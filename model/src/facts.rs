@@ -1,6 +1,7 @@
 //! What the laws need of a server and of a message, in a few words of memory, so that a state is judged without looking
 //! at a single heap object.
 
+use crate::laws;
 use crate::membership::Masks;
 use crate::server::Server;
 use raft_io::protocol::ProtocolState;
@@ -188,6 +189,12 @@ pub struct Facts {
     pub disk_snapshot: (u8, u8),
     /// Whether a snapshot is being fetched.
     pub fetching: bool,
+    /// Whether it follows a leader that it knows.
+    pub follows: bool,
+    /// How many of a follower's reads wait for its leader's answer; 0 elsewhere.
+    pub follower_reads: u8,
+    /// Whether its election timeouts make it campaign.
+    pub may_campaign: bool,
     /// The last round of confirmation that a leader began; 0 elsewhere.
     pub read_round: u8,
     /// The last round whose lease is over; 0 elsewhere.
@@ -246,6 +253,9 @@ impl Facts {
             snapshot: packed_id(state.snapshot),
             disk_snapshot: packed_id(server.disk.snapshot()),
             fetching: state.fetching.is_some(),
+            follows: state.role == RoleKind::Follower && state.leader.is_some(),
+            follower_reads: state.follower_reads.len() as u8,
+            may_campaign: laws::may_campaign(state, server.protocol.id()),
             read_round: state.read_round as u8,
             lease_over: state.lease_over as u8,
             has_lease: server.protocol.has_lease(),
@@ -264,14 +274,14 @@ impl Facts {
 pub struct MessageFacts {
     /// The receiver's position.
     pub to: u8,
-    /// An answer to a question of this term, or to one about a campaign in this term: a receiver whose disk knows a later
-    /// one has no use for it. `NEVER_DEAD` for what is no answer.
+    /// An answer to a question of this term, or to one about a campaign in this term, or a question to the leader of this
+    /// term alone: a receiver whose disk knows a later one has no use for it. `NEVER_DEAD` for anything else.
     pub answers_term: u8,
     /// The term and the round of a leader's question whether it is followed: who answers it promises something.
     pub asks: Option<(u8, u8)>,
 }
 
-/// No term: the message is no answer.
+/// No term: the message may have an effect, or an answer, in any later one.
 const NEVER_DEAD: u8 = u8::MAX;
 
 impl MessageFacts {
@@ -285,6 +295,9 @@ impl MessageFacts {
             Message::AppendEntriesResponse(response) => response.term.0 as u8,
             // The responder's term is never before that of the question.
             Message::ConfirmLeaderResponse(response) => response.term.0 as u8,
+            // Who leads, or follows, another term neither answers nor takes an answer.
+            Message::ReadIndexRequest(request) => request.term.0 as u8,
+            Message::ReadIndexResponse(response) => response.term.0 as u8,
             _ => NEVER_DEAD,
         };
         let asks = match &envelope.message {

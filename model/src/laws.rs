@@ -6,7 +6,7 @@
 
 mod membership;
 
-pub use membership::Memberships;
+pub use membership::{Memberships, may_campaign};
 
 use crate::config::Configuration;
 use crate::facts::{Facts, NOBODY, PackedLog, position};
@@ -101,7 +101,7 @@ names! {
         LinearizableRead,
         /// Nobody leads a later term than a leader that has a lease.
         LeaseSafe,
-        /// Each read that a server takes is answered or aborted once, at the latest when it stops leading.
+        /// Each read that a server takes is answered or aborted once, at the latest when it stops leading or loses its leader.
         EveryReadEndsOnce,
         /// A leader appends nothing while it hands its leadership over.
         TransferAppendsNothing,
@@ -167,6 +167,8 @@ names! {
         Read,
         /// A read that is answered by a lease.
         LeaseRead,
+        /// A read that is answered at a follower.
+        FollowerRead,
         /// A leader that stepped down because it was told to.
         ToldToStepDown,
         /// A leader that stepped down while reads waited.
@@ -351,24 +353,36 @@ fn votes_once(old: HardState, new: HardState) -> bool {
     old.term != new.term || old.vote.is_none() || old.vote == new.vote
 }
 
-/// Of the reads that waited, and the one that begins, each is answered, is aborted, or waits, and only one of these.
+/// Of the reads that waited, and the one that begins, each is answered, is aborted, or waits, and only one of these. What
+/// waits at a leader for somebody else is a question, and no read of its own.
 fn reads_end_once(old: &ProtocolState, new: &ProtocolState, input: &Input, actions: &[Action]) -> bool {
-    let mut open: Vec<u64> = old.reads.iter().map(|read| read.context).collect();
-    let begins = match input {
-        Input::Event(Event::ReadRequest { context } | Event::LeaseReadRequest { context }) => Some(context),
-        _ => None,
+    let waiting = |state: &ProtocolState| {
+        let own = state.reads.iter().filter(|read| read.reader.is_none()).map(|read| read.context);
+        own.chain(state.follower_reads.iter().copied()).collect::<Vec<u64>>()
     };
-    if let (Some(context), RoleKind::Leader) = (begins, old.role) {
-        open.push(*context);
+    let mut open = waiting(old);
+    let follows = old.role == RoleKind::Follower && old.leader.is_some();
+    match input {
+        Input::Event(Event::ReadRequest { context } | Event::LeaseReadRequest { context })
+            if old.role == RoleKind::Leader =>
+        {
+            open.push(*context);
+        }
+        Input::Event(Event::FollowerReadRequest { context }) if old.role == RoleKind::Leader || follows => {
+            open.push(*context);
+        }
+        _ => {}
     }
     let ended = actions.iter().filter_map(|action| match action {
         Action::ReadReady { context, .. } | Action::ReadAborted { context } => Some(*context),
         _ => None,
     });
-    let mut accounted: Vec<u64> = new.reads.iter().map(|read| read.context).chain(ended).collect();
+    let mut accounted: Vec<u64> = waiting(new).into_iter().chain(ended).collect();
     open.sort_unstable();
     accounted.sort_unstable();
-    open == accounted
+    let led_by = |state: &ProtocolState| (state.role, state.hard_state.term, state.leader);
+    let heard = led_by(old) == led_by(new) && !matches!(input, Input::Event(Event::ElectionTimeout));
+    open == accounted && (heard || new.follower_reads.is_empty())
 }
 
 /// `Apply` and `RestoreSnapshot` say just how far the applied index went, and nothing is said when it stayed. The disk has
@@ -488,6 +502,7 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
         answers && before.has_lease && matches!(input, Input::Event(Event::LeaseReadRequest { .. })),
         Goal::LeaseRead,
     );
+    reach(answers && before.role == RoleKind::Follower, Goal::FollowerRead);
     let told = matches!(input, Input::Event(Event::StepDown));
     reach(told && before.role == RoleKind::Leader && after.role == RoleKind::Follower, Goal::ToldToStepDown);
     reach(actions.iter().any(|action| matches!(action, Action::ReadAborted { .. })), Goal::ReadAborted);

@@ -74,6 +74,8 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
         ("leaseOver", Value::int(state.lease_over)),
         ("leaseGivenUp", Value::Bool(state.lease_given_up)),
         ("reads", Value::Seq(state.reads.iter().map(waiting_read).collect())),
+        ("followerReads", Value::Seq(state.follower_reads.iter().map(|context| Value::int(*context)).collect())),
+        ("readsAsked", Value::int(state.reads_asked as u64)),
         ("transfer", optional(state.transfer)),
         ("pending", Value::Seq(pending.collect())),
         (
@@ -214,6 +216,7 @@ fn progress(peer: &PeerState) -> Value {
 fn waiting_read(read: &ReadState) -> Value {
     Value::record([
         ("context", Value::int(read.context)),
+        ("reader", optional(read.reader)),
         ("round", Value::int(read.round)),
         ("index", Value::int(read.index.0)),
     ])
@@ -268,6 +271,15 @@ pub fn envelope(envelope: &Envelope) -> Value {
         Message::ConfirmLeaderResponse(m) => {
             ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
         }
+        Message::ReadIndexRequest(m) => ("ReadIndexRequest", vec![("context", Value::int(m.context))]),
+        Message::ReadIndexResponse(m) => (
+            "ReadIndexResponse",
+            vec![
+                ("context", Value::int(m.context)),
+                ("index", Value::int(m.index.0)),
+                ("commit", Value::int(m.commit.0)),
+            ],
+        ),
         Message::TimeoutNowRequest(_) => ("TimeoutNowRequest", vec![]),
         Message::InstallSnapshotRequest(m) => {
             ("InstallSnapshotRequest", vec![("last", entry_id(m.last)), ("membership", membership(&m.membership))])

@@ -51,14 +51,15 @@ pub struct Permutations {
 const TERMS: u64 = 8;
 
 impl Permutations {
-    /// The permutations of `servers` positions that keep the first `special` ones among themselves; the identity alone
-    /// without symmetry.
+    /// The permutations of `servers` positions that keep the first `campaigners` among themselves, and the last `readers`;
+    /// the identity alone without symmetry.
     #[must_use]
-    pub fn new(servers: u8, special: u8, symmetry: bool) -> Self {
+    pub fn new(servers: u8, campaigners: u8, readers: u8, symmetry: bool) -> Self {
         let mut all = vec![(0..servers).collect::<Vec<u8>>()];
         if symmetry {
             all = Vec::new();
-            extend(&mut Vec::new(), servers, special, &mut all);
+            let kinds: Vec<_> = (0..servers).map(|at| (at < campaigners, at + readers >= servers)).collect();
+            extend(&mut Vec::new(), &kinds, &mut all);
         }
         let all: Vec<Permutation> = all.into_iter().map(Permutation::new).collect();
         let masks = 1_usize << servers;
@@ -103,15 +104,16 @@ pub fn mix(mut word: u64) -> u64 {
     word ^ word >> 31
 }
 
-fn extend(begun: &mut Vec<u8>, servers: u8, special: u8, all: &mut Vec<Vec<u8>>) {
-    let from = begun.len() as u8;
-    if from == servers {
+/// Positions of one kind may change places.
+fn extend(begun: &mut Vec<u8>, kinds: &[(bool, bool)], all: &mut Vec<Vec<u8>>) {
+    let from = begun.len();
+    if from == kinds.len() {
         return all.push(begun.clone());
     }
-    for to in 0..servers {
-        if !begun.contains(&to) && (from < special) == (to < special) {
+    for (to, kind) in (0..).zip(kinds) {
+        if !begun.contains(&to) && kinds[from] == *kind {
             begun.push(to);
-            extend(begun, servers, special, all);
+            extend(begun, kinds, all);
             begun.pop();
         }
     }
@@ -123,12 +125,15 @@ mod tests {
 
     #[test]
     fn all_permutations_are_there_once_and_the_identity_is_the_first() {
-        let all = Permutations::new(3, 3, true);
+        let all = Permutations::new(3, 3, 0, true);
         assert_eq!(all.len(), 6);
         assert_eq!(all.nth(0).to, [0, 1, 2]);
-        assert_eq!(Permutations::new(3, 1, true).len(), 2);
-        assert_eq!(Permutations::new(3, 3, false).len(), 1);
-        assert_eq!(Permutations::new(5, 5, true).len(), 120);
+        assert_eq!(Permutations::new(3, 1, 0, true).len(), 2);
+        assert_eq!(Permutations::new(3, 3, 0, false).len(), 1);
+        assert_eq!(Permutations::new(5, 5, 0, true).len(), 120);
+        assert_eq!(Permutations::new(4, 2, 1, true).len(), 2);
+        assert_eq!(Permutations::new(3, 3, 1, true).len(), 2);
+        assert_eq!(Permutations::new(3, 3, 3, true).len(), 6);
     }
 
     #[test]
@@ -140,7 +145,7 @@ mod tests {
 
     #[test]
     fn who_led_has_the_hashes_that_it_would_have_under_each_naming() {
-        let all = Permutations::new(3, 3, true);
+        let all = Permutations::new(3, 3, 0, true);
         for (at, permutation) in all.iter().enumerate() {
             let renamed = permutation.apply_mask(0b011);
             assert_eq!(all.leader_hashes(2, 0b011)[at], all.leader_hashes(2, renamed)[0]);

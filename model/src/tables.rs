@@ -40,6 +40,8 @@ pub enum Code {
     ReadRequest(u8),
     /// `LeaseReadRequest`, by the read's context.
     LeaseReadRequest(u8),
+    /// `FollowerReadRequest`, by the read's context.
+    FollowerReadRequest(u8),
     /// `LeaseTimeout`, by the round.
     LeaseTimeout(u8),
     /// `StepDown`.
@@ -78,6 +80,7 @@ impl Code {
             Self::Receive(message) => u32::from(message),
             Self::ReadRequest(context) => 0x4_0000 | u32::from(context),
             Self::LeaseReadRequest(context) => 0x8_0000 | u32::from(context),
+            Self::FollowerReadRequest(context) => 0xa_0000 | u32::from(context),
             Self::LeaseTimeout(round) => 0x9_0000 | u32::from(round),
             Self::StepDown => 0x1_0008,
             Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
@@ -285,6 +288,9 @@ impl Tables {
             Code::ClientRequest => Input::client_request(),
             Code::ReadRequest(context) => Input::Event(Event::ReadRequest { context: u64::from(context) }),
             Code::LeaseReadRequest(context) => Input::Event(Event::LeaseReadRequest { context: u64::from(context) }),
+            Code::FollowerReadRequest(context) => {
+                Input::Event(Event::FollowerReadRequest { context: u64::from(context) })
+            }
             Code::LeaseTimeout(round) => Input::Event(Event::LeaseTimeout { round: u64::from(round) }),
             Code::StepDown => Input::Event(Event::StepDown),
             Code::TransferLeadership(target) => {

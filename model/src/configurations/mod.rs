@@ -34,6 +34,7 @@ const CORE: Configuration = Configuration {
     inflight_max: 1,
     single_entry_appends: true,
     campaigners: 3,
+    readers: 0,
     symmetry: true,
     drop_dead: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation],

@@ -253,6 +253,7 @@ impl Canvas<'_> {
                 Transition::ClientRequest
                 | Transition::ReadRequest
                 | Transition::LeaseReadRequest
+                | Transition::FollowerReadRequest
                 | Transition::StepDown
                 | Transition::TransferLeadership => {
                     format!("<path d=\"M{x} {y} m0 -8 l8 8 l-8 8 l-8 -8 z\"/>")

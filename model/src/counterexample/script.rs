@@ -133,9 +133,9 @@ fn commands(cluster: &Cluster, happening: &Happening, needed_later: impl Fn(&Env
             let verb = verb(event.transition());
             vec![match event {
                 Event::Persisted { writes } => format!("{verb} {server} {writes}"),
-                Event::ReadRequest { context } | Event::LeaseReadRequest { context } => {
-                    format!("{verb} {server} {context}")
-                }
+                Event::ReadRequest { context }
+                | Event::LeaseReadRequest { context }
+                | Event::FollowerReadRequest { context } => format!("{verb} {server} {context}"),
                 Event::LeaseTimeout { round } => format!("{verb} {server} {round}"),
                 Event::SnapshotTaken { last, compact_through } => {
                     format!("{verb} {server} {} through={compact_through}", last.index)

@@ -31,9 +31,11 @@ pub fn input(id: NodeId, input: &Input) -> String {
         Input::Event(Event::SnapshotTaken { last, compact_through }) => {
             format!("{name}({server}, up to {last}, forgetting through {compact_through})")
         }
-        Input::Event(Event::ReadRequest { context } | Event::LeaseReadRequest { context }) => {
-            format!("{name}({server}, read {context})")
-        }
+        Input::Event(
+            Event::ReadRequest { context }
+            | Event::LeaseReadRequest { context }
+            | Event::FollowerReadRequest { context },
+        ) => format!("{name}({server}, read {context})"),
         Input::Event(Event::LeaseTimeout { round }) => format!("{name}({server}, round {round})"),
         Input::Event(Event::TransferLeadership { target }) => format!("{name}({server}, to {})", node(*target)),
         Input::Event(Event::ChangeMembership { target }) => format!("{name}({server}, to {})", membership(target)),
@@ -161,6 +163,8 @@ fn message_record(fields: &BTreeMap<String, Value>) -> String {
         };
         parts.push(format!("[{}]", entries(sequence(carried), first)));
     }
+    parts.extend(word("context").map(|context| format!("read {context}")));
+    parts.extend(word("index").map(|index| format!("index {index}")));
     parts.extend(word("commit").map(|commit| format!("commit {commit}")));
     parts.extend(word("leaderTerm").map(|term| format!("leader term {term}")));
     parts.extend(word("round").map(|round| format!("round {round}")));

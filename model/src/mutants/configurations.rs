@@ -32,6 +32,7 @@ const SMALL: Configuration = Configuration {
     inflight_max: 1,
     single_entry_appends: true,
     campaigners: 2,
+    readers: 0,
     symmetry: true,
     drop_dead: false,
     goals: &[],

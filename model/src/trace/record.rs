@@ -1,4 +1,6 @@
 //! A line as the record that `TraceRaft.tla` takes.
+//!
+//! A read's context is any number in the trace, and in the spec the read's place among all that begin: `Window::read` knows it.
 
 use super::window::{Network, Window};
 use crate::render::{self, entry_id, node, role};
@@ -14,7 +16,8 @@ use raft_io::{EntryId, HardState, NodeId};
 /// A line of a window, or another one in its place.
 pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
     let Network { kept, last } = window.network(at);
-    let one = |message: &Option<MessageRecord>| Value::Seq(message.iter().map(self::message).collect());
+    let message = |message: &MessageRecord| self::message(window, message);
+    let one = |sent: &Option<MessageRecord>| Value::Seq(sent.iter().map(message).collect());
     let count = |count: Option<usize>| Value::int(count.unwrap_or(0) as u64);
     let log = line.start.as_ref().map_or_else(|| Value::Seq(Vec::new()), |start| log(line.state.base, &start.log));
     let membership = line.start.as_ref().map(|start| &start.membership).or(line.membership.as_ref());
@@ -32,9 +35,9 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
         ("first", Value::Bool(window.is_first(line))),
         ("log", log),
         ("last", Value::Bool(*last)),
-        ("kept", messages(line.sent.iter().filter(|message| kept.contains(message)))),
-        ("sent", messages(&line.sent)),
-        ("state", state(&line.state)),
+        ("kept", messages(window, line.sent.iter().filter(|message| kept.contains(message)))),
+        ("sent", messages(window, &line.sent)),
+        ("state", state(window, line.node, &line.state)),
     ])
 }
 
@@ -53,8 +56,9 @@ pub(super) fn disks(window: &Window) -> Value {
 }
 
 /// A server's state, by the names of `Recorded` in `TraceRaft.tla`.
-pub(super) fn state(state: &ServerState) -> Value {
-    let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
+fn state(window: &Window, node: NodeId, state: &ServerState) -> Value {
+    let own_read = |context: &u64| Value::int(window.read(node, *context));
+    let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(render::node).collect());
     Value::record([
         ("currentTerm", Value::int(state.current_term.0)),
         ("votedFor", optional(state.voted_for)),
@@ -71,13 +75,15 @@ pub(super) fn state(state: &ServerState) -> Value {
         ("durable", entry_id(state.durable)),
         ("commitIndex", Value::int(state.commit_index.0)),
         ("appliedIndex", Value::int(state.applied_index.0)),
-        ("progress", Value::function(state.progress.iter().map(|peer| (node(peer.peer), progress(peer))))),
+        ("progress", Value::function(state.progress.iter().map(|peer| (render::node(peer.peer), progress(peer))))),
         ("readRound", Value::int(state.read_round)),
         ("leaseOver", Value::int(state.lease_over)),
         ("leaseGivenUp", Value::Bool(state.lease_given_up)),
-        ("reads", Value::Seq(state.reads.iter().map(read).collect())),
+        ("reads", Value::Seq(state.reads.iter().map(|each| read(window, each)).collect())),
+        ("followerReads", Value::Seq(state.follower_reads.iter().map(own_read).collect())),
+        ("readsAsked", Value::int(state.reads_asked as u64)),
         ("transfer", optional(state.transfer)),
-        ("pending", Value::Seq(state.pending.iter().map(write).collect())),
+        ("pending", Value::Seq(state.pending.iter().map(|each| write(window, each)).collect())),
     ])
 }
 
@@ -107,8 +113,15 @@ fn compaction(compaction: &CompactionRecord) -> Value {
     ])
 }
 
-fn read(read: &ReadRecord) -> Value {
-    Value::record([("round", Value::int(read.round)), ("index", Value::int(read.index.0))])
+/// Of a leader's own reads a trace has no context.
+fn read(window: &Window, read: &ReadRecord) -> Value {
+    let context = read.reader.map_or(0, |reader| window.read(reader.node, reader.context));
+    Value::record([
+        ("context", Value::int(context)),
+        ("reader", optional(read.reader.map(|reader| reader.node))),
+        ("round", Value::int(read.round)),
+        ("index", Value::int(read.index.0)),
+    ])
 }
 
 fn progress(peer: &ProgressRecord) -> Value {
@@ -128,7 +141,7 @@ fn progress(peer: &ProgressRecord) -> Value {
     ])
 }
 
-fn write(write: &WriteRecord) -> Value {
+fn write(window: &Window, write: &WriteRecord) -> Value {
     let hard_state =
         |state: HardState| Value::record([("term", Value::int(state.term.0)), ("vote", optional(state.vote))]);
     Value::record([
@@ -137,15 +150,15 @@ fn write(write: &WriteRecord) -> Value {
         ("truncateFrom", Value::int(write.truncate_from.map_or(0, |index| index.0))),
         ("entries", entries(&write.entries)),
         ("durable", Value::int(write.durable.0)),
-        ("messages", messages(&write.messages)),
+        ("messages", messages(window, &write.messages)),
     ])
 }
 
-pub(super) fn messages<'a>(messages: impl IntoIterator<Item = &'a MessageRecord>) -> Value {
-    Value::Set(messages.into_iter().map(message).collect())
+fn messages<'a>(window: &Window, messages: impl IntoIterator<Item = &'a MessageRecord>) -> Value {
+    Value::Set(messages.into_iter().map(|each| message(window, each)).collect())
 }
 
-fn message(message: &MessageRecord) -> Value {
+fn message(window: &Window, message: &MessageRecord) -> Value {
     let (from, to) = message.way();
     let (kind, term, fields) = match message {
         MessageRecord::PreVoteRequest { term, campaign_term, last, .. } => {
@@ -179,6 +192,18 @@ fn message(message: &MessageRecord) -> Value {
             "ConfirmLeaderResponse",
             term,
             vec![("leaderTerm", Value::int(leader_term.0)), ("round", Value::int(*round))],
+        ),
+        MessageRecord::ReadIndexRequest { term, context, .. } => {
+            ("ReadIndexRequest", term, vec![("context", Value::int(window.read(from, *context)))])
+        }
+        MessageRecord::ReadIndexResponse { term, context, index, commit, .. } => (
+            "ReadIndexResponse",
+            term,
+            vec![
+                ("context", Value::int(window.read(to, *context))),
+                ("index", Value::int(index.0)),
+                ("commit", Value::int(commit.0)),
+            ],
         ),
         MessageRecord::TimeoutNowRequest { term, .. } => ("TimeoutNowRequest", term, vec![]),
         MessageRecord::InstallSnapshotRequest { term, last, membership: changed, .. } => {

@@ -78,6 +78,7 @@ impl Rejected {
             EventName::Step(Transition::ClientRequest | Transition::ReadRequest | Transition::LeaseReadRequest) => {
                 "this node does not lead"
             }
+            EventName::Step(Transition::FollowerReadRequest) => "this node neither leads nor knows who does",
             EventName::Step(Transition::Persisted) => "this node has fewer writes in flight",
             EventName::Step(_) if self.line.message.is_some() => {
                 "nobody sent this message, or it was handled as often as it was sent"

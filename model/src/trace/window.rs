@@ -1,10 +1,10 @@
 //! The part of a trace that is judged, and what must be right before TLC is asked.
 
 use super::Error;
-use raft_io::NodeId;
 use raft_io::trace::line::{AroundName, Settings, Start};
 use raft_io::trace::message::MessageRecord;
 use raft_io::trace::{EventName, Line, TraceError};
+use raft_io::{NodeId, Transition};
 use std::collections::{BTreeMap, HashSet};
 
 /// The beginning of a trace.
@@ -17,6 +17,8 @@ pub struct Window {
     settings: Settings,
     /// For each line, what becomes of messages.
     network: Vec<Network>,
+    /// The reads of followers, by server and context: the place of each among all reads that begin, from 1 on.
+    reads: BTreeMap<(NodeId, u64), u64>,
 }
 
 /// What is on its way after a line, apart from what was before.
@@ -56,7 +58,8 @@ impl Window {
         lines.truncate(events_max);
         check_events(&lines)?;
         let network = networks(&lines);
-        Ok(Self { lines, lines_in_file, starts, settings, network })
+        let reads = reads(&lines);
+        Ok(Self { lines, lines_in_file, starts, settings, network, reads })
     }
 
     /// The lines.
@@ -75,6 +78,11 @@ impl Window {
 
     pub(super) fn network(&self, at: usize) -> &Network {
         &self.network[at]
+    }
+
+    /// The number that a server's read has in the spec; 0 if it did not begin in this window.
+    pub(super) fn read(&self, reader: NodeId, context: u64) -> u64 {
+        self.reads.get(&(reader, context)).copied().unwrap_or(0)
     }
 
     /// The servers, ascending.
@@ -129,6 +137,16 @@ fn check_events(lines: &[Line]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Every line that asks for a read begins one: a trace has no line of what is refused.
+fn reads(lines: &[Line]) -> BTreeMap<(NodeId, u64), u64> {
+    let begins = |line: &&Line| {
+        use Transition::{FollowerReadRequest, LeaseReadRequest, ReadRequest};
+        matches!(line.event, EventName::Step(ReadRequest | LeaseReadRequest | FollowerReadRequest))
+    };
+    let numbered = (1..).zip(lines.iter().filter(begins));
+    numbered.filter_map(|(number, line)| Some(((line.node, line.context?), number))).collect()
 }
 
 /// Going backwards, what is needed is what later lines handle.
