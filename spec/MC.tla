@@ -2,9 +2,10 @@
 (* What the configurations beside this file have in common. *)
 EXTENDS RaftLaws
 
-\* Servers are alike, but for who campaigns: states that differ in their names alone count as one.  Sound for everything
-\* but liveness.
-Symmetry == {p \in Permutations(Server) : \A i \in Campaigners : p[i] \in Campaigners}
+\* Servers are alike, but for who campaigns and where clients read: states that differ in their names alone count as one.
+\* Sound for everything but liveness.
+Symmetry ==
+    {p \in Permutations(Server) : \A some \in {Campaigners, Readers} : \A i \in some : p[i] \in some}
 
 \* Liveness.  While something can happen, something does.  Where no message is ever lost and no timeout repeats, every
 \* action is progress, so this is enough.  It is WF_vars(Next), with ENABLED <<Next>>_vars written out for a network
@@ -18,6 +19,8 @@ Handled(m) ==
       [] m.type = "AppendEntriesResponse" -> AfterAppendEntriesResponse(m)
       [] m.type = "ConfirmLeaderRequest" -> AfterConfirmLeaderRequest(m)
       [] m.type = "ConfirmLeaderResponse" -> AfterConfirmLeaderResponse(m)
+      [] m.type = "ReadIndexRequest" -> AfterReadIndexRequest(m)
+      [] m.type = "ReadIndexResponse" -> AfterReadIndexResponse(m)
       [] m.type = "TimeoutNowRequest" -> AfterTimeoutNowRequest(m)
       [] m.type = "InstallSnapshotRequest" -> AfterInstallSnapshotRequest(m)
 ChangesSomething(n) ==
@@ -26,7 +29,7 @@ CanStep ==
     \/ \E i \in Campaigners : role[i] # "Leader" /\ MayCampaign(Local(i)) /\ IsWithinBounds(BecomeCandidate(Local(i), FALSE))
     \/ \E i \in Server : pending[i] # <<>>
     \/ \E i \in Leaders : transfer[i] = Nil /\ IsWithinBounds(AppendAsLeader(Local(i), <<Entry(currentTerm[i], "Command")>>))
-    \/ Leaders # {} /\ Len(readHistory) < MaxReads
+    \/ Len(readHistory) < MaxReads /\ (Leaders # {} \/ \E i \in Readers : role[i] = "Follower" /\ leader[i] # Nil)
     \/ \E i \in Leaders : \/ transfer[i] # Nil
                           \/ transfers < MaxTransfers /\ \E j \in OtherVoters(Local(i)) : IsReady(Local(i), j)
     \/ \E i \in Server : fetch[i] # NoFetch \/ (appliedIndex[i] > snapshot[i].index /\ snapshotsTaken < MaxSnapshots)
@@ -50,6 +53,9 @@ NoLostWrite == [][crashes' = crashes \/ UNCHANGED <<currentTerm, votedFor, log>>
 \* A server's log begins anew after a snapshot that it fetched.
 NoInstalledSnapshot == \A i \in Server : snapshot[i].index <= appliedIndex[i]
 NoRead == \A c \in DOMAIN readHistory : readHistory[c].index = Nil
+\* A read is answered at a follower.
+NoReadAtAFollower ==
+    [][\A i \in Server : \A c \in AtFollower(followerReads[i]) : readHistory'[c].index = Nil]_vars
 \* A read waits at a leader while a later term has a leader too: only such reads can be stale.
 NoReadAtADeposedLeader ==
     \A i \in Leaders : \A j \in Leaders : currentTerm[j] > currentTerm[i] => reads[i] = <<>>

@@ -26,6 +26,7 @@ CONSTANTS
     Voters, Learners,   \* the configuration that the cluster begins with; everybody else knows none yet
     Targets,            \* the configurations that are ever asked for: voters, learners, and who of these is promoting
     Campaigners,        \* the servers whose election timeout ever fires
+    Readers,            \* the servers at which clients read though they follow
     Heartbeats,         \* whether leaders send heartbeats
     ClientRequests,     \* whether clients propose commands
     StepDowns,          \* whether leaders are told to lead no more
@@ -65,7 +66,9 @@ VARIABLES
     readRound,          \* the last round of confirmation that a leader began; 0 in other roles
     leaseOver,          \* the last round whose lease is over; 0 in other roles
     leaseGivenUp,       \* a leader told a server to campaign, and has no lease any more
-    reads,              \* the reads that wait for a leader's confirmation
+    reads,              \* the reads that wait for a leader's confirmation, and the follower that asked; Nil for its own
+    followerReads,      \* the reads of a follower that wait for its leader's answer; empty in other roles
+    readsAsked,         \* how many of these the last question was about; 0 in other roles
     transfer,           \* whom a leader hands over to; Nil without a transfer and in other roles
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
     disk,               \* term, vote, log, the newest snapshot's name and configuration: what survives a crash
@@ -81,7 +84,7 @@ VARIABLES
 
 serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, snapshot,
                 snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, leaseOver,
-                leaseGivenUp, reads, transfer, pending, disk>>
+                leaseGivenUp, reads, followerReads, readsAsked, transfer, pending, disk>>
 vars == <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes>>
 
 -----------------------------------------------------------------------------
@@ -94,6 +97,7 @@ Local(i) ==
      commit |-> commitIndex[i], applied |-> appliedIndex[i],
      durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i],
      leaseOver |-> leaseOver[i], leaseGivenUp |-> leaseGivenUp[i], heard |-> heard[i], reads |-> reads[i],
+     followerReads |-> followerReads[i], readsAsked |-> readsAsked[i],
      transfer |-> transfer[i], pending |-> pending[i], disk |-> disk[i],
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
@@ -149,6 +153,8 @@ Install(server, held) == \E n \in {server} :
     /\ leaseGivenUp' = [leaseGivenUp EXCEPT ![n.id] = n.leaseGivenUp]
     /\ heard' = [heard EXCEPT ![n.id] = n.heard]
     /\ reads' = [reads EXCEPT ![n.id] = n.reads]
+    /\ followerReads' = [followerReads EXCEPT ![n.id] = n.followerReads]
+    /\ readsAsked' = [readsAsked EXCEPT ![n.id] = n.readsAsked]
     /\ transfer' = [transfer EXCEPT ![n.id] = n.transfer]
     /\ pending' = [pending EXCEPT ![n.id] = n.pending]
     /\ disk' = [disk EXCEPT ![n.id] = n.disk]
@@ -182,13 +188,15 @@ IsBound(i) ==
     /\ \E j \in Server \ {i} :
           role[j] = "Leader" /\ \E h \in heard[i] : h[1] = currentTerm[j] /\ h[2] > leaseOver[j]
 
-\* No leader was heard for a randomised timeout: campaign, or ask first whether to.
+\* No leader was heard for a randomised timeout: campaign, or ask first whether to.  Who has no vote gives its reads up.
 ElectionTimeout(i) ==
     /\ role[i] # "Leader"
-    /\ i \in Campaigners
     /\ ~IsBound(i)
-    /\ MayCampaign(Local(i))
-    /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
+    /\ IF MayCampaign(Local(i))
+       THEN /\ i \in Campaigners
+            /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
+       ELSE /\ followerReads[i] # <<>>
+            /\ Stepped(AbortReads(Local(i)))
 
 \* The leader was not heard for the minimum election timeout: listen to candidates again.
 MinimumElectionTimeout(i) ==
@@ -285,6 +293,10 @@ HandleRequestVoteResponse(i) == \E m \in Inbox(i, "RequestVoteResponse") : Handl
 
 -----------------------------------------------------------------------------
 (* Appends (3.5)                                                           *)
+(*                                                                         *)
+(* With each that carries nothing, as a heartbeat does, the leader is      *)
+(* asked again about the reads that wait here: question or answer may have *)
+(* got lost.                                                               *)
 
 \* `from` leads this term.
 Follow(n, from) ==
@@ -327,14 +339,16 @@ RejectEntries(n, m) ==
         durable == PersistHardState(n)
     IN Send(durable, AppendEntriesResponse(durable, m.from, ResultRejected(m.prev.index, hint)))
 
+AskWithHeartbeat(n, m) == IF m.entries = <<>> THEN AskReadIndex(n) ELSE n
+
 \* Takes over a leader's entries, as far as the logs agree before them.
 AfterAppendEntriesRequest(m) ==
     LET n == Received(m)
         decision == IF m.term < n.term THEN "StaleTerm" ELSE DecideAppend(n, m)
     IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm))
          [] decision = "Misbehaved" -> PersistHardState(n)
-         [] decision = "Reject" -> RejectEntries(Follow(n, m.from), m)
-         [] decision = "Accept" -> AcceptEntries(Follow(n, m.from), m)
+         [] decision = "Reject" -> AskWithHeartbeat(RejectEntries(Follow(n, m.from), m), m)
+         [] decision = "Accept" -> AskWithHeartbeat(AcceptEntries(Follow(n, m.from), m), m)
 
 HandleAppendEntriesRequest(i) == \E m \in Inbox(i, "AppendEntriesRequest") : Handle(m, AfterAppendEntriesRequest(m))
 
@@ -438,7 +452,7 @@ SnapshotFetchFailed(i) ==
 ReadRequest(i) ==
     /\ Len(readHistory) < MaxReads
     /\ role[i] = "Leader"
-    /\ Stepped(BeginRead(Local(i), Len(readHistory) + 1))
+    /\ Stepped(BeginRead(Local(i), Len(readHistory) + 1, Nil))
 
 \* The same, by a lease if there is one.
 LeaseReadRequest(i) ==
@@ -446,6 +460,14 @@ LeaseReadRequest(i) ==
     /\ Len(readHistory) < MaxReads
     /\ role[i] = "Leader"
     /\ Stepped(BeginLeaseRead(Local(i), Len(readHistory) + 1))
+
+\* The same, at a follower that knows its leader.
+FollowerReadRequest(i) ==
+    /\ i \in Readers
+    /\ Len(readHistory) < MaxReads
+    /\ role[i] = "Follower"
+    /\ leader[i] # Nil
+    /\ Stepped(BeginFollowerRead(Local(i), Len(readHistory) + 1))
 
 \* The time of a lease has passed since this round, and those before it, began.
 LeaseTimeout(i) ==
@@ -482,6 +504,29 @@ AfterConfirmLeaderResponse(m) ==
 
 HandleConfirmLeaderResponse(i) ==
     \E m \in Inbox(i, "ConfirmLeaderResponse") : Handle(m, AfterConfirmLeaderResponse(m))
+
+\* A follower's read begins here, as if it were this leader's own.
+AfterReadIndexRequest(m) ==
+    LET n == Received(m)
+        isOfMine == m.term = n.term /\ n.role = "Leader" /\ m.from \in Peers(n)
+    IN PersistHardState(IF isOfMine THEN BeginRead(ForgetNext(n, m.from), m.context, m.from) ELSE n)
+
+HandleReadIndexRequest(i) == \E m \in Inbox(i, "ReadIndexRequest") : Handle(m, AfterReadIndexRequest(m))
+
+\* What the leader names has to be applied.  What it says to be committed this server holds, and durably, for the leader
+\* knows that from it; of what a snapshot covers less may be durable.
+AfterReadIndexResponse(m) ==
+    LET n == Received(m)
+        isFromLeader == m.term = n.term /\ n.leader = m.from
+        isHeld == m.commit <= Max(n.durable, n.commit)
+        served == ServedBy(n, m.context)
+        answered == TakeThrough(AdvanceCommitTo(n, m.commit), served, m.index)
+    IN PersistHardState(
+           CASE ~isFromLeader \/ ~isHeld \/ served = 0 -> n
+             [] isFromLeader /\ isHeld /\ served > 0 /\ answered.readsAsked = 0 -> AskReadIndex(answered)
+             [] OTHER -> answered)
+
+HandleReadIndexResponse(i) == \E m \in Inbox(i, "ReadIndexResponse") : Handle(m, AfterReadIndexResponse(m))
 
 -----------------------------------------------------------------------------
 (* Leadership transfer (3.10)                                              *)
@@ -576,6 +621,8 @@ Init ==
     /\ leaseOver = [i \in Server |-> 0]
     /\ leaseGivenUp = [i \in Server |-> FALSE]
     /\ reads = [i \in Server |-> <<>>]
+    /\ followerReads = [i \in Server |-> <<>>]
+    /\ readsAsked = [i \in Server |-> 0]
     /\ transfer = [i \in Server |-> Nil]
     /\ pending = [i \in Server |-> <<>>]
     /\ disk = [i \in Server |-> EmptyDisk(i)]
@@ -598,6 +645,7 @@ Next ==
     \/ \E i \in Server : ClientRequest(i)
     \/ \E i \in Server : ReadRequest(i)
     \/ \E i \in Server : LeaseReadRequest(i)
+    \/ \E i \in Server : FollowerReadRequest(i)
     \/ \E i \in Server : LeaseTimeout(i)
     \/ \E i \in Server : StepDown(i)
     \/ \E i \in Server : TransferLeadership(i)
@@ -616,6 +664,8 @@ Next ==
     \/ \E i \in Server : HandleAppendEntriesResponse(i)
     \/ \E i \in Server : HandleConfirmLeaderRequest(i)
     \/ \E i \in Server : HandleConfirmLeaderResponse(i)
+    \/ \E i \in Server : HandleReadIndexRequest(i)
+    \/ \E i \in Server : HandleReadIndexResponse(i)
     \/ \E i \in Server : HandleTimeoutNowRequest(i)
     \/ \E i \in Server : HandleInstallSnapshotRequest(i)
     \/ \E i \in Server : DropMessage(i)

@@ -62,6 +62,9 @@ IsMessage(m) ==
          [] m.type = "AppendEntriesResponse" -> IsResult(m.result)
          [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
          [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
+         [] m.type = "ReadIndexRequest" -> m.context \in DOMAIN readHistory
+         [] m.type = "ReadIndexResponse" ->
+                m.context \in DOMAIN readHistory /\ m.index \in Indexes /\ m.commit \in Indexes
          [] m.type = "TimeoutNowRequest" -> DOMAIN m = {"type", "from", "to", "term"}
          [] m.type = "InstallSnapshotRequest" ->
                 IsEntryId(m.last) /\ m.last.term \in 1..m.term /\ IsMembership(m.membership) /\ m.membership.voters # {}
@@ -77,6 +80,7 @@ IsProgress(p) ==
 
 IsRead(read) ==
     /\ read.context \in DOMAIN readHistory
+    /\ read.reader \in Optional
     /\ read.round \in 1..(MaxReads + 1)
     /\ read.index \in Indexes
 
@@ -121,6 +125,8 @@ TypeOK ==
         /\ leaseGivenUp[i] \in BOOLEAN
         /\ heard[i] \subseteq (1..MaxTerm) \X (1..MaxReads)
         /\ \A k \in DOMAIN reads[i] : IsRead(reads[i][k])
+        /\ \A k \in DOMAIN followerReads[i] : followerReads[i][k] \in DOMAIN readHistory
+        /\ readsAsked[i] \in 0..MaxReads
         /\ transfer[i] \in Optional
         /\ Len(pending[i]) <= MaxPending
         /\ \A k \in DOMAIN pending[i] : IsWrite(pending[i][k])
@@ -236,8 +242,8 @@ IsBacked(m, d) ==
     \/ /\ d.term = m.term
        /\ CASE m.type = "RequestVoteRequest" -> d.vote = m.from
             [] m.type = "RequestVoteResponse" -> m.granted => d.vote = m.to
-            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest", "TimeoutNowRequest", "InstallSnapshotRequest"} ->
-                d.vote = m.from
+            [] m.type \in {"AppendEntriesRequest", "ConfirmLeaderRequest", "ReadIndexResponse", "TimeoutNowRequest",
+                           "InstallSnapshotRequest"} -> d.vote = m.from
             [] m.type = "AppendEntriesResponse" ->
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
@@ -337,18 +343,27 @@ LinearizableRead ==
 \* Nobody leads a later term than a leader with a lease: nobody was elected since it asked (6.4.1).
 LeaseSafe == \A i \in Leaders : HasLease(Local(i)) => \A led \in leaders : led[1] <= currentTerm[i]
 
-\* A read that waits goes on waiting where it began until it is answered, with its own index, or the server leads no more.
-\* One that begins waits or is answered at once.  What is answered waits no more, and its answer stays.
-Contexts(waiting) == {waiting[k].context : k \in DOMAIN waiting}
+\* A read that waits goes on waiting where it began until it is answered, at a leader with its own index, or the server leads
+\* no more or loses its leader; then it ends.  One that begins waits or is answered at once.  What is answered waits no more,
+\* and its answer stays.  What waits at a leader for a follower is a question, and no read.
+OwnReads(waiting) == {waiting[k].context : k \in {k \in DOMAIN waiting : waiting[k].reader = Nil}}
+AtFollower(waiting) == {waiting[k] : k \in DOMAIN waiting}
 EveryReadEndsOnce ==
     [][/\ \A c \in DOMAIN readHistory : readHistory[c].index # Nil => readHistory'[c] = readHistory[c]
        /\ \A i \in Leaders : \A k \in DOMAIN reads[i] :
+            \/ reads[i][k].reader # Nil
             \/ role'[i] # "Leader"
             \/ readHistory'[reads[i][k].context].index = reads[i][k].index
             \/ \E later \in DOMAIN reads'[i] : reads'[i][later] = reads[i][k]
+       /\ \A i \in Server : followerReads[i] # <<>> \/ followerReads'[i] # <<>> =>
+            IF currentTerm'[i] # currentTerm[i] \/ leader'[i] # leader[i] THEN followerReads'[i] = <<>>
+            ELSE \A c \in AtFollower(followerReads[i]) :
+                    \/ c \in AtFollower(followerReads'[i])
+                    \/ readHistory'[c].index # Nil
+                    \/ ElectionTimeout(i) /\ followerReads'[i] = <<>>
        /\ \A c \in DOMAIN readHistory' :
-            LET waits == \E i \in Server : c \in Contexts(reads'[i])
-                waited == \E i \in Server : c \in Contexts(reads[i])
+            LET waits == \E i \in Server : c \in OwnReads(reads'[i]) \cup AtFollower(followerReads'[i])
+                waited == \E i \in Server : c \in OwnReads(reads[i]) \cup AtFollower(followerReads[i])
                 begins == c \notin DOMAIN readHistory
                 isAnswered == readHistory'[c].index # Nil
                 wasAnswered == ~begins /\ readHistory[c].index # Nil
@@ -475,6 +490,12 @@ ReadsInOrder ==
         /\ \A k \in DOMAIN reads[i] : reads[i][k].round <= readRound[i] + (IF k = 1 THEN 0 ELSE 1)
         /\ \A k \in 2..Len(reads[i]) : /\ reads[i][k - 1].round <= reads[i][k].round
                                        /\ reads[i][k - 1].index <= reads[i][k].index
+\* A follower's reads wait for the leader that it follows, and while some wait the last question covers the first of them.
+FollowerReadsAreAsked ==
+    \A i \in Server :
+        /\ readsAsked[i] <= Len(followerReads[i])
+        /\ readsAsked[i] = 0 <=> followerReads[i] = <<>>
+        /\ followerReads[i] # <<>> => role[i] = "Follower" /\ leader[i] # Nil
 \* A transfer dies with the role of the leader that began it.
 TransferIsToAPeer == \A i \in Server : transfer[i] # Nil => role[i] = "Leader" /\ transfer[i] \in DOMAIN progress[i]
 ConfirmedWasAsked == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].confirmedRound <= readRound[i]

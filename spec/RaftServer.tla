@@ -82,7 +82,8 @@ Started(i, d) ==
      recent |-> Leases, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
      snapshotMembership |-> d.membership, fetch |-> NoFetch,
      commit |-> d.snapshot.index, applied |-> d.snapshot.index, durable |-> Len(d.log), progress |-> NoProgress,
-     readRound |-> 0, leaseOver |-> 0, leaseGivenUp |-> FALSE, heard |-> {}, reads |-> <<>>, transfer |-> Nil, pending |-> <<>>, disk |-> d,
+     readRound |-> 0, leaseOver |-> 0, leaseGivenUp |-> FALSE, heard |-> {}, reads |-> <<>>, followerReads |-> <<>>,
+     readsAsked |-> 0, transfer |-> Nil, pending |-> <<>>, disk |-> d,
      dirty |-> FALSE, out |-> {}, begins |-> FALSE, answered |-> {}]
 
 -----------------------------------------------------------------------------
@@ -208,6 +209,15 @@ ConfirmLeaderResponse(n, to, leaderTerm, round) ==
     [type |-> "ConfirmLeaderResponse", from |-> n.id, to |-> to, term |-> n.term,
      leaderTerm |-> leaderTerm, round |-> round]
 
+\* Up to where must this server have applied, to answer a read and those that began before it?
+ReadIndexRequest(n, to, context) ==
+    [type |-> "ReadIndexRequest", from |-> n.id, to |-> to, term |-> n.term, context |-> context]
+
+\* Up to `index`; and up to `commit` is committed what the receiver holds.
+ReadIndexResponse(n, to, context, index, commit) ==
+    [type |-> "ReadIndexResponse", from |-> n.id, to |-> to, term |-> n.term, context |-> context, index |-> index,
+     commit |-> commit]
+
 \* Campaign now.
 TimeoutNowRequest(n, to) == [type |-> "TimeoutNowRequest", from |-> n.id, to |-> to, term |-> n.term]
 \* The data is fetched beside the messages.  Answered like an append, once it is here.
@@ -225,10 +235,13 @@ ResultStaleTerm == [kind |-> "StaleTerm"]
 -----------------------------------------------------------------------------
 (* Terms and roles (3.3, 3.4; mod.rs).  What belongs to a role ends with it. *)
 
+\* This server leads no more, or has lost its leader: its reads that wait get no answer here.
+AbortReads(n) == [n EXCEPT !.reads = <<>>, !.followerReads = <<>>, !.readsAsked = 0]
+
 \* The vote stays: it belongs to the term, not to the role.
 BecomeFollower(n, newLeader) ==
-    [n EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = Leases /\ @, !.granted = {}, !.refused = {},
-              !.progress = NoProgress, !.readRound = 0, !.leaseOver = 0, !.leaseGivenUp = FALSE, !.reads = <<>>, !.transfer = Nil]
+    [AbortReads(n) EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = Leases /\ @, !.granted = {}, !.refused = {},
+              !.progress = NoProgress, !.readRound = 0, !.leaseOver = 0, !.leaseGivenUp = FALSE, !.transfer = Nil]
 
 \* A higher term was seen.  It is written by the end of the step, before any answer in it leaves.
 UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.dirty = TRUE], Nil)
@@ -391,6 +404,13 @@ BeginAnew(n, last, membership) ==
 (* A read takes the commit index when it begins, and waits for a round of  *)
 (* confirmations that begins after it: a quorum follows this leader.  One  *)
 (* round is on its way at a time.                                          *)
+(*                                                                         *)
+(* A follower answers reads too: it asks its leader, for whom the question *)
+(* is a read like its own, with the follower for its `reader`.  One        *)
+(* question is on its way at a time.                                       *)
+
+\* What has to be applied before the read is answered.
+Answer(context, index) == [context |-> context, index |-> index]
 
 \* Everything that earlier leaders committed lies before this term's no-op, whether this leader knows it or not.
 ReadIndex(n) ==
@@ -401,24 +421,36 @@ AskFollowers(n) ==
     LET asking == [n EXCEPT !.readRound = @ + 1]
     IN [asking EXCEPT !.out = @ \cup {ConfirmLeaderRequest(asking, j) : j \in OtherVoters(n)}]
 
-\* Lets go of the reads whose round a quorum confirmed, and begins the next round if reads wait for it.
-AnswerReads(n) ==
+\* A leader's answer to a follower.  What it says to be committed the follower is known to hold.
+AnswerReader(n, read) ==
+    ReadIndexResponse(n, read.reader, read.context, read.index, Min(n.commit, n.progress[read.reader].matchIndex))
+
+\* Lets go of the reads whose round a quorum confirmed.  A reader that is no member any more gets no answer.
+AnswerConfirmed(n) ==
     LET confirmers(round) == {j \in Peers(n) : n.progress[j].confirmedRound >= round} \cup
                              (IF n.readRound >= round THEN {n.id} ELSE {})
         m == InForce(n)
         isConfirmed(read) == IsQuorum(m, confirmers(read.round))
         waiting == SelectSeq(n.reads, LAMBDA read : ~isConfirmed(read))
         ready == {n.reads[k] : k \in {k \in DOMAIN n.reads : isConfirmed(n.reads[k])}}
-        answered == [n EXCEPT !.reads = waiting, !.answered = @ \cup ready]
-    IN IF waiting # <<>> /\ waiting[1].round > n.readRound THEN AskFollowers(answered) ELSE answered
+    IN [n EXCEPT
+            !.reads = waiting,
+            !.answered = @ \cup {Answer(read.context, read.index) : read \in {own \in ready : own.reader = Nil}},
+            !.out = @ \cup {AnswerReader(n, read) : read \in {asked \in ready : asked.reader \in Peers(n)}}]
+
+\* The same, and begins the next round if reads wait for it.
+AnswerReads(n) ==
+    LET answered == AnswerConfirmed(n)
+    IN IF answered.reads # <<>> /\ answered.reads[1].round > n.readRound THEN AnswerConfirmed(AskFollowers(answered))
+       ELSE answered
 
 \* Who is alone has its own confirmation at once.
 BeginReadRound(n) == AnswerReads(AskFollowers(n))
 
 \* The read belongs to the next round: whatever is on its way was sent before.
-BeginRead(n, context) ==
-    LET read == [context |-> context, round |-> n.readRound + 1, index |-> ReadIndex(n)]
-        waiting == [n EXCEPT !.reads = Append(@, read), !.begins = TRUE]
+BeginRead(n, context, reader) ==
+    LET read == [context |-> context, reader |-> reader, round |-> n.readRound + 1, index |-> ReadIndex(n)]
+        waiting == [n EXCEPT !.reads = Append(@, read), !.begins = reader = Nil]
     IN IF n.reads = <<>> THEN BeginReadRound(waiting) ELSE waiting
 
 \* With a heartbeat what was lost of a round is asked again, as a new round.  With leases it renews them.
@@ -434,10 +466,34 @@ HasLease(n) ==
 
 \* A read that is answered with the step in which it begins.
 ReadByLease(n, context) ==
-    LET read == [context |-> context, round |-> n.readRound + 1, index |-> ReadIndex(n)]
-    IN [n EXCEPT !.begins = TRUE, !.answered = @ \cup {read}]
+    [n EXCEPT !.begins = TRUE, !.answered = @ \cup {Answer(context, ReadIndex(n))}]
 
-BeginLeaseRead(n, context) == IF HasLease(n) THEN ReadByLease(n, context) ELSE BeginRead(n, context)
+BeginLeaseRead(n, context) == IF HasLease(n) THEN ReadByLease(n, context) ELSE BeginRead(n, context, Nil)
+
+\* A follower asks again, for all its reads: what it asked before need not be answered.  Of each follower two questions wait
+\* at most.
+ForgetNext(n, reader) ==
+    [n EXCEPT !.reads = SelectSeq(@, LAMBDA read : read.reader # reader \/ read.round <= n.readRound)]
+
+\* The question about all reads of a follower that wait: it names the last one.
+AskReadIndex(n) ==
+    LET count == Len(n.followerReads)
+    IN IF count = 0 THEN n
+       ELSE SendAfterTerm([n EXCEPT !.readsAsked = count], ReadIndexRequest(n, n.leader, n.followerReads[count]))
+
+\* What is on its way to the leader was sent before: the read is asked for once that is answered.
+BeginFollowerRead(n, context) ==
+    LET waiting == [n EXCEPT !.followerReads = Append(@, context), !.begins = TRUE]
+    IN IF n.readsAsked = 0 THEN AskReadIndex(waiting) ELSE waiting
+
+\* How many of the reads the answer to this question serves: none if it does not wait any more.
+ServedBy(n, context) ==
+    LET at == {k \in DOMAIN n.followerReads : n.followerReads[k] = context}
+    IN IF at = {} THEN 0 ELSE CHOOSE k \in at : TRUE
+
+TakeThrough(n, served, index) ==
+    [n EXCEPT !.followerReads = SubSeq(@, served + 1, Len(@)), !.readsAsked = @ - Min(served, @),
+              !.answered = @ \cup {Answer(n.followerReads[k], index) : k \in 1..served}]
 
 -----------------------------------------------------------------------------
 (* Leadership transfer (3.10; transfer.rs)                                 *)
@@ -526,14 +582,15 @@ IsUpToDate(n, last) == AtLeast(last, LastId(n.log))
 \* crash could let this server vote twice in the term.
 BecomeCandidate(n, leadershipTransfer) ==
     LET candidate == PersistHardState(
-            [n EXCEPT !.term = @ + 1, !.vote = n.id, !.dirty = TRUE, !.role = "Candidate", !.leader = Nil,
-                      !.recent = FALSE, !.granted = {}, !.refused = {}, !.progress = NoProgress])
+            [AbortReads(n) EXCEPT !.term = @ + 1, !.vote = n.id, !.dirty = TRUE, !.role = "Candidate",
+                                  !.leader = Nil, !.recent = FALSE, !.granted = {}, !.refused = {},
+                                  !.progress = NoProgress])
     IN SendAll(candidate, {RequestVoteRequest(candidate, j, leadershipTransfer) : j \in OtherVoters(n)})
 
 \* Asks whether an election could succeed.  The own pre-vote is no promise, so it needs no write (9.6).
 BecomePreCandidate(n) ==
-    LET asking == [n EXCEPT !.role = "PreCandidate", !.leader = Nil, !.recent = FALSE, !.granted = {n.id},
-                            !.refused = {}, !.progress = NoProgress]
+    LET asking == [AbortReads(n) EXCEPT !.role = "PreCandidate", !.leader = Nil, !.recent = FALSE,
+                                        !.granted = {n.id}, !.refused = {}, !.progress = NoProgress]
     IN IF IsQuorum(InForce(n), asking.granted) THEN BecomeCandidate(asking, FALSE)
        ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in OtherVoters(n)})
 

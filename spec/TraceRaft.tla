@@ -54,6 +54,9 @@ TraceNetworks(held, sent) ==
 -----------------------------------------------------------------------------
 (* A server as a line records it                                           *)
 
+\* Of a leader's own reads a line has no context.
+RecordedRead(read) == IF read.reader = Nil THEN [read EXCEPT !.context = 0] ELSE read
+
 Recorded(i) ==
     [currentTerm |-> currentTerm[i], votedFor |-> votedFor[i], role |-> role[i], leader |-> leader[i],
      leaderIsRecent |-> leaderIsRecent[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
@@ -63,7 +66,8 @@ Recorded(i) ==
      commitIndex |-> commitIndex[i], appliedIndex |-> appliedIndex[i], progress |-> progress[i],
      readRound |-> readRound[i], leaseOver |-> leaseOver[i], leaseGivenUp |-> leaseGivenUp[i],
      transfer |-> transfer[i],
-     reads |-> [k \in DOMAIN reads[i] |-> [round |-> reads[i][k].round, index |-> reads[i][k].index]],
+     reads |-> [k \in DOMAIN reads[i] |-> RecordedRead(reads[i][k])],
+     followerReads |-> followerReads[i], readsAsked |-> readsAsked[i],
      pending |-> pending[i]]
 
 \* Says what differs if something does.
@@ -81,7 +85,7 @@ IsAwaited(i) == fetch[i] # NoFetch /\ fetch[i][1].last = Line.snapshot[1]
 \* A timer may fire in a role that it does not concern, and a snapshot arrive that is no longer needed; then nothing
 \* happens.
 Ignored(i) ==
-    /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader" \/ ~MayCampaign(Local(i))
+    /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader" \/ (~MayCampaign(Local(i)) /\ followerReads[i] = <<>>)
          [] Line.event = "MinimumElectionTimeout" -> ~leaderIsRecent[i]
          [] Line.event = "HeartbeatTimeout" -> role[i] # "Leader"
          [] Line.event = "QuorumCheckTimeout" -> role[i] # "Leader" \/ ~CheckQuorum
@@ -152,6 +156,9 @@ Event(i) ==
     \/ Line.event = "ReadRequest" /\ ReadRequest(i)
     \/ Line.event = "LeaseReadRequest" /\ LeaseReadRequest(i)
     \/ Line.event = "LeaseReadRequest" /\ ~Leases /\ ReadRequest(i)
+    \/ Line.event = "FollowerReadRequest" /\ FollowerReadRequest(i)
+    \* A leader takes it for its own.
+    \/ Line.event = "FollowerReadRequest" /\ ReadRequest(i)
     \/ Line.event = "LeaseTimeout" /\ LeaseTimeoutOf(i)
     \/ Line.event = "StepDown" /\ StepDown(i)
     \/ Line.event = "TransferLeadership" /\ TransferLeadershipTo(i)
@@ -170,6 +177,8 @@ Event(i) ==
     \/ Line.event = "HandleAppendEntriesResponse" /\ HandleAppendEntriesResponse(i)
     \/ Line.event = "HandleConfirmLeaderRequest" /\ HandleConfirmLeaderRequest(i)
     \/ Line.event = "HandleConfirmLeaderResponse" /\ HandleConfirmLeaderResponse(i)
+    \/ Line.event = "HandleReadIndexRequest" /\ HandleReadIndexRequest(i)
+    \/ Line.event = "HandleReadIndexResponse" /\ HandleReadIndexResponse(i)
     \/ Line.event = "HandleTimeoutNowRequest" /\ HandleTimeoutNowRequest(i)
     \/ Line.event = "Start" /\ Start(i)
     \/ Ignored(i)
@@ -204,6 +213,8 @@ TraceInit ==
     /\ leaseOver = [i \in Server |-> started[i].leaseOver]
     /\ leaseGivenUp = [i \in Server |-> started[i].leaseGivenUp]
     /\ reads = [i \in Server |-> started[i].reads]
+    /\ followerReads = [i \in Server |-> started[i].followerReads]
+    /\ readsAsked = [i \in Server |-> started[i].readsAsked]
     /\ transfer = [i \in Server |-> started[i].transfer]
     /\ pending = [i \in Server |-> started[i].pending]
     /\ disk = [i \in Server |-> started[i].disk]
