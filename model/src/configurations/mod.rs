@@ -1,5 +1,6 @@
 //! The named configurations: what each is for, its bounds, and how many states it has.
 
+mod follower_reads;
 mod leases;
 mod membership;
 
@@ -316,6 +317,13 @@ pub const ALL: &[Configuration] = &[
         golden: Some(801_964),
         ..CORE
     },
+    follower_reads::LEARNER,
+    follower_reads::LATE,
+    follower_reads::AGAIN,
+    follower_reads::CRASHES,
+    follower_reads::FETCH,
+    follower_reads::MEMBERS,
+    follower_reads::LEASES,
     leases::LEASES,
     leases::TRANSFER,
     leases::CRASHES,
@@ -504,6 +512,8 @@ pub const CONFORMANCE: &[Configuration] = &[
         ..SPEC
     },
     leases::CONFORM,
+    follower_reads::CONFORM,
+    follower_reads::CONFORM_HEARTBEATS,
     membership::CONFORM_JOINT,
     membership::CONFORM_LEAVING,
     membership::CONFORM_ROLLED_BACK,
@@ -578,6 +588,8 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
     },
     membership::CONFORM_LEARNERS,
     leases::CONFORM_CRASHES,
+    follower_reads::CONFORM_CRASHES,
+    follower_reads::CONFORM_ROUNDS,
 ];
 
 /// What the conformance configurations have in common.

@@ -54,6 +54,10 @@ const LEASES: Configuration = Configuration {
     ..SMALL
 };
 
+/// What those have in common in which clients read at a learner.
+const FOLLOWER_READS: Configuration =
+    Configuration { servers: 4, voters: &[1, 2, 3], learners: &[4], term_max: 2, reads_max: 1, readers: 1, ..SMALL };
+
 /// Two messages on their way: one can be late.
 const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
 
@@ -356,5 +360,42 @@ pub const MUTANTS: &[Configuration] = &[
         reads_max: 1,
         targets: ("WithoutFirstOfFour", &[Target::of_voters(&[2, 3, 4])]),
         ..CHANGES
+    },
+    Configuration {
+        name: "mutant-follower-reads",
+        purpose: "a read at a learner while leaders change",
+        ..FOLLOWER_READS
+    },
+    Configuration {
+        name: "mutant-follower-reads-late",
+        purpose: "two reads at a follower, and answers that come late",
+        servers: 3,
+        voters: &[],
+        learners: &[],
+        log_max: 2,
+        reads_max: 2,
+        network: TWO_MESSAGES,
+        ..FOLLOWER_READS
+    },
+    Configuration {
+        name: "mutant-follower-reads-again",
+        purpose: "two reads at a follower that asks again, while its leader commits",
+        servers: 2,
+        voters: &[],
+        learners: &[],
+        term_max: 1,
+        log_max: 2,
+        reads_max: 2,
+        campaigners: 1,
+        network: TWO_MESSAGES,
+        heartbeats: true,
+        client_requests: true,
+        ..FOLLOWER_READS
+    },
+    Configuration {
+        name: "mutant-follower-reads-logs",
+        purpose: "a read at a learner whose log is not its leader's",
+        log_max: 2,
+        ..FOLLOWER_READS
     },
 ];

@@ -97,8 +97,8 @@ fn constants(window: &Window) -> String {
     let entries_max = if settings.append_bytes_max == 1 { 1 } else { 1_000_000_000 };
     let _ = write!(
         text,
-        "  Server = {{{names}}}\n  Campaigners = {{{names}}}\n  PreVote = {}\n  CheckQuorum = {}\n  Leases = {}\n  MaxInflight = {}\n  \
-         MaxAppendEntries = {entries_max}\n  Trace <- TheTrace\n  Disks <- TheDisks\n  Variants <- TheVariants\n",
+        "  Server = {{{names}}}\n  Campaigners = {{{names}}}\n  Readers = {{{names}}}\n  PreVote = {}\n  CheckQuorum = {}\n  \
+         Leases = {}\n  MaxInflight = {}\n  MaxAppendEntries = {entries_max}\n  Trace <- TheTrace\n  Disks <- TheDisks\n  Variants <- TheVariants\n",
         boolean(settings.pre_vote),
         boolean(settings.check_quorum),
         boolean(settings.leases),
