@@ -395,7 +395,7 @@ pub const MUTANTS: &[Configuration] = &[
     Configuration {
         name: "mutant-follower-reads-logs",
         purpose: "a read at a learner whose log is not its leader's",
-        log_max: 2,
+        heartbeats: true,
         ..FOLLOWER_READS
     },
 ];
