@@ -18,7 +18,7 @@ use bytes::Bytes;
 pub enum Event {
     /// The randomised election timeout passed since [`Action::ResetElectionTimer`](crate::Action).
     ElectionTimeout,
-    /// The minimum election timeout passed since [`Action::ResetElectionTimer`](crate::Action).
+    /// The minimum election timeout passed since [`Action::ResetElectionTimer`](crate::Action), or since this event came last.
     MinimumElectionTimeout,
     /// A heartbeat interval passed.
     HeartbeatTimeout,

@@ -223,8 +223,8 @@ pub struct RaftNode<L: RaftLog = MemoryLog> {
     writes: Vec<Write>,
     /// Confirmed reads that wait for this index to be applied.
     reads: Vec<(Index, u64)>,
-    /// Whether the role, the term or the leader changed in this step. False between steps.
-    role_changed: bool,
+    /// Whether in this step the role, the term or the leader changed, or a follower missed its leader. False between steps.
+    leader_lost: bool,
 }
 
 impl RaftNode<MemoryLog> {
@@ -253,7 +253,7 @@ impl<L: RaftLog> RaftNode<L> {
             actions: Vec::new(),
             writes: Vec::new(),
             reads: Vec::new(),
-            role_changed: false,
+            leader_lost: false,
         })
     }
 
@@ -292,7 +292,11 @@ impl<L: RaftLog> RaftNode<L> {
     fn tick(&mut self, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
         let mut due = Vec::new();
         self.ticker.tick(self.protocol.role(), &mut |event| due.push(event));
-        due.into_iter().try_for_each(|event| self.run(event, out))
+        due.into_iter().try_for_each(|event| {
+            // A follower's leader is gone, though nobody may follow it: as if it had another one.
+            self.leader_lost |= event == event::Event::MinimumElectionTimeout;
+            self.run(event, out)
+        })
     }
 
     /// Steps the protocol, which finds each of its writes durable at once.
@@ -314,14 +318,14 @@ impl<L: RaftLog> RaftNode<L> {
     /// Answers the confirmed reads whose index is applied. The others wait for as long as the leader is the same; afterwards
     /// their index may never be reached here.
     fn answer_reads(&mut self, out: &mut Vec<Action>) {
-        let (applied, role_changed) = (self.applied, core::mem::take(&mut self.role_changed));
+        let (applied, leader_lost) = (self.applied, core::mem::take(&mut self.leader_lost));
         self.reads.retain(|&(index, context)| {
             if index <= applied {
                 out.push(Action::ReadReady { context });
-            } else if role_changed {
+            } else if leader_lost {
                 out.push(Action::ReadAborted { context });
             }
-            index > applied && !role_changed
+            index > applied && !leader_lost
         });
     }
 
@@ -336,7 +340,7 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::ResetElectionTimer | action::Action::TransferBegun { .. } => {}
             action::Action::TransferEnded { target } => out.push(Action::TransferEnded { target }),
             action::Action::RoleChanged { role, term, leader } => {
-                self.role_changed = true;
+                self.leader_lost = true;
                 out.push(Action::RoleChanged { role, term, leader });
             }
             action::Action::MembershipChanged { index, membership } => {

@@ -112,6 +112,19 @@ fn without_members_the_configured_peers_stay() {
     assert_eq!(two.stats().peers.len(), 0, "the cluster's configuration prevails");
 }
 
+/// Two moved, and its port became three's before anybody told the cluster: one went on to dial three for two, though it
+/// heard from two where that is.
+#[test]
+fn a_member_whose_place_another_took_is_found_when_it_shows_up() {
+    let ((one, at_one), (two, at_two), (three, _)) = (started(1), started(2), started(3));
+    one.members(GroupId(0), &members(&[(1, at(&one)), (2, at(&three))]));
+    eventually("three says that it is not two", || one.stats().refused_by_peers > 0);
+    two.members(GroupId(0), &members(&[(1, at(&one)), (2, at(&two))]));
+    send_until_received(&two, &at_one, (2, 1), 1);
+    send_until_received(&one, &at_two, (1, 2), 2);
+    assert_eq!(one.stats().peers[&NodeId(2)].address, at(&three).unwrap(), "the configuration has not changed");
+}
+
 /// A member is looked for where it says that it is when there is nobody where it should be.
 #[test]
 fn a_member_at_another_place_than_it_should_be_is_found_when_it_shows_up() {

@@ -27,12 +27,9 @@ pub(super) enum Campaign {
 impl Protocol {
     /// No leader was heard for a randomised timeout: campaign, or ask first whether to.
     pub(super) fn election_timeout(&mut self, actions: &mut impl ActionSink) {
-        if matches!(self.role, Role::Leader(_)) {
-            return;
-        }
-        self.abort_reads(actions);
+        let is_leader = matches!(self.role, Role::Leader(_));
         // At the end of the range of terms the server goes on serving, but never campaigns again.
-        if !self.may_campaign() || self.hard_state.term >= Term::MAX {
+        if is_leader || !self.may_campaign() || self.hard_state.term >= Term::MAX {
             return;
         }
         if self.settings.pre_vote {
@@ -42,9 +39,12 @@ impl Protocol {
         }
     }
 
-    /// The leader was not heard for the minimum election timeout: listen to candidates again.
-    pub(super) fn minimum_election_timeout(&mut self) {
+    /// The leader was not heard for the minimum election timeout: listen to candidates again, and let no read wait for it.
+    pub(super) fn minimum_election_timeout(&mut self, actions: &mut impl ActionSink) {
         self.leader_is_recent = false;
+        if matches!(self.role, Role::Follower(_)) {
+            self.abort_reads(actions);
+        }
     }
 
     /// A leader that no quorum answered since the last check steps down, so that its clients turn
@@ -80,6 +80,7 @@ impl Protocol {
         // A pre-vote is no promise, so the own one needs no write.
         ballot.record(self.settings.id, true);
         let result = vote_result(self.membership(), &ballot.granted, &ballot.refused);
+        self.abort_reads(actions);
         // Asking again in the same term is no change.
         self.role_changed |= !matches!(self.role, Role::PreCandidate(_));
         self.role = Role::PreCandidate(ballot);

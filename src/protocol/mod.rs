@@ -194,7 +194,7 @@ impl Protocol {
                 Ok(())
             }
             Event::MinimumElectionTimeout => {
-                self.minimum_election_timeout();
+                self.minimum_election_timeout(actions);
                 Ok(())
             }
             Event::HeartbeatTimeout => {

@@ -210,6 +210,7 @@ pub(super) fn introduce(
         Ok((Frame::Welcome(welcome), _)) => {
             let unexpected = |what| Err(ConnectError::Closed(CloseReason::Unexpected { what }));
             if welcome.from != peer.id {
+                peer.was_elsewhere();
                 return unexpected("another node answers at the peer's address");
             }
             if welcome.version != version || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
@@ -220,7 +221,13 @@ pub(super) fn introduce(
             peer.learn(welcome.incarnation, welcome.client_address.clone());
             Ok((welcome, reader))
         }
-        Ok((Frame::Refusal(reason), _)) => Err(ConnectError::Refused(reason)),
+        Ok((Frame::Refusal(reason), _)) => {
+            // A port that was the peer's may have become another server's.
+            if matches!(reason, Refusal::WrongReceiver { .. } | Refusal::OwnId | Refusal::ForeignCluster { .. }) {
+                peer.was_elsewhere();
+            }
+            Err(ConnectError::Refused(reason))
+        }
         Ok(_) => Err(ConnectError::Closed(CloseReason::Unexpected { what: "neither a welcome nor a refusal" })),
         Err(reason) => Err(ConnectError::Closed(reason)),
     }

@@ -25,8 +25,10 @@ struct State {
     address: String,
     /// Whether the cluster's configuration names it, with an address or without.
     is_member: bool,
-    /// What it said of itself when it last showed up: tried when there is nobody at `address`.
+    /// What it said of itself when it last showed up: tried when it is not at `address`.
     heard_address: Option<String>,
+    /// At the address that was tried first there was somebody else: the other one comes first now.
+    heard_first: bool,
     /// How often `address` changed.
     address_version: u64,
     /// The connection that this server opened, from before its handshake on.
@@ -63,7 +65,17 @@ impl Peer {
         let state = self.state();
         let configured = (!state.address.is_empty()).then(|| state.address.clone());
         let heard = state.heard_address.clone().filter(|heard| *heard != state.address);
-        (configured.into_iter().chain(heard).collect(), state.address_version)
+        let mut addresses: Vec<String> = configured.into_iter().chain(heard).collect();
+        if state.heard_first {
+            addresses.reverse();
+        }
+        (addresses, state.address_version)
+    }
+
+    /// Somebody else answered at the first of its addresses: the next attempt begins with the other one.
+    pub(super) fn was_elsewhere(&self) {
+        let mut state = self.state();
+        state.heard_first = !state.heard_first;
     }
 
     /// The address as configured, or as it said itself without one.
@@ -80,6 +92,7 @@ impl Peer {
         let mut state = self.state();
         if state.address != address {
             state.address = address;
+            state.heard_first = false;
             state.address_version += 1;
             close(state.outbound.as_deref());
             drop(state);
