@@ -291,12 +291,10 @@ impl Cluster {
     fn own_codes(&self, (position, bound): (u8, bool), facts: &Facts, state: &State, mut offer: impl FnMut(Code)) {
         let configuration = &self.configuration;
         let leads = facts.role == RoleKind::Leader;
-        // Who has no vote gives its reads up; nothing else happens there.
-        let gives_up = facts.follower_reads > 0 && !facts.may_campaign;
-        if !leads && (position < configuration.campaigners || gives_up) && !bound {
+        if !leads && position < configuration.campaigners && !bound {
             offer(Code::ElectionTimeout);
         }
-        if facts.leader_is_recent && !bound {
+        if (facts.leader_is_recent || facts.follower_reads > 0) && !bound {
             offer(Code::MinimumElectionTimeout);
         }
         if leads && configuration.heartbeats {

@@ -138,7 +138,8 @@ impl Configuration {
     /// The names of the actions that must all be taken.
     pub fn actions(&self) -> impl Iterator<Item = &'static str> {
         let expected = |name: &str| match name {
-            "MinimumElectionTimeout" | "QuorumCheckTimeout" => self.check_quorum,
+            "MinimumElectionTimeout" => self.check_quorum || self.readers > 0,
+            "QuorumCheckTimeout" => self.check_quorum,
             "HandlePreVoteRequest" | "HandlePreVoteResponse" => self.pre_vote,
             "HeartbeatTimeout" => self.heartbeats,
             "ClientRequest" => self.client_requests,

@@ -1,7 +1,6 @@
 //! What the laws need of a server and of a message, in a few words of memory, so that a state is judged without looking
 //! at a single heap object.
 
-use crate::laws;
 use crate::membership::Masks;
 use crate::server::Server;
 use raft_io::protocol::ProtocolState;
@@ -193,8 +192,6 @@ pub struct Facts {
     pub follows: bool,
     /// How many of a follower's reads wait for its leader's answer; 0 elsewhere.
     pub follower_reads: u8,
-    /// Whether its election timeouts make it campaign.
-    pub may_campaign: bool,
     /// The last round of confirmation that a leader began; 0 elsewhere.
     pub read_round: u8,
     /// The last round whose lease is over; 0 elsewhere.
@@ -255,7 +252,6 @@ impl Facts {
             fetching: state.fetching.is_some(),
             follows: state.role == RoleKind::Follower && state.leader.is_some(),
             follower_reads: state.follower_reads.len() as u8,
-            may_campaign: laws::may_campaign(state, server.protocol.id()),
             read_round: state.read_round as u8,
             lease_over: state.lease_over as u8,
             has_lease: server.protocol.has_lease(),

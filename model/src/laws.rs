@@ -6,7 +6,7 @@
 
 mod membership;
 
-pub use membership::{Memberships, may_campaign};
+pub use membership::Memberships;
 
 use crate::config::Configuration;
 use crate::facts::{Facts, NOBODY, PackedLog, position};
@@ -381,7 +381,7 @@ fn reads_end_once(old: &ProtocolState, new: &ProtocolState, input: &Input, actio
     open.sort_unstable();
     accounted.sort_unstable();
     let led_by = |state: &ProtocolState| (state.role, state.hard_state.term, state.leader);
-    let heard = led_by(old) == led_by(new) && !matches!(input, Input::Event(Event::ElectionTimeout));
+    let heard = led_by(old) == led_by(new) && !matches!(input, Input::Event(Event::MinimumElectionTimeout));
     open == accounted && (heard || new.follower_reads.is_empty())
 }
 

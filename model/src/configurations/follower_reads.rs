@@ -42,7 +42,7 @@ pub(super) const AGAIN: Configuration = Configuration {
     purpose: "reads of a follower that asks again with each heartbeat",
     log_max: 1,
     heartbeats: true,
-    golden: Some(6_302_393),
+    golden: Some(10_974_514),
     ..WITH_READERS
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -52,7 +52,7 @@ pub(super) const CRASHES: Configuration = Configuration {
     pending_max: 2,
     crashes_max: 1,
     readers: 3,
-    golden: Some(649_063),
+    golden: Some(1_028_801),
     ..WITH_READERS
 };
 pub(super) const FETCH: Configuration = Configuration {
@@ -62,7 +62,7 @@ pub(super) const FETCH: Configuration = Configuration {
     snapshots_max: 1,
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::FollowerRead, Goal::SnapshotRestored],
-    golden: Some(4_914_989),
+    golden: Some(6_372_010),
     ..WITH_READERS
 };
 pub(super) const MEMBERS: Configuration = Configuration {
@@ -83,7 +83,7 @@ pub(super) const LEASES: Configuration = Configuration {
     check_quorum: true,
     leases: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::FollowerRead, Goal::LeaseRead, Goal::ReadAborted],
-    golden: Some(1_258_270),
+    golden: Some(1_858_113),
     ..WITH_READERS
 };
 
@@ -97,7 +97,7 @@ pub(super) const CONFORM: Configuration = Configuration {
     readers: 2,
     symmetry: false,
     drop_dead: false,
-    golden: Some(29_165),
+    golden: Some(33_360),
     ..WITH_READERS
 };
 pub(super) const CONFORM_HEARTBEATS: Configuration = Configuration {
@@ -110,7 +110,7 @@ pub(super) const CONFORM_HEARTBEATS: Configuration = Configuration {
     heartbeats: true,
     campaigners: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::FollowerRead],
-    golden: Some(12_094),
+    golden: Some(24_932),
     ..CONFORM
 };
 pub(super) const CONFORM_CRASHES: Configuration = Configuration {
@@ -131,6 +131,6 @@ pub(super) const CONFORM_ROUNDS: Configuration = Configuration {
     campaigners: 1,
     readers: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::FollowerRead, Goal::ReadAborted],
-    golden: Some(158_016),
+    golden: Some(156_012),
     ..CONFORM
 };

@@ -7,7 +7,7 @@ use crate::membership::Masks;
 use crate::server::Server;
 use raft_io::protocol::ProtocolState;
 use raft_io::types::Index;
-use raft_io::{LogView, Membership, NodeId, RoleKind};
+use raft_io::{LogView, Membership, RoleKind};
 use std::sync::Arc;
 
 /// What is known of the configurations of the cluster.
@@ -51,13 +51,6 @@ impl Memberships<'_> {
     }
 }
 
-/// Whether a server has a vote in the last configuration that it knows to be committed, or in a later one.
-pub fn may_campaign(state: &ProtocolState, id: NodeId) -> bool {
-    let known = &state.memberships;
-    let committed = known.iter().rposition(|(index, _)| *index <= state.commit_index).unwrap_or(0);
-    known[committed..].iter().any(|(_, membership)| membership.is_voter(id))
-}
-
 /// The laws of membership that a server breaks, as a mask.
 pub(super) fn of_membership(configuration: &Configuration, server: &Server, state: &ProtocolState) -> u64 {
     let mut broken = 0;
@@ -84,7 +77,9 @@ pub(super) fn of_membership(configuration: &Configuration, server: &Server, stat
             check(peers == members, Law::PeersAreMembers);
         }
         RoleKind::Candidate | RoleKind::PreCandidate => {
-            check(may_campaign(state, id), Law::CampaignersHaveAVote);
+            let committed = known.iter().rposition(|(index, _)| *index <= state.commit_index).unwrap_or(0);
+            let may = known[committed..].iter().any(|(_, membership)| membership.is_voter(id));
+            check(may, Law::CampaignersHaveAVote);
         }
         RoleKind::Follower => {}
     }

@@ -364,6 +364,7 @@ pub const MUTANTS: &[Configuration] = &[
     Configuration {
         name: "mutant-follower-reads",
         purpose: "a read at a learner while leaders change",
+        log_max: 2,
         ..FOLLOWER_READS
     },
     Configuration {
