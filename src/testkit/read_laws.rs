@@ -114,7 +114,9 @@ impl ReadLaws {
             };
             let begun = self.waiting.remove(&(id, context));
             check(begun.is_some(), once, || format!("node {id} answers read {context}, which waits for no answer"))?;
-            let (Some(Waiting { committed, round, by_lease, leader, .. }), Some(index)) = (begun, index) else { continue };
+            let (Some(Waiting { committed, round, by_lease, leader, .. }), Some(index)) = (begun, index) else {
+                continue;
+            };
             let is_fresh = index >= committed || (by_lease && clocks_broken);
             check(is_fresh, Law::LinearizableRead, || {
                 format!("node {id} answers read {context} at {index}; {committed} was committed when it began")
