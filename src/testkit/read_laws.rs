@@ -30,7 +30,7 @@ pub(super) struct ReadLaws {
 struct Waiting {
     /// What was committed, by whoever, when the read began.
     committed: Index,
-    /// A quorum has to follow in a later round than this: the last that its leader had asked by then, or with a lease the last
+    /// A quorum has to follow in a later round than this: the last that the leader had asked by then, or with a lease the last
     /// whose lease was over.
     round: u64,
     /// The term in which it began, and who led it. It ends with either.
