@@ -87,7 +87,7 @@ fn reads() {
 
 #[test]
 fn leases() {
-    run_chapter("leases", 13);
+    run_chapter("leases", 14);
 }
 
 #[test]
