@@ -60,7 +60,8 @@ pub enum Event {
         /// Whatever tells the embedder which read this is.
         context: u64,
     },
-    /// As [`Event::Read`], but a node that only follows takes it too, and answers from its own state machine.
+    /// As [`Event::Read`], but a node that only follows takes it too, and answers from its own state machine. It is aborted
+    /// when the leader changes, or is not heard for a minimum election timeout.
     FollowerRead {
         /// Which read this is; see [`crate::Event::FollowerReadRequest`].
         context: u64,
@@ -573,5 +574,73 @@ mod tests {
             }
         }
         assert_eq!(ended, [(3, true)]);
+    }
+
+    fn message(from: u64, to: u64, message: Message) -> Event {
+        Event::Receive(Envelope { from: NodeId(from), to: NodeId(to), message })
+    }
+
+    /// Node 2, or learner 4, has the no-op of leader 1 and does not know that it is committed; read 7 is confirmed and waits
+    /// for it. Read 8 waits for an answer.
+    fn follower_with_reads(id: u64, priority: u8) -> RaftNode<MemoryLog> {
+        use crate::message::{AppendEntriesRequest, ReadIndexRequest, ReadIndexResponse};
+        let membership = Membership::new([1, 2, 3]).with_learner(4);
+        let config = RaftConfig { membership, priority, ..RaftConfig::new(id, [1, 2, 3]) };
+        let mut node = RaftNode::new(config).expect("a valid configuration");
+        assert!(node.step(Event::FollowerRead { context: 6 }).is_err(), "no leader is known");
+        let (term, noop) = (Term(1), crate::types::Entry { id: EntryId::new(1, 1), payload: Payload::Noop });
+        let entries = crate::types::Entries::one(noop);
+        let append = AppendEntriesRequest { term, prev: EntryId::ZERO, entries, commit: Index::ZERO };
+        node.step(message(1, id, Message::AppendEntriesRequest(append))).expect("a memory log does not fail");
+        let asked = node.step(Event::FollowerRead { context: 7 }).expect("it follows");
+        let question = Message::ReadIndexRequest(ReadIndexRequest { term, context: 7 });
+        assert!(matches!(&asked[..], [Action::Send(Envelope { message, .. })] if *message == question), "{asked:?}");
+        let answer = ReadIndexResponse { term, context: 7, index: Index(1), commit: Index::ZERO };
+        let answered = node.step(message(1, id, Message::ReadIndexResponse(answer)));
+        assert_eq!(reads(&answered.expect("a memory log does not fail")), [], "confirmed, and not yet applied");
+        let asked = node.step(Event::FollowerRead { context: 8 }).expect("it follows");
+        assert_eq!((reads(&asked), asked.len()), (Vec::new(), 1));
+        node
+    }
+
+    #[test]
+    fn a_followers_read_is_answered_once_its_index_is_applied() {
+        use crate::message::ReadIndexResponse;
+        for id in [2, 4] {
+            let mut node = follower_with_reads(id, 3);
+            let answer = ReadIndexResponse { term: Term(1), context: 8, index: Index(1), commit: Index(1) };
+            let answered = node.step(message(1, id, Message::ReadIndexResponse(answer)));
+            assert_eq!(reads(&answered.expect("a memory log does not fail")), [(7, true), (8, true)]);
+            assert_eq!(node.applied_index(), Index(1));
+        }
+    }
+
+    /// The next leader's log may never reach the index, whether the read was confirmed or not.
+    #[test]
+    fn a_followers_reads_end_with_its_leader() {
+        let term = Term(2);
+        let of_another = crate::message::ConfirmLeaderRequest { term, round: 1 };
+        let candidate = crate::message::RequestVoteRequest { term, last: EntryId::ZERO, leadership_transfer: true };
+        for request in [Message::ConfirmLeaderRequest(of_another), Message::RequestVoteRequest(candidate)] {
+            for id in [2, 4] {
+                let ended = follower_with_reads(id, 3).step(message(3, id, request.clone()));
+                let mut ended = reads(&ended.expect("a memory log does not fail"));
+                ended.sort_unstable();
+                assert_eq!(ended, [(7, false), (8, false)], "{request:?}");
+            }
+        }
+    }
+
+    /// A learner, and a server of priority 0, keeps its role and its leader when it hears nobody: its reads waited for ever.
+    #[test]
+    fn a_followers_reads_end_when_its_leader_is_silent() {
+        for (id, priority) in [(2, 3), (2, 0), (4, 3), (4, 0)] {
+            let (mut node, mut ended) = (follower_with_reads(id, priority), Vec::new());
+            for _ in 0..40 {
+                ended.extend(reads(&node.step(Event::Tick).expect("a memory log does not fail")));
+            }
+            ended.sort_unstable();
+            assert_eq!(ended, [(7, false), (8, false)]);
+        }
     }
 }

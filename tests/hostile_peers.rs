@@ -7,8 +7,8 @@
 
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
-    TimeoutNowRequest,
+    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
+    RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
@@ -42,6 +42,10 @@ struct Server {
     restored: u32,
     /// How often another configuration came into force.
     changed: u32,
+    /// The last number that a read at a follower had.
+    contexts: u64,
+    /// How many of these were answered.
+    answered: u32,
 }
 
 impl Server {
@@ -73,6 +77,8 @@ impl Server {
             roles_seen,
             restored: 0,
             changed: 0,
+            contexts: 0,
+            answered: 0,
         }
     }
 
@@ -116,6 +122,11 @@ impl Server {
             99 if self.below(4) == 0 => {
                 let (_, last) = self.protocol.fetching().unwrap_or((SELF, EntryId::ZERO));
                 self.step(Event::SnapshotFetchFailed { last });
+            }
+            // Of one server no two reads have the same number; its peers know some of them.
+            99 => {
+                self.contexts += 1;
+                self.step(Event::FollowerReadRequest { context: self.contexts });
             }
             _ => {}
         }
@@ -185,6 +196,7 @@ impl Server {
                     self.in_flight.push_back(write);
                 }
                 Action::MembershipChanged { .. } => self.changed += 1,
+                Action::ReadReady { context: 1.., .. } => self.answered += 1,
                 Action::Send(envelope) => self.check_sent(&envelope),
                 Action::Apply { through } => self.apply(through),
                 Action::RestoreSnapshot { last } => {
@@ -325,10 +337,11 @@ impl Server {
         let granted = self.below(4) > 0;
         // Mostly what the server waits for.
         let kind = match self.protocol.role() {
-            _ if self.below(2) == 0 => self.below(14),
+            _ if self.below(2) == 0 => self.below(16),
             RoleKind::PreCandidate => 1,
             RoleKind::Candidate => 3,
             RoleKind::Leader => 9,
+            RoleKind::Follower if self.protocol.state().reads_asked > 0 && self.below(2) == 0 => 15,
             RoleKind::Follower => 5,
         };
         match kind {
@@ -350,6 +363,12 @@ impl Server {
             11 => {
                 let leader_term = if self.below(3) > 0 { term } else { self.some_term() };
                 Message::ConfirmLeaderResponse(ConfirmLeaderResponse { term, leader_term, round: self.some_round() })
+            }
+            14 => Message::ReadIndexRequest(ReadIndexRequest { term, context: self.below(4) }),
+            15 => {
+                let context = self.near(self.contexts);
+                let (index, commit) = (self.some_id().index, self.some_id().index);
+                Message::ReadIndexResponse(ReadIndexResponse { term, context, index, commit })
             }
             12 => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
             13 => {
@@ -391,23 +410,24 @@ impl Server {
 }
 
 /// What peers of a server with this seed make it do.
-fn suffer(seed: u64) -> (BTreeMap<RoleKind, u32>, u32, u32) {
+fn suffer(seed: u64) -> (BTreeMap<RoleKind, u32>, [u32; 3]) {
     let mut server = Server::new(seed);
     for _ in 0..400 {
         server.act();
     }
-    (server.roles_seen, server.restored, server.changed)
+    (server.roles_seen, [server.restored, server.changed, server.answered])
 }
 
 #[test]
 fn whatever_peers_say_a_server_keeps_its_own_promises() {
-    let (mut roles, mut restored, mut changed) = (BTreeMap::<RoleKind, u32>::new(), 0, 0);
+    let (mut roles, mut restored, mut changed, mut answered) = (BTreeMap::<RoleKind, u32>::new(), 0, 0, 0);
     for seed in 0..4_000 {
         match catch_unwind(AssertUnwindSafe(|| suffer(seed))) {
-            Ok((seen, snapshots, changes)) => {
+            Ok((seen, [snapshots, changes, reads])) => {
                 seen.into_iter().for_each(|(role, count)| *roles.entry(role).or_default() += count);
                 restored += snapshots;
                 changed += changes;
+                answered += reads;
             }
             Err(_) => panic!("seed {seed}: see above"),
         }
@@ -418,4 +438,5 @@ fn whatever_peers_say_a_server_keeps_its_own_promises() {
     }
     assert!(restored > 500, "only {restored} snapshots were restored");
     assert!(changed > 20_000, "only {changed} configurations came into force");
+    assert!(answered > 500, "only {answered} reads at followers were answered");
 }

@@ -82,12 +82,12 @@ fn transfer() {
 
 #[test]
 fn reads() {
-    run_chapter("reads", 12);
+    run_chapter("reads", 29);
 }
 
 #[test]
 fn leases() {
-    run_chapter("leases", 13);
+    run_chapter("leases", 14);
 }
 
 #[test]

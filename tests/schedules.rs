@@ -47,8 +47,8 @@ impl Schedule {
         chosen.map_or(Ok(()), |command| self.run(&command))
     }
 
-    /// Every server is up and every way open: soon one leads, what it is asked commits everywhere, and a change of the
-    /// configuration that had begun is done.
+    /// Every server is up and every way open: soon one leads, what it is asked commits everywhere, reads have ended, and a
+    /// change of the configuration that had begun is done.
     fn heal_and_commit(&mut self) -> Result<(), TestCaseError> {
         self.run("heal")?;
         let cluster = self.script.cluster().expect("a cluster");
@@ -84,7 +84,13 @@ impl Schedule {
         let Some((last, _)) = cluster.commands().last() else { return false };
         let Some(leader) = cluster.leader().and_then(|leader| cluster.protocol(leader)) else { return false };
         let (index, membership) = leader.committed_membership();
+        // Whoever reads has an answer by then.
+        let waits = |id| {
+            let state = cluster.protocol(id).map(Protocol::state);
+            state.is_some_and(|state| !state.reads.is_empty() || !state.follower_reads.is_empty())
+        };
         let is_done = leader.membership() == membership
+            && !cluster.ids().any(waits)
             && !membership.is_joint()
             && membership.promoting().is_empty()
             && membership.is_voter(leader.id());

@@ -4,7 +4,10 @@
 
 use raft_io::driver::RequestError;
 use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
-use raft_io::message::{AppendEntriesRequest, AppendEntriesResponse, AppendResult, InstallSnapshotRequest};
+use raft_io::message::{
+    AppendEntriesRequest, AppendEntriesResponse, AppendResult, InstallSnapshotRequest, ReadIndexRequest,
+    ReadIndexResponse,
+};
 use raft_io::session::{Forgotten, SessionCall, SessionCommand, SessionError, SessionId, SessionLimits, SessionReply};
 use raft_io::snapshot::{Chunk, ChunkRequest, SnapshotInfo};
 use raft_io::{
@@ -46,6 +49,7 @@ fn events_actions_and_messages_come_back_as_they_were() {
     let envelope = append();
     round_trip(&Event::Receive(envelope.clone()));
     round_trip(&Event::LeaseReadRequest { context: 7 });
+    round_trip(&Event::FollowerReadRequest { context: u64::MAX });
     round_trip(&Event::LeaseTimeout { round: 3 });
     round_trip(&Event::StepDown);
     round_trip(&Event::ProposeBatch(vec!["a".into(), "b".into()]));
@@ -63,6 +67,12 @@ fn events_actions_and_messages_come_back_as_they_were() {
     round_trip(&Action::MembershipChanged { index: Index(9), membership: membership() });
     let request = InstallSnapshotRequest { term: Term(3), last: EntryId::new(6, 2), membership: membership() };
     round_trip(&Envelope { message: Message::InstallSnapshotRequest(request), ..envelope.clone() });
+    let request = ReadIndexRequest { term: Term(3), context: u64::MAX };
+    round_trip(&Envelope { message: Message::ReadIndexRequest(request), ..envelope.clone() });
+    let response = ReadIndexResponse { term: Term(3), context: 7, index: Index(9), commit: Index(6) };
+    round_trip(&Envelope { message: Message::ReadIndexResponse(response), ..envelope.clone() });
+    round_trip(&Action::Misbehaved { peer: NodeId(3), reason: PeerMisbehaved::CommittedUnheld { index: Index(9) } });
+    round_trip(&node::Event::FollowerRead { context: 7 });
     let result = AppendResult::Rejected { prev_index: Index(6), hint: EntryId::new(4, 1) };
     let response = AppendEntriesResponse { term: Term(3), result };
     round_trip(&Envelope { message: Message::AppendEntriesResponse(response), ..envelope });

@@ -6,8 +6,8 @@ mod wire_support;
 use bytes::Bytes;
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
-    TimeoutNowRequest,
+    InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RequestVoteRequest,
+    RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::snapshot::{Chunk, ChunkRequest};
 use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Purpose, Refusal, Welcome};
@@ -132,6 +132,19 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
                 term: Term(10),
                 leader_term: Term(9),
                 round: 300,
+            })),
+        ),
+        (
+            "read_index_request",
+            message(Message::ReadIndexRequest(ReadIndexRequest { term: Term(9), context: 0x1234_5678_9abc_def0 })),
+        ),
+        (
+            "read_index_response",
+            message(Message::ReadIndexResponse(ReadIndexResponse {
+                term: Term(9),
+                context: 0x1234_5678_9abc_def0,
+                index: Index(303),
+                commit: Index(300),
             })),
         ),
         ("timeout_now_request", message(Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(9) }))),

@@ -7,8 +7,8 @@ mod wire_support;
 use proptest::prelude::*;
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
-    TimeoutNowRequest,
+    InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RequestVoteRequest,
+    RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::wire::{self, Frame, HEADER_BYTES};
 use raft_io::{Entry, EntryId, GroupId, Index, Membership, Message, NodeId, Payload, Term};
@@ -93,6 +93,12 @@ fn messages() -> impl Strategy<Value = Message> {
         (numbers(), numbers()).prop_map(|(term, round)| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(term), round })
         }),
+        (numbers(), numbers())
+            .prop_map(|(term, context)| Message::ReadIndexRequest(ReadIndexRequest { term: Term(term), context })),
+        (numbers(), numbers(), numbers(), numbers()).prop_map(|(term, context, index, commit)| {
+            let (term, index, commit) = (Term(term), Index(index), Index(commit));
+            Message::ReadIndexResponse(ReadIndexResponse { term, context, index, commit })
+        }),
         (numbers(), numbers(), numbers()).prop_map(|(term, leader_term, round)| {
             Message::ConfirmLeaderResponse(ConfirmLeaderResponse {
                 term: Term(term),
@@ -141,7 +147,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bodies_never_panic(
-        kind in prop_oneof![0u16..27, 60u16..70, any::<u16>()],
+        kind in prop_oneof![0u16..29, 60u16..70, any::<u16>()],
         protocol in prop_oneof![0u8..3, Just(wire::TRANSFER_PROTOCOL)],
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {

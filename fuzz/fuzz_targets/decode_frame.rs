@@ -20,7 +20,7 @@ fuzz_target!(|input: (u8, u16, u8, u64, &[u8])| {
         1 => (wire::PROTOCOL, wire::kind::MESSAGES),
         _ => (wire::TRANSFER_PROTOCOL, wire::kind::TRANSFER),
     };
-    let kind = first + kind % 12;
+    let kind = first + kind % 14;
     let frame = Bytes::from(seal(protocol, kind, flags & 1, group, body));
     let decoded = wire::decode(&frame, &limits);
     assert_eq!(decoded, wire::decode_borrowed(&frame, &limits));

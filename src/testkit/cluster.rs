@@ -222,7 +222,9 @@ impl Cluster {
                 commands.iter().map(|command| format!(" {}", command_words(command))).collect()
             }
             Event::Persisted { writes } => format!(" {writes}"),
-            Event::ReadRequest { context } | Event::LeaseReadRequest { context } => format!(" {context}"),
+            Event::ReadRequest { context }
+            | Event::LeaseReadRequest { context }
+            | Event::FollowerReadRequest { context } => format!(" {context}"),
             Event::LeaseTimeout { round } => format!(" {round}"),
             Event::TransferLeadership { target } => format!(" {target}"),
             Event::ChangeMembership { target } => format!(" {}", render::membership(target)),
@@ -240,7 +242,9 @@ impl Cluster {
             self.checker.received(&node.view(id), envelope);
         }
         let read = match event {
-            Event::ReadRequest { context } | Event::LeaseReadRequest { context } => Some(context),
+            Event::ReadRequest { context }
+            | Event::LeaseReadRequest { context }
+            | Event::FollowerReadRequest { context } => Some(context),
             _ => None,
         };
         if let (Some(context), Some(node)) = (read, self.nodes.get(&id).filter(|node| node.protocol.is_some())) {
@@ -294,6 +298,11 @@ impl Cluster {
     ) -> Moved {
         let views = self.nodes.iter().map(|(id, node)| node.view(*id)).collect::<Vec<_>>();
         self.checker.stepped(id, transition, actions, &views)?;
+        if let Some(protocol) = self.protocol(id) {
+            let state = protocol.state();
+            let own = state.reads.iter().filter(|read| read.reader.is_none()).map(|read| read.context);
+            self.checker.reads_kept(id, &own.chain(state.follower_reads).collect())?;
+        }
         let first_applicable = self.nodes[&id].first_applicable;
         for entry in to_apply {
             self.checker.applied(id, first_applicable, entry)?;
@@ -531,6 +540,7 @@ impl Node {
             id,
             role: protocol.map(Protocol::role),
             hard_state: protocol.map_or(durable, |protocol| HardState { term: protocol.term(), vote: protocol.vote() }),
+            leader: protocol.and_then(Protocol::leader),
             leader_is_recent: protocol.is_some_and(Protocol::leader_is_recent),
             lease_over: protocol.filter(|protocol| protocol.has_lease()).map(|protocol| protocol.state().lease_over),
             commit_index: protocol.map_or(Index::ZERO, Protocol::commit_index),

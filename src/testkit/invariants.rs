@@ -33,6 +33,8 @@ pub struct View<'a> {
     pub role: Option<RoleKind>,
     /// Term and vote as decided, durable or not.
     pub hard_state: HardState,
+    /// The leader that it knows of, itself if it leads.
+    pub leader: Option<NodeId>,
     /// Whether it heard its leader within the minimum election timeout.
     pub leader_is_recent: bool,
     /// Of a leader that has a lease: the last round whose lease is over.
@@ -193,7 +195,7 @@ impl Checker {
         check(durable.term >= term, law, || {
             format!("node {from} speaks in term {term}, its durable term is {}", durable.term)
         })?;
-        self.reads.sent(envelope);
+        self.reads.sent(sender, envelope);
         self.transfers.sent(sender, envelope)?;
         match &envelope.message {
             Message::RequestVoteRequest(_) => {
@@ -250,6 +252,14 @@ impl Checker {
     /// The server refused the read.
     pub fn read_refused(&mut self, id: NodeId, context: u64) {
         self.reads.refused(id, context);
+    }
+
+    /// The reads that a server keeps after a step, without an answer: those that began there, by their contexts.
+    ///
+    /// # Errors
+    /// One was forgotten, or answered and kept.
+    pub fn reads_kept(&self, id: NodeId, contexts: &BTreeSet<u64>) -> Checked {
+        self.reads.kept(id, contexts)
     }
 
     /// A server applies an entry.

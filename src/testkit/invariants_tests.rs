@@ -43,6 +43,7 @@ pub(in crate::testkit) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit:
         id: NodeId(id),
         role: Some(role),
         hard_state: log.hard_state(),
+        leader: (role == Leader).then_some(NodeId(id)),
         leader_is_recent: false,
         lease_over: None,
         commit_index: Index(commit),

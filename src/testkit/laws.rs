@@ -43,7 +43,8 @@ pub enum Law {
     LinearizableRead,
     /// Nobody leads a later term than a leader that has a lease, while the clocks hold what leases ask of them (§6.4.1).
     LeaseSafe,
-    /// Each read that a server takes is answered or aborted once, at the latest when it stops leading (§6.4).
+    /// Each read that a server takes is answered or aborted once, at the latest when it stops leading, or following the
+    /// leader that it had (§6.4).
     EveryReadEndsOnce,
     /// A leader appends nothing while it hands its leadership over (§3.10).
     TransferAppendsNothing,

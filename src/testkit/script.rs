@@ -10,6 +10,7 @@
 //! | `election_timeout 1`, `minimum_election_timeout`, `heartbeat_timeout`, `quorum_check_timeout` | a timeout fires at each server named, or at `all` |
 //! | `client_request 1 x y` | commands are proposed, as one batch; `bytes=99` is one of that size |
 //! | `read_request 1 7`, `lease_read_request 1 7` | a client wants to read at server 1, by a lease if there is one; 7 is how the answer names it |
+//! | `follower_read_request 2 7` | likewise, but a server that only follows takes it too |
 //! | `lease_timeout 1 3` | the time of a lease has passed since server 1 began round 3 |
 //! | `step_down 1` | server 1 is to lead no more |
 //! | `change_membership 1 voters=1,2,4 learners=5,6 promoting=6 addresses=4:host` | server 1 is to bring this configuration about |
@@ -202,6 +203,10 @@ fn run_transition(cluster: &mut Cluster, transition: Transition, words: &Words<'
         Transition::LeaseReadRequest => {
             let context = words.number(1)?;
             return cluster.step(words.node(0)?, Event::LeaseReadRequest { context });
+        }
+        Transition::FollowerReadRequest => {
+            let context = words.number(1)?;
+            return cluster.step(words.node(0)?, Event::FollowerReadRequest { context });
         }
         Transition::Persisted => return cluster.persisted(words.node(0)?, words.count(1)?),
         Transition::ClientRequest => return cluster.step(words.node(0)?, client_request(words)?),

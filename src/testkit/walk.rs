@@ -16,7 +16,7 @@ use std::vec::Vec;
 
 /// How often each kind of command comes, in parts of 256, before what is impossible is left out.
 const WEIGHTS: &[(Kind, u8)] = &[
-    (Kind::Deliver, 89),
+    (Kind::Deliver, 87),
     (Kind::DeliverAll, 14),
     (Kind::Persisted, 40),
     (Kind::Sync, 8),
@@ -26,6 +26,7 @@ const WEIGHTS: &[(Kind, u8)] = &[
     (Kind::QuorumCheckTimeout, 4),
     (Kind::ClientRequest, 20),
     (Kind::ReadRequest, 3),
+    (Kind::FollowerReadRequest, 2),
     (Kind::TransferLeadership, 2),
     (Kind::TransferTimeout, 1),
     (Kind::SnapshotTaken, 3),
@@ -41,7 +42,7 @@ const WEIGHTS: &[(Kind, u8)] = &[
 
 /// The same where servers can come to the cluster. A change needs a leader that stays for a while and learners that catch up.
 const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
-    (Kind::Deliver, 74),
+    (Kind::Deliver, 73),
     (Kind::ChangeMembership, 12),
     (Kind::DeliverAll, 28),
     (Kind::Persisted, 40),
@@ -51,7 +52,8 @@ const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
     (Kind::HeartbeatTimeout, 18),
     (Kind::QuorumCheckTimeout, 4),
     (Kind::ClientRequest, 14),
-    (Kind::ReadRequest, 4),
+    (Kind::ReadRequest, 3),
+    (Kind::FollowerReadRequest, 2),
     (Kind::TransferLeadership, 2),
     (Kind::TransferTimeout, 2),
     (Kind::SnapshotTaken, 4),
@@ -67,13 +69,14 @@ const WEIGHTS_WITH_CHANGES: &[(Kind, u8)] = &[
 
 /// The same with leases: timeouts come from clocks, which run apart as far as leases allow.
 const WEIGHTS_WITH_LEASES: &[(Kind, u8)] = &[
-    (Kind::Deliver, 72),
+    (Kind::Deliver, 68),
     (Kind::DeliverAll, 24),
     (Kind::Tick, 70),
     (Kind::Persisted, 24),
     (Kind::Sync, 4),
     (Kind::ClientRequest, 10),
     (Kind::ReadRequest, 3),
+    (Kind::FollowerReadRequest, 4),
     (Kind::LeaseReadRequest, 16),
     (Kind::TransferLeadership, 3),
     (Kind::StepDown, 1),
@@ -103,6 +106,7 @@ enum Kind {
     QuorumCheckTimeout,
     ClientRequest,
     ReadRequest,
+    FollowerReadRequest,
     TransferLeadership,
     TransferTimeout,
     SnapshotTaken,
@@ -169,6 +173,7 @@ pub fn choose(cluster: &Cluster, kind: u8, pick: u32) -> Option<String> {
             let leader = one(&running).filter(|_| detail % 8 == 0).or_else(|| cluster.leader())?;
             Some(format!("read_request {leader} {}", cluster.reads()))
         }
+        Kind::FollowerReadRequest => one(&running).map(|id| format!("follower_read_request {id} {}", cluster.reads())),
         Kind::Tick => one(&running).and_then(|id| {
             // Who is ahead waits for whom it may not leave further behind.
             let id = cluster.waits_for_clock_of(id).unwrap_or(id);

@@ -5,8 +5,8 @@ use crate::config::RaftConfig;
 use crate::membership::Membership;
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
-    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse,
-    TimeoutNowRequest,
+    InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
+    RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
 use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload, Term};
 use bytes::Bytes;
@@ -238,6 +238,15 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
             term,
             leader_term: Term(words.required("leader_term")?),
             round: words.required("round")?,
+        }),
+        Some("read_index_request") => {
+            Message::ReadIndexRequest(ReadIndexRequest { term, context: words.required("context")? })
+        }
+        Some("read_index_response") => Message::ReadIndexResponse(ReadIndexResponse {
+            term,
+            context: words.required("context")?,
+            index: Index(words.required("index")?),
+            commit: Index(words.required("commit")?),
         }),
         Some("timeout_now_request") => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
         Some("install_snapshot_request") => Message::InstallSnapshotRequest(InstallSnapshotRequest {
