@@ -159,7 +159,8 @@ impl<M: StateMachine> Raft<M> {
 
     /// Reads linearizably: `look` sees every write that was acknowledged, and whatever an earlier
     /// read saw, before this call, on whichever node. Only the leader answers; with
-    /// [`follower_read`](Self::follower_read) every member does. Nothing is appended or synced for it: the price is a round of messages to the followers and back, which reads share.
+    /// [`follower_read`](Self::follower_read) every member does. Nothing is appended or synced for it:
+    /// the price is a round of messages to the followers and back, which reads share.
     ///
     /// `look` runs between two applies, on the apply thread, so it must be quick; never wait for a
     /// read from within the state machine or another read. It does not begin after the deadline of
@@ -178,11 +179,11 @@ impl<M: StateMachine> Raft<M> {
     }
 
     /// Reads linearizably from this node's own state machine, on **any** member: the leader, a follower, or a learner
-    /// (§6.4). It promises what [`read`](Self::read) does. A follower asks its leader which index that is, for whom the
-    /// question is a read like its own, and looks once it has applied so much: reads that begin while an answer is on
-    /// its way share the next question, and leader and followers share the rounds. So the price is a message to the
-    /// leader and back, and the leader's round; the look, and all memory and time that it takes, are this node's. On the
-    /// leader nothing is different from `read`.
+    /// (§6.4). It promises what [`read`](Self::read) does, and `look` runs as there. A follower asks its leader, for whom
+    /// the question is a read like its own, how much it has to see, and looks once it has applied so much. Reads that begin
+    /// while an answer is on its way share the next question, and leader and followers share the rounds. So the price is a
+    /// message to the leader and back, and the leader's round; the work is this node's. On the leader nothing is different
+    /// from `read`.
     ///
     /// It ends with [`RequestError::NotLeader`] while no leader is known, and when the leader changes, or is not heard for an
     /// election timeout, before the answer is here. A follower that is behind answers late, and never stale.
