@@ -45,7 +45,17 @@ fn reads_leave_no_entry_in_the_log() {
 /// A read sees the writes before it on its connection, and none behind it.
 #[test]
 fn pipelined_reads_and_writes_run_in_their_order() {
-    let cluster = Cluster::start(&[]);
+    run_in_their_order(&[]);
+}
+
+/// Here the writes go to the leader and the reads stay.
+#[test]
+fn pipelined_reads_on_followers_see_the_writes_before_them() {
+    run_in_their_order(&["--follower-reads"]);
+}
+
+fn run_in_their_order(options: &[&str]) {
+    let cluster = Cluster::start(options);
     let request = "GET k\r\nSET k a\r\nGET k\r\nSTRLEN k\r\nAPPEND k b\r\nAPPEND k c\r\nMGET k k\r\nPING\r\n\
                    DEL k\r\nEXISTS k\r\n";
     let expected = "$-1\r\n+OK\r\n$1\r\na\r\n:1\r\n:2\r\n:3\r\n*2\r\n$3\r\nabc\r\n$3\r\nabc\r\n+PONG\r\n:1\r\n:0\r\n";
@@ -71,6 +81,25 @@ fn a_follower_that_redirects_redirects_reads_too() {
     let moved = format!("-MOVED 12739 127.0.0.1:{}\r\n", cluster.port(cluster.leader()));
     let request = "GET 123456789\r\nSET 123456789 v\r\nGET 123456789\r\n";
     assert_eq!(text(&mut cluster.connect(cluster.follower()), request), moved.repeat(3));
+}
+
+/// Only writes are the leader's business: a client that reads at one node sees what another wrote at the leader.
+#[test]
+fn with_follower_reads_every_node_answers_what_it_holds_itself() {
+    for lease in [&[][..], &["--lease-ticks", "5"]] {
+        let cluster = Cluster::start(&[&["--follower-reads", "--on-follower", "moved"], lease].concat());
+        let leader = cluster.leader();
+        let (mut writer, mut readers) = (cluster.connect(leader), [0, 1, 2].map(|node| cluster.connect(node)));
+        for round in 0..50 {
+            assert_eq!(text(&mut writer, &format!("SET k {round:02}\r\n")), "+OK\r\n");
+            for (node, reader) in readers.iter_mut().enumerate() {
+                assert_eq!(text(reader, "GET k\r\n"), format!("$2\r\n{round:02}\r\n"), "node {}", node + 1);
+            }
+        }
+        let moved = format!("-MOVED 12739 127.0.0.1:{}\r\n", cluster.port(leader));
+        let request = "GET 123456789\r\nSET 123456789 v\r\n";
+        assert_eq!(text(&mut cluster.connect(cluster.follower()), request), format!("$-1\r\n{moved}"));
+    }
 }
 
 /// The reply to a read that was forwarded to it will not come, and so the read goes to the next.
@@ -102,6 +131,12 @@ fn a_leader_that_slept_through_its_lease_answers_nothing_stale() {
     answers_nothing_stale(&["--lease-ticks", "9"]);
 }
 
+/// On the leader the option changes nothing.
+#[test]
+fn a_deposed_leader_with_follower_reads_answers_nothing_stale() {
+    answers_nothing_stale(&["--follower-reads"]);
+}
+
 fn answers_nothing_stale(options: &[&str]) {
     let cluster = Cluster::start(options);
     let (old, other) = (cluster.leader(), cluster.follower());
@@ -123,7 +158,17 @@ fn answers_nothing_stale(options: &[&str]) {
 /// Whoever reads while the leader dies waits for the next one, and no error reaches him.
 #[test]
 fn readers_do_not_notice_the_death_of_the_leader() {
-    let mut cluster = Cluster::start(&[]);
+    read_on_over_the_death_of_the_leader(&[]);
+}
+
+/// Their questions are with the leader when it dies, and are put to the next.
+#[test]
+fn readers_at_a_follower_do_not_notice_the_death_of_the_leader() {
+    read_on_over_the_death_of_the_leader(&["--follower-reads"]);
+}
+
+fn read_on_over_the_death_of_the_leader(options: &[&str]) {
+    let mut cluster = Cluster::start(options);
     assert_eq!(cluster.cli(0, &["set", "k", "v"]), "OK");
     let (victim, survivor) = (cluster.leader(), cluster.follower());
     let mut streams: Vec<TcpStream> = (0..12).map(|_| cluster.connect(survivor)).collect();

@@ -152,6 +152,8 @@ impl Nodes {
             .arg("--data")
             .arg(self.data(node))
             .args(trace)
+            // Clients read on whichever node they are connected to, and its answers are a part of the history.
+            .arg("--follower-reads")
             .args(["--seed", &shared.seed.to_string(), "--tick-ms", &shared.tick_ms.to_string()])
             .args(["--snapshot-commands", &shared.snapshot_commands.to_string()])
             .args(["--snapshot-trail", &(shared.snapshot_commands / 10).to_string()])

@@ -18,8 +18,9 @@ use std::process::ExitCode;
 ///
 /// Writes go through the replicated log: an acknowledged one survives the loss of a minority of nodes.
 /// Reads are answered by the leader without an entry of the log, once a majority confirmed that it
-/// leads: they are linearizable (READONLY selects stale local ones). The commands of one connection
-/// run in order.
+/// leads: they are linearizable (READONLY selects stale local ones). With --follower-reads any node
+/// answers them, once the leader has told it how much it has to see: linearizable too. The commands of
+/// one connection run in order.
 ///
 /// Errors: -CLUSTERDOWN: no leader, the command did not run. -BUSY: too much is in progress, it did
 /// not run. -UNKNOWN: the answer to a write was lost, it may or may not have run; a read is tried

@@ -44,8 +44,8 @@ impl fmt::Display for LeaderHint {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum RequestError {
-    /// This node does not lead, or led no longer when it should have answered a read; nothing was
-    /// appended. Ask the leader, if one is named.
+    /// This node does not lead, or led no longer when it should have answered a read, or lost the leader whom it asked
+    /// for one; nothing was appended. Ask the leader, if one is named.
     #[error("not the leader in term {term}: {reason}{}", hint(leader.as_ref()))]
     NotLeader {
         /// The leader, as far as this node knows.

@@ -7,7 +7,7 @@ use super::feed::{Feed, Reader};
 use super::node::panic_message;
 use super::node::{Handle, Node, StaleRead, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
-use super::reads::BoxedRead;
+use super::reads::{BoxedRead, ReadWay};
 use super::snapshots::Requester;
 use super::status::Status;
 use super::sync::atomic::Ordering;
@@ -156,8 +156,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         self.propose_many(commands)
     }
 
-    fn read(&self, read: BoxedRead<M>, by_lease: bool) -> Result<(), RequestError> {
-        self.begin_read(read, by_lease)
+    fn read(&self, read: BoxedRead<M>, way: ReadWay) -> Result<(), RequestError> {
+        self.begin_read(read, way)
     }
 
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError> {

@@ -23,7 +23,8 @@
 //!
 //! A linearizable read ([`Raft::read`]) appends nothing: the protocol asks a quorum whether this node
 //! still leads, and the apply thread answers once it has applied what was committed when the read
-//! began. Reads that begin while an answer is on its way share the next question.
+//! began. Reads that begin while an answer is on its way share the next question. On a follower or a
+//! learner ([`Raft::follower_read`]) it asks the leader, and the rest is the same.
 //!
 //! A leader hands over on request ([`Raft::transfer_leadership`]), and by itself when it shuts down:
 //! the target campaigns at once, and proposals wait for a moment instead of an election timeout.

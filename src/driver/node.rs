@@ -14,7 +14,7 @@ use super::members::{self, Members};
 use super::options::DriverOptions;
 use super::proposals::{Appended, Held, not_leader};
 use super::raft::{Applied, RoleChange, StateMachine, WaitError};
-use super::reads::{BoxedRead, ReadTally, Reads};
+use super::reads::{BoxedRead, ReadTally, ReadWay, Reads};
 use super::recording::Recording;
 use super::signal::Signal;
 use super::slot::{self, Completion};
@@ -66,7 +66,7 @@ pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn id(&self) -> NodeId;
     fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError>;
     fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError>;
-    fn read(&self, read: BoxedRead<M>, by_lease: bool) -> Result<(), RequestError>;
+    fn read(&self, read: BoxedRead<M>, way: ReadWay) -> Result<(), RequestError>;
     fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
     fn change_membership(&self, wanted: Wanted, timeout: Duration) -> MembershipChange;
@@ -97,6 +97,8 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) id: NodeId,
     pub(super) tick: Duration,
     pub(super) election_ticks: u32,
+    /// Whether it campaigns of its own accord.
+    pub(super) campaigns: bool,
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
     pub(super) options: DriverOptions,
@@ -213,6 +215,7 @@ where
         id: config.id,
         tick: config.tick,
         election_ticks: config.election_ticks,
+        campaigns: config.priority > 0,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
@@ -343,6 +346,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             return Ok(None);
         }
         let persisted = matches!(event, Event::Persisted { .. });
+        let silent = self.is_leader_silent(&event);
         let State { protocol, actions, recording, .. } = state;
         let input = recording.input(&event);
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
@@ -368,6 +372,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         // Before anything of it leaves: what others see of this node, its trace tells.
         recording.step(input, protocol, actions);
         let first = self.carry_out(state);
+        if silent {
+            self.give_up_leader(state);
+        }
         if persisted || state.leading.is_none() {
             self.append_held(state);
         }
@@ -425,7 +432,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     let error = not_leader(state);
                     state.reads.abort(context, error);
                 }
-                Action::ResetElectionTimer => {}
+                Action::ResetElectionTimer => state.reads.leader_silent = false,
                 Action::MembershipChanged { index, membership } => {
                     trace_event!(info, node = self.id.0, index = index.0, "the configuration is: {membership}");
                     let _ = (index, membership);
@@ -465,6 +472,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.answer_appended(UnknownReason::LeadershipLost);
             state.leading = leading;
         }
+        state.reads.role_changed();
         state.transfers.role_changed(role, term, leader);
         self.roles.publish(RoleChange { role, term, leader });
     }

@@ -177,13 +177,19 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
 /// What every request needs, whatever it asks for: a node that works and leads.
 pub(super) fn admit_request<M: StateMachine>(state: &State<M>) -> Result<(), RequestError> {
+    admit_anywhere(state)?;
+    if state.leading.is_none() { Err(not_leader(state)) } else { Ok(()) }
+}
+
+/// What every request needs, whoever leads.
+pub(super) fn admit_anywhere<M: StateMachine>(state: &State<M>) -> Result<(), RequestError> {
     if let Some(reason) = &state.fatal {
         return Err(RequestError::Fatal { reason: reason.clone() });
     }
     if state.draining {
         return Err(RequestError::Shutdown);
     }
-    if state.leading.is_none() { Err(not_leader(state)) } else { Ok(()) }
+    Ok(())
 }
 
 pub(super) fn not_leader<M: StateMachine>(state: &State<M>) -> RequestError {

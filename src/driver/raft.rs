@@ -5,7 +5,7 @@ use super::error::{RequestError, StartError, UnknownReason};
 use super::feed;
 use super::node::{self, Answer, Handle, StaleRead, Waiting};
 use super::options::DriverOptions;
-use super::reads::{self, Reading};
+use super::reads::{self, ReadWay, Reading};
 use super::slot::{self, Outcome};
 use super::snapshots::{SnapshotImage, TakingSnapshot};
 use super::status::Status;
@@ -158,15 +158,16 @@ impl<M: StateMachine> Raft<M> {
     }
 
     /// Reads linearizably: `look` sees every write that was acknowledged, and whatever an earlier
-    /// read saw, before this call, on whichever node. Only the leader answers. Nothing is appended or
-    /// synced for it: the price is a round of messages to the followers and back, which reads share.
+    /// read saw, before this call, on whichever node. Only the leader answers; with
+    /// [`follower_read`](Self::follower_read) every member does. Nothing is appended or synced for it:
+    /// the price is a round of messages to the followers and back, which reads share.
     ///
     /// `look` runs between two applies, on the apply thread, so it must be quick; never wait for a
     /// read from within the state machine or another read. It does not begin after the deadline of
     /// [`Reading::wait`] has passed. A panic in it comes back to the caller. A read that failed, for
     /// whatever reason, can safely be tried again, here or on another node.
     pub fn read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
-        self.open_read(look, false)
+        self.open_read(look, ReadWay::Leader)
     }
 
     /// Reads by the leader's lease: as [`read`](Self::read), without the round of messages. With
@@ -174,19 +175,32 @@ impl<M: StateMachine> Raft<M> {
     /// can lead yet. That is linearizable **while the clocks hold what `lease_ticks` says**, and may be stale if they do
     /// not. Without `lease_ticks`, or without a lease at the moment, nothing is different from `read`.
     pub fn lease_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
-        self.open_read(look, true)
+        self.open_read(look, ReadWay::Lease)
     }
 
-    fn open_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static, by_lease: bool) -> Reading<R> {
+    /// Reads linearizably from this node's own state machine, on **any** member: the leader, a follower, or a learner
+    /// (§6.4). It promises what [`read`](Self::read) does, and `look` runs as there. A follower asks its leader, for whom
+    /// the question is a read like its own, how much it has to see, and looks once it has applied so much. Reads that begin
+    /// while an answer is on its way share the next question, and leader and followers share the rounds. So the price is a
+    /// message to the leader and back, and the leader's round; the work is this node's. On the leader nothing is different
+    /// from `read`.
+    ///
+    /// It ends with [`RequestError::NotLeader`] while no leader is known, and when the leader changes, or is not heard for an
+    /// election timeout, before the answer is here. A follower that is behind answers late, and never stale.
+    pub fn follower_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
+        self.open_read(look, ReadWay::AnyMember)
+    }
+
+    fn open_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static, way: ReadWay) -> Reading<R> {
         let (read, completion) = reads::open(look);
-        match self.owner.node.read(read, by_lease) {
+        match self.owner.node.read(read, way) {
             Ok(()) => Reading::open(completion),
             Err(error) => Reading::refused(error),
         }
     }
 
     /// Looks at the state machine as far as this node has applied: local, on any node, without a
-    /// message, and possibly stale by any amount; [`read`](Self::read) is not. Runs between two
+    /// message, and possibly stale by any amount; [`follower_read`](Self::follower_read) is not. Runs between two
     /// applies, on the apply thread, so it must be quick; never call it from within the state
     /// machine. A panic in `look` comes back to the caller.
     ///

@@ -1,18 +1,19 @@
 //! The road of a linearizable read: confirmed by the protocol, then answered between two applies.
 //!
 //! Dissertation §6.4. A read waits in three places, one after the other: for the protocol, which
-//! confirms that this node still leads; for the commit of the index that the protocol names; on the
-//! apply thread, for the apply of that index. Losing leadership ends it in the first two. In the
-//! third it needs nothing but the state machine. Each read goes its own way, for the indexes of two
-//! terms of leadership need not ascend.
+//! confirms that this node still leads, or asks the leader; for the commit of the index that the protocol
+//! names; on the apply thread, for the apply of that index. The end of the leader that it was put to, this
+//! node or another, ends it in the first two. In the third it needs nothing but the state machine. Each
+//! read goes its own way, for the indexes of two leaders need not ascend.
 
 use super::error::{Limit, RequestError};
 use super::node::{Handle, Node, State};
-use super::proposals::{admit_request, not_leader};
+use super::proposals::{admit_anywhere, admit_request, not_leader};
 use super::raft::{StateMachine, deadline};
 use super::slot::{self, Completer, Completion, Outcome, Wake};
 use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::sync::lock;
+use crate::action::RoleKind;
 use crate::event::Event;
 use crate::log::SharedLog;
 use crate::transport::RaftTransport;
@@ -21,6 +22,7 @@ use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -31,6 +33,17 @@ use std::vec::Vec;
 
 /// How long the apply thread looks before it wakes the readers whose answers it has.
 const TURN_MAX: Duration = Duration::from_micros(500);
+
+/// How a read learns which index it has to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadWay {
+    /// This node leads, and asks the others whether it still does.
+    Leader,
+    /// This node leads, and asks nobody while it has a lease.
+    Lease,
+    /// Whoever leads is asked.
+    AnyMember,
+}
 
 /// A read under way, whatever it reads. All of it is the user's code, its end included: no method is
 /// called and none is dropped under a lock of the driver.
@@ -135,7 +148,8 @@ impl<M> ByIndex<M> {
 
 /// The reads that the lock guards.
 pub(super) struct Reads<M> {
-    /// The next read's context. Only grows.
+    /// The next read's context. Begins with a random number and counts up from there: an answer to what this
+    /// node asked in an earlier life must find nobody.
     next_context: u64,
     /// Those that the protocol has not answered, by context.
     asked: BTreeMap<u64, BoxedRead<M>>,
@@ -143,6 +157,10 @@ pub(super) struct Reads<M> {
     confirmed: ByIndex<M>,
     /// Confirmed in this step and on the way to the apply thread.
     ready: Vec<(Index, BoxedRead<M>)>,
+    /// The role, the term or the leader changed in this step. False between steps.
+    role_changed: bool,
+    /// The leader that this node follows has not been heard for an election timeout.
+    pub(super) leader_silent: bool,
     /// The last index that the apply thread was told to apply. Only grows.
     pub(super) through: Index,
     /// They end as soon as the lock is released.
@@ -150,12 +168,14 @@ pub(super) struct Reads<M> {
 }
 
 impl<M> Reads<M> {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            next_context: 0,
+            next_context: RandomState::new().build_hasher().finish(),
             asked: BTreeMap::new(),
             confirmed: ByIndex::new(),
             ready: Vec::new(),
+            role_changed: false,
+            leader_silent: false,
             through: Index::ZERO,
             refused: Vec::new(),
         }
@@ -164,7 +184,7 @@ impl<M> Reads<M> {
     /// Takes a read in. Its context.
     fn begin(&mut self, read: BoxedRead<M>) -> u64 {
         let context = self.next_context;
-        self.next_context += 1;
+        self.next_context = self.next_context.wrapping_add(1);
         self.asked.insert(context, read);
         context
     }
@@ -182,6 +202,17 @@ impl<M> Reads<M> {
     /// The protocol gave a read up, or did not take it.
     pub(super) fn abort(&mut self, context: u64, error: RequestError) {
         self.refused.extend(self.asked.remove(&context).map(|read| (read, error)));
+    }
+
+    /// Another role, term or leader.
+    pub(super) fn role_changed(&mut self) {
+        self.role_changed = true;
+        self.leader_silent = false;
+    }
+
+    /// Whoever leads next may never reach these indexes.
+    fn abort_confirmed(&mut self, error: &RequestError) {
+        self.refused.extend(self.confirmed.take_all().map(|read| (read, error.clone())));
     }
 
     /// Nothing of this will be answered here.
@@ -209,9 +240,9 @@ impl ReadTally {
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Takes a read, and asks the protocol for its confirmation.
-    pub(super) fn begin_read(&self, read: BoxedRead<M>, by_lease: bool) -> Result<(), RequestError> {
+    pub(super) fn begin_read(&self, read: BoxedRead<M>, way: ReadWay) -> Result<(), RequestError> {
         let mut state = lock(&self.state);
-        if let Err(mut error) = self.admit_read(&state) {
+        if let Err(mut error) = self.admit_read(&state, way) {
             state.counters.reads_refused += 1;
             drop(state);
             self.name_leader(&mut error);
@@ -219,14 +250,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         self.reads.open.fetch_add(1, Ordering::SeqCst);
         let context = state.reads.begin(read);
-        let event = if by_lease {
-            // What the clocks say counts, and not how many ticks were noticed.
-            if let Some(round) = state.leases.over() {
-                let _ = self.step(&mut state, Event::LeaseTimeout { round });
+        let event = match way {
+            ReadWay::Leader => Event::ReadRequest { context },
+            ReadWay::Lease => {
+                // What the clocks say counts, and not how many ticks were noticed.
+                if let Some(round) = state.leases.over() {
+                    let _ = self.step(&mut state, Event::LeaseTimeout { round });
+                }
+                Event::LeaseReadRequest { context }
             }
-            Event::LeaseReadRequest { context }
-        } else {
-            Event::ReadRequest { context }
+            ReadWay::AnyMember => Event::FollowerReadRequest { context },
         };
         if self.step(&mut state, event).is_err() {
             let error = not_leader(&state);
@@ -236,14 +269,22 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         Ok(())
     }
 
-    fn admit_read(&self, state: &State<M>) -> Result<(), RequestError> {
-        admit_request(state)?;
+    fn admit_read(&self, state: &State<M>, way: ReadWay) -> Result<(), RequestError> {
+        if way == ReadWay::AnyMember {
+            admit_anywhere(state)?;
+            if state.protocol.leader().is_none() || state.reads.leader_silent {
+                return Err(not_leader(state));
+            }
+        } else {
+            admit_request(state)?;
+        }
         let (open, max) = (self.reads.open.load(Ordering::SeqCst), self.options.reads_max);
         if open >= max { Err(RequestError::Overloaded { limit: Limit::Reads { open, max } }) } else { Ok(()) }
     }
 
     /// After a step: what was confirmed and is committed goes to the apply thread; the rest waits, or
-    /// ends with the leadership, without which its index may never be reached here.
+    /// ends with the leader that named its index, which may never be reached without it. What was not confirmed
+    /// the protocol has given up then.
     pub(super) fn settle_reads(&self, state: &mut State<M>) {
         let State { reads, wake_apply, .. } = state;
         if !reads.confirmed.is_empty() {
@@ -256,10 +297,27 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 None => reads.abort_all(&RequestError::Shutdown),
             }
         }
-        if state.leading.is_none() && !(state.reads.asked.is_empty() && state.reads.confirmed.is_empty()) {
+        if mem::take(&mut state.reads.role_changed) && !state.reads.confirmed.is_empty() {
             let error = not_leader(state);
-            state.reads.abort_all(&error);
+            state.reads.abort_confirmed(&error);
         }
+    }
+
+    /// Whether this event says that the leader was not heard for as long as this node waits for one. The timer of a
+    /// node that never campaigns says so only once.
+    pub(super) fn is_leader_silent(&self, event: &Event) -> bool {
+        matches!(event, Event::ElectionTimeout) || (!self.campaigns && matches!(event, Event::MinimumElectionTimeout))
+    }
+
+    /// No read waits for a leader that is silent. A server that cannot campaign goes on following it, so nothing else
+    /// might ever end them.
+    pub(super) fn give_up_leader(&self, state: &mut State<M>) {
+        if state.protocol.role() != RoleKind::Follower {
+            return;
+        }
+        state.reads.leader_silent = true;
+        let error = not_leader(state);
+        state.reads.abort_all(&error);
     }
 
     /// Answers reads whose index is applied. Called by the apply thread between two applies.

@@ -189,10 +189,10 @@ pub struct Counters {
     pub commands_applied: u64,
     /// Linearizable reads answered from the state machine.
     pub reads_answered: u64,
-    /// Reads taken and not answered: leadership was lost, the reader's deadline passed, or the node
+    /// Reads taken and not answered: leadership or the leader was lost, the reader's deadline passed, or the node
     /// stopped.
     pub reads_aborted: u64,
-    /// Reads refused: not the leader, overloaded, stopping.
+    /// Reads refused: not the leader or none known, overloaded, stopping.
     pub reads_refused: u64,
     /// Messages handed to the transport.
     pub messages_sent: u64,

@@ -9,8 +9,8 @@ use raft_io::driver::{Applied, DriverOptions, Raft, RequestError};
 use raft_io::log::{Locked, Memberships, RaftLog, Read, SharedLog};
 use raft_io::transport::{RaftTransport, Receiver};
 use raft_io::{
-    EntryId, Envelope, GroupId, HardState, Index, LogView, MemoryLog, NodeId, RaftConfig, RoleKind, StateMachine, Term,
-    Write,
+    EntryId, Envelope, GroupId, HardState, Index, LogView, MemoryLog, Message, NodeId, RaftConfig, RoleKind,
+    StateMachine, Term, Write,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -102,8 +102,14 @@ pub(crate) struct Network {
 struct Shared {
     inboxes: BTreeMap<NodeId, Sender<(GroupId, Envelope)>>,
     alone: Vec<NodeId>,
+    /// Cut off together from all others.
+    apart: Vec<NodeId>,
     /// Messages sent by each node since the start, delivered or not.
     sent: BTreeMap<NodeId, usize>,
+    /// Appends without entries, of all nodes since the start.
+    heartbeats: usize,
+    /// Questions about reads since the start: who asked, and the context.
+    questions: Vec<(NodeId, u64)>,
 }
 
 impl Network {
@@ -116,8 +122,24 @@ impl Network {
         self.shared.lock().unwrap().alone = nodes.to_vec();
     }
 
+    /// Cuts these nodes off from the others, and not from each other.
+    pub(crate) fn partition(&self, nodes: &[NodeId]) {
+        self.shared.lock().unwrap().apart = nodes.to_vec();
+    }
+
     pub(crate) fn heal(&self) {
         self.isolate(&[]);
+        self.partition(&[]);
+    }
+
+    pub(crate) fn heartbeats(&self) -> usize {
+        self.shared.lock().unwrap().heartbeats
+    }
+
+    /// The contexts of all questions about reads that this node asked its leaders, in order.
+    pub(crate) fn questions_of(&self, id: NodeId) -> Vec<u64> {
+        let shared = self.shared.lock().unwrap();
+        shared.questions.iter().filter(|(from, _)| *from == id).map(|(_, context)| *context).collect()
     }
 
     pub(crate) fn sent_by(&self, id: NodeId) -> usize {
@@ -149,8 +171,13 @@ impl RaftTransport for Link {
         let network = self.network.clone();
         let deliver = move || {
             for (group, envelope) in inbox {
-                let alone = network.shared.lock().unwrap().alone.clone();
-                if !alone.contains(&envelope.from) && !alone.contains(&envelope.to) {
+                let [from, to] = [envelope.from, envelope.to];
+                let passes = {
+                    let shared = network.shared.lock().unwrap();
+                    let [alone, apart] = [&shared.alone, &shared.apart];
+                    !alone.contains(&from) && !alone.contains(&to) && apart.contains(&from) == apart.contains(&to)
+                };
+                if passes {
                     receiver.receive(group, envelope);
                 }
             }
@@ -161,6 +188,11 @@ impl RaftTransport for Link {
     fn send(&self, group: GroupId, envelope: Envelope) {
         let mut shared = self.network.shared.lock().unwrap();
         *shared.sent.entry(self.id).or_default() += 1;
+        match &envelope.message {
+            Message::AppendEntriesRequest(request) if request.entries.is_empty() => shared.heartbeats += 1,
+            Message::ReadIndexRequest(request) => shared.questions.push((self.id, request.context)),
+            _ => {}
+        }
         self.network.sent.notify_all();
         if let Some(inbox) = shared.inboxes.get(&envelope.to) {
             // A node that is gone receives nothing.

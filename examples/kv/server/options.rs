@@ -47,6 +47,10 @@ pub(crate) struct ServeOptions {
     /// What a node that does not lead does with commands for the leader
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnFollower::Forward)]
     pub(crate) on_follower: OnFollower,
+    /// Answer reads on this node even while another leads, linearizably: they ask the leader how much they have to see, and
+    /// wait until that is here. Such reads are neither forwarded nor -MOVED
+    #[arg(long)]
+    pub(crate) follower_reads: bool,
     /// What the other nodes tell clients of this one; --listen unless given
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,

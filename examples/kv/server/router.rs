@@ -3,7 +3,8 @@
 //! Writes go through the log, reads do not. So a batch runs in segments, each of one kind, one after
 //! the other: a read sees the writes before it and none behind it. A segment of writes is one
 //! proposal, a segment of reads one look at the leader's state machine, and either is one request when
-//! forwarded: it is refused or taken as a whole and its order holds.
+//! forwarded: it is refused or taken as a whole and its order holds. With --follower-reads the look is at
+//! this node's own state machine, and reads stay here.
 //!
 //! A command that was refused did not run and may go elsewhere. A write that may have been proposed is
 //! never sent twice. A read has no effect, so it is tried again until somebody answers it.
@@ -103,7 +104,8 @@ fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
             Attempt::Answered(answers) => return answers,
             Attempt::Refused(hint) => hint,
         };
-        let elsewhere = hint.filter(|hint| hint.id != server.raft.id());
+        let stays = server.settings.options.follower_reads && are_reads(commands);
+        let elsewhere = hint.filter(|hint| hint.id != server.raft.id() && !stays);
         let elsewhere = elsewhere.and_then(|hint| Some(Leader { id: hint.id, address: hint.client_address? }));
         if let Some(leader) = elsewhere {
             if server.settings.options.on_follower == OnFollower::Moved {
@@ -153,17 +155,30 @@ fn write_forwarded(answer: &Answer, out: &mut Vec<u8>) {
     }
 }
 
-/// Runs a segment on this node, if it leads.
+/// Runs a segment on this node, if it leads, or may read without.
 fn run_here(server: &Server, commands: &[Bytes]) -> Attempt {
     if are_reads(commands) { read(server, commands) } else { propose(server, commands) }
 }
 
 /// Looks once for all of them.
 fn read(server: &Server, commands: &[Bytes]) -> Attempt {
-    let asked = commands.to_vec();
-    let look = move |store: &Store| asked.iter().map(|command| store.read(command)).collect::<Vec<_>>();
-    // Without --lease-ticks this asks, as every read does.
-    match server.raft.lease_read(look).wait(server.settings.result_wait) {
+    let look = || {
+        let asked = commands.to_vec();
+        move |store: &Store| asked.iter().map(|command| store.read(command)).collect::<Vec<_>>()
+    };
+    let (options, patience) = (&server.settings.options, server.settings.result_wait);
+    let outcome = if options.follower_reads && options.lease_ticks.is_none() {
+        server.raft.follower_read(look()).wait(patience)
+    } else {
+        // Without --lease-ticks this asks, as every read does.
+        match server.raft.lease_read(look()).wait(patience) {
+            Err(RequestError::NotLeader { .. }) if options.follower_reads => {
+                server.raft.follower_read(look()).wait(patience)
+            }
+            outcome => outcome,
+        }
+    };
+    match outcome {
         Ok(replies) => Attempt::Answered(replies.into_iter().map(Answer::Reply).collect()),
         Err(RequestError::NotLeader { leader, .. }) => Attempt::Refused(leader),
         Err(error) => Attempt::Answered(Answer::errors(commands.len(), &explain(&error))),
