@@ -188,21 +188,20 @@ IsBound(i) ==
     /\ \E j \in Server \ {i} :
           role[j] = "Leader" /\ \E h \in heard[i] : h[1] = currentTerm[j] /\ h[2] > leaseOver[j]
 
-\* No leader was heard for a randomised timeout: campaign, or ask first whether to.  Who has no vote gives its reads up.
+\* No leader was heard for a randomised timeout: campaign, or ask first whether to.
 ElectionTimeout(i) ==
     /\ role[i] # "Leader"
+    /\ i \in Campaigners
     /\ ~IsBound(i)
-    /\ IF MayCampaign(Local(i))
-       THEN /\ i \in Campaigners
-            /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
-       ELSE /\ followerReads[i] # <<>>
-            /\ Stepped(AbortReads(Local(i)))
+    /\ MayCampaign(Local(i))
+    /\ Stepped(IF PreVote THEN BecomePreCandidate(Local(i)) ELSE BecomeCandidate(Local(i), FALSE))
 
-\* The leader was not heard for the minimum election timeout: listen to candidates again.
+\* The leader was not heard for the minimum election timeout: listen to candidates again, and let no read wait for it.
 MinimumElectionTimeout(i) ==
-    /\ leaderIsRecent[i]
+    /\ leaderIsRecent[i] \/ followerReads[i] # <<>>
     /\ ~IsBound(i)
-    /\ Stepped([Local(i) EXCEPT !.recent = FALSE])
+    /\ LET unheard == [Local(i) EXCEPT !.recent = FALSE]
+       IN Stepped(IF role[i] = "Follower" THEN AbortReads(unheard) ELSE unheard)
 
 \* A leader assures every follower that it leads, and finds out what got lost: an empty append after the last entry
 \* sent.  Like all its appends it promises nothing about its own disk, and waits for no write.  Who needs what is forgotten

@@ -360,7 +360,7 @@ EveryReadEndsOnce ==
             ELSE \A c \in AtFollower(followerReads[i]) :
                     \/ c \in AtFollower(followerReads'[i])
                     \/ readHistory'[c].index # Nil
-                    \/ ElectionTimeout(i) /\ followerReads'[i] = <<>>
+                    \/ MinimumElectionTimeout(i) /\ followerReads'[i] = <<>>
        /\ \A c \in DOMAIN readHistory' :
             LET waits == \E i \in Server : c \in OwnReads(reads'[i]) \cup AtFollower(followerReads'[i])
                 waited == \E i \in Server : c \in OwnReads(reads[i]) \cup AtFollower(followerReads[i])

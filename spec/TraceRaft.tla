@@ -85,8 +85,8 @@ IsAwaited(i) == fetch[i] # NoFetch /\ fetch[i][1].last = Line.snapshot[1]
 \* A timer may fire in a role that it does not concern, and a snapshot arrive that is no longer needed; then nothing
 \* happens.
 Ignored(i) ==
-    /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader" \/ (~MayCampaign(Local(i)) /\ followerReads[i] = <<>>)
-         [] Line.event = "MinimumElectionTimeout" -> ~leaderIsRecent[i]
+    /\ CASE Line.event = "ElectionTimeout" -> role[i] = "Leader" \/ ~MayCampaign(Local(i))
+         [] Line.event = "MinimumElectionTimeout" -> ~leaderIsRecent[i] /\ followerReads[i] = <<>>
          [] Line.event = "HeartbeatTimeout" -> role[i] # "Leader"
          [] Line.event = "QuorumCheckTimeout" -> role[i] # "Leader" \/ ~CheckQuorum
          [] Line.event = "TransferTimeout" -> transfer[i] = Nil
@@ -109,6 +109,11 @@ ClientRequestBatch(i) ==
 TransferLeadershipTo(i) ==
     /\ TransferLeadership(i)
     /\ <<transfer'[i]>> = Line.target
+
+\* The line says which read of the trace it is.  A leader takes it for its own.
+FollowerReadRequestOf(i) ==
+    /\ Line.read = Len(readHistory) + 1
+    /\ FollowerReadRequest(i) \/ ReadRequest(i)
 
 \* The spec leaves open for which round; the line says it.
 LeaseTimeoutOf(i) ==
@@ -156,9 +161,7 @@ Event(i) ==
     \/ Line.event = "ReadRequest" /\ ReadRequest(i)
     \/ Line.event = "LeaseReadRequest" /\ LeaseReadRequest(i)
     \/ Line.event = "LeaseReadRequest" /\ ~Leases /\ ReadRequest(i)
-    \/ Line.event = "FollowerReadRequest" /\ FollowerReadRequest(i)
-    \* A leader takes it for its own.
-    \/ Line.event = "FollowerReadRequest" /\ ReadRequest(i)
+    \/ Line.event = "FollowerReadRequest" /\ FollowerReadRequestOf(i)
     \/ Line.event = "LeaseTimeout" /\ LeaseTimeoutOf(i)
     \/ Line.event = "StepDown" /\ StepDown(i)
     \/ Line.event = "TransferLeadership" /\ TransferLeadershipTo(i)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Elections, appends, reads, snapshots, transfers of leadership, a batch, every timer, a refusal, a crash that keeps one of two
+/// Elections, appends, reads at leaders and followers, snapshots, transfers of leadership, a batch, every timer, a refusal, a crash that keeps one of two
 /// writes, a restart; a joiner that becomes a learner by a snapshot and a voter by itself, a joint configuration, a leader that removes
 /// itself.
 const STORY: &[&str] = &[
@@ -34,6 +34,23 @@ const STORY: &[&str] = &[
     "drop_message 1 3",
     "deliver 1 2",
     "deliver 2 1",
+    // The second read is asked for once the first is answered; a context may be any number.
+    "follower_read_request 2 3",
+    "follower_read_request 2 18446744073709551614",
+    "deliver 2 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "deliver 1 2",
+    "deliver 2 1",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
+    "deliver 1 2",
+    "follower_read_request 1 5",
+    "drop_message 1 3",
+    "deliver 1 2",
+    "deliver 2 1",
     "client_request 1 x y",
     "client_request 1 z",
     "heartbeat_timeout 1",
@@ -50,6 +67,7 @@ const STORY: &[&str] = &[
     "transfer_timeout 1",
     "drop_message 1 2",
     "crash 1",
+    "follower_read_request 3 6",
     "election_timeout 2",
     "deliver 2 3",
     "deliver 3 2",
@@ -58,6 +76,9 @@ const STORY: &[&str] = &[
     "client_request 2 w",
     "restart 1",
     "stabilize",
+    // Asked again with the heartbeat.
+    "follower_read_request 3 7",
+    "drop_message 3 2",
     "heartbeat_timeout 2",
     "stabilize",
     // Node 1 falls behind what node 2 then forgets: it fetches a snapshot, at the second try.
@@ -94,6 +115,10 @@ const STORY: &[&str] = &[
     "heartbeat_timeout 3",
     "stabilize",
     "change_membership 3 voters=3,4 learners=1",
+    "stabilize",
+    // Who hears no leader gives its reads up, and takes no answer any more.
+    "follower_read_request 1 8",
+    "minimum_election_timeout 1",
     "stabilize",
     "change_membership 3 voters=4",
     "stabilize",
@@ -231,7 +256,9 @@ fn other_word(word: &str) -> &'static str {
         "ReadRequest" => "HeartbeatTimeout",
         "ConfirmLeaderRequest" => "ConfirmLeaderResponse",
         "HandleConfirmLeaderRequest" => "HandleConfirmLeaderResponse",
-        "HandleConfirmLeaderResponse" => "HandleConfirmLeaderRequest",
+        "HandleConfirmLeaderResponse" | "HandleReadIndexResponse" => "HandleConfirmLeaderRequest",
+        "HandleReadIndexRequest" => "HandleReadIndexResponse",
+        "FollowerReadRequest" => "ReadRequest",
         _ => "AppendEntriesResponse",
     }
 }

@@ -97,8 +97,6 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) id: NodeId,
     pub(super) tick: Duration,
     pub(super) election_ticks: u32,
-    /// Whether it campaigns of its own accord.
-    pub(super) campaigns: bool,
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
     pub(super) options: DriverOptions,
@@ -215,7 +213,6 @@ where
         id: config.id,
         tick: config.tick,
         election_ticks: config.election_ticks,
-        campaigns: config.priority > 0,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         options,
@@ -346,7 +343,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             return Ok(None);
         }
         let persisted = matches!(event, Event::Persisted { .. });
-        let silent = self.is_leader_silent(&event);
+        // A follower's leader is gone, though nobody may follow it.
+        state.reads.leader_lost |= matches!(event, Event::MinimumElectionTimeout) && state.leading.is_none();
         let State { protocol, actions, recording, .. } = state;
         let input = recording.input(&event);
         match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
@@ -372,9 +370,6 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         // Before anything of it leaves: what others see of this node, its trace tells.
         recording.step(input, protocol, actions);
         let first = self.carry_out(state);
-        if silent {
-            self.give_up_leader(state);
-        }
         if persisted || state.leading.is_none() {
             self.append_held(state);
         }
@@ -432,7 +427,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     let error = not_leader(state);
                     state.reads.abort(context, error);
                 }
-                Action::ResetElectionTimer => state.reads.leader_silent = false,
+                Action::ResetElectionTimer => {}
                 Action::MembershipChanged { index, membership } => {
                     trace_event!(info, node = self.id.0, index = index.0, "the configuration is: {membership}");
                     let _ = (index, membership);
@@ -472,7 +467,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.answer_appended(UnknownReason::LeadershipLost);
             state.leading = leading;
         }
-        state.reads.role_changed();
+        state.reads.leader_lost = true;
         state.transfers.role_changed(role, term, leader);
         self.roles.publish(RoleChange { role, term, leader });
     }

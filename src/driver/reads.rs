@@ -13,7 +13,6 @@ use super::raft::{StateMachine, deadline};
 use super::slot::{self, Completer, Completion, Outcome, Wake};
 use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::sync::lock;
-use crate::action::RoleKind;
 use crate::event::Event;
 use crate::log::SharedLog;
 use crate::transport::RaftTransport;
@@ -157,10 +156,8 @@ pub(super) struct Reads<M> {
     confirmed: ByIndex<M>,
     /// Confirmed in this step and on the way to the apply thread.
     ready: Vec<(Index, BoxedRead<M>)>,
-    /// The role, the term or the leader changed in this step. False between steps.
-    role_changed: bool,
-    /// The leader that this node follows has not been heard for an election timeout.
-    pub(super) leader_silent: bool,
+    /// In this step the role, the term or the leader changed, or a follower missed its leader. False between steps.
+    pub(super) leader_lost: bool,
     /// The last index that the apply thread was told to apply. Only grows.
     pub(super) through: Index,
     /// They end as soon as the lock is released.
@@ -174,8 +171,7 @@ impl<M> Reads<M> {
             asked: BTreeMap::new(),
             confirmed: ByIndex::new(),
             ready: Vec::new(),
-            role_changed: false,
-            leader_silent: false,
+            leader_lost: false,
             through: Index::ZERO,
             refused: Vec::new(),
         }
@@ -202,12 +198,6 @@ impl<M> Reads<M> {
     /// The protocol gave a read up, or did not take it.
     pub(super) fn abort(&mut self, context: u64, error: RequestError) {
         self.refused.extend(self.asked.remove(&context).map(|read| (read, error)));
-    }
-
-    /// Another role, term or leader.
-    pub(super) fn role_changed(&mut self) {
-        self.role_changed = true;
-        self.leader_silent = false;
     }
 
     /// Whoever leads next may never reach these indexes.
@@ -272,7 +262,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     fn admit_read(&self, state: &State<M>, way: ReadWay) -> Result<(), RequestError> {
         if way == ReadWay::AnyMember {
             admit_anywhere(state)?;
-            if state.protocol.leader().is_none() || state.reads.leader_silent {
+            if state.protocol.leader().is_none() {
                 return Err(not_leader(state));
             }
         } else {
@@ -297,27 +287,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 None => reads.abort_all(&RequestError::Shutdown),
             }
         }
-        if mem::take(&mut state.reads.role_changed) && !state.reads.confirmed.is_empty() {
+        if mem::take(&mut state.reads.leader_lost) && !state.reads.confirmed.is_empty() {
             let error = not_leader(state);
             state.reads.abort_confirmed(&error);
         }
-    }
-
-    /// Whether this event says that the leader was not heard for as long as this node waits for one. The timer of a
-    /// node that never campaigns says so only once.
-    pub(super) fn is_leader_silent(&self, event: &Event) -> bool {
-        matches!(event, Event::ElectionTimeout) || (!self.campaigns && matches!(event, Event::MinimumElectionTimeout))
-    }
-
-    /// No read waits for a leader that is silent. A server that cannot campaign goes on following it, so nothing else
-    /// might ever end them.
-    pub(super) fn give_up_leader(&self, state: &mut State<M>) {
-        if state.protocol.role() != RoleKind::Follower {
-            return;
-        }
-        state.reads.leader_silent = true;
-        let error = not_leader(state);
-        state.reads.abort_all(&error);
     }
 
     /// Answers reads whose index is applied. Called by the apply thread between two applies.

@@ -28,6 +28,7 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
         ("writes", count(line.writes)),
         ("commands", count(line.commands)),
         ("round", Value::int(line.round.unwrap_or(0))),
+        ("read", Value::int(line.context.map_or(0, |context| window.read(line.node, context)))),
         ("target", Value::Seq(line.target.into_iter().map(node).collect())),
         ("membership", Value::Seq(membership.map(self::membership).into_iter().collect())),
         ("snapshot", Value::Seq(line.snapshot.map(entry_id).into_iter().collect())),
