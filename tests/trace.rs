@@ -38,7 +38,7 @@ fn check_complete(lines: &[Line], but: &[Transition], path: &Path) {
 #[test]
 fn a_simulated_run_is_recorded_completely() {
     let folder = tempfile::tempdir().unwrap();
-    let script = walk("cluster 3 servers=5 disk=manual trace=true", 9, 9000).unwrap();
+    let script = walk("cluster 3 servers=5 disk=manual trace=true", 1, 9000).unwrap();
     let lines = script.cluster().unwrap().trace();
     check_complete(lines, &LEASES, &folder.path().join("trace.jsonl"));
     let merged = merge(vec![lines.to_vec()]).unwrap();
@@ -130,9 +130,12 @@ fn nodes_are_recorded_over_an_election_and_a_restart() {
         propose(&nodes.running[&first], command).unwrap();
     }
     assert_eq!(nodes.running[&first].read(|machine| machine.applied.len()).wait(PATIENCE), Ok(3));
+    // A follower asks for the index, and answers itself.
+    let other = IDS.into_iter().find(|id| *id != first).unwrap();
+    nodes.leader(other, None);
+    assert_eq!(nodes.running[&other].follower_read(|machine| machine.applied.len()).wait(PATIENCE), Ok(3));
     // Cut off, it steps down at its quorum check, and the others elect another.
     nodes.network.isolate(&[NodeId(first)]);
-    let other = IDS.into_iter().find(|id| *id != first).unwrap();
     let second = nodes.leader(other, Some(NodeId(first)));
     propose(&nodes.running[&second], "d").unwrap();
     nodes.running[&first].wait_for(PATIENCE, |status| status.role != RoleKind::Leader).unwrap();
