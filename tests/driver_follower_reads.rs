@@ -161,7 +161,7 @@ fn reads_end_with_the_leader_on_every_kind_of_member() {
     propose(&cluster.nodes[&leader], "x").unwrap();
     for raft in cluster.nodes.values() {
         let read = || count(raft).wait(PATIENCE).ok();
-        assert_eq!((0..1000).find_map(|_| read().or_else(|| pause())), Some(1), "node {}", raft.id());
+        assert_eq!((0..1000).find_map(|_| read().or_else(pause)), Some(1), "node {}", raft.id());
     }
 }
 
