@@ -190,8 +190,10 @@ fn render_macro(item: &syn::ItemMacro, wanted: Option<&BTreeSet<String>>, body: 
             write!(body, "\n```rust\npub struct {name}(pub u64);\n```\n").expect("a string takes it");
         }
     } else if path == "transitions" {
+        // A comma within the documentation parts what is no name.
+        let is_identifier = |name: &str| !name.is_empty() && name.chars().all(char::is_alphanumeric);
         let name = |part: &str| part.rsplit(']').next().unwrap_or_default().trim().to_owned();
-        let names: Vec<String> = tokens.split(',').map(name).filter(|name| !name.is_empty()).collect();
+        let names: Vec<String> = tokens.split(',').map(name).filter(|name| is_identifier(name)).collect();
         let listed = names.join(",\n    ");
         write!(body, "\n```rust\npub enum Transition {{\n    {listed},\n}}\n```\n").expect("a string takes it");
     }
