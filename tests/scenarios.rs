@@ -82,7 +82,7 @@ fn transfer() {
 
 #[test]
 fn reads() {
-    run_chapter("reads", 29);
+    run_chapter("reads", 30);
 }
 
 #[test]
