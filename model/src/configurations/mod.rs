@@ -3,6 +3,7 @@
 mod follower_reads;
 mod leases;
 mod membership;
+mod reads;
 
 use crate::config::{Configuration, Network};
 use crate::laws::Goal;
@@ -162,51 +163,10 @@ pub const ALL: &[Configuration] = &[
         golden: Some(237_256),
         ..CORE
     },
-    Configuration {
-        name: "reads",
-        purpose: "reads without an entry of the log, two at a time, while leaders change",
-        reads_max: 2,
-        heartbeats: false,
-        client_requests: false,
-        campaigners: 2,
-        goals: WITH_READS,
-        golden: Some(40_666),
-        ..CORE
-    },
-    Configuration {
-        name: "reads-two-messages",
-        purpose: "reads whose confirmations come late",
-        reads_max: 2,
-        network: Network::Lossy { messages_max: 2, duplication: false },
-        heartbeats: false,
-        client_requests: false,
-        campaigners: 2,
-        goals: WITH_READS,
-        golden: Some(1_573_613),
-        ..CORE
-    },
-    Configuration {
-        name: "reads-again",
-        purpose: "a server that leads twice, by way of check-quorum: confirmations of its earlier term come late",
-        reads_max: 2,
-        network: Network::Lossy { messages_max: 2, duplication: false },
-        check_quorum: true,
-        heartbeats: false,
-        client_requests: false,
-        campaigners: 1,
-        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted, Goal::StepDown],
-        golden: Some(5_168_265),
-        ..CORE
-    },
-    Configuration {
-        name: "reads-heartbeats",
-        purpose: "reads whose rounds heartbeats repeat",
-        reads_max: 2,
-        client_requests: false,
-        goals: WITH_READS,
-        golden: Some(10_890_040),
-        ..CORE
-    },
+    reads::READS,
+    reads::TWO_MESSAGES,
+    reads::AGAIN,
+    reads::HEARTBEATS,
     Configuration {
         name: "transfer",
         purpose: "leadership handed over, with pre-votes and check-quorum; heartbeats repeat the request",
@@ -375,8 +335,6 @@ pub const NIGHTLY: &[Configuration] = &[
     membership::TWO_CHANGES,
 ];
 
-const WITH_READS: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted];
-
 /// Those whose states and transitions are compared with TLC's: no symmetry, nothing dropped.
 pub const CONFORMANCE: &[Configuration] = &[
     Configuration {
@@ -442,7 +400,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         client_requests: false,
         campaigners: 2,
         reads_max: 2,
-        goals: WITH_READS,
+        goals: reads::WITH_READS,
         golden: Some(83_973),
         ..SPEC
     },
