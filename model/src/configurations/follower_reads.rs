@@ -26,15 +26,16 @@ const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: fal
 pub(super) const LEARNER: Configuration = Configuration {
     name: "follower-reads",
     purpose: "reads at a learner, whose leader may not know of the next one",
-    golden: Some(239_781),
+    client_requests: true,
+    golden: Some(1_220_503),
     ..WITH_LEARNER
 };
 pub(super) const LATE: Configuration = Configuration {
     name: "follower-reads-late",
     purpose: "reads at a learner, of which questions, confirmations and answers come late",
-    log_max: 1,
+    reads_max: 1,
     network: TWO_MESSAGES,
-    golden: Some(7_429_422),
+    golden: Some(2_248_332),
     ..WITH_LEARNER
 };
 pub(super) const AGAIN: Configuration = Configuration {

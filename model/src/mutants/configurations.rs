@@ -365,6 +365,7 @@ pub const MUTANTS: &[Configuration] = &[
         name: "mutant-follower-reads",
         purpose: "a read at a learner while leaders change",
         log_max: 2,
+        client_requests: true,
         ..FOLLOWER_READS
     },
     Configuration {
