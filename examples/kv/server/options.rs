@@ -48,7 +48,7 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnFollower::Forward)]
     pub(crate) on_follower: OnFollower,
     /// Answer reads on this node even while another leads, linearizably: they ask the leader how much they have to see, and
-    /// wait until that is here. Such reads are neither forwarded nor -MOVED
+    /// wait until that is here. Such reads are neither forwarded nor -MOVED; a leader of version 0.4 does not answer them
     #[arg(long)]
     pub(crate) follower_reads: bool,
     /// What the other nodes tell clients of this one; --listen unless given
