@@ -38,9 +38,8 @@ struct Cli {
     /// The size of the state in MiB, instead
     #[arg(long, value_name = "N", conflicts_with = "gib", value_parser = clap::value_parser!(u64).range(1..=65536))]
     mib: Option<u64>,
-    /// How fast a snapshot is written, fetched and restored at most, in MiB per second; 0 for no limit. All nodes share one
-    /// disk here: it has to take that beside the log's syncs
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    /// How fast a snapshot is written, fetched and restored at most, in MiB per second; 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = 64)]
     limit_mib: u64,
     /// Writes per second, of all clients together
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
