@@ -508,7 +508,7 @@ HandleConfirmLeaderResponse(i) ==
 AfterReadIndexRequest(m) ==
     LET n == Received(m)
         isOfMine == m.term = n.term /\ n.role = "Leader" /\ m.from \in Peers(n)
-    IN PersistHardState(IF isOfMine THEN BeginRead(ForgetNext(n, m.from), m.context, m.from) ELSE n)
+    IN PersistHardState(IF isOfMine THEN BeginRead(ForgetAsked(n, m.from), m.context, m.from) ELSE n)
 
 HandleReadIndexRequest(i) == \E m \in Inbox(i, "ReadIndexRequest") : Handle(m, AfterReadIndexRequest(m))
 

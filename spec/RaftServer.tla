@@ -470,10 +470,15 @@ ReadByLease(n, context) ==
 
 BeginLeaseRead(n, context) == IF HasLease(n) THEN ReadByLease(n, context) ELSE BeginRead(n, context, Nil)
 
-\* A follower asks again, for all its reads: what it asked before need not be answered.  Of each follower two questions wait
-\* at most.
-ForgetNext(n, reader) ==
-    [n EXCEPT !.reads = SelectSeq(@, LAMBDA read : read.reader # reader \/ read.round <= n.readRound)]
+\* A follower asks again, for all its reads: of its earlier questions one is kept, the first whose round has begun.  So of each
+\* follower two wait at most, however many heartbeats a round takes.
+ForgetAsked(n, reader) ==
+    LET mine == {k \in DOMAIN n.reads : n.reads[k].reader = reader}
+        first == IF mine = {} THEN 0 ELSE CHOOSE k \in mine : \A other \in mine : k <= other
+        kept(k) == k \notin mine \/ (k = first /\ n.reads[k].round <= n.readRound)
+        places == {k \in DOMAIN n.reads : kept(k)}
+        place(at) == CHOOSE k \in places : Cardinality({other \in places : other <= k}) = at
+    IN [n EXCEPT !.reads = [at \in 1..Cardinality(places) |-> n.reads[place(at)]]]
 
 \* The question about all reads of a follower that wait: it names the last one.
 AskReadIndex(n) ==

@@ -32,8 +32,9 @@ pub enum Action {
         through: Index,
     },
     /// A read may be answered from the state machine as soon as this index is applied: whatever was committed when the
-    /// read began lies at or before it, and the leader still led after that. If an [`Action::RoleChanged`] comes first, the
-    /// read is to be given up: the next leader's log may never reach that index.
+    /// read began lies at or before it, and the leader still led after that. If an [`Action::RoleChanged`] comes first, or a
+    /// server that does not lead steps a [`MinimumElectionTimeout`](crate::Event::MinimumElectionTimeout), the read is to be
+    /// given up: the next leader's log may never reach that index.
     ReadReady {
         /// That of the [`Event::ReadRequest`](crate::Event::ReadRequest).
         context: u64,

@@ -27,6 +27,7 @@ use crate::message::{
 };
 use crate::types::{Index, NodeId};
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 /// The reads that wait for a leader's confirmation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,11 +60,12 @@ impl Reads {
         self.waiting.push_back(WaitingRead { context, reader, round: self.round + 1, index });
     }
 
-    /// A follower asks again, for all its reads: what it asked before need not be answered. Of each follower two questions
-    /// wait at most.
-    fn forget_next(&mut self, reader: NodeId) {
-        let next = self.round + 1;
-        self.waiting.retain(|read| read.reader != Some(reader) || read.round < next);
+    /// A follower asks again, for all its reads: of its earlier questions one is kept, the first whose round has begun. So of
+    /// each follower two wait at most, however many heartbeats a round takes.
+    fn forget_asked(&mut self, reader: NodeId) {
+        let (mut is_first, present) = (true, self.round);
+        let mut is_kept = |read: &WaitingRead| core::mem::take(&mut is_first) && read.round <= present;
+        self.waiting.retain(|read| read.reader != Some(reader) || is_kept(read));
     }
 
     fn pop_confirmed(&mut self, confirmed: u64) -> Option<WaitingRead> {
@@ -173,7 +175,7 @@ impl Protocol {
         }
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.progress(from).is_some() {
-            leader.reads.forget_next(from);
+            leader.reads.forget_asked(from);
             self.begin_read(request.context, Some(from), actions);
         }
     }
@@ -361,6 +363,9 @@ impl Protocol {
             "ReadsInOrder: a round is on its way"
         );
         assert!(peers.iter().all(|(_, peer)| peer.confirmed_round <= reads.round), "ConfirmedWasAsked");
+        let mut asked: Vec<NodeId> = reads.waiting.iter().filter_map(|read| read.reader).collect();
+        asked.sort_unstable();
+        assert!(asked.windows(3).all(|of| of[0] != of[2]), "TwoQuestionsPerFollower: {asked:?}");
     }
 }
 
@@ -421,11 +426,25 @@ mod tests {
         for (context, reader) in [(2, two), (3, three), (4, None)] {
             reads.add(context, reader, Index(1));
         }
-        reads.forget_next(NodeId(2));
+        reads.forget_asked(NodeId(2));
         let contexts = |reads: &Reads| reads.waiting.iter().map(|read| read.context).collect::<Vec<_>>();
         assert_eq!(contexts(&reads), [1, 3, 4], "the present round's stays, and whatever others wait for");
-        reads.forget_next(NodeId(3));
+        reads.forget_asked(NodeId(3));
         assert_eq!(contexts(&reads), [1, 4]);
+    }
+
+    /// Each heartbeat begins a round before the follower hears it and asks again: without a quorum the leader kept one
+    /// question more with each.
+    #[test]
+    fn however_often_a_follower_asks_two_of_its_questions_wait() {
+        let mut reads = Reads::default();
+        for context in 1..=10 {
+            reads.forget_asked(NodeId(2));
+            reads.add(context, Some(NodeId(2)), Index(1));
+            reads.round += 1;
+            let contexts: Vec<u64> = reads.waiting.iter().map(|read| read.context).collect();
+            assert_eq!(contexts, if context == 1 { alloc::vec![1] } else { alloc::vec![1, context] });
+        }
     }
 
     fn step(protocol: &mut Protocol, log: &MemoryLog, event: event::Event) -> Vec<Action> {

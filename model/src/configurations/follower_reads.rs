@@ -43,7 +43,7 @@ pub(super) const AGAIN: Configuration = Configuration {
     purpose: "reads of a follower that asks again with each heartbeat",
     log_max: 1,
     heartbeats: true,
-    golden: Some(10_974_514),
+    golden: Some(10_939_879),
     ..WITH_READERS
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -111,7 +111,7 @@ pub(super) const CONFORM_HEARTBEATS: Configuration = Configuration {
     heartbeats: true,
     campaigners: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::FollowerRead],
-    golden: Some(24_932),
+    golden: Some(24_820),
     ..CONFORM
 };
 pub(super) const CONFORM_CRASHES: Configuration = Configuration {
