@@ -132,6 +132,6 @@ pub(super) const CONFORM_ROUNDS: Configuration = Configuration {
     campaigners: 1,
     readers: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::FollowerRead, Goal::ReadAborted],
-    golden: Some(156_012),
+    golden: Some(155_324),
     ..CONFORM
 };
