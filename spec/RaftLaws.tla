@@ -496,6 +496,9 @@ FollowerReadsAreAsked ==
         /\ readsAsked[i] <= Len(followerReads[i])
         /\ readsAsked[i] = 0 <=> followerReads[i] = <<>>
         /\ followerReads[i] # <<>> => role[i] = "Follower" /\ leader[i] # Nil
+\* However often a follower asks, few of its questions wait.
+TwoQuestionsPerFollower ==
+    \A i \in Leaders : \A j \in Server : Cardinality({k \in DOMAIN reads[i] : reads[i][k].reader = j}) <= 2
 \* A transfer dies with the role of the leader that began it.
 TransferIsToAPeer == \A i \in Server : transfer[i] # Nil => role[i] = "Leader" /\ transfer[i] \in DOMAIN progress[i]
 ConfirmedWasAsked == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].confirmedRound <= readRound[i]

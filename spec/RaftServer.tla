@@ -473,12 +473,9 @@ BeginLeaseRead(n, context) == IF HasLease(n) THEN ReadByLease(n, context) ELSE B
 \* A follower asks again, for all its reads: of its earlier questions one is kept, the first whose round has begun.  So of each
 \* follower two wait at most, however many heartbeats a round takes.
 ForgetAsked(n, reader) ==
-    LET mine == {k \in DOMAIN n.reads : n.reads[k].reader = reader}
-        first == IF mine = {} THEN 0 ELSE CHOOSE k \in mine : \A other \in mine : k <= other
-        kept(k) == k \notin mine \/ (k = first /\ n.reads[k].round <= n.readRound)
-        places == {k \in DOMAIN n.reads : kept(k)}
-        place(at) == CHOOSE k \in places : Cardinality({other \in places : other <= k}) = at
-    IN [n EXCEPT !.reads = [at \in 1..Cardinality(places) |-> n.reads[place(at)]]]
+    LET asked == SelectSeq(n.reads, LAMBDA read : read.reader = reader)
+    IN [n EXCEPT !.reads =
+            SelectSeq(@, LAMBDA read : read.reader # reader \/ (read = asked[1] /\ read.round <= n.readRound))]
 
 \* The question about all reads of a follower that wait: it names the last one.
 AskReadIndex(n) ==

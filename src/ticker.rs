@@ -79,7 +79,7 @@ impl Ticker {
             }
             self.tick_transfer(fire);
         } else {
-            self.election_elapsed = self.election_elapsed.saturating_add(1);
+            self.election_elapsed = self.election_elapsed.wrapping_add(1);
             // Again and again where no election timeout begins it anew: reads that began meanwhile end by it too.
             if self.election_elapsed % self.election_ticks == 0 {
                 fire(Event::MinimumElectionTimeout);

@@ -182,7 +182,7 @@ fn a_confirmed_read_waits_for_the_own_disk_or_ends_with_the_leader() {
         slow.iter().for_each(|id| cluster.faults[id].sync_gate.shut());
         assert_eq!(propose(&cluster.nodes[&leader], "x").unwrap().response, 1);
         let reads: Vec<_> = slow.iter().map(|id| count(&cluster.nodes[id])).collect();
-        cluster.network.wait_sent(leader, 20);
+        cluster.network.wait_answered(&slow);
         assert!(slow.iter().all(|id| cluster.nodes[id].status().open_reads == 1));
         if leader_stays {
             slow.iter().for_each(|id| cluster.faults[id].sync_gate.open());
@@ -204,7 +204,7 @@ fn a_read_waits_for_the_own_state_machine() {
     assert_eq!(propose(&cluster.nodes[&leader], "x").unwrap().response, 1);
     let reads: Vec<_> = slow.iter().map(|id| count(&cluster.nodes[id])).collect();
     slow.iter().for_each(|id| cluster.gates[id].wait_for_visitor());
-    cluster.network.wait_sent(leader, 20);
+    cluster.network.wait_answered(&slow);
     assert!(slow.iter().all(|id| cluster.nodes[id].status().open_reads == 1));
     // With the index known and committed here, no leader is needed any more.
     let all: Vec<NodeId> = cluster.nodes.keys().copied().collect();

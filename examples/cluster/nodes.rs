@@ -152,8 +152,8 @@ impl Nodes {
             .arg("--data")
             .arg(self.data(node))
             .args(trace)
-            // Clients read on whichever node they are connected to, and its answers are a part of the history.
-            .arg("--follower-reads")
+            // On every other node clients read there, on the rest at the leader: both are a part of the history.
+            .args((node % 2 == 0).then_some("--follower-reads"))
             .args(["--seed", &shared.seed.to_string(), "--tick-ms", &shared.tick_ms.to_string()])
             .args(["--snapshot-commands", &shared.snapshot_commands.to_string()])
             .args(["--snapshot-trail", &(shared.snapshot_commands / 10).to_string()])

@@ -110,7 +110,7 @@ pub(crate) fn run(
     load.enter(Phase::Fetching);
     let began = Instant::now();
     let request = format!("add 4 {}", processes[3].address());
-    let adding = ask_in_background(&processes[leader], request)?;
+    let mut adding = Some(ask_in_background(&processes[leader], request)?);
     let newcomer = clients.last_mut().expect("the fourth");
     until("the new node has fetched the snapshot", || {
         let status = newcomer.status()?;
@@ -124,15 +124,15 @@ pub(crate) fn run(
     let began = Instant::now();
     until("the new node has its vote and the state", || {
         live(format!("installing, {:.0?}", began.elapsed()));
-        let status = newcomer.status()?;
-        if adding.is_finished() && !status.votes {
-            return Err(io::Error::other("the new node was not added"));
+        if adding.as_ref().is_some_and(thread::JoinHandle::is_finished) {
+            let added = adding.take().map(thread::JoinHandle::join);
+            added.transpose().map_err(|_| io::Error::other("adding the node panicked"))?.transpose()?;
         }
-        // The vote needs the log alone; the state comes after.
+        // It hears of its vote after the leader has it committed. The vote needs the log alone; the state comes after.
+        let status = newcomer.status()?;
         let caught_up = status.applied > 0 && status.committed - status.applied <= CAUGHT_UP_ENTRIES;
-        Ok((status.votes && caught_up && adding.is_finished()).then_some(()))
+        Ok((status.votes && caught_up && adding.is_none()).then_some(()))
     })?;
-    adding.join().map_err(|_| io::Error::other("adding the node panicked"))??;
     let took = [taking, fetching, began.elapsed()];
     say(&format!("node 4 has installed it, caught up and got its vote, {}", speed(snapshot_bytes, took[2])));
     load.enter(Phase::After);

@@ -186,7 +186,8 @@ impl<M: StateMachine> Raft<M> {
     /// from `read`.
     ///
     /// It ends with [`RequestError::NotLeader`] while no leader is known, and when the leader changes, or is not heard for an
-    /// election timeout, before the answer is here. A follower that is behind answers late, and never stale.
+    /// election timeout, before the answer is here. A leader that is heard and cannot answer is waited for: have a deadline.
+    /// A follower that is behind answers late, and never stale.
     pub fn follower_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static) -> Reading<R> {
         self.open_read(look, ReadWay::AnyMember)
     }

@@ -110,6 +110,8 @@ struct Shared {
     heartbeats: usize,
     /// Questions about reads since the start: who asked, and the context.
     questions: Vec<(NodeId, u64)>,
+    /// Answers to such questions that each node has taken since the start.
+    answers: BTreeMap<NodeId, usize>,
 }
 
 impl Network {
@@ -149,10 +151,19 @@ impl Network {
     /// Waits until the node has sent `more` messages from now on.
     pub(crate) fn wait_sent(&self, id: NodeId, more: usize) {
         let enough = self.sent_by(id) + more;
+        self.wait_until(&format!("node {id} is silent"), |shared| shared.sent.get(&id) >= Some(&enough));
+    }
+
+    /// Waits until each of these nodes has taken an answer to a question about reads.
+    pub(crate) fn wait_answered(&self, ids: &[NodeId]) {
+        self.wait_until("no answer to a read", |shared| ids.iter().all(|id| shared.answers.contains_key(id)));
+    }
+
+    fn wait_until(&self, problem: &str, holds: impl Fn(&Shared) -> bool) {
         let mut shared = self.shared.lock().unwrap();
-        while shared.sent.get(&id).is_none_or(|&sent| sent < enough) {
+        while !holds(&shared) {
             let (guard, timeout) = self.sent.wait_timeout(shared, PATIENCE).unwrap();
-            assert!(!timeout.timed_out(), "node {id} is silent");
+            assert!(!timeout.timed_out(), "{problem}");
             shared = guard;
         }
     }
@@ -178,7 +189,12 @@ impl RaftTransport for Link {
                     !alone.contains(&from) && !alone.contains(&to) && apart.contains(&from) == apart.contains(&to)
                 };
                 if passes {
+                    let answers = matches!(envelope.message, Message::ReadIndexResponse(_));
                     receiver.receive(group, envelope);
+                    if answers {
+                        *network.shared.lock().unwrap().answers.entry(to).or_default() += 1;
+                        network.sent.notify_all();
+                    }
                 }
             }
         };

@@ -164,7 +164,7 @@ pub const ALL: &[Configuration] = &[
         ..CORE
     },
     reads::READS,
-    reads::TWO_MESSAGES,
+    reads::LATE,
     reads::AGAIN,
     reads::HEARTBEATS,
     Configuration {
@@ -393,20 +393,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         golden: Some(24_930),
         ..SPEC
     },
-    Configuration {
-        name: "conform-reads-again",
-        purpose: "a server that leads twice, by way of check-quorum: confirmations of its earlier term come late",
-        servers: 2,
-        reads_max: 2,
-        network: Network::Lossy { messages_max: 2, duplication: false },
-        check_quorum: true,
-        heartbeats: false,
-        client_requests: false,
-        campaigners: 1,
-        goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted, Goal::StepDown],
-        golden: Some(21_451),
-        ..SPEC
-    },
+    reads::CONFORM_AGAIN,
     Configuration {
         name: "conform-transfer",
         purpose: "leadership handed over, with check-quorum",
@@ -485,29 +472,8 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         golden: Some(135_424),
         ..SPEC
     },
-    Configuration {
-        name: "conform-reads",
-        purpose: "reads without an entry of the log, with two leaders",
-        heartbeats: false,
-        client_requests: false,
-        campaigners: 2,
-        reads_max: 2,
-        goals: reads::WITH_READS,
-        golden: Some(83_973),
-        ..SPEC
-    },
-    Configuration {
-        name: "conform-read-rounds",
-        purpose: "rounds of confirmation that heartbeats repeat",
-        term_max: 1,
-        log_max: 1,
-        client_requests: false,
-        campaigners: 1,
-        reads_max: 2,
-        goals: &[Goal::Leader, Goal::Commit, Goal::Read],
-        golden: Some(76_325),
-        ..SPEC
-    },
+    reads::CONFORM,
+    reads::CONFORM_ROUNDS,
     Configuration {
         name: "conform-transfer-heartbeats",
         purpose: "two servers that hand over to each other: requests to campaign repeated and late, proposals between them",

@@ -4,8 +4,9 @@ use super::CORE;
 use crate::config::{Configuration, Network};
 use crate::laws::Goal;
 
-pub(super) const WITH_READS: &[Goal] = &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted];
+const TWO_MESSAGES: Network = Network::Lossy { messages_max: 2, duplication: false };
 
+/// For `check`.
 pub(super) const READS: Configuration = Configuration {
     name: "reads",
     purpose: "reads without an entry of the log, two at a time, while leaders change",
@@ -13,41 +14,61 @@ pub(super) const READS: Configuration = Configuration {
     heartbeats: false,
     client_requests: false,
     campaigners: 2,
-    goals: WITH_READS,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted],
     golden: Some(40_666),
     ..CORE
 };
-pub(super) const TWO_MESSAGES: Configuration = Configuration {
+pub(super) const LATE: Configuration = Configuration {
     name: "reads-two-messages",
     purpose: "reads whose confirmations come late",
-    reads_max: 2,
-    network: Network::Lossy { messages_max: 2, duplication: false },
-    heartbeats: false,
-    client_requests: false,
-    campaigners: 2,
-    goals: WITH_READS,
+    network: TWO_MESSAGES,
     golden: Some(1_573_613),
-    ..CORE
+    ..READS
 };
 pub(super) const AGAIN: Configuration = Configuration {
     name: "reads-again",
     purpose: "a server that leads twice, by way of check-quorum: confirmations of its earlier term come late",
-    reads_max: 2,
-    network: Network::Lossy { messages_max: 2, duplication: false },
+    network: TWO_MESSAGES,
     check_quorum: true,
-    heartbeats: false,
-    client_requests: false,
     campaigners: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted, Goal::StepDown],
     golden: Some(5_168_265),
-    ..CORE
+    ..READS
 };
 pub(super) const HEARTBEATS: Configuration = Configuration {
     name: "reads-heartbeats",
     purpose: "reads whose rounds heartbeats repeat",
-    reads_max: 2,
-    client_requests: false,
-    goals: WITH_READS,
+    heartbeats: true,
+    campaigners: 3,
     golden: Some(10_890_040),
-    ..CORE
+    ..READS
+};
+
+/// For `conform`.
+pub(super) const CONFORM: Configuration = Configuration {
+    name: "conform-reads",
+    purpose: "reads without an entry of the log, with two leaders",
+    symmetry: false,
+    drop_dead: false,
+    golden: Some(83_973),
+    ..READS
+};
+pub(super) const CONFORM_AGAIN: Configuration = Configuration {
+    name: "conform-reads-again",
+    servers: 2,
+    symmetry: false,
+    drop_dead: false,
+    golden: Some(21_451),
+    ..AGAIN
+};
+pub(super) const CONFORM_ROUNDS: Configuration = Configuration {
+    name: "conform-read-rounds",
+    purpose: "rounds of confirmation that heartbeats repeat",
+    term_max: 1,
+    log_max: 1,
+    heartbeats: true,
+    campaigners: 1,
+    goals: &[Goal::Leader, Goal::Commit, Goal::Read],
+    golden: Some(76_325),
+    ..CONFORM
 };

@@ -123,7 +123,7 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     let (configured, address_version) = peer.addresses();
     let timeout = shared.config.connect_timeout;
     let dialled = shared.threads.uncounted(|| dial(&configured, timeout));
-    let (stream, address) = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
+    let Reached { stream, address, name } = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
     let stream = Arc::new(stream);
     if !peer.begin_outbound(&stream, address_version) {
         return Err(ConnectError::Closed(CloseReason::AddressChanged));
@@ -133,7 +133,7 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
         return Err(ConnectError::Shutdown);
     }
     let deadline = Instant::now() + shared.config.handshake_timeout;
-    let introduced = introduce(shared, peer, &stream, Purpose::Messages, deadline);
+    let introduced = introduce(shared, peer, (&stream, &name), Purpose::Messages, deadline);
     match introduced {
         Ok((welcome, reader)) => {
             let limits = Limits { frame_bytes_max: welcome.frame_bytes_max as usize };
@@ -146,12 +146,19 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     }
 }
 
-/// Tries each address of each name in turn. The first failure tells most: that of the name that is configured.
-pub(super) fn dial(configured: &[String], timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+/// Whoever answered, and the name by which it was found.
+pub(super) struct Reached {
+    pub(super) stream: TcpStream,
+    address: SocketAddr,
+    pub(super) name: String,
+}
+
+/// Tries each address of each name in turn. The first failure tells most: that of the name that comes first.
+pub(super) fn dial(names: &[String], timeout: Duration) -> io::Result<Reached> {
     let mut failure = None;
-    for name in configured {
+    for name in names {
         match dial_name(name, timeout) {
-            Ok(dialled) => return Ok(dialled),
+            Ok((stream, address)) => return Ok(Reached { stream, address, name: name.clone() }),
             Err(error) => failure = failure.or(Some(error)),
         }
     }
@@ -181,7 +188,7 @@ fn terms(shared: &Shared, purpose: Purpose) -> (u8, usize) {
 pub(super) fn introduce(
     shared: &Shared,
     peer: &Peer,
-    stream: &TcpStream,
+    (stream, name): (&TcpStream, &str),
     purpose: Purpose,
     deadline: Instant,
 ) -> Result<(Welcome, FrameReader), ConnectError> {
@@ -210,7 +217,7 @@ pub(super) fn introduce(
         Ok((Frame::Welcome(welcome), _)) => {
             let unexpected = |what| Err(ConnectError::Closed(CloseReason::Unexpected { what }));
             if welcome.from != peer.id {
-                peer.was_elsewhere();
+                peer.is_not_at(name);
                 return unexpected("another node answers at the peer's address");
             }
             if welcome.version != version || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
@@ -224,7 +231,7 @@ pub(super) fn introduce(
         Ok((Frame::Refusal(reason), _)) => {
             // A port that was the peer's may have become another server's.
             if matches!(reason, Refusal::WrongReceiver { .. } | Refusal::OwnId | Refusal::ForeignCluster { .. }) {
-                peer.was_elsewhere();
+                peer.is_not_at(name);
             }
             Err(ConnectError::Refused(reason))
         }

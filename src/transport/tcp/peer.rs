@@ -27,7 +27,7 @@ struct State {
     is_member: bool,
     /// What it said of itself when it last showed up: tried when it is not at `address`.
     heard_address: Option<String>,
-    /// At the address that was tried first there was somebody else: the other one comes first now.
+    /// Somebody else answered at `address`: the other one comes first now.
     heard_first: bool,
     /// How often `address` changed.
     address_version: u64,
@@ -72,10 +72,10 @@ impl Peer {
         (addresses, state.address_version)
     }
 
-    /// Somebody else answered at the first of its addresses: the next attempt begins with the other one.
-    pub(super) fn was_elsewhere(&self) {
+    /// Somebody else answered at this one of its addresses: the next attempt begins with the other.
+    pub(super) fn is_not_at(&self, name: &str) {
         let mut state = self.state();
-        state.heard_first = !state.heard_first;
+        state.heard_first = state.address == name;
     }
 
     /// The address as configured, or as it said itself without one.

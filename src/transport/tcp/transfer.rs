@@ -9,7 +9,7 @@
 
 use super::Shared;
 use super::events::CloseReason;
-use super::outbound::{self, ConnectError};
+use super::outbound::{self, ConnectError, Reached};
 use super::peer::{Peer, close};
 use super::stream::{Deadlined, FrameReader, close_reason};
 use crate::snapshot::{Chunk, ChunkRequest};
@@ -71,7 +71,7 @@ struct Connection {
 }
 
 enum Dialled {
-    Done(io::Result<TcpStream>),
+    Done(io::Result<Reached>),
     Shutdown,
 }
 
@@ -304,10 +304,11 @@ fn connect(
 ) -> Result<Connection, FetchError> {
     let (configured, address_version) = peer.addresses();
     let deadline = Instant::now() + timeout;
-    let stream = Arc::new(dial(shared, peer, turn, configured, timeout)?);
+    let Reached { stream, name, .. } = dial(shared, peer, turn, configured, timeout)?;
+    let stream = Arc::new(stream);
     turn.begin(&stream)?;
     let deadline = deadline.min(Instant::now() + shared.config.handshake_timeout);
-    let introduced = outbound::introduce(shared, peer, &stream, Purpose::Snapshots, deadline);
+    let introduced = outbound::introduce(shared, peer, (&stream, &name), Purpose::Snapshots, deadline);
     let (_, mut reader) = introduced.map_err(fetch_error)?;
     reader.grow(READ_BYTES, CHUNK_FRAME_BYTES_MAX);
     Ok(Connection { stream, address_version, reader, buffer: Vec::new() })
@@ -321,7 +322,7 @@ fn dial(
     turn: &Turn<'_>,
     configured: Vec<String>,
     timeout: Duration,
-) -> Result<TcpStream, FetchError> {
+) -> Result<Reached, FetchError> {
     let unreachable = |reason: &dyn ToString| FetchError::Unreachable { reason: reason.to_string() };
     if peer.lane.dialling.swap(true, Ordering::SeqCst) {
         return Err(unreachable(&"an earlier attempt to connect is still under way"));
@@ -338,7 +339,7 @@ fn dial(
         });
         if let Some(result) = result {
             // If nobody waits any more, the connection is closed with it.
-            let _ = sender.try_send(Dialled::Done(result.map(|(stream, _)| stream)));
+            let _ = sender.try_send(Dialled::Done(result));
         }
     });
     if let Err(error) = spawned {
@@ -353,7 +354,7 @@ fn dial(
         state.waker = Some(waker);
     }
     match dialled.recv_timeout(timeout) {
-        Ok(Dialled::Done(Ok(stream))) => Ok(stream),
+        Ok(Dialled::Done(Ok(reached))) => Ok(reached),
         Ok(Dialled::Done(Err(error))) => Err(unreachable(&error)),
         Err(RecvTimeoutError::Timeout) => Err(FetchError::TimedOut),
         Ok(Dialled::Shutdown) | Err(RecvTimeoutError::Disconnected) => Err(FetchError::Shutdown),
