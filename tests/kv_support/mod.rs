@@ -96,7 +96,7 @@ impl Cluster {
             ("--listen", format!("127.0.0.1:{}", self.nodes[node].client_port)),
             ("--peer-listen", self.peer_address(node)),
             ("--data", self.data(node).display().to_string()),
-            ("--tick-ms", "30".into()),
+            ("--tick-ms", "60".into()),
         ];
         let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
         let peers = if node < FIRST_NODES { vec!["--peers".into(), peers.join(",")] } else { vec!["--join".into()] };
