@@ -76,11 +76,13 @@ impl TextLog {
         std::fs::write(&new, format_write(&state))?;
         let file = OpenOptions::new().append(true).open(&new)?;
         file.sync_all()?;
+        // The file before is closed by that: not every system replaces one that is open.
+        self.file = file;
         std::fs::rename(&new, &self.path)?;
         // A name is durable only when its directory is.
         #[cfg(unix)]
         File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
-        (self.file, self.compacted) = (file, false);
+        self.compacted = false;
         Ok(())
     }
 

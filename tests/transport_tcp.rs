@@ -216,10 +216,11 @@ fn a_stalled_peer_does_not_delay_another_and_its_queue_is_bounded() {
         at_healthy.wait_for(term as usize);
     }
     assert!(began.elapsed() < DEADLINE / 2);
-    // Shutdown does not wait for the stalled writer either.
+    // Shutdown does not wait for the stalled writer either; on Windows, where nothing wakes it, not for ever.
+    let shutdown_max = Duration::from_secs(if cfg!(windows) { 8 } else { 3 });
     let began = Instant::now();
     one.shutdown();
-    assert!(began.elapsed() < Duration::from_secs(3), "shutdown took {:?}", began.elapsed());
+    assert!(began.elapsed() < shutdown_max, "shutdown took {:?}", began.elapsed());
     proxy.set(Mode::Pass);
 }
 

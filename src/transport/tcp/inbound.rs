@@ -1,9 +1,10 @@
 //! The ways in: accept, find out who it is and what for, read messages.
 
 use super::Shared;
+use super::config::TcpConfig;
 use super::events::{CloseReason, TransportEvent};
-use super::peer::{Peer, Way, close};
-use super::stream::{Deadlined, FrameReader, close_reason};
+use super::peer::{Peer, Way};
+use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::transfer;
 use crate::message::Envelope;
 use crate::transport::Receiver;
@@ -27,18 +28,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// the oldest, so that sockets which stay silent cannot keep a peer out, who speaks at once.
 #[derive(Default)]
 pub(super) struct Lobby {
-    waiting: Mutex<VecDeque<(u64, Arc<TcpStream>)>>,
+    waiting: Mutex<VecDeque<(u64, Arc<Socket>)>>,
 }
 
 impl Lobby {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<TcpStream>)>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Socket>)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, serial: u64, stream: Arc<TcpStream>, places: usize) {
+    fn enter(&self, serial: u64, stream: Arc<Socket>, places: usize) {
         let mut waiting = self.waiting();
         while waiting.len() >= places {
-            close(waiting.pop_front().as_ref().map(|(_, stream)| &**stream));
+            if let Some((_, oldest)) = waiting.pop_front() {
+                oldest.end();
+            }
         }
         waiting.push_back((serial, stream));
     }
@@ -52,7 +55,7 @@ impl Lobby {
 
     pub(super) fn close_all(&self) {
         for (_, stream) in self.waiting().iter() {
-            close(Some(stream));
+            stream.end();
         }
     }
 }
@@ -67,7 +70,7 @@ pub(super) fn accept(shared: &Arc<Shared>, listener: &TcpListener, receiver: &Ar
             return;
         }
         let (stream, address) = match accepted {
-            Ok((stream, address)) => (Arc::new(stream), address),
+            Ok((stream, address)) => (Arc::new(Socket::new(stream)), address),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 shared.monitor.accept_failed(error);
@@ -80,7 +83,7 @@ pub(super) fn accept(shared: &Arc<Shared>, listener: &TcpListener, receiver: &Ar
         let (own, receiver) = (Arc::clone(shared), Arc::clone(receiver));
         let spawned = shared.threads.spawn(std::format!("raft-read-{serial}"), move || {
             serve(&own, &stream, address, serial, &*receiver);
-            close(Some(&stream));
+            stream.end();
         });
         if let Err(error) = spawned {
             shared.lobby.leave(serial);
@@ -103,7 +106,7 @@ pub(super) fn wake_acceptor(mut address: SocketAddr) {
 }
 
 /// One inbound connection, from its first byte to its end.
-fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, serial: u64, receiver: &dyn Receiver) {
+fn serve(shared: &Arc<Shared>, stream: &Arc<Socket>, address: SocketAddr, serial: u64, receiver: &dyn Receiver) {
     let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
     let hello = match read_hello(shared, stream, &mut reader) {
         Ok(hello) => hello,
@@ -138,7 +141,7 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<TcpStream>, address: SocketAddr, ser
 
 fn serve_messages(
     shared: &Shared,
-    (stream, address, serial): (&TcpStream, SocketAddr, u64),
+    (stream, address, serial): (&Socket, SocketAddr, u64),
     peer: &Peer,
     reader: &mut FrameReader,
     receiver: &dyn Receiver,
@@ -160,18 +163,12 @@ fn serve_messages(
 }
 
 /// These connections come and go with what is fetched; only damage is worth a word.
-fn serve_snapshots(
-    shared: &Shared,
-    stream: &TcpStream,
-    peer: &Peer,
-    reader: &mut FrameReader,
-    receiver: &dyn Receiver,
-) {
+fn serve_snapshots(shared: &Shared, socket: &Socket, peer: &Peer, reader: &mut FrameReader, receiver: &dyn Receiver) {
     shared.monitor.counters.snapshot_connections.add(1);
-    if welcome(shared, stream, (TRANSFER_PROTOCOL, transfer::REQUEST_BYTES_MAX)).is_err() {
+    if welcome(shared, socket, (TRANSFER_PROTOCOL, transfer::REQUEST_BYTES_MAX)).is_err() {
         return;
     }
-    let reason = transfer::serve(shared, stream, peer, reader, receiver);
+    let reason = transfer::serve(shared, socket, peer, reader, receiver);
     if matches!(reason, CloseReason::Frame(_)) {
         shared.monitor.count_close(&reason);
     }
@@ -190,13 +187,13 @@ impl Drop for Ending<'_> {
     }
 }
 
-fn read_hello(shared: &Shared, stream: &TcpStream, reader: &mut FrameReader) -> Result<Hello, CloseReason> {
+fn read_hello(shared: &Shared, socket: &Socket, reader: &mut FrameReader) -> Result<Hello, CloseReason> {
     let timeout = shared.config.handshake_timeout;
     let deadline = Instant::now() + timeout;
-    stream.set_nodelay(true).map_err(close_reason)?;
+    socket.stream.set_nodelay(true).map_err(close_reason)?;
     // For everything that is written on this connection: the answer to the hello, and pongs.
-    stream.set_write_timeout(Some(timeout)).map_err(close_reason)?;
-    match reader.next(&mut Deadlined { stream, deadline })? {
+    socket.stream.set_write_timeout(Some(timeout)).map_err(close_reason)?;
+    match reader.next(&mut Deadlined { socket, deadline })? {
         (Frame::Hello(hello), _) => Ok(hello),
         _ => Err(CloseReason::Unexpected { what: "the first frame is not a hello" }),
     }
@@ -234,16 +231,16 @@ fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(
     Ok((peer, way))
 }
 
-fn refuse(stream: &TcpStream, refusal: Refusal) {
+fn refuse(socket: &Socket, refusal: Refusal) {
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Refusal(refusal), &mut frame).expect("a refusal has only numbers");
-    let mut sink = stream;
+    let mut sink = &socket.stream;
     // Whether it arrives or not, the connection is over.
-    let _ = sink.write_all(&frame).and_then(|()| stream.shutdown(Shutdown::Write));
+    let _ = sink.write_all(&frame).and_then(|()| sink.shutdown(Shutdown::Write));
 }
 
 /// Says yes, and what this side speaks and accepts on the connection.
-fn welcome(shared: &Shared, stream: &TcpStream, (version, frame_bytes_max): (u8, usize)) -> io::Result<()> {
+fn welcome(shared: &Shared, socket: &Socket, (version, frame_bytes_max): (u8, usize)) -> io::Result<()> {
     let config = &shared.config;
     let welcome = Welcome {
         from: config.id,
@@ -254,21 +251,22 @@ fn welcome(shared: &Shared, stream: &TcpStream, (version, frame_bytes_max): (u8,
     };
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Welcome(welcome), &mut frame).expect("the configuration was validated");
-    let mut sink = stream;
-    sink.write_all(&frame)?;
-    stream.set_read_timeout(Some(config.silence_max))
+    (&socket.stream).write_all(&frame)
 }
 
 fn read_messages(
     shared: &Shared,
-    stream: &TcpStream,
+    socket: &Socket,
     peer: &Peer,
     reader: &mut FrameReader,
     receiver: &dyn Receiver,
 ) -> CloseReason {
     reader.grow(READ_BYTES, shared.config.frame_bytes_max);
     let counters = &shared.monitor.counters;
-    let mut source = Answering::new(stream, shared.config.ping_interval);
+    let mut source = match Answering::new(socket, &shared.config) {
+        Ok(source) => source,
+        Err(error) => return close_reason(error),
+    };
     loop {
         let (frame, bytes) = match reader.next(&mut source) {
             Ok(read) => read,
@@ -298,28 +296,30 @@ fn read_messages(
 /// A socket that says now and then that bytes arrive: a probe stuck behind a large frame on a slow
 /// line would come too late to prove it.
 struct Answering<'a> {
-    stream: &'a TcpStream,
+    source: Awaited<'a>,
+    sink: &'a TcpStream,
     pong: Vec<u8>,
     interval: Duration,
     last_pong: Instant,
 }
 
 impl<'a> Answering<'a> {
-    fn new(stream: &'a TcpStream, interval: Duration) -> Self {
+    fn new(socket: &'a Socket, config: &TcpConfig) -> io::Result<Self> {
         let mut pong = Vec::new();
         wire::encode_control(&Frame::Pong, &mut pong).expect("a pong has no fields");
-        Self { stream, pong, interval, last_pong: Instant::now() }
+        let (source, interval) = (Awaited::new(socket, config.silence_max)?, config.ping_interval);
+        Ok(Self { source, sink: &socket.stream, pong, interval, last_pong: Instant::now() })
     }
 
     fn pong(&mut self) -> io::Result<()> {
         self.last_pong = Instant::now();
-        self.stream.write_all(&self.pong)
+        self.sink.write_all(&self.pong)
     }
 }
 
 impl Read for Answering<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.stream.read(buffer)?;
+        let read = self.source.read(buffer)?;
         if read > 0 && self.last_pong.elapsed() >= self.interval {
             self.pong()?;
         }

@@ -2,8 +2,8 @@
 
 use super::Shared;
 use super::events::{CloseReason, TransportEvent};
-use super::peer::{Peer, close};
-use super::stream::{Deadlined, FrameReader, close_reason};
+use super::peer::Peer;
+use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use crate::message::Message;
 use crate::transport::queue::Popped;
 use crate::types::GroupId;
@@ -110,7 +110,7 @@ impl Series {
 
 /// A connection after its handshake.
 struct Connection {
-    stream: Arc<TcpStream>,
+    socket: Arc<Socket>,
     address: SocketAddr,
     address_version: u64,
     /// Keeps what it read beyond the welcome.
@@ -124,8 +124,8 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     let timeout = shared.config.connect_timeout;
     let dialled = shared.threads.uncounted(|| dial(&configured, timeout));
     let Reached { stream, address, name } = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
-    let stream = Arc::new(stream);
-    if !peer.begin_outbound(&stream, address_version) {
+    let socket = Arc::new(Socket::new(stream));
+    if !peer.begin_outbound(&socket, address_version) {
         return Err(ConnectError::Closed(CloseReason::AddressChanged));
     }
     // Shutdown raises its flag before it closes what is noted: one of the two sees the other.
@@ -133,11 +133,11 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
         return Err(ConnectError::Shutdown);
     }
     let deadline = Instant::now() + shared.config.handshake_timeout;
-    let introduced = introduce(shared, peer, (&stream, &name), Purpose::Messages, deadline);
+    let introduced = introduce(shared, peer, (&socket, &name), Purpose::Messages, deadline);
     match introduced {
         Ok((welcome, reader)) => {
             let limits = Limits { frame_bytes_max: welcome.frame_bytes_max as usize };
-            Ok(Connection { stream, address, address_version, reader, limits })
+            Ok(Connection { socket, address, address_version, reader, limits })
         }
         Err(error) => {
             shared.count_disconnected(peer.end_outbound());
@@ -188,7 +188,7 @@ fn terms(shared: &Shared, purpose: Purpose) -> (u8, usize) {
 pub(super) fn introduce(
     shared: &Shared,
     peer: &Peer,
-    (stream, name): (&TcpStream, &str),
+    (socket, name): (&Socket, &str),
     purpose: Purpose,
     deadline: Instant,
 ) -> Result<(Welcome, FrameReader), ConnectError> {
@@ -208,12 +208,11 @@ pub(super) fn introduce(
     };
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Hello(hello), &mut frame).expect("the configuration was validated");
-    stream.set_nodelay(true).map_err(ConnectError::Io)?;
-    stream.set_write_timeout(Some(config.handshake_timeout)).map_err(ConnectError::Io)?;
-    let mut sink = stream;
-    sink.write_all(&frame).map_err(ConnectError::Io)?;
+    socket.stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    socket.stream.set_write_timeout(Some(config.handshake_timeout)).map_err(ConnectError::Io)?;
+    (&socket.stream).write_all(&frame).map_err(ConnectError::Io)?;
     let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
-    match reader.next(&mut Deadlined { stream, deadline }) {
+    match reader.next(&mut Deadlined { socket, deadline }) {
         Ok((Frame::Welcome(welcome), _)) => {
             let unexpected = |what| Err(ConnectError::Closed(CloseReason::Unexpected { what }));
             if welcome.from != peer.id {
@@ -242,9 +241,9 @@ pub(super) fn introduce(
 
 /// Carries messages until the connection ends, and says why it did.
 fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> CloseReason {
-    let Connection { stream, address, address_version, reader, limits } = connection;
+    let Connection { socket, address, address_version, reader, limits } = connection;
     let ended = Arc::new(AtomicBool::new(false));
-    let watcher = match watch(shared, peer, &stream, reader, &ended) {
+    let watcher = match watch(shared, peer, &socket, reader, &ended) {
         Ok(watcher) => watcher,
         Err(error) => {
             shared.count_disconnected(peer.end_outbound());
@@ -255,7 +254,7 @@ fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> C
     shared.monitor.counters.connects.add(1);
     shared.monitor.report(&TransportEvent::Connected { peer: peer.id, address });
     let mut writer = Writer {
-        stream: &stream,
+        stream: &socket.stream,
         buffer: Vec::new(),
         messages: 0,
         limits,
@@ -357,26 +356,33 @@ impl Writer<'_> {
 fn watch(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
-    stream: &Arc<TcpStream>,
-    mut reader: FrameReader,
+    socket: &Arc<Socket>,
+    reader: FrameReader,
     ended: &Arc<AtomicBool>,
 ) -> io::Result<JoinHandle<CloseReason>> {
-    stream.set_read_timeout(Some(shared.config.silence_max))?;
-    let (peer, stream, ended) = (Arc::clone(peer), Arc::clone(stream), Arc::clone(ended));
+    let (peer, socket, ended) = (Arc::clone(peer), Arc::clone(socket), Arc::clone(ended));
+    let silence_max = shared.config.silence_max;
     shared.threads.spawn(std::format!("raft-pong-{}", peer.id), move || {
-        let reason = loop {
-            match reader.next(&mut &*stream) {
-                Ok((Frame::Pong | Frame::Unknown { .. }, _)) => {}
-                Ok((Frame::Refusal(_), _)) => break CloseReason::Unexpected { what: "a refusal after the welcome" },
-                Ok(_) => break CloseReason::Unexpected { what: "something else than a pong" },
-                Err(reason) => break reason,
-            }
+        let reason = match Awaited::new(&socket, silence_max) {
+            Ok(mut source) => read_pongs(reader, &mut source),
+            Err(error) => CloseReason::Io(error),
         };
         ended.store(true, Ordering::Release);
-        close(Some(&stream));
+        socket.end();
         peer.queue.nudge();
         reason
     })
+}
+
+fn read_pongs(mut reader: FrameReader, source: &mut Awaited<'_>) -> CloseReason {
+    loop {
+        match reader.next(source) {
+            Ok((Frame::Pong | Frame::Unknown { .. }, _)) => {}
+            Ok((Frame::Refusal(_), _)) => return CloseReason::Unexpected { what: "a refusal after the welcome" },
+            Ok(_) => return CloseReason::Unexpected { what: "something else than a pong" },
+            Err(reason) => return reason,
+        }
+    }
 }
 
 /// Pauses that double, with jitter, so that servers that failed together do not come back together.

@@ -1,11 +1,11 @@
 //! What a transport knows of one peer.
 
 use super::events::PeerStats;
+use super::stream::Socket;
 use super::transfer::Lane;
 use crate::message::Message;
 use crate::transport::queue::BoundedQueue;
 use crate::types::{GroupId, NodeId};
-use std::net::{Shutdown, TcpStream};
 use std::string::String;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
@@ -32,10 +32,10 @@ struct State {
     /// How often `address` changed.
     address_version: u64,
     /// The connection that this server opened, from before its handshake on.
-    outbound: Option<Arc<TcpStream>>,
+    outbound: Option<Arc<Socket>>,
     connected: bool,
     /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
-    inbound: [Option<(u64, Arc<TcpStream>)>; 2],
+    inbound: [Option<(u64, Arc<Socket>)>; 2],
     incarnation: Option<u64>,
     client_address: Option<String>,
     /// Final.
@@ -94,7 +94,7 @@ impl Peer {
             state.address = address;
             state.heard_first = false;
             state.address_version += 1;
-            close(state.outbound.as_deref());
+            state.end_outbound();
             drop(state);
             self.lane.reset();
         }
@@ -103,7 +103,7 @@ impl Peer {
 
     /// Takes note of a connection to the address of this version, so that others can end it; false
     /// if the address changed meanwhile.
-    pub(super) fn begin_outbound(&self, stream: &Arc<TcpStream>, version: u64) -> bool {
+    pub(super) fn begin_outbound(&self, stream: &Arc<Socket>, version: u64) -> bool {
         let mut state = self.state();
         let current = state.address_version == version && !state.closed;
         if current {
@@ -120,30 +120,33 @@ impl Peer {
     /// Forgets the outbound connection and returns how many messages were lost with it.
     pub(super) fn end_outbound(&self) -> usize {
         let mut state = self.state();
-        close(state.outbound.take().as_deref());
+        state.end_outbound();
+        state.outbound = None;
         state.connected = false;
         drop(state);
         self.queue.set_open(false)
     }
 
     /// Makes `stream` the peer's way in, and closes the one before; whether there was one.
-    pub(super) fn begin_inbound(&self, way: Way, serial: u64, stream: Arc<TcpStream>) -> bool {
+    pub(super) fn begin_inbound(&self, way: Way, serial: u64, stream: Arc<Socket>) -> bool {
         let mut state = self.state();
         if state.closed {
-            close(Some(&stream));
+            stream.end();
         }
         let before = state.inbound[way as usize].replace((serial, stream));
         drop(state);
-        close(before.as_ref().map(|(_, stream)| &**stream));
-        before.is_some()
+        before.is_some_and(|(_, before)| {
+            before.end();
+            true
+        })
     }
 
     /// Forgets an inbound connection; false if another took its place already.
     pub(super) fn end_inbound(&self, way: Way, serial: u64) -> bool {
         let inbound = &mut self.state().inbound[way as usize];
         let current = inbound.as_ref().is_some_and(|(current, _)| *current == serial);
-        if current {
-            close(inbound.take().as_ref().map(|(_, stream)| &**stream));
+        if let Some((_, stream)) = inbound.take_if(|_| current) {
+            stream.end();
         }
         current
     }
@@ -152,9 +155,9 @@ impl Peer {
     pub(super) fn shutdown(&self) -> usize {
         let mut state = self.state();
         state.closed = true;
-        close(state.outbound.as_deref());
+        state.end_outbound();
         for (_, stream) in state.inbound.iter().flatten() {
-            close(Some(stream));
+            stream.end();
         }
         drop(state);
         self.lane.close();
@@ -212,16 +215,14 @@ impl Peer {
 }
 
 impl State {
+    fn end_outbound(&self) {
+        if let Some(stream) = &self.outbound {
+            stream.end();
+        }
+    }
+
     fn address(&self) -> String {
         let heard = self.heard_address.as_ref().filter(|_| self.address.is_empty());
         heard.unwrap_or(&self.address).clone()
-    }
-}
-
-/// Ends a connection under the hands of the threads that use it.
-pub(super) fn close(stream: Option<&TcpStream>) {
-    if let Some(stream) = stream {
-        // An error means that it is closed already.
-        let _ = stream.shutdown(Shutdown::Both);
     }
 }

@@ -1,10 +1,11 @@
-//! Frames out of a byte stream.
+//! Connections that can be ended while they are used, and frames out of them.
 
 use super::events::CloseReason;
 use crate::wire::{self, Frame, FrameError, HEADER_BYTES, Header, Limits};
 use bytes::Bytes;
 use std::io::{self, Read};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::vec;
 use std::vec::Vec;
@@ -94,10 +95,14 @@ impl FrameReader {
     }
 }
 
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 /// What an error of a socket with a time limit means.
 pub(super) fn close_reason(error: io::Error) -> CloseReason {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CloseReason::Silent,
+        _ if is_timeout(&error) => CloseReason::Silent,
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
             CloseReason::Ended
         }
@@ -105,9 +110,63 @@ pub(super) fn close_reason(error: io::Error) -> CloseReason {
     }
 }
 
-/// A socket whose reads end at one deadline, however the bytes trickle in.
+/// How long a read sleeps at most before it looks whether its connection was ended. On Windows a shutdown does not wake a
+/// read that sleeps already (<https://github.com/rust-lang/rust/issues/121594>); elsewhere it does, and none has to look.
+/// A write that sleeps there ends when the peer takes something or is gone; shutdown waits for it for a limited time.
+const SLEEP_MAX: Duration = if cfg!(windows) { Duration::from_millis(100) } else { Duration::MAX };
+
+/// A connection that others can end under the hands of the threads that use it.
+pub(super) struct Socket {
+    /// To write to and to set options of. Reads go through [`Awaited`] or [`Deadlined`].
+    pub(super) stream: TcpStream,
+    ended: AtomicBool,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, ended: AtomicBool::new(false) }
+    }
+
+    /// For good. Reads find the end of the stream.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // An error means that it is closed already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Reads that give up after so much silence.
+pub(super) struct Awaited<'a> {
+    socket: &'a Socket,
+    silence_max: Duration,
+}
+
+impl<'a> Awaited<'a> {
+    pub(super) fn new(socket: &'a Socket, silence_max: Duration) -> io::Result<Self> {
+        socket.stream.set_read_timeout(Some(silence_max.min(SLEEP_MAX)))?;
+        Ok(Self { socket, silence_max })
+    }
+}
+
+impl Read for Awaited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let began = Instant::now();
+        loop {
+            let read = (&self.socket.stream).read(buffer);
+            let slept = read.as_ref().is_err_and(is_timeout) && self.silence_max > SLEEP_MAX;
+            if slept && self.socket.ended.load(Ordering::SeqCst) {
+                return Ok(0);
+            }
+            if !slept || began.elapsed() >= self.silence_max {
+                return read;
+            }
+        }
+    }
+}
+
+/// Reads that end at one deadline, however the bytes trickle in.
 pub(super) struct Deadlined<'a> {
-    pub(super) stream: &'a TcpStream,
+    pub(super) socket: &'a Socket,
     pub(super) deadline: Instant,
 }
 
@@ -118,8 +177,6 @@ impl Read for Deadlined<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         // A timeout below the clock's granularity must not round to zero, which means for ever.
-        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        let mut stream = self.stream;
-        stream.read(buffer)
+        Awaited::new(self.socket, left.max(Duration::from_millis(1)))?.read(buffer)
     }
 }

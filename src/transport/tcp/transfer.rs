@@ -10,14 +10,13 @@
 use super::Shared;
 use super::events::CloseReason;
 use super::outbound::{self, ConnectError, Reached};
-use super::peer::{Peer, close};
-use super::stream::{Deadlined, FrameReader, close_reason};
+use super::peer::Peer;
+use super::stream::{Deadlined, FrameReader, Socket, close_reason};
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::transport::{FetchError, Receiver};
 use crate::types::GroupId;
 use crate::wire::{self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, FrameError, Purpose, Refusal};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::string::{String, ToString};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -49,7 +48,7 @@ struct State {
     /// The connection between two requests.
     idle: Option<Idle>,
     /// The connection in use, from before its handshake on, so that others can end it.
-    stream: Option<Arc<TcpStream>>,
+    stream: Option<Arc<Socket>>,
     /// Ends a wait for a connection attempt.
     waker: Option<SyncSender<Dialled>>,
     /// Final.
@@ -63,7 +62,7 @@ struct Idle {
 
 /// A connection after its handshake.
 struct Connection {
-    stream: Arc<TcpStream>,
+    socket: Arc<Socket>,
     address_version: u64,
     reader: FrameReader,
     /// What is written; kept between requests.
@@ -73,6 +72,14 @@ struct Connection {
 enum Dialled {
     Done(io::Result<Reached>),
     Shutdown,
+}
+
+impl State {
+    fn end_stream(&self) {
+        if let Some(stream) = &self.stream {
+            stream.end();
+        }
+    }
 }
 
 impl Lane {
@@ -96,7 +103,7 @@ impl Lane {
         }
         state.busy = true;
         let connection = state.idle.take().map(|idle| idle.connection);
-        state.stream = connection.as_ref().map(|connection| Arc::clone(&connection.stream));
+        state.stream = connection.as_ref().map(|connection| Arc::clone(&connection.socket));
         Ok((Turn { lane: self }, connection))
     }
 
@@ -104,7 +111,7 @@ impl Lane {
     pub(super) fn reset(&self) {
         let mut state = self.state();
         state.idle = None;
-        close(state.stream.as_deref());
+        state.end_stream();
     }
 
     /// Ends a connection that nobody has used for so long.
@@ -120,7 +127,7 @@ impl Lane {
         let mut state = self.state();
         state.closed = true;
         state.idle = None;
-        close(state.stream.as_deref());
+        state.end_stream();
         if let Some(waker) = state.waker.take() {
             // If it is full, the attempt has just ended by itself.
             let _ = waker.try_send(Dialled::Shutdown);
@@ -141,7 +148,7 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     /// Takes note of a connection, so that others can end it.
-    fn begin(&self, stream: &Arc<TcpStream>) -> Result<(), FetchError> {
+    fn begin(&self, stream: &Arc<Socket>) -> Result<(), FetchError> {
         let mut state = self.lane.state();
         if state.closed {
             return Err(FetchError::Shutdown);
@@ -238,10 +245,10 @@ fn exchange(
     connection.buffer.clear();
     let asked = Frame::ChunkRequest { group, request };
     wire::encode_transfer(&asked, &mut connection.buffer).expect("a request has only numbers");
-    let mut sink = &*connection.stream;
+    let mut sink = &connection.socket.stream;
     sink.write_all(&connection.buffer).map_err(|error| Broken::Ended(close_reason(error)))?;
     let mut source = Patient {
-        stream: &connection.stream,
+        socket: &connection.socket,
         silence_max: timeout,
         deadline: Instant::now() + timeout.saturating_mul(PATIENCE),
     };
@@ -284,7 +291,7 @@ fn is_answer(chunk: &Chunk, request: ChunkRequest) -> bool {
 
 /// A socket that gives up after silence, and in the end in any case.
 struct Patient<'a> {
-    stream: &'a TcpStream,
+    socket: &'a Socket,
     silence_max: Duration,
     deadline: Instant,
 }
@@ -292,7 +299,7 @@ struct Patient<'a> {
 impl Read for Patient<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let deadline = self.deadline.min(Instant::now() + self.silence_max);
-        Deadlined { stream: self.stream, deadline }.read(buffer)
+        Deadlined { socket: self.socket, deadline }.read(buffer)
     }
 }
 
@@ -305,13 +312,13 @@ fn connect(
     let (configured, address_version) = peer.addresses();
     let deadline = Instant::now() + timeout;
     let Reached { stream, name, .. } = dial(shared, peer, turn, configured, timeout)?;
-    let stream = Arc::new(stream);
-    turn.begin(&stream)?;
+    let socket = Arc::new(Socket::new(stream));
+    turn.begin(&socket)?;
     let deadline = deadline.min(Instant::now() + shared.config.handshake_timeout);
-    let introduced = outbound::introduce(shared, peer, (&stream, &name), Purpose::Snapshots, deadline);
+    let introduced = outbound::introduce(shared, peer, (&socket, &name), Purpose::Snapshots, deadline);
     let (_, mut reader) = introduced.map_err(fetch_error)?;
     reader.grow(READ_BYTES, CHUNK_FRAME_BYTES_MAX);
-    Ok(Connection { stream, address_version, reader, buffer: Vec::new() })
+    Ok(Connection { socket, address_version, reader, buffer: Vec::new() })
 }
 
 /// Dials on a thread of its own: neither a name lookup nor an attempt to connect can be interrupted, and
@@ -383,7 +390,7 @@ fn fetch_error(error: ConnectError) -> FetchError {
 /// Answers a peer's requests until the connection ends.
 pub(super) fn serve(
     shared: &Shared,
-    stream: &TcpStream,
+    socket: &Socket,
     peer: &Peer,
     reader: &mut FrameReader,
     receiver: &dyn Receiver,
@@ -391,13 +398,13 @@ pub(super) fn serve(
     let counters = &shared.monitor.counters;
     // A puller that does not take its chunk is given up like one that does not ask for the next.
     let idle_max = shared.config.silence_max;
-    if let Err(error) = stream.set_write_timeout(Some(idle_max)) {
+    if let Err(error) = socket.stream.set_write_timeout(Some(idle_max)) {
         return CloseReason::Io(error);
     }
     let mut buffer = Vec::new();
     loop {
         let deadline = Instant::now() + idle_max;
-        let (group, request) = match reader.next(&mut Deadlined { stream, deadline }) {
+        let (group, request) = match reader.next(&mut Deadlined { socket, deadline }) {
             Ok((Frame::ChunkRequest { group, request }, _)) => (group, request),
             Ok((Frame::Unknown { .. }, _)) => {
                 counters.frames_unknown.add(1);
@@ -417,7 +424,7 @@ pub(super) fn serve(
             // A store that makes chunks which nobody accepts.
             wire::encode_transfer(&Frame::NoChunk { group, request }, &mut buffer).expect("it has only numbers");
         }
-        let mut sink = stream;
+        let mut sink = &socket.stream;
         if let Err(error) = sink.write_all(&buffer) {
             return close_reason(error);
         }
