@@ -89,9 +89,9 @@ impl Tlc {
     /// # Errors
     /// The run could not be started.
     pub fn run(&self, run: &Run<'_>, mut watch: impl FnMut(&str, &Outcome)) -> Result<Outcome, TlcError> {
-        let states = tempfile_folder(run.config)?;
+        let workshop = workshop(run)?;
         let mut arguments: Vec<OsString> = vec!["tlc2.TLC".into(), "-workers".into(), run.workers.to_string().into()];
-        arguments.extend(["-deadlock".into(), "-metadir".into(), states.clone().into_os_string()]);
+        arguments.extend(["-deadlock".into(), "-metadir".into(), STATES.into()]);
         if let Some(dump) = run.dump {
             arguments.extend(["-dump".into(), "dot,actionlabels".into(), dump.as_os_str().to_owned()]);
         }
@@ -100,9 +100,9 @@ impl Tlc {
             format!("{}.cfg", run.config).into(),
             format!("{}.tla", run.module).into(),
         ]);
-        let outcome = follow(self.java().args(arguments).current_dir(run.folder), &mut watch);
+        let outcome = follow(self.java().args(arguments).current_dir(&workshop), &mut watch);
         // What TLC keeps on disk is of no use afterwards; a failure to remove it harms nobody.
-        let _ = std::fs::remove_dir_all(&states);
+        let _ = std::fs::remove_dir_all(&workshop);
         outcome
     }
 
@@ -112,7 +112,7 @@ impl Tlc {
     /// # Errors
     /// The server or a worker could not be started.
     pub fn run_distributed(&self, run: &Run<'_>, mut watch: impl FnMut(&str, &Outcome)) -> Result<Outcome, TlcError> {
-        let states = tempfile_folder(run.config)?;
+        let workshop = workshop(run)?;
         let mut workers = Vec::new();
         for _ in 0..run.workers {
             let mut worker = self.java();
@@ -122,14 +122,14 @@ impl Tlc {
         }
         let mut server = self.java();
         server.args(["-Djava.rmi.server.hostname=127.0.0.1", "tlc2.tool.distributed.TLCServer", "-deadlock"]);
-        server.arg("-metadir").arg(&states).arg("-config").arg(format!("{}.cfg", run.config));
-        let outcome = follow(server.arg(format!("{}.tla", run.module)).current_dir(run.folder), &mut watch);
+        server.arg("-metadir").arg(STATES).arg("-config").arg(format!("{}.cfg", run.config));
+        let outcome = follow(server.arg(format!("{}.tla", run.module)).current_dir(&workshop), &mut watch);
         for mut worker in workers {
             // Workers end with their server; one that has not is of no more use.
             let _ = worker.kill();
             let _ = worker.wait();
         }
-        let _ = std::fs::remove_dir_all(&states);
+        let _ = std::fs::remove_dir_all(&workshop);
         outcome
     }
 }
@@ -271,8 +271,26 @@ fn fetch(cache: &Path, jar: &Path) -> Result<(), TlcError> {
     std::fs::rename(&partial, jar).map_err(io(format!("placing {}", jar.display())))
 }
 
-/// A fresh folder for what TLC keeps on disk.
-fn tempfile_folder(name: &str) -> Result<PathBuf, TlcError> {
+/// Where in its workshop TLC keeps the states that it found.
+const STATES: &str = "states";
+
+/// A folder of its own for a run, with the modules and the configuration. Besides its states TLC leaves there what it
+/// likes: versions after 2.15 write a module with the trace of each violation beside the spec.
+fn workshop(run: &Run<'_>) -> Result<PathBuf, TlcError> {
+    let workshop = fresh_folder(run.config)?;
+    let reading = || format!("reading {}", run.folder.display());
+    for entry in std::fs::read_dir(run.folder).map_err(io(reading()))? {
+        let path = entry.map_err(io(reading()))?.path();
+        let is_module = path.extension().is_some_and(|ending| ending == "tla");
+        let is_config = path.file_name().is_some_and(|name| *name == *format!("{}.cfg", run.config));
+        if let Some(name) = path.file_name().filter(|_| is_module || is_config) {
+            std::fs::copy(&path, workshop.join(name)).map_err(io(format!("copying {}", path.display())))?;
+        }
+    }
+    Ok(workshop)
+}
+
+fn fresh_folder(name: &str) -> Result<PathBuf, TlcError> {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("raft-model-{}-{count}-{name}", std::process::id()));
