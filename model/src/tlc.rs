@@ -59,7 +59,8 @@ impl Tlc {
         if let Some(named) = std::env::var_os("TLA2TOOLS_JAR") {
             let jar = PathBuf::from(named);
             return if jar.is_file() {
-                Ok(found(jar))
+                // It runs in a folder of its own.
+                std::path::absolute(&jar).map(found).map_err(io("asking for the current folder"))
             } else {
                 Err(TlcError::NoTlc(format!("TLA2TOOLS_JAR names {}, which is no file", jar.display())))
             };
@@ -145,7 +146,7 @@ pub struct Run<'a> {
     pub config: &'a str,
     /// Threads, or worker processes when distributed.
     pub workers: usize,
-    /// Where to put every state and transition, as a graph.
+    /// Where to put every state and transition, as a graph: an absolute path.
     pub dump: Option<&'a Path>,
 }
 
@@ -294,6 +295,8 @@ fn fresh_folder(name: &str) -> Result<PathBuf, TlcError> {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("raft-model-{}-{count}-{name}", std::process::id()));
+    // One that a run of before left, which had the same number and was killed.
+    let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).map_err(io(format!("making {}", folder.display())))?;
     Ok(folder)
 }

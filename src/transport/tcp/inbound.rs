@@ -13,7 +13,7 @@ use crate::wire::{
     Welcome,
 };
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,14 +36,14 @@ impl Lobby {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, serial: u64, stream: Arc<Socket>, places: usize) {
+    fn enter(&self, serial: u64, socket: Arc<Socket>, places: usize) {
         let mut waiting = self.waiting();
         while waiting.len() >= places {
             if let Some((_, oldest)) = waiting.pop_front() {
                 oldest.end();
             }
         }
-        waiting.push_back((serial, stream));
+        waiting.push_back((serial, socket));
     }
 
     /// Whether the connection was still there.
@@ -54,8 +54,8 @@ impl Lobby {
     }
 
     pub(super) fn close_all(&self) {
-        for (_, stream) in self.waiting().iter() {
-            stream.end();
+        for (_, socket) in self.waiting().iter() {
+            socket.end();
         }
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn accept(shared: &Arc<Shared>, listener: &TcpListener, receiver: &Ar
         if shared.is_closed() {
             return;
         }
-        let (stream, address) = match accepted {
+        let (socket, address) = match accepted {
             Ok((stream, address)) => (Arc::new(Socket::new(stream)), address),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
@@ -79,11 +79,11 @@ pub(super) fn accept(shared: &Arc<Shared>, listener: &TcpListener, receiver: &Ar
             }
         };
         serial += 1;
-        shared.lobby.enter(serial, Arc::clone(&stream), shared.config.handshakes_max);
+        shared.lobby.enter(serial, Arc::clone(&socket), shared.config.handshakes_max);
         let (own, receiver) = (Arc::clone(shared), Arc::clone(receiver));
         let spawned = shared.threads.spawn(std::format!("raft-read-{serial}"), move || {
-            serve(&own, &stream, address, serial, &*receiver);
-            stream.end();
+            serve(&own, &socket, address, serial, &*receiver);
+            socket.end();
         });
         if let Err(error) = spawned {
             shared.lobby.leave(serial);
@@ -106,9 +106,9 @@ pub(super) fn wake_acceptor(mut address: SocketAddr) {
 }
 
 /// One inbound connection, from its first byte to its end.
-fn serve(shared: &Arc<Shared>, stream: &Arc<Socket>, address: SocketAddr, serial: u64, receiver: &dyn Receiver) {
+fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial: u64, receiver: &dyn Receiver) {
     let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
-    let hello = match read_hello(shared, stream, &mut reader) {
+    let hello = match read_hello(shared, socket, &mut reader) {
         Ok(hello) => hello,
         Err(reason) => {
             let displaced = !shared.lobby.leave(serial) && !shared.is_closed();
@@ -120,12 +120,12 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<Socket>, address: SocketAddr, serial
         Err(refusal) => {
             shared.lobby.leave(serial);
             shared.monitor.refused(address, hello.from, refusal);
-            return refuse(stream, refusal);
+            return refuse(socket, refusal);
         }
     };
     peer.learn(hello.incarnation, hello.client_address);
     // Noted as the peer's connection before it leaves the lobby: shutdown finds it in one of them.
-    if peer.begin_inbound(way, serial, Arc::clone(stream)) {
+    if peer.begin_inbound(way, serial, Arc::clone(socket)) {
         shared.monitor.counters.replaced_connections.add(1);
     }
     shared.lobby.leave(serial);
@@ -134,14 +134,14 @@ fn serve(shared: &Arc<Shared>, stream: &Arc<Socket>, address: SocketAddr, serial
         return;
     }
     match way {
-        Way::Messages => serve_messages(shared, (stream, address, serial), &peer, &mut reader, receiver),
-        Way::Snapshots => serve_snapshots(shared, stream, &peer, &mut reader, receiver),
+        Way::Messages => serve_messages(shared, (socket, address, serial), &peer, &mut reader, receiver),
+        Way::Snapshots => serve_snapshots(shared, socket, &peer, &mut reader, receiver),
     }
 }
 
 fn serve_messages(
     shared: &Shared,
-    (stream, address, serial): (&Socket, SocketAddr, u64),
+    (socket, address, serial): (&Socket, SocketAddr, u64),
     peer: &Peer,
     reader: &mut FrameReader,
     receiver: &dyn Receiver,
@@ -149,8 +149,8 @@ fn serve_messages(
     shared.monitor.report(&TransportEvent::Accepted { peer: peer.id, address });
     // It is there, so the way back is worth a try now.
     peer.queue.nudge();
-    let mut reason = match welcome(shared, stream, (PROTOCOL, shared.config.frame_bytes_max)) {
-        Ok(()) => read_messages(shared, stream, peer, reader, receiver),
+    let mut reason = match welcome(shared, socket, (PROTOCOL, shared.config.frame_bytes_max)) {
+        Ok(()) => read_messages(shared, socket, peer, reader, receiver),
         Err(error) => close_reason(error),
     };
     if shared.is_closed() {
@@ -234,9 +234,8 @@ fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(
 fn refuse(socket: &Socket, refusal: Refusal) {
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Refusal(refusal), &mut frame).expect("a refusal has only numbers");
-    let mut sink = &socket.stream;
     // Whether it arrives or not, the connection is over.
-    let _ = sink.write_all(&frame).and_then(|()| sink.shutdown(Shutdown::Write));
+    let _ = socket.write_all(&frame).and_then(|()| socket.stream.shutdown(Shutdown::Write));
 }
 
 /// Says yes, and what this side speaks and accepts on the connection.
@@ -251,7 +250,7 @@ fn welcome(shared: &Shared, socket: &Socket, (version, frame_bytes_max): (u8, us
     };
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Welcome(welcome), &mut frame).expect("the configuration was validated");
-    (&socket.stream).write_all(&frame)
+    socket.write_all(&frame)
 }
 
 fn read_messages(
@@ -297,7 +296,7 @@ fn read_messages(
 /// line would come too late to prove it.
 struct Answering<'a> {
     source: Awaited<'a>,
-    sink: &'a TcpStream,
+    sink: &'a Socket,
     pong: Vec<u8>,
     interval: Duration,
     last_pong: Instant,
@@ -308,7 +307,7 @@ impl<'a> Answering<'a> {
         let mut pong = Vec::new();
         wire::encode_control(&Frame::Pong, &mut pong).expect("a pong has no fields");
         let (source, interval) = (Awaited::new(socket, config.silence_max)?, config.ping_interval);
-        Ok(Self { source, sink: &socket.stream, pong, interval, last_pong: Instant::now() })
+        Ok(Self { source, sink: socket, pong, interval, last_pong: Instant::now() })
     }
 
     fn pong(&mut self) -> io::Result<()> {

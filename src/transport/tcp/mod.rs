@@ -56,7 +56,8 @@ use std::time::Duration;
 use threads::Threads;
 
 /// The longest that shutdown waits for the transport's threads. All of them are told to end and
-/// none of them waits for anything but the receiver; on Windows also for a peer that takes nothing.
+/// none of them waits for anything but the receiver; on Windows also for a peer that takes nothing, until its
+/// silence is over.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// A [`RaftTransport`] over TCP. Clones are handles to the same transport, which shuts down with

@@ -13,7 +13,7 @@ use crate::wire::{
 };
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::string::String;
 use std::sync::Arc;
@@ -210,7 +210,7 @@ pub(super) fn introduce(
     wire::encode_control(&Frame::Hello(hello), &mut frame).expect("the configuration was validated");
     socket.stream.set_nodelay(true).map_err(ConnectError::Io)?;
     socket.stream.set_write_timeout(Some(config.handshake_timeout)).map_err(ConnectError::Io)?;
-    (&socket.stream).write_all(&frame).map_err(ConnectError::Io)?;
+    socket.write_all(&frame).map_err(ConnectError::Io)?;
     let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
     match reader.next(&mut Deadlined { socket, deadline }) {
         Ok((Frame::Welcome(welcome), _)) => {
@@ -254,7 +254,7 @@ fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> C
     shared.monitor.counters.connects.add(1);
     shared.monitor.report(&TransportEvent::Connected { peer: peer.id, address });
     let mut writer = Writer {
-        stream: &socket.stream,
+        socket: &socket,
         buffer: Vec::new(),
         messages: 0,
         limits,
@@ -289,8 +289,8 @@ fn write_until(
     batch: &mut VecDeque<(GroupId, Message)>,
     done: impl Fn() -> bool,
 ) -> io::Result<()> {
-    // The pong side closes a connection that stalls, so that writes need no limit of their own.
-    writer.stream.set_write_timeout(None)?;
+    // The pong side ends a connection that stalls, so that writes need no limit where that wakes them.
+    writer.socket.limit_writes(shared.config.silence_max)?;
     writer.flush(shared)?;
     loop {
         let timeout = writer.next_ping.saturating_duration_since(Instant::now());
@@ -314,7 +314,7 @@ fn write_until(
 }
 
 struct Writer<'a> {
-    stream: &'a TcpStream,
+    socket: &'a Socket,
     /// Encoded and not yet written; kept between writes.
     buffer: Vec<u8>,
     /// How many messages are in `buffer`.
@@ -341,7 +341,7 @@ impl Writer<'_> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        self.stream.write_all(&self.buffer)?;
+        self.socket.write_all(&self.buffer)?;
         shared.monitor.counters.sent_bytes.add(self.buffer.len() as u64);
         shared.monitor.counters.sent_messages.add(self.messages as u64);
         self.messages = 0;

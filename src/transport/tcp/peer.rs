@@ -94,7 +94,7 @@ impl Peer {
             state.address = address;
             state.heard_first = false;
             state.address_version += 1;
-            state.end_outbound();
+            state.close_outbound();
             drop(state);
             self.lane.reset();
         }
@@ -103,11 +103,11 @@ impl Peer {
 
     /// Takes note of a connection to the address of this version, so that others can end it; false
     /// if the address changed meanwhile.
-    pub(super) fn begin_outbound(&self, stream: &Arc<Socket>, version: u64) -> bool {
+    pub(super) fn begin_outbound(&self, socket: &Arc<Socket>, version: u64) -> bool {
         let mut state = self.state();
         let current = state.address_version == version && !state.closed;
         if current {
-            state.outbound = Some(Arc::clone(stream));
+            state.outbound = Some(Arc::clone(socket));
         }
         current
     }
@@ -120,33 +120,33 @@ impl Peer {
     /// Forgets the outbound connection and returns how many messages were lost with it.
     pub(super) fn end_outbound(&self) -> usize {
         let mut state = self.state();
-        state.end_outbound();
+        state.close_outbound();
         state.outbound = None;
         state.connected = false;
         drop(state);
         self.queue.set_open(false)
     }
 
-    /// Makes `stream` the peer's way in, and closes the one before; whether there was one.
-    pub(super) fn begin_inbound(&self, way: Way, serial: u64, stream: Arc<Socket>) -> bool {
+    /// Makes `socket` the peer's way in, and closes the one before; whether there was one.
+    pub(super) fn begin_inbound(&self, way: Way, serial: u64, socket: Arc<Socket>) -> bool {
         let mut state = self.state();
         if state.closed {
-            stream.end();
+            socket.end();
         }
-        let before = state.inbound[way as usize].replace((serial, stream));
+        let before = state.inbound[way as usize].replace((serial, socket));
         drop(state);
-        before.is_some_and(|(_, before)| {
+        if let Some((_, before)) = &before {
             before.end();
-            true
-        })
+        }
+        before.is_some()
     }
 
     /// Forgets an inbound connection; false if another took its place already.
     pub(super) fn end_inbound(&self, way: Way, serial: u64) -> bool {
         let inbound = &mut self.state().inbound[way as usize];
         let current = inbound.as_ref().is_some_and(|(current, _)| *current == serial);
-        if let Some((_, stream)) = inbound.take_if(|_| current) {
-            stream.end();
+        if let Some((_, socket)) = inbound.take_if(|_| current) {
+            socket.end();
         }
         current
     }
@@ -155,9 +155,9 @@ impl Peer {
     pub(super) fn shutdown(&self) -> usize {
         let mut state = self.state();
         state.closed = true;
-        state.end_outbound();
-        for (_, stream) in state.inbound.iter().flatten() {
-            stream.end();
+        state.close_outbound();
+        for (_, socket) in state.inbound.iter().flatten() {
+            socket.end();
         }
         drop(state);
         self.lane.close();
@@ -215,9 +215,9 @@ impl Peer {
 }
 
 impl State {
-    fn end_outbound(&self) {
-        if let Some(stream) = &self.outbound {
-            stream.end();
+    fn close_outbound(&self) {
+        if let Some(socket) = &self.outbound {
+            socket.end();
         }
     }
 

@@ -3,7 +3,7 @@
 use super::events::CloseReason;
 use crate::wire::{self, Frame, FrameError, HEADER_BYTES, Header, Limits};
 use bytes::Bytes;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -110,10 +110,13 @@ pub(super) fn close_reason(error: io::Error) -> CloseReason {
     }
 }
 
-/// How long a read sleeps at most before it looks whether its connection was ended. On Windows a shutdown does not wake a
-/// read that sleeps already (<https://github.com/rust-lang/rust/issues/121594>); elsewhere it does, and none has to look.
-/// A write that sleeps there ends when the peer takes something or is gone; shutdown waits for it for a limited time.
+/// How long a read sleeps at about most before it looks whether its connection was ended. On Windows a shutdown does not
+/// wake a read that sleeps already (<https://github.com/rust-lang/rust/issues/121594>); elsewhere it does, and none has to look.
 const SLEEP_MAX: Duration = if cfg!(windows) { Duration::from_millis(100) } else { Duration::MAX };
+/// How much is written at a time. On Windows nothing wakes a write that sleeps, so that each has a limit, and one that
+/// was cut short says not how much of it went out: on a slow line a piece has to get through within the silence that ends
+/// a connection.
+const WRITE_BYTES_MAX: usize = if cfg!(windows) { 16 << 10 } else { usize::MAX };
 
 /// A connection that others can end under the hands of the threads that use it.
 pub(super) struct Socket {
@@ -125,6 +128,15 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self { stream, ended: AtomicBool::new(false) }
+    }
+
+    /// Gives writes no limit where an end wakes them, and elsewhere so much time for each piece.
+    pub(super) fn limit_writes(&self, stall_max: Duration) -> io::Result<()> {
+        self.stream.set_write_timeout(cfg!(windows).then_some(stall_max))
+    }
+
+    pub(super) fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        bytes.chunks(WRITE_BYTES_MAX).try_for_each(|piece| (&self.stream).write_all(piece))
     }
 
     /// For good. Reads find the end of the stream.
@@ -150,15 +162,24 @@ impl<'a> Awaited<'a> {
 
 impl Read for Awaited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.silence_max > SLEEP_MAX && !self.wait()? {
+            return Ok(0);
+        }
+        (&self.socket.stream).read(buffer)
+    }
+}
+
+impl Awaited<'_> {
+    /// Sleeps until there is something to read, or false: the connection was ended. It peeks, for of a read that its limit
+    /// cuts short Windows may lose what arrives just then.
+    fn wait(&self) -> io::Result<bool> {
         let began = Instant::now();
         loop {
-            let read = (&self.socket.stream).read(buffer);
-            let slept = read.as_ref().is_err_and(is_timeout) && self.silence_max > SLEEP_MAX;
-            if slept && self.socket.ended.load(Ordering::SeqCst) {
-                return Ok(0);
-            }
-            if !slept || began.elapsed() >= self.silence_max {
-                return read;
+            match self.socket.stream.peek(&mut [0]) {
+                Err(_) if self.socket.ended.load(Ordering::SeqCst) => return Ok(false),
+                Err(error) if !is_timeout(&error) || began.elapsed() >= self.silence_max => return Err(error),
+                Err(_) => {}
+                Ok(_) => return Ok(true),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::snapshot::{Chunk, ChunkRequest};
 use crate::transport::{FetchError, Receiver};
 use crate::types::GroupId;
 use crate::wire::{self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, FrameError, Purpose, Refusal};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::string::{String, ToString};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -48,7 +48,7 @@ struct State {
     /// The connection between two requests.
     idle: Option<Idle>,
     /// The connection in use, from before its handshake on, so that others can end it.
-    stream: Option<Arc<Socket>>,
+    socket: Option<Arc<Socket>>,
     /// Ends a wait for a connection attempt.
     waker: Option<SyncSender<Dialled>>,
     /// Final.
@@ -75,9 +75,9 @@ enum Dialled {
 }
 
 impl State {
-    fn end_stream(&self) {
-        if let Some(stream) = &self.stream {
-            stream.end();
+    fn end_connection(&self) {
+        if let Some(socket) = &self.socket {
+            socket.end();
         }
     }
 }
@@ -103,7 +103,7 @@ impl Lane {
         }
         state.busy = true;
         let connection = state.idle.take().map(|idle| idle.connection);
-        state.stream = connection.as_ref().map(|connection| Arc::clone(&connection.socket));
+        state.socket = connection.as_ref().map(|connection| Arc::clone(&connection.socket));
         Ok((Turn { lane: self }, connection))
     }
 
@@ -111,7 +111,7 @@ impl Lane {
     pub(super) fn reset(&self) {
         let mut state = self.state();
         state.idle = None;
-        state.end_stream();
+        state.end_connection();
     }
 
     /// Ends a connection that nobody has used for so long.
@@ -127,7 +127,7 @@ impl Lane {
         let mut state = self.state();
         state.closed = true;
         state.idle = None;
-        state.end_stream();
+        state.end_connection();
         if let Some(waker) = state.waker.take() {
             // If it is full, the attempt has just ended by itself.
             let _ = waker.try_send(Dialled::Shutdown);
@@ -148,12 +148,12 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     /// Takes note of a connection, so that others can end it.
-    fn begin(&self, stream: &Arc<Socket>) -> Result<(), FetchError> {
+    fn begin(&self, socket: &Arc<Socket>) -> Result<(), FetchError> {
         let mut state = self.lane.state();
         if state.closed {
             return Err(FetchError::Shutdown);
         }
-        state.stream = Some(Arc::clone(stream));
+        state.socket = Some(Arc::clone(socket));
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.lane.state();
         state.busy = false;
-        state.stream = None;
+        state.socket = None;
         state.waker = None;
         drop(state);
         self.lane.changed.notify_one();
@@ -245,8 +245,7 @@ fn exchange(
     connection.buffer.clear();
     let asked = Frame::ChunkRequest { group, request };
     wire::encode_transfer(&asked, &mut connection.buffer).expect("a request has only numbers");
-    let mut sink = &connection.socket.stream;
-    sink.write_all(&connection.buffer).map_err(|error| Broken::Ended(close_reason(error)))?;
+    connection.socket.write_all(&connection.buffer).map_err(|error| Broken::Ended(close_reason(error)))?;
     let mut source = Patient {
         socket: &connection.socket,
         silence_max: timeout,
@@ -424,8 +423,7 @@ pub(super) fn serve(
             // A store that makes chunks which nobody accepts.
             wire::encode_transfer(&Frame::NoChunk { group, request }, &mut buffer).expect("it has only numbers");
         }
-        let mut sink = &socket.stream;
-        if let Err(error) = sink.write_all(&buffer) {
+        if let Err(error) = socket.write_all(&buffer) {
             return close_reason(error);
         }
         if let Some(bytes) = bytes {
