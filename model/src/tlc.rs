@@ -276,7 +276,7 @@ fn fetch(cache: &Path, jar: &Path) -> Result<(), TlcError> {
 const STATES: &str = "states";
 
 /// A folder of its own for a run, with the modules and the configuration. Besides its states TLC leaves there what it
-/// likes: versions after 2.15 write a module with the trace of each violation beside the spec.
+/// likes: newer versions than 2.15 write a module with the trace of each violation beside the spec.
 fn workshop(run: &Run<'_>) -> Result<PathBuf, TlcError> {
     let workshop = fresh_folder(run.config)?;
     let reading = || format!("reading {}", run.folder.display());

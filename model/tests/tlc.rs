@@ -5,19 +5,25 @@ use raft_model::tlc::Tlc;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+const SPEC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec");
+
+/// What `raft-model tlc` prints; it must succeed.
+fn tlc(arguments: &[&str]) -> Vec<u8> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raft-model"));
+    let output = command.args(["tlc", "--spec", SPEC]).args(arguments).output().expect("raft-model runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
 #[test]
 fn a_server_and_two_workers_find_what_tlc_finds_alone() {
     if let Err(error) = Tlc::find() {
         eprintln!("skipped: {error}");
         return;
     }
-    let spec = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec");
     let found = |options: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_raft-model"));
-        command.args(["tlc", "MCMonotone", "--json", "--workers", "2", "--spec", spec]).args(options);
-        let output = command.output().expect("raft-model runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let printed = tlc(&[&["MCMonotone", "--json", "--workers", "2"], options].concat());
+        let found: serde_json::Value = serde_json::from_slice(&printed).expect("one JSON object");
         assert_eq!(found["verdict"], "complete", "{found}");
         found["states"].as_u64()
     };
@@ -25,7 +31,7 @@ fn a_server_and_two_workers_find_what_tlc_finds_alone() {
     assert_eq!(found(&[]), Some(1523));
 }
 
-/// Versions of TLC after 2.15 write the trace of a violation into a module beside the spec: runs of goals, which are there
+/// Newer versions of TLC than 2.15 write the trace of a violation into a module beside the spec: runs of goals, which are there
 /// to be violated, left two files each in the checkout.
 #[test]
 fn the_specs_folder_stays_as_it_is() {
@@ -33,12 +39,9 @@ fn the_specs_folder_stays_as_it_is() {
         eprintln!("skipped: {error}");
         return;
     }
-    let spec = concat!(env!("CARGO_MANIFEST_DIR"), "/../spec");
     let files =
-        || -> BTreeSet<_> { std::fs::read_dir(spec).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
+        || -> BTreeSet<_> { std::fs::read_dir(SPEC).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
     let before = files();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_raft-model"));
-    let output = command.args(["tlc", "GoalLeader", "--spec", spec]).output().expect("raft-model runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    tlc(&["GoalLeader"]);
     assert_eq!(files(), before);
 }
