@@ -2,7 +2,7 @@
 
 use crate::error::{ConfigError, ConfigProblem};
 use crate::membership::Membership;
-use crate::types::NodeId;
+use crate::types::{Entry, NodeId};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -51,6 +51,9 @@ pub struct RaftConfig {
     pub lease_ticks: Option<u32>,
     /// The most that one append message carries, though always at least one entry. Default 1 MiB.
     pub append_bytes_max: usize,
+    /// The most entries that one append message carries. The driver lowers it to what its transport carries. Default 65,536.
+    #[cfg_attr(feature = "serde", serde(default = "append_entries_max"))]
+    pub append_entries_max: usize,
     /// The most append messages in flight to one follower. Default 256.
     pub inflight_messages_max: usize,
     /// The most entry bytes in flight to one follower. Default 16 MiB.
@@ -60,6 +63,11 @@ pub struct RaftConfig {
     pub uncommitted_bytes_max: usize,
     /// The largest command. Default 8 MiB.
     pub command_bytes_max: usize,
+}
+
+/// The default of a field that configurations of 0.6 do not have.
+const fn append_entries_max() -> usize {
+    1 << 16
 }
 
 impl RaftConfig {
@@ -84,6 +92,7 @@ impl RaftConfig {
             check_quorum: true,
             lease_ticks: None,
             append_bytes_max: 1 << 20,
+            append_entries_max: append_entries_max(),
             inflight_messages_max: 256,
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
@@ -108,6 +117,12 @@ impl RaftConfig {
     /// # Errors
     /// All broken rules at once, each with field, value and rule.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+    }
+
+    /// Every broken rule.
+    pub(crate) fn problems(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         let mut check = |holds: bool, field: &'static str, value: &dyn ToString, rule: &'static str| {
             if !holds {
@@ -152,6 +167,7 @@ impl RaftConfig {
         }
         check(self.priority <= Self::PRIORITY_MAX, "priority", &self.priority, "must be at most 3");
         check(self.append_bytes_max >= 1, "append_bytes_max", &self.append_bytes_max, "must be at least 1");
+        check(self.append_entries_max >= 1, "append_entries_max", &self.append_entries_max, "must be at least 1");
         check(
             self.inflight_messages_max >= 1,
             "inflight_messages_max",
@@ -171,7 +187,22 @@ impl RaftConfig {
             &self.uncommitted_bytes_max,
             "must be at least command_bytes_max",
         );
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+        problems
+    }
+
+    /// Every rule that this configuration breaks with a log that stores so many bytes in one write.
+    pub(crate) fn log_problems(&self, write_bytes_max: usize) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let value = |bytes| alloc::format!("{bytes} (the log stores {write_bytes_max} in one write)");
+        if self.command_bytes_max.saturating_add(Entry::OVERHEAD_BYTES) > write_bytes_max {
+            let rule = "must be at least 16 bytes less than the log stores in one write; lower it";
+            problems.push(ConfigProblem { field: "command_bytes_max", value: value(self.command_bytes_max), rule });
+        }
+        if self.append_bytes_max > write_bytes_max {
+            let rule = "must be at most what the log stores in one write; lower it";
+            problems.push(ConfigProblem { field: "append_bytes_max", value: value(self.append_bytes_max), rule });
+        }
+        problems
     }
 }
 

@@ -78,6 +78,19 @@ pub enum ProposeError {
         /// The configured limit in bytes.
         limit_bytes: usize,
     },
+    /// The log does not store so much in one write; it can never be accepted as one batch.
+    #[error(
+        "a batch of {commands} commands and {bytes} bytes exceeds what the log stores in one write, {limit_bytes} bytes; \
+         split it"
+    )]
+    BatchTooLarge {
+        /// How many commands there are.
+        commands: usize,
+        /// Their bytes as limits count them.
+        bytes: usize,
+        /// [`LogView::write_bytes_max`](crate::LogView::write_bytes_max).
+        limit_bytes: usize,
+    },
     /// The batch had no command in it.
     #[error("an empty batch of commands was proposed")]
     Empty,

@@ -34,7 +34,7 @@ impl fmt::Display for LeaderHint {
 
 /// Why a request was not answered with a result (law 5: each request ends exactly once).
 ///
-/// Retry safety: after `NotLeader`, `TransferInProgress`, `Overloaded`, `TooLarge`, `Shutdown`, `Fatal` and
+/// Retry safety: after `NotLeader`, `TransferInProgress`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Shutdown`, `Fatal` and
 /// `DeadlineExceeded { proposed: None }` the command is in no log and never will be through this
 /// request, so a retry cannot apply it twice. After `OutcomeUnknown` and
 /// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
@@ -85,6 +85,20 @@ pub enum RequestError {
         /// The command's size in bytes.
         bytes: usize,
         /// `command_bytes_max` of the configuration.
+        limit_bytes: usize,
+    },
+    /// The commands of a batch are written and sent as one, and the log does not store so much in one write: they can never
+    /// be accepted together. Nothing was appended.
+    #[error(
+        "a batch of {commands} commands and {bytes} bytes exceeds what the log stores in one write, {limit_bytes} bytes; \
+         nothing was appended, split it"
+    )]
+    BatchTooLarge {
+        /// How many commands there are.
+        commands: usize,
+        /// Their bytes, with what each entry costs beside its command.
+        bytes: usize,
+        /// [`LogView::write_bytes_max`](crate::LogView::write_bytes_max) of the log.
         limit_bytes: usize,
     },
     /// The caller's deadline passed first.

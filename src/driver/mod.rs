@@ -52,6 +52,7 @@ mod feed;
 mod fetch;
 mod lease;
 mod lifecycle;
+mod limits;
 mod mailbox;
 mod members;
 mod node;

@@ -9,6 +9,7 @@ use super::feed::{Feed, Reader};
 use super::fetch::Order;
 use super::lease::Leases;
 use super::lifecycle::Lifecycle;
+use super::limits;
 use super::mailbox::Mailbox;
 use super::members::{self, Members};
 use super::options::DriverOptions;
@@ -99,6 +100,8 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) election_ticks: u32,
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
+    /// What the log stores in one write.
+    pub(super) write_bytes_max: usize,
     pub(super) options: DriverOptions,
     pub(super) state: Mutex<State<M>>,
     /// Of `state`: wakes the ticker thread before its time.
@@ -196,11 +199,16 @@ where
     L: SharedLog,
     T: RaftTransport,
 {
-    let mut problems = config.validate().err().map_or_else(Vec::new, |error| error.problems);
+    let mut problems = config.problems();
     problems.extend(options.problems());
+    let carries = transport.limits();
+    let write_bytes_max = log.write_bytes_max();
+    problems.extend(config.log_problems(write_bytes_max));
+    problems.extend(limits::problems(config, &carries));
     if !problems.is_empty() {
         return Err(ConfigError { problems }.into());
     }
+    let config = &limits::within(config, &carries);
     let (config, overruled) = members::bootstrap(config, &mut log)?;
     let config = &*config;
     let view = log.reader();
@@ -215,6 +223,7 @@ where
         election_ticks: config.election_ticks,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
+        write_bytes_max,
         options,
         state: Mutex::new(State::new(config, protocol, recording, begins_with, overruled)),
         tick_wake: Condvar::new(),

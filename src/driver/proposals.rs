@@ -117,6 +117,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         let uncommitted_bytes = state.protocol.uncommitted_bytes() + state.held_bytes;
         let proposal_bytes = held.size_bytes();
+        let limit_bytes = self.write_bytes_max;
+        if proposal_bytes > limit_bytes {
+            return Err(RequestError::BatchTooLarge { commands: held.len(), bytes: proposal_bytes, limit_bytes });
+        }
         let max_bytes = self.uncommitted_bytes_max;
         if uncommitted_bytes > 0 && uncommitted_bytes + proposal_bytes > max_bytes {
             let limit = Limit::UncommittedBytes { uncommitted_bytes, proposal_bytes, max_bytes };
@@ -125,20 +129,41 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         Ok(())
     }
 
-    /// Appends everything held, as one batch: one write, one message to each follower.
+    /// Appends everything held: as one batch, one write and one message to each follower, unless that is more than the log
+    /// stores in one write.
     pub(super) fn append_held(&self, state: &mut State<M>) {
-        if state.held.is_empty() {
-            return;
+        while !state.held.is_empty() {
+            if state.leading.is_none() {
+                let error = not_leader(state);
+                state.answer_held(&error);
+                return;
+            }
+            self.append_batch(state);
         }
-        if state.leading.is_none() {
-            let error = not_leader(state);
-            state.answer_held(&error);
-            return;
+    }
+
+    /// How many of those that are held go into one write, and their bytes. None was let in that is too large by itself.
+    fn next_batch(&self, state: &State<M>) -> (usize, usize) {
+        if state.held_bytes <= self.write_bytes_max {
+            return (state.held.len(), state.held_bytes);
         }
+        let (mut count, mut bytes) = (0, 0);
+        for held in &state.held {
+            let more = held.size_bytes();
+            if count > 0 && bytes + more > self.write_bytes_max {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + more);
+        }
+        (count, bytes)
+    }
+
+    fn append_batch(&self, state: &mut State<M>) {
         let mut commands = Vec::new();
         let mut completers = Vec::new();
-        state.held_bytes = 0;
-        for held in state.held.drain(..) {
+        let (count, bytes) = self.next_batch(state);
+        state.held_bytes -= bytes;
+        for held in state.held.drain(..count) {
             // One proposer of a batch that gave up in time cancels the whole batch.
             let begun = held.completers().all(Completer::begin);
             for (command, completer) in held.into_parts() {
@@ -214,6 +239,9 @@ fn refusal<M: StateMachine>(state: &State<M>, error: StepError) -> RequestError 
         },
         StepError::Propose(ProposeError::TooLarge { bytes, limit_bytes }) => {
             RequestError::TooLarge { bytes, limit_bytes }
+        }
+        StepError::Propose(ProposeError::BatchTooLarge { commands, bytes, limit_bytes }) => {
+            RequestError::BatchTooLarge { commands, bytes, limit_bytes }
         }
         _ => not_leader(state),
     }

@@ -60,6 +60,12 @@ pub trait LogView {
     /// Entries from `first` on, up to but not including `end` (clamped to the end of the log), at
     /// least one and otherwise at most `bytes_max` bytes. May return fewer than fit.
     fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read;
+
+    /// The most bytes of entries, as [`Entry::size_bytes`] counts them, that one [`Write`] may bring. A proposal that would
+    /// bring more is refused: a write that fails stops a log for good. Never changes. Default: no limit.
+    fn write_bytes_max(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// The configurations in a log (§4.1): each is in force from its entry on.

@@ -79,6 +79,10 @@ impl<L: LogView> LogView for Locked<L> {
     fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
         self.reading().read(first, end, bytes_max)
     }
+
+    fn write_bytes_max(&self) -> usize {
+        self.reading().write_bytes_max()
+    }
 }
 
 impl<L: RaftLog> RaftLog for Locked<L> {

@@ -86,4 +86,8 @@ impl<L: RaftLog> LogView for WriteThrough<'_, L> {
     fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
         self.inner.borrow().log.read(first, end, bytes_max)
     }
+
+    fn write_bytes_max(&self) -> usize {
+        self.inner.borrow().log.write_bytes_max()
+    }
 }

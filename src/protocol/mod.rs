@@ -24,7 +24,7 @@ pub use state::{PeerState, ProtocolState, ReadState, WriteInFlight};
 
 use crate::action::{Action, ActionSink, Compaction, RoleKind, Write};
 use crate::config::RaftConfig;
-use crate::error::{PeerMisbehaved, RestoreError, StepError};
+use crate::error::{ConfigError, PeerMisbehaved, RestoreError, StepError};
 use crate::event::Event;
 use crate::log::LogView;
 use crate::membership::Membership;
@@ -103,19 +103,28 @@ struct Settings {
     check_quorum: bool,
     lease: bool,
     append_bytes_max: usize,
+    append_entries_max: usize,
     inflight_messages_max: usize,
     inflight_bytes_max: usize,
     uncommitted_bytes_max: usize,
     command_bytes_max: usize,
+    /// What the log takes in one write.
+    write_bytes_max: usize,
 }
 
 impl Protocol {
     /// A server that starts, or starts again, from what `log` holds.
     ///
     /// # Errors
-    /// Every broken rule of the configuration at once, or a log that has lost its hard state.
+    /// Every broken rule of the configuration at once, those about the log's limits included, or a log that has lost its
+    /// hard state.
     pub fn new(config: &RaftConfig, log: &impl LogView) -> Result<Self, RestoreError> {
-        config.validate()?;
+        let write_bytes_max = log.write_bytes_max();
+        let mut problems = config.problems();
+        problems.extend(config.log_problems(write_bytes_max));
+        if !problems.is_empty() {
+            return Err(ConfigError { problems }.into());
+        }
         let (last, term) = (log.last(), log.hard_state().term);
         if last.term > term {
             return Err(RestoreError::HardStateLost { last, term });
@@ -131,10 +140,12 @@ impl Protocol {
                 check_quorum: config.check_quorum,
                 lease: config.lease_ticks.is_some(),
                 append_bytes_max: config.append_bytes_max,
+                append_entries_max: config.append_entries_max,
                 inflight_messages_max: config.inflight_messages_max,
                 inflight_bytes_max: config.inflight_bytes_max,
                 uncommitted_bytes_max: config.uncommitted_bytes_max,
                 command_bytes_max: config.command_bytes_max,
+                write_bytes_max,
             },
             configurations: Configurations::new(snapshot.index, log.memberships(), &config.membership),
             hard_state: log.hard_state(),

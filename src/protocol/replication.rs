@@ -56,6 +56,10 @@ impl Protocol {
         }
         let uncommitted_bytes = leader.uncommitted.bytes();
         let proposal_bytes = commands.iter().map(|command| Entry::OVERHEAD_BYTES + command.len()).sum::<usize>();
+        let limit_bytes = self.settings.write_bytes_max;
+        if proposal_bytes > limit_bytes {
+            return Err(ProposeError::BatchTooLarge { commands: commands.len(), bytes: proposal_bytes, limit_bytes });
+        }
         let limit_bytes = self.settings.uncommitted_bytes_max;
         if uncommitted_bytes > 0 && uncommitted_bytes.saturating_add(proposal_bytes) > limit_bytes {
             return Err(ProposeError::Overloaded { uncommitted_bytes, proposal_bytes, limit_bytes });
@@ -360,7 +364,7 @@ impl Fresh<'_> {
         bytes: usize,
         actions: &mut impl ActionSink,
     ) {
-        if bytes > self.settings.append_bytes_max {
+        if bytes > self.settings.append_bytes_max || run.len() > self.settings.append_entries_max {
             self.send_in_pieces(to, progress, prev, &run, actions);
         } else if progress.takes_next(prev.index.next(), self.settings) {
             self.send_piece(to, progress, prev, run, bytes, actions);
@@ -377,7 +381,9 @@ impl Fresh<'_> {
     ) {
         let mut prev = prev;
         while progress.takes_next(prev.index.next(), self.settings) {
-            let piece = run.range_within(prev.index.next(), Index::MAX, self.settings.append_bytes_max);
+            let first = prev.index.next();
+            let end = first.plus(self.settings.append_entries_max.min(run.len()));
+            let piece = run.range_within(first, end, self.settings.append_bytes_max);
             let Some(last) = piece.last_id() else { return };
             let bytes = piece.size_bytes();
             self.send_piece(to, progress, prev, piece, bytes, actions);
@@ -442,8 +448,10 @@ impl<L: LogView> Sender<'_, L> {
     fn send_next(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         let first = progress.next_index;
         let bytes_max = self.settings.append_bytes_max;
+        let end =
+            self.tail.durable().next().min(Index(first.0.saturating_add(self.settings.append_entries_max as u64)));
         let prev_term = self.tail.term_at(self.log, first.previous());
-        let (Some(term), read) = (prev_term, self.tail.read(self.log, first, bytes_max)) else {
+        let (Some(term), read) = (prev_term, self.tail.read(self.log, first, end, bytes_max)) else {
             return self.fall_back_to_snapshot(to, progress, actions);
         };
         let prev = EntryId { index: first.previous(), term };
@@ -457,7 +465,6 @@ impl<L: LogView> Sender<'_, L> {
                 // One message at a time until the follower is back in reach of the memory.
                 progress.become_waiting_probe();
                 let envelope = self.envelope(to, prev, Entries::EMPTY);
-                let end = self.tail.durable().next();
                 actions.push(Action::SendFromLog { envelope, end, bytes_max });
             }
             Read::Compacted => self.fall_back_to_snapshot(to, progress, actions),

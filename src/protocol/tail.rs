@@ -228,16 +228,16 @@ impl Tail {
         }
     }
 
-    /// Consecutive durable entries from `first` on, at least one if there is any and otherwise at
-    /// most `bytes_max` bytes.
-    pub(super) fn read(&self, log: &impl LogView, first: Index, bytes_max: usize) -> Read {
+    /// Consecutive durable entries from `first` on and before `end`, which lies after `first` and in what is durable or
+    /// right after it: at least one if there is any, and otherwise at most `bytes_max` bytes.
+    pub(super) fn read(&self, log: &impl LogView, first: Index, end: Index, bytes_max: usize) -> Read {
         if first <= self.base.index {
             return Read::Compacted;
         }
         if first > self.durable.index {
             return Read::Entries(Entries::EMPTY);
         }
-        let read = log.read(first, self.durable.index.next(), bytes_max);
+        let read = log.read(first, end, bytes_max);
         if let Read::Entries(entries) = &read {
             let begins = entries.first().is_some_and(|entry| entry.id.index == first);
             assert!(begins, "ReadsSeeWrites: the log holds entry {first} and did not return it");
@@ -363,6 +363,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "ReadsSeeWrites")]
     fn a_log_that_withholds_an_entry_stops_the_node() {
-        let _ = Tail::new(EntryId::ZERO, Withholding.last()).read(&Withholding, Index(1), 1);
+        let _ = Tail::new(EntryId::ZERO, Withholding.last()).read(&Withholding, Index(1), Index(2), 1);
     }
 }

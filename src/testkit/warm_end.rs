@@ -41,4 +41,8 @@ impl LogView for WarmEnd<'_> {
             read => read,
         }
     }
+
+    fn write_bytes_max(&self) -> usize {
+        self.disk.write_bytes_max()
+    }
 }

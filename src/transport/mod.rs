@@ -43,6 +43,21 @@ pub trait Receiver: Send + Sync + 'static {
     }
 }
 
+/// What a transport carries in one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MessageLimits {
+    /// The most bytes of the entries of one append, as [`Entry::size_bytes`](crate::Entry::size_bytes) counts them.
+    pub entry_bytes_max: usize,
+    /// The most entries of one append.
+    pub entries_max: usize,
+}
+
+impl MessageLimits {
+    /// Any message is carried.
+    pub const UNBOUNDED: Self = Self { entry_bytes_max: usize::MAX, entries_max: usize::MAX };
+}
+
 /// Carries messages between servers. Loss, duplication and reordering are allowed, invention and
 /// corruption are not: `envelope.from` of a delivered message is the server that sent it.
 pub trait RaftTransport: Send + Sync + 'static {
@@ -52,6 +67,12 @@ pub trait RaftTransport: Send + Sync + 'static {
     /// Sends a message to `envelope.to`. Never blocks; drops the message when the way is closed or
     /// its queue full.
     fn send(&self, group: GroupId, envelope: Envelope);
+
+    /// What one message may carry. A node does not start with a configuration that lets it accept more, and sends no more
+    /// entries in one message. Asked before [`start`](Self::start); never changes. Default: unbounded.
+    fn limits(&self) -> MessageLimits {
+        MessageLimits::UNBOUNDED
+    }
 
     /// Who belongs to the cluster from now on, this server included, each with its address if the configuration names one, in
     /// whatever words [`Membership`](crate::Membership) was given. Called before `start`, and whenever it changes; never

@@ -48,6 +48,9 @@ const LOCK: &str = "LOCK";
 const RECORD_BYTES: usize = 1 << 20;
 /// No record, and so no single write, is larger than this many bytes.
 const RECORD_BYTES_MAX: usize = 256 << 20;
+/// What the entries of one write may have, as [`Entry::size_bytes`](crate::Entry::size_bytes) counts them, which is more
+/// than an entry takes here. The rest is for writes that came before in the same record, and for what is no entry.
+const WRITE_BYTES_MAX: usize = RECORD_BYTES_MAX - 2 * RECORD_BYTES;
 
 /// A durable log in a directory of its own.
 ///
@@ -377,6 +380,10 @@ impl LogView for WalLog {
 
     fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
         self.shared.view().read(first, end, bytes_max)
+    }
+
+    fn write_bytes_max(&self) -> usize {
+        WRITE_BYTES_MAX
     }
 }
 

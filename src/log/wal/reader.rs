@@ -182,4 +182,8 @@ impl LogView for WalReader {
     fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
         self.shared.view().read(first, end, bytes_max)
     }
+
+    fn write_bytes_max(&self) -> usize {
+        super::WRITE_BYTES_MAX
+    }
 }

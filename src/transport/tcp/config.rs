@@ -38,8 +38,9 @@ pub struct TcpConfig {
     /// directory. Default none: they are remembered while the transport lives.
     pub identities: Option<PathBuf>,
     /// The largest frame to accept, in bytes; frames beyond what a *peer* accepts are not sent to
-    /// it. At least `command_bytes_max` plus 1 KiB and four times `append_bytes_max` of the
-    /// protocol's configuration, and 64 KiB, which any membership fits into; the same on every server. Default 16 MiB.
+    /// it. The entries of one message get all of it but 1 KiB, and one of them for each 64 bytes: a node does not start
+    /// with a `command_bytes_max` (plus 16) or an `append_bytes_max` that does not fit, nor with less than 64 KiB, which
+    /// any membership fits into. The same on every server. Default 16 MiB.
     pub frame_bytes_max: usize,
     /// The most messages that wait for one peer. Default 4096.
     pub queue_messages_max: usize,

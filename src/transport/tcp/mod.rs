@@ -37,11 +37,11 @@ pub use config::{TcpConfig, TransportError};
 pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
-use super::{FetchError, RaftTransport, Receiver, message_cost};
+use super::{FetchError, MessageLimits, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
-use crate::wire::Refusal;
+use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Refusal};
 use events::Monitor;
 use identity::Identities;
 use inbound::Lobby;
@@ -146,6 +146,16 @@ impl TcpTransport {
     }
 }
 
+/// What a server takes that accepts frames of this size. An entry takes no more of a frame than limits count for it
+/// (`Entry::size_bytes`); the rest is for what is around the entries.
+fn limits_of(frame_bytes_max: usize) -> MessageLimits {
+    let limits = wire::Limits { frame_bytes_max };
+    MessageLimits {
+        entry_bytes_max: frame_bytes_max.saturating_sub(CONTROL_FRAME_BYTES_MAX),
+        entries_max: limits.entries_max(),
+    }
+}
+
 impl RaftTransport for TcpTransport {
     /// # Panics
     /// If called twice, or if the system cannot start a thread.
@@ -182,6 +192,11 @@ impl RaftTransport for TcpTransport {
             Err(Refused::Full) => counters.dropped_full.add(1),
             Err(Refused::Closed) => counters.dropped_disconnected.add(1),
         }
+    }
+
+    /// What fits into a frame of `frame_bytes_max`.
+    fn limits(&self) -> MessageLimits {
+        limits_of(self.handle.shared.config.frame_bytes_max)
     }
 
     /// Connects to the members where the configuration says that they are, and parts with everybody else.
