@@ -156,6 +156,11 @@ impl Cluster {
     /// SIGTERM; the exit code.
     pub(crate) fn terminate(&mut self, node: usize) -> Option<i32> {
         self.signal(node, "-TERM");
+        self.await_end(node)
+    }
+
+    /// Waits until a node ends by itself; the exit code.
+    pub(crate) fn await_end(&mut self, node: usize) -> Option<i32> {
         let mut child = self.nodes[node].child.take().expect("the node is up");
         child.wait().expect("the node ends").code()
     }

@@ -18,6 +18,14 @@ const BATCH_COMMANDS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A client that takes no byte of its replies for this long is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client whose connection is closed may go on sending before that takes its last reply back.
+const LINGER: Duration = Duration::from_secs(1);
+/// The same when the node stops, for the clients all at once.
+const LINGER_WHEN_STOPPING: Duration = Duration::from_millis(100);
+/// How often a connection still reads once the node closes.
+const LAST_ROUNDS_MAX: usize = 16;
+/// Answers whatever a node has sent on its lane and this one has not read.
+const LAST_WORD: &[u8] = b"-NOTLEADER this node stops; nothing ran\r\n";
 
 /// What a client has set on its connection.
 pub(crate) struct Session {
@@ -26,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) stale_reads: bool,
     /// QUIT, or a broken framing: close after the replies are out.
     pub(crate) closing: bool,
+    /// It is another node's lane: it has forwarded a batch.
+    is_lane: bool,
 }
 
 /// Where the next reply of a batch comes from.
@@ -73,15 +83,16 @@ impl Batch {
 }
 
 /// Serves a client until it leaves.
-pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Result<()> {
+pub(crate) fn serve(server: &Server, mut stream: &TcpStream, id: u64) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-    let mut session = Session { id, stale_reads: false, closing: false };
+    let mut session = Session { id, stale_reads: false, closing: false, is_lane: false };
     let mut decoder = Decoder::default();
     let mut chunk = vec![0; 16 << 10];
     let mut out = Vec::new();
     let mut share = MemoryShare { server, bytes: 0 };
-    while !session.closing {
+    let mut last_rounds = LAST_ROUNDS_MAX;
+    while !session.closing && last_rounds > 0 {
         let count = match stream.read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => count,
@@ -100,7 +111,7 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
         }
         loop {
             let (mut batch, exhausted) = gather(server, &mut session, &mut decoder);
-            answer(server, &mut batch, &mut out, &mut stream)?;
+            answer(server, &mut batch, &mut out, stream)?;
             if exhausted || session.closing {
                 break;
             }
@@ -114,8 +125,19 @@ pub(crate) fn serve(server: &Server, mut stream: TcpStream, id: u64) -> io::Resu
         stream.write_all(&out)?;
         out.clear();
         out.shrink_to(BATCH_BYTES_MAX);
+        // What has arrived is answered; a client that goes on asking is cut off.
+        last_rounds -= usize::from(server.ending.is_closing());
     }
-    if session.closing { farewell(stream, &mut chunk) } else { Ok(()) }
+    if server.ending.is_closing() {
+        if session.is_lane {
+            stream.write_all(LAST_WORD)?;
+        }
+        farewell(stream, &mut chunk, LINGER_WHEN_STOPPING)
+    } else if session.closing {
+        farewell(stream, &mut chunk, LINGER)
+    } else {
+        Ok(())
+    }
 }
 
 /// What a connection holds of the memory for unfinished requests; given back when it ends.
@@ -147,9 +169,9 @@ impl Drop for MemoryShare<'_> {
 }
 
 /// Lets the client read its last reply: closing on bytes that nobody read would take it back.
-fn farewell(mut stream: TcpStream, chunk: &mut [u8]) -> io::Result<()> {
+fn farewell(mut stream: &TcpStream, chunk: &mut [u8], linger: Duration) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.set_read_timeout(Some(linger))?;
     let mut patience = 64;
     while patience > 0 && stream.read(chunk)? > 0 {
         patience -= 1;
@@ -193,6 +215,7 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
                 }
             }
             Meaning::Forwarded => {
+                session.is_lane = true;
                 batch.forwarded = Some(request.from(1).map(Bytes::copy_from_slice).collect());
                 return (batch, false);
             }
@@ -210,7 +233,7 @@ fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
 
 /// Runs a batch and writes its replies in the order of the requests: to `out`, and from there to the
 /// client as they pile up, for a thousand short requests can ask for gigabytes.
-fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>, stream: &mut TcpStream) -> io::Result<()> {
+fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>, mut stream: &TcpStream) -> io::Result<()> {
     let commands = batch.take_commands();
     let answers = if commands.is_empty() { Vec::new() } else { router::run(server, &commands) };
     let mut leaders = answers.iter();

@@ -6,12 +6,13 @@
 //! no thread is woken for nothing. Batches of different clients become one proposal, in which each
 //! keeps its order, or one read: a read among writes would wait for a sync, and they for it.
 
-use super::node::{Server, TOO_MANY_CLIENTS};
+use super::node::{NO_THREAD, Server, TOO_MANY_CLIENTS};
 use super::reply::{ReplyReader, Value};
 use super::resp;
-use super::router::{self, Answer, Attempt, NOT_LEADER};
+use super::router::{self, Answer, Attempt, NOT_LEADER, Refusal};
 use bytes::Bytes;
 use raft_io::NodeId;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -27,6 +28,8 @@ pub(crate) const REQUEST_NAME: &[u8] = b"RAFT.FORWARD";
 const GROUP_COMMANDS_MAX: usize = 1024;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a leader that was replaced may take for the replies that it owes: one that handed over has them all.
+const REPLACED_WAIT: Duration = Duration::from_secs(1);
 /// How often a thread that waits for the leader's reply looks whether it still leads.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -143,9 +146,9 @@ fn distribute(attempt: Attempt, own_count: usize, group: Vec<Queued>) -> Attempt
         Attempt::Answered(answers) => answers,
         Attempt::Refused(_) => {
             for queued in group {
-                let _ = queued.wake.send(Wake::Done(Attempt::Refused(None)));
+                let _ = queued.wake.send(Wake::Done(Attempt::Refused(Refusal::SOMEWHERE)));
             }
-            return Attempt::Refused(None);
+            return Attempt::Refused(Refusal::SOMEWHERE);
         }
     };
     let mut others = rest.split_off(own_count);
@@ -165,7 +168,7 @@ struct Lane {
 
 impl Lane {
     fn send(&mut self, server: &Server, leader: &Leader, commands: &[Bytes]) -> Attempt {
-        let Ok(upstream) = self.connect(server, leader) else { return Attempt::Refused(None) };
+        let Ok(upstream) = self.connect(server, leader) else { return Attempt::Refused(Refusal::SOMEWHERE) };
         let mut request = Vec::new();
         resp::write_array(&mut request, commands.len() + 1);
         resp::write_bulk(&mut request, REQUEST_NAME);
@@ -173,7 +176,7 @@ impl Lane {
         if upstream.stream().write_all(&request).is_err() {
             // The request did not leave as a whole, and a part of one never runs.
             self.upstream = None;
-            return Attempt::Refused(None);
+            return Attempt::Refused(Refusal::SOMEWHERE);
         }
         match receive(upstream, commands.len()) {
             Ok(attempt) => attempt,
@@ -212,13 +215,21 @@ impl Lane {
 }
 
 /// Waits for a reply as long as `node` may still give one: not beyond the time that a command may
-/// take, and not once another node leads.
+/// take, and once another node leads only for the reply that may be on its way.
 fn patience(server: &Server, node: NodeId) -> impl Fn(Instant) -> bool + Send + 'static {
     let raft = server.raft.clone();
     let longest = server.settings.result_wait + Duration::from_secs(1);
+    // For the wait that began then: since when another node leads.
+    let replaced: Cell<Option<(Instant, Instant)>> = Cell::new(None);
     move |since| {
-        let replaced = raft.status().leader.is_some_and(|leader| leader.id != node);
-        !replaced && since.elapsed() < longest
+        if raft.status().leader.is_none_or(|leader| leader.id == node) {
+            replaced.set(None);
+            return since.elapsed() < longest;
+        }
+        let known = replaced.get().filter(|(wait, _)| *wait == since);
+        let (_, at) = known.unwrap_or_else(|| (since, Instant::now()));
+        replaced.set(Some((since, at)));
+        at.elapsed() < REPLACED_WAIT && since.elapsed() < longest
     }
 }
 
@@ -245,20 +256,33 @@ fn receive(upstream: &mut ReplyReader, count: usize) -> io::Result<Attempt> {
             }
             let (raw, mut start) = (Bytes::from(raw), 0);
             let slices = ends.into_iter().map(|end| raw.slice(std::mem::replace(&mut start, end)..end));
-            Ok(Attempt::Answered(slices.map(Answer::Raw).collect()))
+            let replies: Vec<Bytes> = slices.collect();
+            // A leader of version 0.6 that stops says so to each command.
+            if replies.iter().all(|reply| reply.strip_prefix(b"-").is_some_and(says_that_nothing_ran)) {
+                return Ok(Attempt::Refused(Refusal::SOMEWHERE));
+            }
+            Ok(Attempt::Answered(replies.into_iter().map(Answer::Raw).collect()))
         }
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered another number of commands")),
-        Err(Value::Error(message)) if message.starts_with(NOT_LEADER) => Ok(Attempt::Refused(None)),
-        Err(Value::Error(message)) if message == TOO_MANY_CLIENTS => Ok(Attempt::Refused(None)),
+        Err(Value::Error(message)) if says_that_nothing_ran(message.as_bytes()) => {
+            Ok(Attempt::Refused(Refusal::SOMEWHERE))
+        }
         Err(Value::Error(message)) => Ok(Attempt::Answered(Answer::errors(count, &message))),
         Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered something else")),
     }
 }
 
+/// Whether an error says that nothing ran and that it can be asked again, here or elsewhere.
+fn says_that_nothing_ran(message: &[u8]) -> bool {
+    let codes = [NOT_LEADER, "CLUSTERDOWN "];
+    codes.iter().any(|code| message.starts_with(code.as_bytes()))
+        || [TOO_MANY_CLIENTS, NO_THREAD].iter().any(|known| message.trim_ascii_end() == known.as_bytes())
+}
+
 /// The reply to a request will not come. Reads may be asked anew: they have no effect.
 fn lost(reason: &str, commands: &[Bytes]) -> Attempt {
     if router::are_reads(commands) {
-        return Attempt::Refused(None);
+        return Attempt::Refused(Refusal::SOMEWHERE);
     }
     let message = format!("UNKNOWN {reason}; the command may or may not have run");
     Attempt::Answered(Answer::errors(commands.len(), &message))

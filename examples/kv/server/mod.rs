@@ -5,6 +5,7 @@
 //! | `options` | the command line, checked as a whole |
 //! | `node` | opening the log, the transport and the listener; the accept loop |
 //! | `places` | how many may be connected, and that the other nodes always may |
+//! | `ending` | a node that stops answers what it took, then closes its clients' connections |
 //! | `connection` | one client: batches of pipelined requests in, one write of replies out |
 //! | `router` | getting a batch to the leader: here, forwarded, or a redirect |
 //! | `forward` | the lanes to the leader, on which the batches of many clients travel together |
@@ -20,6 +21,7 @@
 mod admin;
 mod command;
 mod connection;
+mod ending;
 mod forward;
 mod image;
 mod members;

@@ -1,6 +1,7 @@
 //! Starting a node and accepting its clients.
 
 use super::connection;
+use super::ending::Ending;
 use super::forward::Forwarder;
 use super::options::{ServeOptions, Settings};
 use super::places::{self, Places};
@@ -25,6 +26,12 @@ const BAD_CONFIGURATION: u8 = 2;
 const PEERS_EXPECTED: usize = 4;
 /// What a client is told that finds no place; nothing of it ran.
 pub(crate) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
+/// Likewise, when the system gives no thread.
+pub(crate) const NO_THREAD: &str = "ERR no thread for another client";
+/// Likewise, while the node closes.
+const STOPS: &str = "CLUSTERDOWN this node stops; nothing ran";
+/// How much longer than a batch may wait for a leader a node that stops waits for its clients.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 const CLIENT_STACK_BYTES: usize = 256 << 10;
 
 /// What the connections of a node share.
@@ -35,6 +42,7 @@ pub(crate) struct Server {
     pub(crate) forwarder: Forwarder,
     transport: TcpTransport,
     pub(crate) places: Places,
+    pub(crate) ending: Ending,
     /// Bytes of unfinished requests, of all clients.
     request_bytes: AtomicUsize,
 }
@@ -141,7 +149,8 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let raft = Raft::start_with(settings.config.clone(), driver, log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
     let (started, forwarder, request_bytes) = (Instant::now(), Forwarder::new(), AtomicUsize::new(0));
-    Ok((Server { raft, settings, started, forwarder, transport, places, request_bytes }, listener))
+    let ending = Ending::default();
+    Ok((Server { raft, settings, started, forwarder, transport, places, ending, request_bytes }, listener))
 }
 
 /// Beside the log, and not in its directory itself: each syncs its own.
@@ -210,6 +219,8 @@ fn stop_when_told(server: &Arc<Server>) {
         move || {
             eprintln!("node {}: stops", server.raft.id());
             server.raft.shutdown();
+            // A batch that waits for the next leader does so for as long as ever.
+            server.ending.close(server.settings.leader_wait + CLOSING_MAX);
             std::process::exit(0);
         }
     };
@@ -248,24 +259,26 @@ fn accept(server: &Arc<Server>, listener: &TcpListener) -> ! {
 }
 
 fn admit(server: &Arc<Server>, stream: TcpStream, id: u64) {
-    let Some(place) = server.places.take() else { return refuse(stream, TOO_MANY_CLIENTS) };
-    let Ok(spare) = stream.try_clone() else { return };
-    let own = Arc::clone(server);
+    let Some(place) = server.places.take() else { return refuse(&stream, TOO_MANY_CLIENTS) };
+    let (own, stream) = (Arc::clone(server), Arc::new(stream));
+    let spare = Arc::clone(&stream);
     let serving = thread::Builder::new().name(format!("client-{id}")).stack_size(CLIENT_STACK_BYTES).spawn(move || {
         if place.for_node && !places::speaks_as_a_node(&stream).unwrap_or(false) {
-            return refuse(stream, TOO_MANY_CLIENTS);
+            return refuse(&stream, TOO_MANY_CLIENTS);
         }
+        let Some(entered) = own.ending.enter(id, &stream) else { return refuse(&stream, STOPS) };
         // A client's error ends its connection and nothing else.
-        let _ = connection::serve(&own, stream, id);
+        let _ = connection::serve(&own, &stream, id);
+        drop(entered);
         drop(place);
     });
     if serving.is_err() {
-        refuse(spare, "ERR no thread for another client");
+        refuse(&spare, NO_THREAD);
     }
 }
 
 /// Says why and closes, without waiting for a client that does not listen.
-fn refuse(mut stream: TcpStream, message: &str) {
+fn refuse(mut stream: &TcpStream, message: &str) {
     let _ = stream.set_nonblocking(true);
     let _ = stream.write_all(format!("-{message}\r\n").as_bytes());
     let _ = stream.shutdown(Shutdown::Write);

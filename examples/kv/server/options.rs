@@ -70,7 +70,7 @@ pub(crate) struct ServeOptions {
     /// The seed of the election timeouts, mixed with the id
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// How long a command waits for a leader before -CLUSTERDOWN
+    /// How long a command waits for a leader before -CLUSTERDOWN; a node that is told to stop waits as long for its clients' commands
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub(crate) leader_wait_ms: u64,
     /// How long a proposed command waits for its result before -UNKNOWN, and a read before -CLUSTERDOWN

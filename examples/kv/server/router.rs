@@ -6,8 +6,9 @@
 //! forwarded: it is refused or taken as a whole and its order holds. With --follower-reads the look is at
 //! this node's own state machine, and reads stay here.
 //!
-//! A command that was refused did not run and may go elsewhere. A write that may have been proposed is
-//! never sent twice. A read has no effect, so it is tried again until somebody answers it.
+//! A command that was refused did not run and may go elsewhere: whoever refuses it, this node or the one
+//! it was forwarded to, it is tried again until --leader-wait-ms is over. A write that may have been
+//! proposed is never sent twice. A read has no effect, so it is tried again until somebody answers it.
 
 use super::forward::Leader;
 use super::node::Server;
@@ -16,7 +17,8 @@ use super::resp;
 use super::sessions::unwrapped;
 use super::store::{self, Reply, Store};
 use bytes::Bytes;
-use raft_io::driver::{LeaderHint, RequestError};
+use raft_io::driver::{LeaderHint, RequestError, WaitError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a waiting batch looks for a leader.
@@ -59,8 +61,23 @@ impl Answer {
 pub(crate) enum Attempt {
     /// One answer for each command.
     Answered(Vec<Answer>),
-    /// Nothing ran. Where to go next, if known.
-    Refused(Option<LeaderHint>),
+    /// Nothing ran, and the same commands can be asked again.
+    Refused(Refusal),
+}
+
+/// Why nothing ran.
+pub(crate) enum Refusal {
+    /// Another node leads, or soon will. Where to go next, if known.
+    Elsewhere(Option<LeaderHint>),
+    /// This node was told to stop and takes no requests any more; others do.
+    Stopping,
+    /// This node has stopped for good, with this message.
+    Stopped(String),
+}
+
+impl Refusal {
+    /// Another node leads, and which one will show.
+    pub(crate) const SOMEWHERE: Self = Self::Elsewhere(None);
 }
 
 /// Runs a batch for a client of this node.
@@ -88,7 +105,7 @@ fn in_segments(commands: &[Bytes], mut run: impl FnMut(&[Bytes]) -> Attempt) -> 
         }
         match run(segment) {
             Attempt::Answered(part) => answers.extend(part),
-            Attempt::Refused(hint) if answers.is_empty() => return Attempt::Refused(hint),
+            Attempt::Refused(refusal) if answers.is_empty() => return Attempt::Refused(refusal),
             Attempt::Refused(_) => {
                 answers.extend(Answer::errors(count, "CLUSTERDOWN the leader changed; the command did not run"));
             }
@@ -100,13 +117,20 @@ fn in_segments(commands: &[Bytes], mut run: impl FnMut(&[Bytes]) -> Attempt) -> 
 fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
     let deadline = Instant::now() + server.settings.leader_wait;
     loop {
-        let hint = match run_here(server, commands) {
+        let (hint, may_stay) = match run_here(server, commands) {
             Attempt::Answered(answers) => return answers,
-            Attempt::Refused(hint) => hint,
+            Attempt::Refused(Refusal::Elsewhere(hint)) => (hint, true),
+            // It does not lead any more, or hands over: the next leader is the one that it knows then.
+            Attempt::Refused(Refusal::Stopping) => (server.raft.status().leader, false),
+            Attempt::Refused(Refusal::Stopped(message)) => {
+                return Answer::errors(commands.len(), &format!("CLUSTERDOWN {message}"));
+            }
         };
-        let stays = server.settings.options.follower_reads && are_reads(commands);
+        let stays = may_stay && server.settings.options.follower_reads && are_reads(commands);
         let elsewhere = hint.filter(|hint| hint.id != server.raft.id() && !stays);
         let elsewhere = elsewhere.and_then(|hint| Some(Leader { id: hint.id, address: hint.client_address? }));
+        // A node that has stopped hears of no further leader.
+        let is_hopeless = elsewhere.is_none() && server.ending.is_closing();
         if let Some(leader) = elsewhere {
             if server.settings.options.on_follower == OnFollower::Moved {
                 return moved(commands, &leader.address);
@@ -117,6 +141,9 @@ fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
             }
         }
         let remaining = deadline.saturating_duration_since(Instant::now());
+        if is_hopeless {
+            return Answer::errors(commands.len(), "CLUSTERDOWN this node stops; the command did not run");
+        }
         if remaining.is_zero() {
             return Answer::errors(commands.len(), "CLUSTERDOWN no leader; the command did not run");
         }
@@ -180,8 +207,21 @@ fn read(server: &Server, commands: &[Bytes]) -> Attempt {
     };
     match outcome {
         Ok(replies) => Attempt::Answered(replies.into_iter().map(Answer::Reply).collect()),
-        Err(RequestError::NotLeader { leader, .. }) => Attempt::Refused(leader),
-        Err(error) => Attempt::Answered(Answer::errors(commands.len(), &explain(&error))),
+        Err(error) => refused(&error)
+            .map_or_else(|| Attempt::Answered(Answer::errors(commands.len(), &explain(&error))), Attempt::Refused),
+    }
+}
+
+/// Whether a node refused this because it does not lead or will not any more: then nothing was appended, and it can be asked
+/// again. Too much work, or a command that is too large, is no such reason.
+fn refused(error: &RequestError) -> Option<Refusal> {
+    match error {
+        RequestError::NotLeader { leader, .. } => Some(Refusal::Elsewhere(leader.clone())),
+        // Its target leads in a moment, or this node takes commands again: where to go shows then.
+        RequestError::TransferInProgress { .. } => Some(Refusal::SOMEWHERE),
+        RequestError::Shutdown => Some(Refusal::Stopping),
+        RequestError::Fatal { .. } => Some(Refusal::Stopped(error.to_string())),
+        _ => None,
     }
 }
 
@@ -194,11 +234,9 @@ fn propose(server: &Server, commands: &[Bytes]) -> Attempt {
     for proposal in proposals.into_iter().rev() {
         let outcome = proposal.wait(deadline.saturating_duration_since(Instant::now()));
         let outcome = outcome.map(|applied| applied.response);
-        match outcome {
-            Err(RequestError::NotLeader { leader, .. }) => return Attempt::Refused(leader),
-            // Its target leads in a moment, or this node takes commands again: where to go shows then.
-            Err(RequestError::TransferInProgress { .. }) => return Attempt::Refused(None),
-            _ => {}
+        // They are appended together or refused together.
+        if let Some(refusal) = outcome.as_ref().err().and_then(refused) {
+            return Attempt::Refused(refusal);
         }
         outcomes.push(outcome);
     }
@@ -230,5 +268,9 @@ fn moved(commands: &[Bytes], address: &str) -> Vec<Answer> {
 /// Waits until this node sees another leader or term, at most `timeout`.
 fn await_change(server: &Server, timeout: Duration) {
     let before = server.raft.status();
-    let _ = server.raft.wait_for(timeout, |now| now.term != before.term || now.leader != before.leader);
+    let changed = server.raft.wait_for(timeout, |now| now.term != before.term || now.leader != before.leader);
+    if matches!(changed, Err(WaitError::Shutdown | WaitError::Fatal { .. })) {
+        // Nothing changes here any more, but the node that was asked may.
+        thread::sleep(timeout);
+    }
 }
