@@ -7,7 +7,8 @@ mod driver_support;
 use bytes::Bytes;
 use driver_support::{Cluster, PATIENCE, Recorder, block_on, config, propose};
 use raft_io::driver::{
-    DriverOptions, LeaderHint, Limit, NotLeaderReason, Raft, RequestError, StartError, UnknownReason, WaitError,
+    DriverOptions, LeaderHint, Limit, NodeRole, NotLeaderReason, Raft, RequestError, StartError, UnknownReason,
+    WaitError,
 };
 use raft_io::log::Locked;
 use raft_io::transport::MemoryNetwork;
@@ -133,7 +134,7 @@ fn a_slow_state_machine_stops_neither_heartbeats_nor_commits() {
     }
     cluster.network.wait_sent(leader, 200);
     let status = cluster.nodes[&leader].status();
-    assert_eq!((status.role, status.term, status.open_proposals), (RoleKind::Leader, term, 101));
+    assert_eq!((status.role, status.term, status.open_proposals), (NodeRole::Leader, term, 101));
     gate.open();
     assert_eq!(stuck.wait(PATIENCE).unwrap().response, 1);
     assert_eq!(more.pop().unwrap().wait(PATIENCE).unwrap().response, 101);

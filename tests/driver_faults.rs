@@ -105,7 +105,7 @@ fn a_panic_of_the_state_machine_is_fatal_and_stays_inside() {
     let (id, reason) = unknown(propose(raft, "panic"));
     assert_eq!((id.index, reason), (good.id.index.next(), UnknownReason::Fatal));
     let fatal = raft.status().fatal.unwrap();
-    assert!(fatal.contains("the state machine panicked at") && fatal.contains("does not survive"), "{fatal}");
+    assert!(fatal.contains("StateMachine::apply panicked at") && fatal.contains("does not survive"), "{fatal}");
     assert!(matches!(propose(raft, "more"), Err(RequestError::Fatal { .. })));
 }
 

@@ -5,7 +5,7 @@
 mod driver_support;
 
 use driver_support::{Cluster, PATIENCE, Recorder, propose};
-use raft_io::driver::{DriverOptions, Raft, RequestError};
+use raft_io::driver::{DriverOptions, NodeRole, Raft, RequestError};
 use raft_io::{NodeId, RoleKind};
 use std::time::{Duration, Instant};
 
@@ -116,6 +116,6 @@ fn neither_a_follower_nor_an_idle_leader_gives_way() {
     std::thread::sleep(Duration::from_millis(200));
     cluster.faults[&follower].sync_gate.open();
     let status = cluster.nodes[&leader].status();
-    assert_eq!((status.role, status.counters.disk_stalls), (RoleKind::Leader, 0));
+    assert_eq!((status.role, status.counters.disk_stalls), (NodeRole::Leader, 0));
     assert_eq!(cluster.nodes[&follower].status().counters.disk_stalls, 0);
 }

@@ -6,8 +6,8 @@ mod driver_support;
 
 use driver_support::{PATIENCE, Recorder, block_on, config};
 use raft_io::driver::{
-    DriverOptions, LeaderHint, MemberPart, MembershipChangeError, NotLeaderReason, Raft, RequestError, Status,
-    UnknownReason,
+    DriverOptions, LeaderHint, MemberPart, MembershipChangeError, NodeRole, NotLeaderReason, Raft, RequestError,
+    Status, UnknownReason,
 };
 use raft_io::error::ChangeError;
 use raft_io::log::{Locked, LogView};
@@ -114,7 +114,7 @@ fn a_learner_is_added_catches_up_and_is_given_a_vote() {
     assert_eq!(added.address(NodeId(4)), Some("somewhere:4"));
     assert_eq!(servers.applied(4, leader), 100);
     let status = wait(servers.at(4), |status| is_done(status, &[1, 2, 3], &[4]));
-    assert_eq!((status.membership.part, status.role), (MemberPart::Learner, RoleKind::Follower));
+    assert_eq!((status.membership.part, status.role), (MemberPart::Learner, NodeRole::Follower));
     let promoted = servers.at(leader).promote(4, PATIENCE);
     assert_eq!(block_on(promoted).0.unwrap().to_string(), "voters 1 2 3 4");
     let status = wait(servers.at(4), |status| is_done(status, &[1, 2, 3, 4], &[]));
@@ -366,7 +366,7 @@ fn a_server_that_joins_never_campaigns_before_it_is_asked() {
     servers.join(7);
     thread::sleep(Duration::from_millis(1000));
     let status = servers.at(7).status();
-    assert_eq!((status.role, status.term.0, status.last_index), (RoleKind::Follower, 0, Index::ZERO));
+    assert_eq!((status.role, status.term.0, status.last_index), (NodeRole::Follower, 0, Index::ZERO));
     assert_eq!((status.membership.part, status.membership.in_force.is_empty()), (MemberPart::None, true));
     let refused = servers.at(7).propose("x").wait(PATIENCE).unwrap_err();
     assert!(matches!(refused, RequestError::NotLeader { reason: NotLeaderReason::NoLeader, .. }), "{refused}");

@@ -6,7 +6,7 @@ mod driver_support;
 
 use driver_support::snapshots::{Hooks, Ledger};
 use driver_support::{PATIENCE, config};
-use raft_io::driver::{DriverOptions, MemberPart, Raft, Snapshots, Status};
+use raft_io::driver::{DriverOptions, MemberPart, NodeRole, Raft, Snapshots, Status};
 use raft_io::log::Locked;
 use raft_io::snapshot::MemorySnapshots;
 use raft_io::transport::{TcpConfig, TcpTransport};
@@ -202,7 +202,7 @@ fn a_removed_server_is_parted_with() {
     // It campaigns in vain, and disturbs nobody (§4.2.3).
     thread::sleep(Duration::from_millis(1500));
     let status = servers.at(leader).status();
-    assert_eq!((status.term, status.role), (term, RoleKind::Leader));
+    assert_eq!((status.term, status.role), (term, NodeRole::Leader));
     assert_ne!(servers.at(removed).status().role, RoleKind::Leader);
     assert_eq!(servers.at(removed).status().membership.part, MemberPart::Voter, "nobody has told it");
 }

@@ -1,13 +1,15 @@
 //! The apply thread: committed entries into the state machine, responses to their proposers, images
 //! out of it and snapshots into it.
 
+use super::contain::{CodePlace, panic_message};
 use super::error::{RequestError, TakeSnapshotError, UnknownReason};
 use super::mailbox::Mail;
-use super::node::{Handle, Node, Settled, StaleRead, life, panic_message};
+use super::node::{Handle, Node, Settled, StaleRead, life};
 use super::proposals::Appended;
 use super::raft::{Applied, StateMachine};
 use super::reads::{BoxedRead, ByIndex};
 use super::snapshots::{self, Requester};
+use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use super::trigger::Trigger;
@@ -18,7 +20,7 @@ use std::collections::VecDeque;
 use std::format;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::string::String;
+use std::string::{String, ToString};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
 
@@ -121,13 +123,16 @@ where
     match ran {
         Ok(Ok(())) => {}
         Ok(Err(reason)) => node.fail_now(reason),
-        Err(panic) => node.fail_now(format!("the apply thread panicked: {}", panic_message(&*panic))),
+        Err(panic) => {
+            let message = format!("the apply thread panicked: {}", panic_message(panic));
+            node.fail_now(StopReason::Internal { message });
+        }
     }
     applier.abandon();
 }
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
-    fn run(&mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), StopReason> {
         while self.node.is_running() {
             let idle = self.applied.index == self.through || self.awaits_restore;
             match if idle { self.node.applies.take() } else { self.node.applies.poll() } {
@@ -146,7 +151,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         Ok(())
     }
 
-    fn accept(&mut self, work: ApplyWork<M>) -> Result<(), String> {
+    fn accept(&mut self, work: ApplyWork<M>) -> Result<(), StopReason> {
         self.through = self.through.max(work.through);
         self.proposals.extend(work.proposals);
         if work.snapshot_ended {
@@ -175,13 +180,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
 
     /// Replaces the machine's state with a leader's snapshot. What is covered by it and was not applied
     /// here is applied by that, without a response.
-    fn restore(&mut self, last: EntryId) -> Result<(), String> {
+    fn restore(&mut self, last: EntryId) -> Result<(), StopReason> {
         if last.index <= self.applied.index {
             return Ok(());
         }
         let node = self.node;
-        let store = node.options.snapshots.as_ref().ok_or("a snapshot is to be restored, and there is no store")?;
-        let failed = |error: &dyn std::fmt::Display| format!("the snapshot up to {last} cannot be restored: {error}");
+        let failed = |message: String| StopReason::SnapshotNotRestored { snapshot: last, message };
+        let store = node.options.snapshots.as_ref().ok_or_else(|| failed("there is no store for it".to_string()))?;
         let mut reader = match store.open(last) {
             Ok(reader) => reader,
             // A newer one superseded it while this thread was busy, and is about to come.
@@ -189,9 +194,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
                 self.awaits_restore = true;
                 return Ok(());
             }
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(failed(error.to_string())),
         };
-        snapshots::restore(&mut self.machine, &mut *reader).map_err(|error| failed(&error))?;
+        snapshots::restore(&mut self.machine, &mut *reader).map_err(|error| failed(error.to_string()))?;
         drop(reader);
         self.entries = Entries::EMPTY;
         self.awaits_restore = false;
@@ -208,7 +213,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
 
     /// Takes a snapshot for who asks for one: a new one, unless one is being written or the log begins
     /// with the present state already.
-    fn take_snapshot(&mut self, requesters: Vec<Requester>, replaces_damaged: bool) -> Result<(), String> {
+    fn take_snapshot(&mut self, requesters: Vec<Requester>, replaces_damaged: bool) -> Result<(), StopReason> {
         if let Some(last) = self.taking {
             self.node.join_snapshot(last, requesters);
             return Ok(());
@@ -226,7 +231,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
     }
 
     /// Asks the machine for an image and hands it on.
-    fn capture(&mut self, requesters: Vec<Requester>) -> Result<(), String> {
+    fn capture(&mut self, requesters: Vec<Requester>) -> Result<(), StopReason> {
         if self.node.options.snapshots.is_none() {
             self.trigger.reset();
             return Ok(());
@@ -236,7 +241,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             Ok(image) => image,
             Err(panic) => {
                 self.requesters.extend(requesters);
-                return Err(format!("the state machine panicked at a snapshot: {}", panic_message(&*panic)));
+                let message = panic_message(panic);
+                return Err(StopReason::Panicked { place: CodePlace::Snapshot, entry: None, message });
             }
         };
         self.trigger.reset();
@@ -254,7 +260,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
     }
 
     /// Applies for a while, then gives the answers together.
-    fn take_turn(&mut self) -> Result<(), String> {
+    fn take_turn(&mut self) -> Result<(), StopReason> {
         let started = Instant::now();
         if self.entries.is_empty() {
             let Some(entries) = self.read()? else {
@@ -298,28 +304,34 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
 
     /// The next entries, wherever the log has them. `None` if it has them no longer, because it began
     /// anew behind a leader's snapshot: what this machine did not apply, that one covers.
-    fn read(&self) -> Result<Option<Entries>, String> {
+    fn read(&self) -> Result<Option<Entries>, StopReason> {
         let (first, end) = (self.applied.index.next(), self.through.next());
         let node = self.node;
         let bytes_max = node.options.apply_bytes_max;
         let read = match node.view.read(first, end, bytes_max) {
-            Read::Cold => L::read_cold(&node.view, first, end, bytes_max)
-                .map_err(|error| format!("committed entries from {first} on cannot be read from the log: {error}"))?,
+            Read::Cold => {
+                L::read_cold(&node.view, first, end, bytes_max).map_err(|error| StopReason::LogReadFailed {
+                    message: format!("committed entries from {first} on cannot be read from the log: {error}"),
+                })?
+            }
             read => read,
         };
         match read {
             Read::Entries(entries) if entries.first().is_some_and(|entry| entry.id.index == first) => Ok(Some(entries)),
             Read::Compacted if node.view.snapshot().index >= first => Ok(None),
-            other => Err(format!("the log does not give the committed entry {first}: {}", found(&other))),
+            other => Err(StopReason::LogInconsistent {
+                message: format!("the log does not give the committed entry {first}: {}", found(&other)),
+            }),
         }
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), String> {
+    fn apply(&mut self, entry: &Entry) -> Result<(), StopReason> {
         let id = entry.id;
         if let Payload::Command(command) = &entry.payload {
             let machine = &mut self.machine;
-            let response = catch_unwind(AssertUnwindSafe(|| machine.apply(id, command)))
-                .map_err(|panic| format!("the state machine panicked at {id}: {}", panic_message(&*panic)))?;
+            let response = catch_unwind(AssertUnwindSafe(|| machine.apply(id, command))).map_err(|panic| {
+                StopReason::Panicked { place: CodePlace::Apply, entry: Some(id), message: panic_message(panic) }
+            })?;
             self.respond(entry, response)?;
         }
         self.applied = id;
@@ -327,7 +339,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         Ok(())
     }
 
-    fn respond(&mut self, entry: &Entry, response: M::Response) -> Result<(), String> {
+    fn respond(&mut self, entry: &Entry, response: M::Response) -> Result<(), StopReason> {
         let id = entry.id;
         match self.proposals.front() {
             Some(proposal) if proposal.id.index <= id.index => {}
@@ -335,7 +347,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         }
         let Some(proposal) = self.proposals.pop_front() else { return Ok(()) };
         if proposal.id != id {
-            return Err(format!("the log gives {id} where this node committed its proposal {}", proposal.id));
+            let message = format!("the log gives {id} where this node committed its proposal {}", proposal.id);
+            return Err(StopReason::LogInconsistent { message });
         }
         self.answers.push((proposal.completer, Ok(Applied { id, response })));
         Ok(())

@@ -162,8 +162,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Takes a request.
     pub(super) fn begin_change(&self, wanted: Wanted, timeout: Duration) -> MembershipChange {
         let mut state = lock(&self.state);
-        let refused = match &state.fatal {
-            Some(reason) => Some(MembershipChangeError::Fatal { reason: reason.clone() }),
+        let refused = match state.fatal() {
+            Some(reason) => Some(MembershipChangeError::Fatal { reason }),
             None if state.draining => Some(MembershipChangeError::Shutdown),
             None if state.changes.open() >= CHANGES_MAX => Some(MembershipChangeError::Overloaded { max: CHANGES_MAX }),
             None => None,
@@ -315,8 +315,7 @@ fn not_leading<M: StateMachine>(state: &State<M>) -> MembershipChangeError {
 }
 
 fn closed<M: StateMachine>(state: &State<M>) -> MembershipChangeError {
-    let fatal = state.fatal.clone();
-    fatal.map_or(MembershipChangeError::Shutdown, |reason| MembershipChangeError::Fatal { reason })
+    state.fatal().map_or(MembershipChangeError::Shutdown, |reason| MembershipChangeError::Fatal { reason })
 }
 
 /// A membership change under way. Await it, or [`wait`](Self::wait) for it; a dropped one goes its way without a witness,

@@ -29,9 +29,12 @@ impl<T: Clone> Feed<T> {
         Self { ring: Mutex::new(ring), published: Condvar::new(), changes_max }
     }
 
-    /// Appends a change; the oldest one makes room.
+    /// Appends a change; the oldest one makes room. A closed feed takes none.
     pub(crate) fn publish(&self, change: T) {
         let mut ring = lock(&self.ring);
+        if ring.closed {
+            return;
+        }
         if ring.changes.len() == self.changes_max {
             ring.changes.pop_front();
             ring.first += 1;

@@ -1,15 +1,15 @@
 //! How a node ends, and the calls of the handle.
 
 use super::changes::{MembershipChange, Wanted};
+use super::contain::contain;
 use super::error::{LeadershipTransferError, MembershipChangeError, RequestError, TakeSnapshotError, UnknownReason};
 use super::feed::{Feed, Reader};
-#[cfg(feature = "tracing")]
-use super::node::panic_message;
 use super::node::{Handle, Node, StaleRead, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
 use super::reads::{BoxedRead, ReadWay};
 use super::snapshots::Requester;
 use super::status::Status;
+use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
 use super::trace::trace_event;
@@ -21,7 +21,6 @@ use bytes::Bytes;
 use std::boxed::Box;
 use std::cell::Cell;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -107,10 +106,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         });
         self.hand_over(deadline);
         self.stop();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.transport.shutdown())) {
+        if let Err(message) = contain(|| self.transport.shutdown()) {
             // The node ends anyway; its threads depend on nothing of the transport's.
-            trace_event!(error, node = self.id.0, "the transport panicked: {}", panic_message(&*panic));
-            drop(panic);
+            trace_event!(error, node = self.id.0, "the transport panicked at its shutdown: {message}");
+            drop(message);
         }
         let threads = mem::take(&mut *lock(&self.lifecycle.threads));
         for thread in threads {
@@ -133,13 +132,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             state.answer_appended(UnknownReason::Shutdown);
             state.transfers.abort(&LeadershipTransferError::Shutdown);
             state.changes.abort(UnknownReason::Shutdown, &MembershipChangeError::Shutdown);
-            self.halt(&mut state);
+            self.halt(&mut state, StopReason::Shutdown);
         }
         self.release(state);
     }
 
     fn fatal_reason(&self) -> Option<String> {
-        lock(&self.state).fatal.clone()
+        lock(&self.state).fatal()
     }
 }
 
@@ -207,11 +206,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
             if predicate(&status) {
                 return Some(Ok(status));
             }
-            let over = match &status.fatal {
-                Some(reason) => Some(WaitError::Fatal { reason: reason.clone() }),
-                None if self.life.load(Ordering::SeqCst) != life::RUNNING => Some(WaitError::Shutdown),
-                None => None,
-            };
+            // It is a stopped node's last one.
+            let over = status.stopped.as_ref().map(|_| match status.fatal.clone() {
+                Some(reason) => WaitError::Fatal { reason },
+                None => WaitError::Shutdown,
+            });
             last = Some(status);
             over.map(Err)
         });

@@ -41,12 +41,16 @@
 //! that it does not restore the node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
 //! process lives.
 //!
+//! The end of a node is a state ([`NodeRole::Stopped`]): [`Status`] and the last change of every [`Watch`] say why
+//! ([`StopReason`]), whether it was shut down or is fatal.
+//!
 //! The pieces that threads meet in are small and checked with loom: `slot` (one answer), `mailbox`
 //! (work for a thread), `feed` (role changes), `signal` (look again). No user code ever runs under
 //! a lock of the driver.
 
 mod apply;
 mod changes;
+mod contain;
 mod error;
 mod feed;
 mod fetch;
@@ -68,6 +72,7 @@ mod slot;
 mod snapshots;
 mod stall;
 mod status;
+mod stopped;
 mod sync;
 mod threads;
 mod trace;
@@ -75,6 +80,7 @@ mod transfers;
 mod trigger;
 
 pub use changes::MembershipChange;
+pub use contain::CodePlace;
 pub use error::{
     LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError, StartError,
     TakeSnapshotError, UnknownReason,
@@ -85,4 +91,5 @@ pub use reads::Reading;
 pub use recovery::{Recovery, RecoveryError};
 pub use snapshots::{SnapshotImage, TakingSnapshot};
 pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
+pub use stopped::{NodeRole, StopReason};
 pub use transfers::LeadershipTransfer;

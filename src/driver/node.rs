@@ -2,6 +2,7 @@
 
 use super::apply::ApplyWork;
 use super::changes::{Changes, MembershipChange, Wanted};
+use super::contain::panic_message;
 use super::error::{
     LeadershipTransferError, MembershipChangeError, RequestError, StartError, TakeSnapshotError, UnknownReason,
 };
@@ -22,6 +23,7 @@ use super::slot::{self, Completion};
 use super::snapshots::{self, Requester, Served, SnapshotState, SnapshotWork, why_not_taken};
 use super::stall::Stall;
 use super::status::{Counters, Status};
+use super::stopped::{NodeRole, StopReason};
 use super::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
 use super::threads::{self, ColdRead, Inbound};
@@ -39,7 +41,6 @@ use crate::ticker::Ticker;
 use crate::transport::RaftTransport;
 use crate::types::{EntryId, NodeId, Term};
 use bytes::Bytes;
-use std::any::Any;
 use std::boxed::Box;
 use std::collections::VecDeque;
 use std::format;
@@ -142,7 +143,8 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
 pub(super) struct State<M: StateMachine> {
     /// No new proposals: the node drains.
     pub(super) draining: bool,
-    pub(super) fatal: Option<String>,
+    /// Why the node stopped, if it did. Written once.
+    pub(super) stopped: Option<StopReason>,
     pub(super) protocol: Protocol,
     pub(super) recording: Recording,
     pub(super) ticker: Ticker,
@@ -272,7 +274,7 @@ impl<M: StateMachine> State<M> {
         reads.through = snapshots.durable.index;
         Self {
             draining: false,
-            fatal: None,
+            stopped: None,
             protocol,
             recording,
             ticker: Ticker::new(config),
@@ -303,7 +305,13 @@ impl<M: StateMachine> State<M> {
     }
 
     fn protocol_role(&self) -> RoleChange {
-        RoleChange { role: self.protocol.role(), term: self.protocol.term(), leader: self.protocol.leader() }
+        let Self { protocol, .. } = self;
+        RoleChange { role: protocol.role().into(), term: protocol.term(), leader: protocol.leader(), stopped: None }
+    }
+
+    /// Why the node stopped for good, if it did.
+    pub(super) fn fatal(&self) -> Option<String> {
+        self.stopped.as_ref().filter(|reason| reason.is_fatal()).map(ToString::to_string)
     }
 
     pub(super) fn has_to_send(&self) -> bool {
@@ -368,11 +376,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 return Err(error);
             }
             Ok(Err(error)) => {
-                self.fail(state, format!("the driver broke the protocol's contract: {error}"));
+                let message = format!("the driver broke the protocol's contract: {error}");
+                self.fail(state, StopReason::Internal { message });
                 return Ok(None);
             }
             Err(panic) => {
-                self.fail(state, format!("an invariant of the protocol is broken: {}", panic_message(&*panic)));
+                let message = format!("an invariant of the protocol is broken: {}", panic_message(panic));
+                self.fail(state, StopReason::Internal { message });
                 return Ok(None);
             }
         }
@@ -478,15 +488,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         state.reads.leader_lost = true;
         state.transfers.role_changed(role, term, leader);
-        self.roles.publish(RoleChange { role, term, leader });
+        self.roles.publish(RoleChange { role: role.into(), term, leader, stopped: None });
     }
 
     /// The node stops for good. Nothing is acknowledged, sent or written from here on.
-    pub(super) fn fail(&self, state: &mut State<M>, reason: String) {
+    pub(super) fn fail(&self, state: &mut State<M>, stopped: StopReason) {
         if !self.is_running() {
             return;
         }
-        trace_event!(error, node = self.id.0, "stopped for good: {reason}");
+        let reason = stopped.to_string();
+        trace_event!(error, node = self.id.0, reason = stopped.name(), "stopped for good: {reason}");
         self.life.store(life::FATAL, Ordering::SeqCst);
         state.transfers.abort(&LeadershipTransferError::Fatal { reason: reason.clone() });
         let change = MembershipChangeError::Fatal { reason: reason.clone() };
@@ -495,19 +506,21 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.answer_held(&error);
         state.reads.abort_all(&error);
         state.answer_appended(UnknownReason::Fatal);
-        state.fatal = Some(reason);
-        self.halt(state);
+        self.halt(state, stopped);
     }
 
     /// [`fail`](Self::fail) for threads that do not hold the lock.
-    pub(super) fn fail_now(&self, reason: String) {
+    pub(super) fn fail_now(&self, reason: StopReason) {
         let mut state = lock(&self.state);
         self.fail(&mut state, reason);
         self.release(state);
     }
 
-    /// Nothing happens any more: closes what threads wait for.
-    pub(super) fn halt(&self, state: &mut State<M>) {
+    /// Nothing happens any more: says so to whoever watches, and closes what threads wait for.
+    pub(super) fn halt(&self, state: &mut State<M>, reason: StopReason) {
+        let (role, term) = (NodeRole::Stopped, state.protocol.term());
+        self.roles.publish(RoleChange { role, term, leader: None, stopped: Some(reason.clone()) });
+        state.stopped = Some(reason);
         state.actions.clear();
         state.outbox.clear();
         state.members.forget();
@@ -525,10 +538,4 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.roles.close();
         self.tick_wake.notify_all();
     }
-}
-
-/// What a panic said.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_string())
 }

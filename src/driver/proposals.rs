@@ -192,7 +192,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 return;
             }
             // The step broke down, and nothing of it left the node.
-            Ok(None) => state.fatal.clone().map_or(RequestError::Shutdown, |reason| RequestError::Fatal { reason }),
+            Ok(None) => state.fatal().map_or(RequestError::Shutdown, |reason| RequestError::Fatal { reason }),
             Err(error) => refusal(state, error),
         };
         state.counters.commands_refused += count;
@@ -208,8 +208,8 @@ pub(super) fn admit_request<M: StateMachine>(state: &State<M>) -> Result<(), Req
 
 /// What every request needs, whoever leads.
 pub(super) fn admit_anywhere<M: StateMachine>(state: &State<M>) -> Result<(), RequestError> {
-    if let Some(reason) = &state.fatal {
-        return Err(RequestError::Fatal { reason: reason.clone() });
+    if let Some(reason) = state.fatal() {
+        return Err(RequestError::Fatal { reason });
     }
     if state.draining {
         return Err(RequestError::Shutdown);

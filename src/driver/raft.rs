@@ -9,8 +9,8 @@ use super::reads::{self, ReadWay, Reading};
 use super::slot::{self, Outcome};
 use super::snapshots::{SnapshotImage, TakingSnapshot};
 use super::status::Status;
+use super::stopped::{NodeRole, StopReason};
 use super::transfers::LeadershipTransfer;
-use crate::action::RoleKind;
 use crate::config::RaftConfig;
 use crate::log::SharedLog;
 use crate::membership::Membership;
@@ -325,6 +325,9 @@ impl<M: StateMachine> Raft<M> {
 
     /// Waits until `predicate` holds for the status. No lock is held while it runs.
     ///
+    /// A node that has stopped changes no more: `predicate` sees its last status, in which it leads nobody
+    /// ([`NodeRole::Stopped`]). If it does not hold there, it never will, and the error says why.
+    ///
     /// # Errors
     /// [`WaitError`], if it did not hold within `timeout` or never will.
     pub fn wait_for(&self, timeout: Duration, mut predicate: impl FnMut(&Status) -> bool) -> Result<Status, WaitError> {
@@ -419,15 +422,18 @@ impl<R> fmt::Debug for Proposal<R> {
 }
 
 /// One change of a node's role, term or known leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct RoleChange {
     /// The role from now on.
-    pub role: RoleKind,
+    pub role: NodeRole,
     /// The term: a fencing token, since it only grows and has at most one leader.
     pub term: Term,
     /// The leader of that term, as far as known.
     pub leader: Option<NodeId>,
+    /// Why the node stopped: with the role `Stopped`, and with no other. This change is the last.
+    pub stopped: Option<StopReason>,
 }
 
 /// Role changes in order. Clones read on from the same position, independently.
@@ -438,7 +444,8 @@ pub struct Watch {
 
 impl Watch {
     /// The next change; `None` if none comes within `timeout`, or the node has stopped and all were
-    /// read. The first call gives the state at the time of [`Raft::watch`].
+    /// read. The first call gives the state at the time of [`Raft::watch`]. The last change of a node is its end: its role is
+    /// [`NodeRole::Stopped`], and [`RoleChange::stopped`] says why. A watch that is taken later gets it at once.
     pub fn next(&mut self, timeout: Duration) -> Option<RoleChange> {
         self.reader.next(deadline(timeout))
     }

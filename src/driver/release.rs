@@ -1,14 +1,15 @@
 //! What a step leaves behind when the lock is released: wake-ups, messages, answers.
 
+use super::contain::{CodePlace, panic_message};
 use super::members::Reachable;
-use super::node::{Guard, Node, Settled, panic_message};
+use super::node::{Guard, Node, Settled};
 use super::raft::StateMachine;
+use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use crate::log::SharedLog;
 use crate::message::Envelope;
 use crate::transport::RaftTransport;
-use std::format;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Vec;
@@ -101,7 +102,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }));
         if let Err(panic) = sent {
             let mut state = lock(&self.state);
-            self.fail(&mut state, format!("the transport panicked: {}", panic_message(&*panic)));
+            let message = panic_message(panic);
+            self.fail(&mut state, StopReason::Panicked { place: CodePlace::Transport, entry: None, message });
         }
     }
 

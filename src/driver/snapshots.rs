@@ -8,13 +8,15 @@
 //! is gone. A crash between the two leaves a snapshot that nobody needs, or that is found complete
 //! when the same one is taken again.
 
+use super::contain::panic_message;
 use super::error::{StartError, TakeSnapshotError};
 use super::mailbox::Mail;
-use super::node::{Node, State, panic_message};
+use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
 use super::raft::{StateMachine, deadline};
 use super::slot::{Completer, Completion, Outcome};
 use super::status::{FetchStatus, SnapshotStatus};
+use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{Mutex, lock};
 use super::trace::trace_event;
@@ -224,7 +226,7 @@ pub(super) fn restore_at_start<M: StateMachine>(
 pub(super) fn restore<M: StateMachine>(machine: &mut M, mut reader: &mut dyn SnapshotReader) -> io::Result<()> {
     // A reference to the reference: compilers before 1.86 do not make a `dyn Read` of the reader itself.
     catch_unwind(AssertUnwindSafe(|| machine.restore(&mut reader)))
-        .unwrap_or_else(|panic| Err(io::Error::other(format!("a panic: {}", panic_message(&*panic)))))?;
+        .unwrap_or_else(|panic| Err(io::Error::other(format!("a panic: {}", panic_message(panic)))))?;
     // Only the end of the stream says that what was read was the whole.
     match io::copy(reader, &mut io::sink())? {
         0 => Ok(()),
@@ -336,7 +338,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 Err(StepError::Snapshot(error @ SnapshotRefused::MembershipUnknown { .. })) => {
                     state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason: error.to_string() });
                 }
-                Err(error) => self.fail(&mut state, format!("the driver broke the protocol's contract: {error}")),
+                Err(error) => {
+                    let message = format!("the driver broke the protocol's contract: {error}");
+                    self.fail(&mut state, StopReason::Internal { message });
+                }
             },
             // A server that has just joined. The next one is as good.
             Err(reason) if !known => state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason }),
@@ -373,7 +378,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         match catch_unwind(AssertUnwindSafe(|| image.write_to(&mut out))) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(panic) => return Err(format!("the image panicked: {}", panic_message(&*panic))),
+            Err(panic) => return Err(format!("the image panicked: {}", panic_message(panic))),
         }
         writer.finish().map(|_| ()).map_err(|error| error.to_string())
     }
@@ -437,7 +442,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             return Err(TakeSnapshotError::NoStore);
         }
         let state = lock(&self.state);
-        if state.draining || state.fatal.is_some() {
+        if state.draining || state.stopped.is_some() {
             return Err(why_not_taken(&state));
         }
         drop(state);
@@ -497,10 +502,7 @@ fn membership_as_of(protocol: &Protocol, index: Index) -> Arc<Membership> {
 
 /// Why a node that is about to end, or has ended, takes no snapshot.
 pub(super) fn why_not_taken<M: StateMachine>(state: &State<M>) -> TakeSnapshotError {
-    match &state.fatal {
-        Some(reason) => TakeSnapshotError::Fatal { reason: reason.clone() },
-        None => TakeSnapshotError::Shutdown,
-    }
+    state.fatal().map_or(TakeSnapshotError::Shutdown, |reason| TakeSnapshotError::Fatal { reason })
 }
 
 /// A snapshot that was asked for. Await it, or [`wait`](Self::wait) for it; a dropped one is taken

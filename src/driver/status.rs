@@ -3,9 +3,9 @@
 use super::error::{LeaderHint, RequestError};
 use super::node::Node;
 use super::raft::StateMachine;
+use super::stopped::{NodeRole, StopReason};
 use super::sync::atomic::Ordering;
 use super::sync::lock;
-use crate::action::RoleKind;
 use crate::error::ChangeError;
 use crate::log::{LogView, SharedLog};
 use crate::membership::Membership;
@@ -26,9 +26,9 @@ pub struct Status {
     pub id: NodeId,
     /// Its current term.
     pub term: Term,
-    /// Its role in that term.
-    pub role: RoleKind,
-    /// The leader of that term, as far as known; this node itself when it leads.
+    /// Its role in that term; [`NodeRole::Stopped`] from its end on.
+    pub role: NodeRole,
+    /// The leader of that term, as far as known; this node itself when it leads. A stopped node knows of none.
     pub leader: Option<LeaderHint>,
     /// The first index that the log holds, or would hold if it is empty.
     pub first_index: Index,
@@ -54,7 +54,9 @@ pub struct Status {
     pub open_proposals: usize,
     /// How many linearizable reads have no answer yet.
     pub open_reads: usize,
-    /// Why the node stopped for good; `None` while it works.
+    /// Why the node stopped; `None` while it works.
+    pub stopped: Option<StopReason>,
+    /// Why the node stopped for good, in words; `None` while it works, and when it was shut down.
     pub fatal: Option<String>,
     /// The node is shut down, or shutting down.
     pub shutdown: bool,
@@ -222,8 +224,6 @@ pub struct Counters {
     pub snapshot_fetches_failed: u64,
 }
 
-const ROLES: [RoleKind; 4] = [RoleKind::Follower, RoleKind::PreCandidate, RoleKind::Candidate, RoleKind::Leader];
-
 impl Status {
     /// The status in the Prometheus text exposition format, version 0.0.4. Every sample is labelled
     /// with this node's id.
@@ -231,7 +231,7 @@ impl Status {
     pub fn prometheus(&self) -> String {
         let mut page = Page { node: self.id, text: String::with_capacity(4096) };
         page.family("raft_role", "gauge", "1 for the present role, 0 for the others.");
-        for role in ROLES {
+        for role in NodeRole::ALL {
             page.sample("raft_role", &[("role", &role.name())], u64::from(role == self.role));
         }
         let leader = self.leader.as_ref().map_or(0, |leader| leader.id.0);
@@ -284,6 +284,11 @@ impl Status {
         for (name, help, value) in gauges {
             page.family(name, "gauge", help);
             page.sample(name, &[], value);
+        }
+        page.family("raft_stopped", "gauge", "1 for the reason why the node stopped, 0 for the others.");
+        let stopped = self.stopped.as_ref().map(StopReason::name);
+        for name in StopReason::NAMES {
+            page.sample("raft_stopped", &[("reason", &name)], u64::from(stopped == Some(name)));
         }
         self.counters(&mut page);
         self.peers(&mut page);
@@ -360,7 +365,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let state = lock(&self.state);
         let protocol = &state.protocol;
         let in_force = Arc::clone(protocol.membership());
-        let peers = protocol.progress().map(|(id, progress)| PeerStatus {
+        let stopped = state.stopped.clone();
+        let works = stopped.is_none();
+        let peers = protocol.progress().filter(|_| works).map(|(id, progress)| PeerStatus {
             id,
             part: MemberPart::of(&in_force, id),
             match_index: progress.match_index,
@@ -381,11 +388,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             waiting_for: state.changes.refusal(),
             overruled: state.members.overruled.clone(),
         };
-        let leader = protocol.leader();
+        let leader = protocol.leader().filter(|_| works);
         let mut status = Status {
             id: self.id,
             term: protocol.term(),
-            role: protocol.role(),
+            role: if works { protocol.role().into() } else { NodeRole::Stopped },
             leader: None,
             first_index: self.view.base().index.next(),
             last_index: protocol.last().index,
@@ -395,11 +402,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             membership,
             snapshot: state.snapshots.status(),
             peers,
-            transfer_target: protocol.transfer_target(),
-            uncommitted_bytes: protocol.uncommitted_bytes(),
+            transfer_target: protocol.transfer_target().filter(|_| works),
+            uncommitted_bytes: if works { protocol.uncommitted_bytes() } else { 0 },
             open_proposals: self.open.load(Ordering::SeqCst),
             open_reads: self.reads.open.load(Ordering::SeqCst),
-            fatal: state.fatal.clone(),
+            stopped,
+            fatal: state.fatal(),
             shutdown: state.draining,
             #[cfg(feature = "trace")]
             trace_stopped: state.recording.stopped(),

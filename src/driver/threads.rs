@@ -1,13 +1,15 @@
 //! The threads that wait: for the disk, for cold reads, for the clock, for peers.
 
 use super::apply::apply_loop;
+use super::contain::panic_message;
 use super::error::StartError;
 use super::fetch::fetch_loop;
 use super::lifecycle::Inside;
 use super::mailbox::Mail;
-use super::node::{Node, State, panic_message};
+use super::node::{Node, State};
 use super::raft::StateMachine;
 use super::snapshots::snapshot_loop;
+use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{lock, wait_until};
 use crate::event::Event;
@@ -66,7 +68,8 @@ where
     let run = move || {
         let _inside = Inside::enter();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&shared))) {
-            shared.fail_now(format!("the {name} thread panicked: {}", panic_message(&*panic)));
+            let message = format!("the {name} thread panicked: {}", panic_message(panic));
+            shared.fail_now(StopReason::Internal { message });
         }
     };
     let spawned = thread::Builder::new().name(name.to_string()).spawn(run);
@@ -85,10 +88,10 @@ fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T
         let writes = batch.len();
         let compaction = batch.iter().filter_map(|write| write.compaction.clone()).next_back();
         if let Err(error) = log.append(&mut batch) {
-            return node.fail_now(format!("the log failed to append: {error}"));
+            return node.fail_now(StopReason::LogWriteFailed { message: format!("the log failed to append: {error}") });
         }
         if let Err(error) = log.sync() {
-            return node.fail_now(format!("the log failed to sync: {error}"));
+            return node.fail_now(StopReason::LogWriteFailed { message: format!("the log failed to sync: {error}") });
         }
         node.log_syncs.fetch_add(1, Ordering::Relaxed);
         node.step_event(Event::Persisted { writes });
@@ -124,7 +127,10 @@ fn read_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             match fill::<L>(&node.view, read) {
                 Ok(filled) => send_filled(node, filled),
                 // Durable entries that cannot be read are lost: another node must lead.
-                Err(error) => return node.fail_now(format!("entries for a peer cannot be read from the log: {error}")),
+                Err(error) => {
+                    let message = format!("entries for a peer cannot be read from the log: {error}");
+                    return node.fail_now(StopReason::LogReadFailed { message });
+                }
             }
         }
     }

@@ -121,8 +121,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     fn admit_transfer(&self, state: &mut State<M>, target: NodeId) -> Result<Completion<(), Answer>, Answer> {
-        if let Some(reason) = &state.fatal {
-            return Err(Err(LeadershipTransferError::Fatal { reason: reason.clone() }));
+        if let Some(reason) = state.fatal() {
+            return Err(Err(LeadershipTransferError::Fatal { reason }));
         }
         if state.draining {
             return Err(Err(LeadershipTransferError::Shutdown));
@@ -250,8 +250,7 @@ fn successor(protocol: &Protocol) -> Option<NodeId> {
 }
 
 fn closed<M: StateMachine>(state: &State<M>) -> LeadershipTransferError {
-    let fatal = state.fatal.clone();
-    fatal.map_or(LeadershipTransferError::Shutdown, |reason| LeadershipTransferError::Fatal { reason })
+    state.fatal().map_or(LeadershipTransferError::Shutdown, |reason| LeadershipTransferError::Fatal { reason })
 }
 
 /// A leadership transfer under way. Await it, or [`wait`](Self::wait) for it; a dropped one goes its

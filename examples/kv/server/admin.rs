@@ -7,6 +7,7 @@ use super::node::Server;
 use super::options::Settings;
 use super::resp::{self, Request};
 use raft_io::RoleKind;
+use raft_io::driver::NodeRole;
 use raft_io::driver::{FetchStatus, LeadershipTransferError, Status};
 use raft_io::error::TransferError;
 use std::fmt::Write as _;
@@ -89,7 +90,7 @@ fn config(request: &Request<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn redis_role(role: RoleKind) -> &'static str {
+fn redis_role(role: NodeRole) -> &'static str {
     if role == RoleKind::Leader { "master" } else { "slave" }
 }
 
