@@ -9,6 +9,7 @@ pub mod config;
 pub mod configurations;
 pub mod conform;
 pub mod counterexample;
+pub mod ending;
 pub mod explore;
 pub mod facts;
 pub mod laws;

@@ -1,5 +1,6 @@
 //! TLC, the model checker of TLA+: where it is, how it is run, and what it says.
 
+use crate::ending::{Folder, Process};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -79,9 +80,12 @@ impl Tlc {
         &self.jar
     }
 
-    fn java(&self) -> Command {
+    /// Java in a workshop, where it keeps its own temporary files too.
+    fn java(&self, workshop: &Folder) -> Command {
         let mut command = Command::new("java");
-        command.args(["-XX:+UseParallelGC", self.heap, "-cp"]).arg(&self.jar);
+        let temporary = format!("-Djava.io.tmpdir={}", workshop.path().display());
+        command.args(["-XX:+UseParallelGC", "-XX:-UsePerfData", self.heap, &temporary, "-cp"]).arg(&self.jar);
+        command.current_dir(workshop.path());
         command
     }
 
@@ -101,10 +105,7 @@ impl Tlc {
             format!("{}.cfg", run.config).into(),
             format!("{}.tla", run.module).into(),
         ]);
-        let outcome = follow(self.java().args(arguments).current_dir(&workshop), &mut watch);
-        // What TLC keeps on disk is of no use afterwards; a failure to remove it harms nobody.
-        let _ = std::fs::remove_dir_all(&workshop);
-        outcome
+        follow(self.java(&workshop).args(arguments), &mut watch)
     }
 
     /// Runs one configuration with TLC's distributed mode: a server that keeps the states, and workers that may run on
@@ -116,21 +117,17 @@ impl Tlc {
         let workshop = workshop(run)?;
         let mut workers = Vec::new();
         for _ in 0..run.workers {
-            let mut worker = self.java();
+            let mut worker = self.java(&workshop);
             worker.args(["-Djava.rmi.server.hostname=127.0.0.1", "tlc2.tool.distributed.TLCWorker", "127.0.0.1"]);
-            let worker = worker.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            let worker = Process::spawn(worker.stdout(Stdio::null()).stderr(Stdio::null()));
             workers.push(worker.map_err(io("starting a TLC worker"))?);
         }
-        let mut server = self.java();
+        let mut server = self.java(&workshop);
         server.args(["-Djava.rmi.server.hostname=127.0.0.1", "tlc2.tool.distributed.TLCServer", "-deadlock"]);
         server.arg("-metadir").arg(STATES).arg("-config").arg(format!("{}.cfg", run.config));
-        let outcome = follow(server.arg(format!("{}.tla", run.module)).current_dir(&workshop), &mut watch);
-        for mut worker in workers {
-            // Workers end with their server; one that has not is of no more use.
-            let _ = worker.kill();
-            let _ = worker.wait();
-        }
-        let _ = std::fs::remove_dir_all(&workshop);
+        let outcome = follow(server.arg(format!("{}.tla", run.module)), &mut watch);
+        // Workers end with their server; one that has not is killed here.
+        drop(workers);
         outcome
     }
 }
@@ -171,9 +168,10 @@ pub struct Outcome {
 
 fn follow(command: &mut Command, watch: &mut impl FnMut(&str, &Outcome)) -> Result<Outcome, TlcError> {
     let start = Instant::now();
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(io("starting java"))?;
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let process = Process::spawn(command).map_err(io("starting java"))?;
     let mut outcome = Outcome::default();
-    let output = child.stdout.take().expect("the output is piped");
+    let output = process.take_stdout().expect("the output is piped");
     let mut in_error = false;
     for line in BufReader::new(output).lines() {
         let line = line.map_err(io("reading what TLC prints"))?;
@@ -181,7 +179,7 @@ fn follow(command: &mut Command, watch: &mut impl FnMut(&str, &Outcome)) -> Resu
         outcome.read(&line, &mut in_error);
         watch(&line, &outcome);
     }
-    let status = child.wait().map_err(io("waiting for java"))?;
+    let status = process.wait().map_err(io("waiting for java"))?;
     outcome.elapsed = start.elapsed();
     outcome.complete &= status.success() && outcome.errors.is_empty();
     if !outcome.complete && outcome.errors.is_empty() {
@@ -277,28 +275,18 @@ const STATES: &str = "states";
 
 /// A folder of its own for a run, with the modules and the configuration. Besides its states TLC leaves there what it
 /// likes: newer versions than 2.15 write a module with the trace of each violation beside the spec.
-fn workshop(run: &Run<'_>) -> Result<PathBuf, TlcError> {
-    let workshop = fresh_folder(run.config)?;
+fn workshop(run: &Run<'_>) -> Result<Folder, TlcError> {
+    let workshop = Folder::new(run.config).map_err(io("making a temporary folder"))?;
     let reading = || format!("reading {}", run.folder.display());
     for entry in std::fs::read_dir(run.folder).map_err(io(reading()))? {
         let path = entry.map_err(io(reading()))?.path();
         let is_module = path.extension().is_some_and(|ending| ending == "tla");
         let is_config = path.file_name().is_some_and(|name| *name == *format!("{}.cfg", run.config));
         if let Some(name) = path.file_name().filter(|_| is_module || is_config) {
-            std::fs::copy(&path, workshop.join(name)).map_err(io(format!("copying {}", path.display())))?;
+            std::fs::copy(&path, workshop.path().join(name)).map_err(io(format!("copying {}", path.display())))?;
         }
     }
     Ok(workshop)
-}
-
-fn fresh_folder(name: &str) -> Result<PathBuf, TlcError> {
-    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("raft-model-{}-{count}-{name}", std::process::id()));
-    // One that a run of before left, which had the same number and was killed.
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).map_err(io(format!("making {}", folder.display())))?;
-    Ok(folder)
 }
 
 /// The spec's folder: the one given, else `spec` in this folder or above it.

@@ -49,3 +49,29 @@ fn every_command_explains_itself() {
         assert!(text(&output.stdout).lines().count() > 10, "{command}");
     }
 }
+
+/// `--nightly` with a name was refused, though the names of the night are in the list that it asks to look into.
+#[test]
+fn nightly_with_a_name_runs_what_is_named() {
+    let output = raft_model(&["check", "--nightly", "mutant-election", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(found["configuration"], "mutant-election");
+
+    let listed = |arguments: &[&str]| {
+        let output = raft_model(&[&["mutants", "--list"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout).lines().skip(1).map(str::to_string).collect::<Vec<_>>()
+    };
+    let one = listed(&["--nightly", "mutant-second-leadership"]);
+    assert!(one.len() == 1 && one[0].starts_with("27 "), "{one:?}");
+    let several = listed(&["--nightly", "27", "mutant-second-leadership", "4"]);
+    assert!(several.len() == 2 && several[1].contains(" 4 "), "{several:?}");
+    assert_eq!(listed(&["--nightly"]), listed(&["--all"]));
+
+    for command in ["check", "conform", "mutants"] {
+        let output = raft_model(&[command, "--nightly", "nope"]);
+        assert_eq!(output.status.code(), Some(2), "{command}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("nope"), "{command}: {}", text(&output.stderr));
+    }
+}

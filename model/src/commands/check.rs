@@ -28,8 +28,8 @@ pub struct Arguments {
     /// Every configuration of continuous integration.
     #[arg(long, conflicts_with = "configurations")]
     all: bool,
-    /// Those of --all and the larger ones of the night.
-    #[arg(long, conflicts_with_all = ["configurations", "all"])]
+    /// Those of --all and the larger ones of the night; with names, those that are named.
+    #[arg(long, conflicts_with = "all")]
     nightly: bool,
     /// List the configurations with their bounds, and end.
     #[arg(long)]
@@ -116,7 +116,7 @@ fn chosen(arguments: &Arguments) -> Result<Vec<&'static Configuration>, String> 
     if arguments.all {
         return Ok(ALL.iter().collect());
     }
-    if arguments.nightly {
+    if arguments.nightly && arguments.configurations.is_empty() {
         return Ok(ALL.iter().chain(NIGHTLY).collect());
     }
     let names: Vec<&str> = if arguments.configurations.is_empty() {

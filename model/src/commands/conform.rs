@@ -17,8 +17,8 @@ use std::process::ExitCode;
 pub struct Arguments {
     /// Configurations by name (`conform-…`). Without any: all of them.
     configurations: Vec<String>,
-    /// All of them, and the larger ones of the night.
-    #[arg(long, conflicts_with = "configurations")]
+    /// All of them, and the larger ones of the night; with names, those that are named.
+    #[arg(long)]
     nightly: bool,
     /// The spec's folder, if it is not `spec` here or above.
     #[arg(long, value_name = "DIR")]
@@ -58,11 +58,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn chosen(arguments: &Arguments) -> Result<Vec<&'static Configuration>, String> {
     let all = || CONFORMANCE.iter().chain(CONFORMANCE_NIGHTLY);
-    if arguments.nightly {
-        return Ok(all().collect());
-    }
     if arguments.configurations.is_empty() {
-        return Ok(CONFORMANCE.iter().collect());
+        return Ok(if arguments.nightly { all().collect() } else { CONFORMANCE.iter().collect() });
     }
     let find = |name: &String| {
         let known: Vec<&str> = all().map(|configuration| configuration.name).collect();

@@ -15,13 +15,16 @@ use std::process::ExitCode;
 /// applies or builds. 2: the mutants could not be run.
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// Mutants by number. Without any: all of them.
-    numbers: Vec<u32>,
+    /// Mutants by number, or by the name of a configuration in which they must die or survive. Without any: all of them.
+    mutants: Vec<String>,
     /// All of them.
-    #[arg(long, conflicts_with_all = ["numbers", "representative"])]
+    #[arg(long, conflicts_with_all = ["mutants", "representative"])]
     all: bool,
+    /// All of them, as --all; with numbers or names, those that are named.
+    #[arg(long, conflicts_with_all = ["all", "representative"])]
+    nightly: bool,
     /// The few that stand for all, in a few minutes.
-    #[arg(long, conflicts_with = "numbers")]
+    #[arg(long, conflicts_with = "mutants")]
     representative: bool,
     /// List them, and end.
     #[arg(long)]
@@ -110,14 +113,30 @@ fn choose<'a>(arguments: &Arguments, mutants: &'a [Mutant]) -> Result<Vec<&'a Mu
     if arguments.representative {
         return Ok(mutants.iter().filter(|mutant| mutant.representative).collect());
     }
-    if arguments.numbers.is_empty() {
+    if arguments.mutants.is_empty() {
         return Ok(mutants.iter().collect());
     }
-    let find = |number: &u32| {
-        let found = mutants.iter().find(|mutant| mutant.number == *number);
-        found.ok_or_else(|| format!("there is no mutant {number}; see `raft-model mutants --list`"))
-    };
-    arguments.numbers.iter().map(find).collect()
+    let mut chosen: Vec<&Mutant> = Vec::new();
+    for name in &arguments.mutants {
+        let number: Option<u32> = name.parse().ok();
+        let is_meant = |mutant: &&Mutant| {
+            let configurations = mutant.expectations.iter().map(|each| each.configuration().name);
+            number.map_or_else(|| configurations.into_iter().any(|each| each == name), |number| mutant.number == number)
+        };
+        let found: Vec<&Mutant> = mutants.iter().filter(is_meant).collect();
+        if found.is_empty() {
+            return Err(format!(
+                "no mutant has the number or the configuration {name}; see `raft-model mutants --list`"
+            ));
+        }
+        chosen.extend(
+            found
+                .into_iter()
+                .filter(|mutant| !chosen.iter().any(|each| each.number == mutant.number))
+                .collect::<Vec<_>>(),
+        );
+    }
+    Ok(chosen)
 }
 
 fn run_one(

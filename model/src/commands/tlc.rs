@@ -17,8 +17,8 @@ pub struct Arguments {
     /// Configurations by the names of their files (`MCElection`). Without any: every `MC*.cfg`, and every `Goal*.cfg`,
     /// which must be violated.
     configurations: Vec<String>,
-    /// The larger ones of the night as well: every `Nightly*.cfg`.
-    #[arg(long, conflicts_with = "configurations")]
+    /// The larger ones of the night as well: every `Nightly*.cfg`; with names, those that are named.
+    #[arg(long)]
     nightly: bool,
     /// The spec's folder, if it is not `spec` here or above.
     #[arg(long, value_name = "DIR")]

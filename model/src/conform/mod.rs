@@ -12,6 +12,7 @@ pub use graph::{Graph, StateId};
 pub use tlc_dump::DumpError;
 
 use crate::config::{Configuration, Network};
+use crate::ending::Folder;
 use crate::tlc::{Outcome, Run, Tlc, TlcError};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -101,15 +102,16 @@ pub fn compare(
     let start = std::time::Instant::now();
     let (code, missing) = model::explore(configuration, |states| watch(&format!("code: {states} states")));
     let code_elapsed = start.elapsed();
-    let dump = std::env::temp_dir().join(format!("raft-model-{}-{config}.dot", std::process::id()));
+    // The dump may be large, and nobody needs it afterwards.
+    let folder =
+        Folder::new(&config).map_err(|error| TlcError::Io { doing: "making a temporary folder".to_string(), error })?;
+    let dump = folder.path().join("dump.dot");
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let module = module_of(spec_folder, &config);
     let run = Run { folder: spec_folder, module: &module, config: &config, workers, dump: Some(&dump) };
     let outcome = tlc.run(&run, |_, outcome| watch(&format!("spec: {} states", outcome.states)))?;
-    let read = read_dump(&config, &outcome, &dump);
-    // The dump may be large, and nobody needs it any more.
-    let _ = std::fs::remove_file(&dump);
-    let spec = read?;
+    let spec = read_dump(&config, &outcome, &dump)?;
+    drop(folder);
     watch("comparing");
     let (differences, differences_count) = graph::differences(&spec, &code, differences_max);
     Ok(Comparison { spec, code, elapsed: [outcome.elapsed, code_elapsed], differences, differences_count, missing })

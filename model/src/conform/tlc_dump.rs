@@ -1,7 +1,8 @@
 //! The spec's side: the graph that TLC writes with `-dump dot,actionlabels`.
 //!
 //! A state is `<number> [label="<variables>"…]`, a transition `<number> -> <number> [label="<action>"…]`; within a label
-//! `\n`, `\\` and `\"` stand for what they stand for everywhere.
+//! `\n`, `\\` and `\"` stand for what they stand for everywhere. Up to TLC 2.18 a transition's label is the name of its
+//! action; since 2.20 the action's arguments follow it: `ElectionTimeout(s1)`. The model names actions without arguments.
 
 use super::graph::{Graph, StateId};
 use crate::value::Value;
@@ -74,7 +75,7 @@ fn parse(text: String) -> Result<Graph, DumpError> {
                 let name = number(name, at)?;
                 ids.get(&name).copied().ok_or_else(|| malformed(at, "a transition of an unknown state"))
             };
-            graph.add_transition(find(from)?, label, find(to)?);
+            graph.add_transition(find(from)?, action_name(label), find(to)?);
         }
     }
     graph.set_render(Box::new(move |id| {
@@ -86,15 +87,22 @@ fn parse(text: String) -> Result<Graph, DumpError> {
 
 fn classify(line: &str) -> Line<'_> {
     let Some((ends, rest)) = line.split_once(" [label=\"") else { return Line::Other };
+    if let Some((from, to)) = ends.split_once(" -> ") {
+        // The arguments of an action may hold quotes and line breaks; its name comes before all of them.
+        return Line::Transition { from, to, label: rest };
+    }
     let Some(length) = end_of_label(rest) else { return Line::Other };
     let (label, rest) = rest.split_at(length);
-    match ends.split_once(" -> ") {
-        Some((from, to)) => Line::Transition { from, to, label },
-        None if ends.trim().parse::<i64>().is_ok() => {
-            Line::State { number: ends, label, initial: rest.contains("style = filled") }
-        }
-        None => Line::Other,
+    if ends.trim().parse::<i64>().is_ok() {
+        return Line::State { number: ends, label, initial: rest.contains("style = filled") };
     }
+    Line::Other
+}
+
+/// The name at the beginning of a transition's label: all of its letters, digits and underscores.
+fn action_name(label: &str) -> &str {
+    let length = label.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    &label[..length.unwrap_or(label.len())]
 }
 
 /// The position of the quote that ends a label.
@@ -146,6 +154,36 @@ color="white";
 "#;
         let graph = parse(dump.to_string()).expect("a dump");
         assert_eq!((graph.states(), graph.transitions()), (2, 2));
+    }
+
+    /// The transitions of a dump of three states, with these labels.
+    fn labelled(labels: [&str; 3]) -> Graph {
+        let states = (0..3).map(|x| format!("{x} [label=\"x = {x}\"]\n"));
+        let ends = ["0 -> 1", "1 -> 2", "2 -> 0"].into_iter();
+        let transitions =
+            ends.zip(labels).map(|(ends, label)| format!("{ends} [label=\"{label}\",color=\"black\"];\n"));
+        parse(states.chain(transitions).collect()).expect("a dump")
+    }
+
+    /// TLC 2.20 began to write an action's arguments into its label, and every transition of the spec became one that the
+    /// code did not have: 17,492 differences between equal graphs.
+    #[test]
+    fn the_arguments_of_an_action_are_not_in_its_name() {
+        let names = labelled(["ElectionTimeout", "Receive", "Propose"]);
+        let same = [
+            ["ElectionTimeout(s1)", "Receive(s1, s2)", "Propose(1)"],
+            ["ElectionTimeout( s1 )", "Receive([type |-> Vote, from |-> (s1)], {s2, s3})", "Propose(<<1, 2>>)"],
+            [r#"ElectionTimeout(\"a, (b\")"#, r#"Receive([s |-> \"] -> )\"])"#, r#"Propose(\"\\\"(\")"#],
+            // Quotes that are not escaped, and line breaks of either kind.
+            [r#"ElectionTimeout("a, (b")"#, "Receive([from |-> s1,\n  to |-> s2])", r"Propose(1)\nNext"],
+        ];
+        for labels in same {
+            let arguments = labelled(labels);
+            assert_eq!(super::super::graph::differences(&names, &arguments, 9).1, 0, "{labels:?}");
+        }
+        for labels in [["ElectionTimeou", "Receive", "Propose"], ["ElectionTimeout2(s1)", "Receive", "Propose"]] {
+            assert_eq!(super::super::graph::differences(&names, &labelled(labels), 9).1, 2, "{labels:?}");
+        }
     }
 
     #[test]

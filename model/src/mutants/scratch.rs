@@ -4,6 +4,7 @@
 //! rebuild of the two crates of the workspace and nothing else.
 
 use super::{Expectation, Mutant, MutantError, io};
+use crate::ending::Process;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -101,7 +102,8 @@ impl Scratch {
 
     fn build(&self) -> Result<PathBuf, Trouble> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let output = Command::new(cargo)
+        let mut command = Command::new(cargo);
+        command
             .args(["build", "--release", "--locked", "--quiet", "--package", "raft-model", "--target-dir"])
             .arg(&self.build)
             // These two crates are built again for each mutant, whose states are few: what counts is a fast build.
@@ -113,9 +115,9 @@ impl Scratch {
             .current_dir(&self.workspace)
             .env("CARGO_INCREMENTAL", "1")
             .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
-            .env_remove("CARGO_TARGET_DIR")
-            .output()
-            .map_err(|error| Trouble::Broken(format!("cargo cannot be run: {error}")))?;
+            .env_remove("CARGO_TARGET_DIR");
+        let output =
+            Process::output(&mut command).map_err(|error| Trouble::Broken(format!("cargo cannot be run: {error}")))?;
         if output.status.success() {
             return Ok(self.build.join("release").join(format!("raft-model{}", std::env::consts::EXE_SUFFIX)));
         }
@@ -150,7 +152,8 @@ impl Program<'_> {
         }
         std::fs::create_dir_all(&self.out).map_err(io(&self.out))?;
         command.arg("--out").arg(&self.out).current_dir(self.folder);
-        let output = command.output().map_err(|error| Trouble::Broken(format!("{}: {error}", self.path.display())))?;
+        let output = Process::output(&mut command)
+            .map_err(|error| Trouble::Broken(format!("{}: {error}", self.path.display())))?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|error| {
             let said = String::from_utf8_lossy(&output.stderr);
             Trouble::Broken(format!("the check gave no report ({error}): {}", said.trim()))

@@ -100,7 +100,7 @@ fn ask(
     mut watch: impl FnMut(usize),
 ) -> Result<(verdict::Explained, crate::tlc::Outcome), Error> {
     let tlc = Tlc::find()?;
-    let folder = module::Folder::new(options.spec, window, variants)?;
+    let folder = module::folder(options.spec, window, variants)?;
     let run = Run { folder: folder.path(), module: module::NAME, config: module::NAME, workers: 1, dump: None };
     let mut explained = verdict::Explained::default();
     let outcome = tlc.run(&run, |line, _| {

@@ -2,53 +2,33 @@
 
 use super::window::Window;
 use super::{Error, Variant, record};
+use crate::ending::Folder;
 use crate::render::node;
 use crate::tlc::TlcError;
 use crate::value::Value;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 /// The module and its configuration.
 pub(super) const NAME: &str = "TraceRun";
 
-/// A folder with the spec and the module; removed when it is dropped.
-pub(super) struct Folder {
-    path: PathBuf,
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // It lies among the system's temporary files, which harm nobody.
-        let _ = std::fs::remove_dir_all(&self.path);
+/// Makes a folder with the spec and the module.
+pub(super) fn folder(spec: &Path, window: &Window, variants: &[Variant]) -> Result<Folder, Error> {
+    let io = |doing: String| move |error| Error::Tlc(TlcError::Io { doing, error });
+    let folder = Folder::new("trace").map_err(io("making a temporary folder".to_string()))?;
+    let path = folder.path();
+    for name in ["RaftMembership.tla", "RaftServer.tla", "Raft.tla", "TraceRaft.tla"] {
+        let from = spec.join(name);
+        std::fs::copy(&from, path.join(name)).map_err(io(format!("copying {}", from.display())))?;
     }
-}
-
-impl Folder {
-    pub(super) fn new(spec: &Path, window: &Window, variants: &[Variant]) -> Result<Self, Error> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = Self { path: std::env::temp_dir().join(format!("raft-trace-{}-{count}", std::process::id())) };
-        let io = |doing: String| move |error| Error::Tlc(TlcError::Io { doing, error });
-        let path = &folder.path;
-        std::fs::create_dir_all(path).map_err(io(format!("making {}", path.display())))?;
-        for name in ["RaftMembership.tla", "RaftServer.tla", "Raft.tla", "TraceRaft.tla"] {
-            let from = spec.join(name);
-            std::fs::copy(&from, path.join(name)).map_err(io(format!("copying {}", from.display())))?;
-        }
-        let common = spec.join("TraceRaft.cfg");
-        let common = std::fs::read_to_string(&common).map_err(io(format!("reading {}", common.display())))?;
-        let files = [("tla", module(window, variants)), ("cfg", common + &constants(window))];
-        for (ending, text) in files {
-            let file = path.join(format!("{NAME}.{ending}"));
-            std::fs::write(&file, text).map_err(io(format!("writing {}", file.display())))?;
-        }
-        Ok(folder)
+    let common = spec.join("TraceRaft.cfg");
+    let common = std::fs::read_to_string(&common).map_err(io(format!("reading {}", common.display())))?;
+    let files = [("tla", module(window, variants)), ("cfg", common + &constants(window))];
+    for (ending, text) in files {
+        let file = path.join(format!("{NAME}.{ending}"));
+        std::fs::write(&file, text).map_err(io(format!("writing {}", file.display())))?;
     }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
+    Ok(folder)
 }
 
 /// The constants' values, a line of the trace a line of the text.
