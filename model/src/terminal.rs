@@ -2,46 +2,129 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often a plain line is printed where there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The line of one piece of work, on standard error.
+/// How old the text of a plain line may be.
+const PLAIN_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The line of one piece of work, on standard error. It shows how long the work takes, even while nothing is said.
 pub struct Line {
-    bar: Option<ProgressBar>,
-    title: String,
-    printed: Instant,
+    form: Form,
+}
+
+enum Form {
+    Terminal(ProgressBar),
+    Plain(Plain),
 }
 
 impl Line {
     /// A line that begins with `title`.
     #[must_use]
     pub fn new(title: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {prefix}  {msg}  {elapsed}").expect("a valid template");
-            let bar = ProgressBar::new_spinner().with_style(style).with_prefix(title.to_string());
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        Self { bar, title: title.to_string(), printed: Instant::now() }
+        if !std::io::stderr().is_terminal() {
+            return Self { form: Form::Plain(Plain::new(title)) };
+        }
+        let style = ProgressStyle::with_template("{spinner} {prefix}  {msg}  {elapsed}").expect("a valid template");
+        let bar = ProgressBar::new_spinner().with_style(style).with_prefix(title.to_string());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { form: Form::Terminal(bar) }
     }
 
     /// Says how it stands.
     pub fn say(&mut self, text: impl FnOnce() -> String) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(text());
-        } else if self.printed.elapsed() >= PLAIN_INTERVAL {
-            self.printed = Instant::now();
-            eprintln!("{}: {}", self.title, text());
+        match &mut self.form {
+            Form::Terminal(bar) => bar.set_message(text()),
+            Form::Plain(plain) => plain.say(text),
+        }
+    }
+
+    /// Says what begins now: without a terminal this is printed at once.
+    pub fn begin(&mut self, text: &str) {
+        match &mut self.form {
+            Form::Terminal(bar) => bar.set_message(text.to_string()),
+            Form::Plain(plain) => plain.begin(text),
         }
     }
 
     /// Removes the line.
     pub fn clear(self) {
-        if let Some(bar) = self.bar {
+        if let Form::Terminal(bar) = self.form {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Lines in the place of one that changes, printed by a thread of their own: the work may say nothing for minutes.
+struct Plain {
+    title: String,
+    shared: Arc<Shared>,
+    said: Option<Instant>,
+    printer: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<PlainState>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct PlainState {
+    text: String,
+    ended: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, PlainState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plain {
+    fn new(title: &str) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (seen, name, start) = (Arc::clone(&shared), title.to_string(), Instant::now());
+        let printer = std::thread::spawn(move || {
+            let mut state = seen.state();
+            loop {
+                let waited = seen.ended.wait_timeout_while(state, PLAIN_INTERVAL, |state| !state.ended);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if state.ended {
+                    return;
+                }
+                if !state.text.is_empty() {
+                    eprintln!("{name}: {} ({} s)", state.text, start.elapsed().as_secs());
+                }
+            }
+        });
+        Self { title: title.to_string(), shared, said: None, printer: Some(printer) }
+    }
+
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if self.said.is_none_or(|said| said.elapsed() >= PLAIN_AGE_MAX) {
+            self.said = Some(Instant::now());
+            self.shared.state().text = text();
+        }
+    }
+
+    fn begin(&mut self, text: &str) {
+        eprintln!("{}: {text}", self.title);
+        self.shared.state().text = text.to_string();
+        self.said = None;
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.shared.state().ended = true;
+        self.shared.ended.notify_all();
+        // A printer that panicked has nothing more to print.
+        let _ = self.printer.take().map(JoinHandle::join);
     }
 }
 

@@ -38,12 +38,15 @@ fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> TlcError {
     move |error| TlcError::Io { doing, error }
 }
 
+/// The memory that a run of TLC may take for its objects unless it is told otherwise, in MiB.
+pub const HEAP_MEBIBYTES: u64 = 4096;
+
 /// A TLC that can be run.
 #[derive(Clone, Debug)]
 pub struct Tlc {
     jar: PathBuf,
-    /// The most memory of one run, as Java writes it.
-    heap: &'static str,
+    /// The most memory of one run's objects, in MiB.
+    heap_mebibytes: u64,
 }
 
 impl Tlc {
@@ -56,7 +59,7 @@ impl Tlc {
         if !java.is_ok_and(|status| status.success()) {
             return Err(TlcError::NoJava);
         }
-        let found = |jar| Self { jar, heap: "-Xmx4g" };
+        let found = |jar| Self { jar, heap_mebibytes: HEAP_MEBIBYTES };
         if let Some(named) = std::env::var_os("TLA2TOOLS_JAR") {
             let jar = PathBuf::from(named);
             return if jar.is_file() {
@@ -80,11 +83,18 @@ impl Tlc {
         &self.jar
     }
 
+    /// The same with another limit for the memory of one run's objects.
+    #[must_use]
+    pub fn with_heap(self, mebibytes: u64) -> Self {
+        Self { heap_mebibytes: mebibytes, ..self }
+    }
+
     /// Java in a workshop, where it keeps its own temporary files too.
     fn java(&self, workshop: &Folder) -> Command {
         let mut command = Command::new("java");
+        let heap = format!("-Xmx{}m", self.heap_mebibytes);
         let temporary = format!("-Djava.io.tmpdir={}", workshop.path().display());
-        command.args(["-XX:+UseParallelGC", "-XX:-UsePerfData", self.heap, &temporary, "-cp"]).arg(&self.jar);
+        command.args(["-XX:+UseParallelGC", "-XX:-UsePerfData", &heap, &temporary, "-cp"]).arg(&self.jar);
         command.current_dir(workshop.path());
         command
     }

@@ -7,7 +7,7 @@ use raft_io::testkit::walk::walk;
 use raft_io::trace::{Line, TraceOptions, merge, read};
 use raft_io::transport::MemoryNetwork;
 use raft_io::{EntryId, Index, MemoryLog, Raft, RaftConfig, RoleKind, StateMachine, Transition};
-use raft_model::tlc::Tlc;
+use raft_model::tlc::{HEAP_MEBIBYTES, Tlc};
 use raft_model::trace::{Error, Options, Verdict, validate_lines};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ fn has_tlc() -> bool {
 
 fn validate(lines: Vec<Line>) -> Result<Verdict, Error> {
     let spec = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../spec"));
-    validate_lines(lines, &Options { events_max: usize::MAX, spec: &spec }, |_, _| {})
+    validate_lines(lines, &Options { events_max: usize::MAX, heap_mebibytes: HEAP_MEBIBYTES, spec: &spec }, |_| {})
 }
 
 fn recorded(setup: &str, seed: u64) -> Vec<Line> {
@@ -172,6 +172,19 @@ fn the_command_says_yes_or_no_or_that_it_cannot() {
         let (code, text, errors) = judge(&["--json", "--events", "40"]);
         let found = object(&text, &errors);
         assert_eq!((code, &found["events"], &found["all"]), (Some(0), &40.into(), &false.into()), "{found}");
+        let (code, text, errors) = judge(&["--json", "--heap", "70"]);
+        assert_eq!((code, said(&text).as_str()), (Some(2), ""), "{}", said(&errors));
+        assert!(said(&errors).contains("60 steps are too many for a heap of 70 MiB"), "{}", said(&errors));
+        // As many as it names are not too many.
+        let told = said(&errors);
+        let steps = told.split("--events ").nth(1).and_then(|rest| rest.split(')').next()).expect("a number of steps");
+        let (code, text, errors) = judge(&["--json", "--heap", "70", "--events", steps]);
+        let found = object(&text, &errors);
+        assert_eq!((code, found["events"].to_string().as_str()), (Some(0), steps), "{found}");
+        // What it does is said before anything is known.
+        let told = said(&errors);
+        let stages: Vec<&str> = told.lines().map(|line| line.split(' ').nth(1).unwrap_or("")).collect();
+        assert!(stages.starts_with(&["reading", "TLC", "TLC"]), "{told}");
         lines[50].state.commit_index = Index(99);
         raft_io::trace::write(&path, &lines).expect("a file");
         let (code, text, errors) = judge(&["--json"]);

@@ -327,7 +327,7 @@ fn assert_no_alteration_is_explained(lines: &[Line], variants_min: usize) {
         }
     }
     let spec = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../spec"));
-    let options = Options { events_max: usize::MAX, spec: &spec };
+    let options = Options { events_max: usize::MAX, heap_mebibytes: raft_model::tlc::HEAP_MEBIBYTES, spec: &spec };
     if let Err(error) = Tlc::find() {
         return eprintln!("skipped, there is no TLC to ask: {error}");
     }

@@ -1,8 +1,8 @@
 //! `raft-model trace`: whether a recorded trace is a behaviour of the spec.
 
 use crate::terminal::{Line, thousands};
-use crate::tlc::spec_folder;
-use crate::trace::{Error, Options, Verdict, validate};
+use crate::tlc::{HEAP_MEBIBYTES, spec_folder};
+use crate::trace::{Error, Options, Stage, Verdict, validate};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +19,9 @@ pub struct Arguments {
     /// Judge so many lines from the beginning. TLC takes a few milliseconds for each, and longer as the logs grow.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     events: usize,
+    /// The memory that TLC may take, in MiB. A trace that needs more is refused, with the number of steps that fit.
+    #[arg(long, value_name = "MIB", default_value_t = HEAP_MEBIBYTES)]
+    heap: u64,
     /// The spec's folder, if it is not `spec` here or above.
     #[arg(long, value_name = "DIR")]
     spec: Option<PathBuf>,
@@ -44,10 +47,16 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn judge(arguments: &Arguments) -> Result<Verdict, Error> {
     let spec = spec_folder(arguments.spec.as_deref())?;
-    let options = Options { events_max: arguments.events, spec: &spec };
+    let options = Options { events_max: arguments.events, heap_mebibytes: arguments.heap, spec: &spec };
     let mut progress = Line::new("trace");
-    let watch = |explained: usize, count: usize| {
-        progress.say(|| format!("{} of {} steps explained", thousands(explained as u64), thousands(count as u64)));
+    let number = |count: usize| thousands(count as u64);
+    let watch = |stage| match stage {
+        Stage::Reading => progress.begin(&format!("reading {}", arguments.file.display())),
+        Stage::Parsing { steps } => progress.begin(&format!("TLC reads {} steps as a module", number(steps))),
+        Stage::Explaining { explained: 0, steps } => progress.begin(&format!("TLC explains {} steps", number(steps))),
+        Stage::Explaining { explained, steps } => {
+            progress.say(|| format!("{} of {} steps explained", number(explained), number(steps)));
+        }
     };
     let verdict = validate(&arguments.file, &options, watch);
     progress.clear();

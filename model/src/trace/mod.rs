@@ -22,6 +22,8 @@ pub struct Options<'a> {
     /// How many lines from the beginning count. Every message in a trace is sent before it is handled, so any beginning
     /// is whole.
     pub events_max: usize,
+    /// The memory that TLC may take for its objects, in MiB.
+    pub heap_mebibytes: u64,
     /// The folder with `Raft.tla` and `TraceRaft.tla`.
     pub spec: &'a Path,
 }
@@ -41,6 +43,21 @@ pub enum Error {
         /// What it is.
         problem: String,
     },
+    /// TLC would need more memory than it may take.
+    #[error(
+        "{steps} steps are too many for a heap of {heap_mebibytes} MiB: it takes about {needed_mebibytes} MiB to judge them, \
+         and TLC was not started; judge the first {steps_max} (--events {steps_max}), or give it more memory (--heap)"
+    )]
+    TooLarge {
+        /// How many there are.
+        steps: usize,
+        /// How many of them, from the beginning, it can hold.
+        steps_max: usize,
+        /// The memory that it may take, in MiB.
+        heap_mebibytes: u64,
+        /// The memory that it would take, in MiB.
+        needed_mebibytes: u64,
+    },
     /// TLC could not be run.
     #[error(transparent)]
     Tlc(#[from] TlcError),
@@ -49,11 +66,32 @@ pub enum Error {
     Failed(String),
 }
 
-/// Judges the trace in a file. `watch` is told how many lines are explained so far, and how many there are.
+/// What is being done, for whoever waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The trace is read.
+    Reading,
+    /// TLC reads the trace as a module of TLA+, which can take minutes.
+    Parsing {
+        /// How many steps the trace has.
+        steps: usize,
+    },
+    /// TLC explains one step after the other.
+    Explaining {
+        /// How many steps are explained.
+        explained: usize,
+        /// How many there are.
+        steps: usize,
+    },
+}
+
+/// Judges the trace in a file. `watch` is told what is being done.
 ///
 /// # Errors
-/// The trace cannot be judged: it is none, or TLC cannot be run.
-pub fn validate(path: &Path, options: &Options<'_>, watch: impl FnMut(usize, usize)) -> Result<Verdict, Error> {
+/// The trace cannot be judged: it is none, or TLC cannot be run, or not with so little memory.
+pub fn validate(path: &Path, options: &Options<'_>, mut watch: impl FnMut(Stage)) -> Result<Verdict, Error> {
+    watch(Stage::Reading);
     validate_lines(raft_io::trace::read(path)?, options, watch)
 }
 
@@ -61,14 +99,9 @@ pub fn validate(path: &Path, options: &Options<'_>, watch: impl FnMut(usize, usi
 ///
 /// # Errors
 /// As [`validate`].
-pub fn validate_lines(
-    lines: Vec<Line>,
-    options: &Options<'_>,
-    mut watch: impl FnMut(usize, usize),
-) -> Result<Verdict, Error> {
+pub fn validate_lines(lines: Vec<Line>, options: &Options<'_>, watch: impl FnMut(Stage)) -> Result<Verdict, Error> {
     let window = Window::new(lines, options.events_max)?;
-    let count = window.lines().len();
-    let (explained, outcome) = ask(&window, &[], options, |explained| watch(explained, count))?;
+    let (explained, outcome) = ask(&window, &[], options, watch)?;
     Ok(verdict::verdict(&window, &explained, &outcome))
 }
 
@@ -97,15 +130,18 @@ fn ask(
     window: &Window,
     variants: &[Variant],
     options: &Options<'_>,
-    mut watch: impl FnMut(usize),
+    mut watch: impl FnMut(Stage),
 ) -> Result<(verdict::Explained, crate::tlc::Outcome), Error> {
-    let tlc = Tlc::find()?;
-    let folder = module::folder(options.spec, window, variants)?;
+    let steps = window.lines().len();
+    let tlc = Tlc::find()?.with_heap(options.heap_mebibytes);
+    watch(Stage::Parsing { steps });
+    let folder = module::folder(options, window, variants)?;
     let run = Run { folder: folder.path(), module: module::NAME, config: module::NAME, workers: 1, dump: None };
     let mut explained = verdict::Explained::default();
     let outcome = tlc.run(&run, |line, _| {
-        if explained.hear(line) {
-            watch(explained.reached(0));
+        // Before the first state TLC has read the module and worked out its constants.
+        if explained.hear(line) || line.starts_with("Finished computing initial states") {
+            watch(Stage::Explaining { explained: explained.reached(0), steps });
         }
     })?;
     if !outcome.complete {
