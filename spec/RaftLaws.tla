@@ -452,6 +452,16 @@ CampaignersHaveAVote == \A i \in Server : role[i] \in {"PreCandidate", "Candidat
 
 PeersAreMembers == \A i \in Leaders : DOMAIN progress[i] = Members(InForce(Local(i))) \ {i}
 
+\* Who got a vote by a leader of this term holds durably the configurations that were there before, hence the one that made
+\* it a learner, and the leader's first entry of the term; what a log has forgotten is not asked after any more.
+PromotedHasLog ==
+    \A i \in Leaders :
+        LET due(k) == {p \in (Base(log[i]) + 1)..(k - 1) :
+                          IsChange(log[i][p]) \/ log[i][p] = Entry(currentTerm[i], "Noop")}
+        IN \A k \in {k \in Changes(log[i]) : k > snapshot[i].index /\ log[i][k].term = currentTerm[i]} :
+               \A j \in log[i][k].membership[1].voters \ Voting(AsOf(Local(i), k - 1)) :
+                   \A p \in due(k) : p <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], p)
+
 -----------------------------------------------------------------------------
 (* One server's own state                                                  *)
 

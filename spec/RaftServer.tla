@@ -398,6 +398,9 @@ BeginAnew(n, last, membership) ==
                              !.pending = [k \in DOMAIN @ |-> [@[k] EXCEPT !.durable = Min(@, durable)]]]
     IN PersistCompaction(emptied, last, last, membership)
 
+\* The index of a leader's first entry of its term; of its base if it has forgotten that.
+TermStart(n) == CHOOSE k \in DOMAIN n.log : n.log[k].term = n.term /\ TermAt(n.log, k - 1) < n.term
+
 -----------------------------------------------------------------------------
 (* Reads without an entry of the log (6.4; read.rs)                        *)
 (*                                                                         *)
@@ -413,8 +416,7 @@ BeginAnew(n, last, membership) ==
 Answer(context, index) == [context |-> context, index |-> index]
 
 \* Everything that earlier leaders committed lies before this term's no-op, whether this leader knows it or not.
-ReadIndex(n) ==
-    Max(n.commit, CHOOSE k \in DOMAIN n.log : n.log[k].term = n.term /\ TermAt(n.log, k - 1) < n.term)
+ReadIndex(n) == Max(n.commit, TermStart(n))
 
 \* Asks all followers that have a vote.  Like a leader's appends this waits for no write.
 AskFollowers(n) ==
@@ -539,8 +541,16 @@ AppendMembership(n, next) ==
         reconfigured == [n EXCEPT !.progress = [j \in members |-> IF j \in Peers(n) THEN @[j] ELSE new]]
     IN AppendAsLeader(reconfigured, <<ChangeEntry(n.term, next)>>)
 
-\* Who gets a vote has the log, else it might take long until anything commits (4.2.1); and of the new voters so many answer
-\* that a majority goes on.
+\* Who gets a vote has *acknowledged* the log up to the configuration in force, which may be the one that made it a learner,
+\* and up to this leader's first entry, for a leader has no memory of earlier terms.  What it lacks beyond that is within one
+\* window of appends (4.2.1).
+InForceAt(n) ==
+    LET changes == {k \in (n.snapshot.index + 1)..Len(n.log) : IsChange(n.log[k])}
+    IN IF changes = {} THEN n.snapshot.index ELSE CHOOSE k \in changes : \A other \in changes : other <= k
+
+HasCaughtUp(n, j) == IsReady(n, j) /\ n.progress[j].matchIndex >= Max(InForceAt(n), TermStart(n))
+
+\* Else it might take long until anything commits; and of the new voters so many answer that a majority goes on.
 MayChange(n, target) ==
     LET present == InForce(n)
         answers(j) == IF j = n.id THEN TRUE ELSE j \in Peers(n) /\ n.progress[j].active
@@ -548,7 +558,7 @@ MayChange(n, target) ==
        /\ MayAppendMembership(n)
        /\ ~IsJoint(present)
        /\ target.voters # {}
-       /\ \A j \in target.voters \ Voting(present) : j \in present.learners /\ j \in Peers(n) /\ IsReady(n, j)
+       /\ \A j \in target.voters \ Voting(present) : j \in present.learners /\ j \in Peers(n) /\ HasCaughtUp(n, j)
        /\ IsMajority({j \in target.voters : answers(j)}, target.voters)
 
 ChangeTo(n, target) == AppendMembership(n, Towards(InForce(n), target))
@@ -562,7 +572,7 @@ AdvanceMembership(n, heard) ==
          [] n.role = "Leader" /\ MayAppendMembership(n) /\ IsJoint(m) -> AppendMembership(n, JointLeft(m))
          [] n.role = "Leader" /\ MayAppendMembership(n) /\ ~IsJoint(m) /\ ~HasVote(m, n.id) ->
                 IF HasVote(m, heard) THEN BeginTransfer(n, heard) ELSE n
-         [] OTHER -> IF heard \in m.promoting /\ IsReady(n, heard) THEN AppendMembership(n, Promoted(m, heard)) ELSE n
+         [] OTHER -> IF heard \in m.promoting /\ HasCaughtUp(n, heard) THEN AppendMembership(n, Promoted(m, heard)) ELSE n
 
 \* A transfer ends without success.  A leader whose removal is committed leaves all the same.
 EndTransfer(n) ==

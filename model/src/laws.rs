@@ -131,6 +131,8 @@ names! {
         CampaignersHaveAVote,
         /// A leader's peers are the other members of the configuration in force.
         PeersAreMembers,
+        /// Who gets a vote holds durably the configuration before that, and its leader's first entry of the term.
+        PromotedHasLog,
         /// Honest servers never find each other misbehaving.
         HonestServersBehave,
         /// No assertion of the protocol fails: the laws that one server checks alone, by their names.
@@ -553,6 +555,7 @@ pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, 
             check(!one.has_lease || later == 0, Law::LeaseSafe);
             check(memberships.elected(one, committed).is_quorum(voters_of(servers, one)), Law::LeaderHasQuorum);
             check(servers.iter().all(|peer| match_is_sound(one, peer)), Law::MatchIndexSound);
+            check(memberships.promoted_hold_the_log(one, servers, committed), Law::PromotedHasLog);
         }
     }
     if !committed.is_empty() {

@@ -8,6 +8,9 @@
 //! before is committed, and when it has committed an entry of its own term: then whatever an earlier leader appended can
 //! no longer come back beside it (the flaw that Ongaro published in 2015).
 //!
+//! A server gets a vote only once it has acknowledged the log up to the configuration in force and lacks no more than is on
+//! its way to it: before that, commits would need it and it could not help (§4.2.1).
+//!
 //! A change of one voter goes in one step, for majorities of the two configurations overlap. Any other goes through a
 //! joint configuration, in which both majorities decide, and which its leader follows up by itself.
 
@@ -146,7 +149,7 @@ impl Protocol {
             if !progress.active {
                 return Err(ChangeError::LearnerSilent { server });
             }
-            if !progress.is_sent_all(last_index) {
+            if !progress.has_caught_up(self.promotion_floor(leader), last_index) {
                 return Err(ChangeError::LearnerBehind { server, match_index: progress.match_index, last_index });
             }
         }
@@ -157,6 +160,7 @@ impl Protocol {
 
     /// Appends a configuration, which is in force with that: its entry already goes to its members.
     fn append_membership(&mut self, membership: Arc<Membership>, actions: &mut impl ActionSink) {
+        self.assert_promoted(&membership);
         let last = self.tail.last().index;
         let id = EntryId { index: last.next(), term: self.hard_state.term };
         let (committed_at, committed) = self.configurations.in_force();
@@ -170,6 +174,15 @@ impl Protocol {
         leader.reconfigure(self.settings.id, &membership, last);
         actions.push(Action::MembershipChanged { index: id.index, membership: Arc::clone(&membership) });
         self.append_as_leader(Entries::one(Entry { id, payload: Payload::Membership(membership) }), actions);
+    }
+
+    /// Who gets a vote with the next configuration has the log.
+    fn assert_promoted(&self, next: &Membership) {
+        let Role::Leader(leader) = &self.role else { return };
+        let (floor, present) = (self.promotion_floor(leader), self.membership());
+        let has_log = |id: &NodeId| leader.progress(*id).is_some_and(|peer| peer.match_index >= floor);
+        let mut promoted = next.voters().iter().filter(|id| !present.is_voter(**id));
+        assert!(promoted.all(has_log), "PromotedHasLog: a vote for a server that has not acknowledged {floor}");
     }
 
     /// Goes on with a change once its configuration is committed: leaves a joint one, hands over if this leader has no
@@ -200,11 +213,18 @@ impl Protocol {
             return;
         }
         let is_promoted = present.promoting().contains(&heard);
-        let is_ready = |peer: &Progress| peer.active && peer.is_sent_all(self.tail.last().index);
+        let (floor, last) = (self.promotion_floor(leader), self.tail.last().index);
+        let is_ready = |peer: &Progress| peer.active && peer.has_caught_up(floor, last);
         if is_promoted && leader.progress(heard).is_some_and(is_ready) {
             let next = Arc::new(present.with_voter(heard));
             self.append_membership(next, actions);
         }
+    }
+
+    /// What a server must have acknowledged to this leader before it gets a vote: the configuration in force, hence the one
+    /// that made it a learner, and this leader's first entry. Of earlier terms a leader has no memory.
+    fn promotion_floor(&self, leader: &Leader) -> Index {
+        leader.term_start.max(self.configurations.in_force().0)
     }
 
     /// Whether this server leads and its removal, or demotion, is done: it has to leave (§4.2.2).
@@ -313,5 +333,12 @@ impl Progress {
     /// Whether the follower was sent everything up to `last`: what it lacks is on its way.
     pub(super) fn is_sent_all(&self, last: Index) -> bool {
         self.state == ProgressState::Replicate && self.next_index > last
+    }
+
+    /// Whether the follower *acknowledged* the log up to `floor`, and lacks of the rest no more than one window holds
+    /// (`inflight_messages_max`, `inflight_bytes_max`). Who was sent everything and answers heartbeats alone may hold
+    /// nothing; who waits for a snapshot lacks what it covers.
+    fn has_caught_up(&self, floor: Index, last: Index) -> bool {
+        self.match_index >= floor && self.is_sent_all(last)
     }
 }

@@ -179,6 +179,10 @@ impl Checker {
         self.clocks_broken = true;
     }
 
+    pub(super) fn has_lost_data(&self) -> bool {
+        self.lost_data
+    }
+
     pub(super) fn are_clocks_broken(&self) -> bool {
         self.clocks_broken
     }
@@ -319,6 +323,7 @@ impl Checker {
             self.check_completeness(leader)?;
             self.check_lease(leader)?;
             self.check_match_indexes(leader, views)?;
+            self.check_promoted(leader, views)?;
         }
         self.check_durability(views)
     }

@@ -74,6 +74,8 @@ pub enum Law {
     CampaignersHaveAVote,
     /// A leader keeps account of the members of the configuration in force, and of nobody else (§4.2).
     PeersAreMembers,
+    /// Who gets a vote holds durably the configuration in force before that, and its leader's first entry of the term (§4.2.1).
+    PromotedHasLog,
 }
 
 impl Law {
@@ -112,6 +114,7 @@ impl Law {
         Self::QuorumsOverlap,
         Self::CampaignersHaveAVote,
         Self::PeersAreMembers,
+        Self::PromotedHasLog,
     ];
 }
 

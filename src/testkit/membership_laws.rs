@@ -4,11 +4,12 @@
 
 use super::invariants::{Checker, View};
 use super::laws::{Checked, Law, check};
+use super::snapshot_laws::holds;
 use crate::action::RoleKind;
 use crate::log::{LogView, MemoryLog};
 use crate::membership::Membership;
 use crate::quorum::majority;
-use crate::types::{Index, NodeId, Payload};
+use crate::types::{EntryId, Index, NodeId, Payload};
 use std::collections::BTreeSet;
 use std::format;
 use std::sync::Arc;
@@ -86,6 +87,31 @@ impl Checker {
             _ => None,
         });
         { last }.next().unwrap_or_else(|| Arc::clone(&self.initial))
+    }
+
+    /// To whom a leader gave a vote, that server has on its disk what there was before: the configuration that it replaces, and
+    /// the leader's first entry of the term. Of what the leader has forgotten since nothing is said.
+    pub(super) fn check_promoted(&self, leader: &View<'_>, views: &[View<'_>]) -> Checked {
+        let (id, term) = (leader.id, leader.hard_state.term);
+        let of_log = configurations(leader.log, leader.initial);
+        let first = leader.log.iter().find(|entry| entry.id.term == term).filter(|_| leader.log.base().term < term);
+        for (position, pair) in of_log.windows(2).enumerate() {
+            let [(at, before), (index, after)] = pair else { continue };
+            if self.has_lost_data() || before.is_empty() || leader.log.term(*index) != Some(term) {
+                continue;
+            }
+            let replaced = if position == 0 { Index::ZERO } else { *at };
+            let floor = replaced.max(first.map_or(Index::ZERO, |first| first.id.index));
+            let due = leader.log.term(floor).map(|term| EntryId { index: floor, term });
+            for voter in after.voters().iter().filter(|voter| !before.is_voter(**voter)) {
+                let disk = views.iter().find(|view| view.id == *voter).map(|view| view.disk);
+                let has_it = floor == Index::ZERO || due.zip(disk).is_none_or(|(due, disk)| holds(disk, due));
+                check(has_it, Law::PromotedHasLog, || {
+                    format!("node {id} gave a vote to node {voter} at {index}, which does not hold {floor}")
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn check_successive(&mut self, id: NodeId, configurations: &Configurations) -> Checked {

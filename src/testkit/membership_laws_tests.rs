@@ -84,6 +84,22 @@ fn a_snapshot_with_the_configuration_of_another_time() {
 }
 
 #[test]
+fn a_vote_for_a_server_that_does_not_hold_what_made_it_a_learner() {
+    let learner = Membership::new([1, 2, 3, 5]).with_learner(4);
+    let entries = [noop(1, 1), change(2, 1, learner), change(3, 1, four())];
+    let leader = of(1, Some(1), &entries);
+    let with = |held: usize| {
+        let mut checker = checker();
+        checker.elected(1, 1);
+        let learner = of(1, None, &entries[..held]);
+        let followers = [view(2, Follower, &leader, 0), view(3, Follower, &leader, 0), view(4, Follower, &learner, 0)];
+        law(see(&mut checker, &[&followers[..], &[view(1, Leader, &leader, 2)]].concat()))
+    };
+    assert_eq!((with(3), with(2)), (None, None), "what is on its way need not have arrived");
+    assert_eq!((with(1), with(0)), (Some(Law::PromotedHasLog), Some(Law::PromotedHasLog)));
+}
+
+#[test]
 fn a_change_before_the_last_is_committed() {
     let five = four().with_voter(5);
     let log = of(1, Some(1), &[noop(1, 1), change(2, 1, four()), change(3, 1, five.clone())]);

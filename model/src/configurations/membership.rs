@@ -54,7 +54,7 @@ pub(super) const JOINT: Configuration = Configuration {
     heartbeats: true,
     network: TWO_MESSAGES,
     goals: WITH_JOINT,
-    golden: Some(4_410_759),
+    golden: Some(3_703_608),
     ..CHANGES
 };
 pub(super) const LEARNERS: Configuration = Configuration {
@@ -67,7 +67,7 @@ pub(super) const LEARNERS: Configuration = Configuration {
     targets: PROMOTION,
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Promotion],
-    golden: Some(453_041),
+    golden: Some(378_613),
     ..CHANGES
 };
 pub(super) const LEAVING: Configuration = Configuration {
@@ -93,7 +93,7 @@ pub(super) const SNAPSHOTS: Configuration = Configuration {
     trails: &[0, 1],
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::SnapshotRestored, Goal::MembershipBySnapshot],
-    golden: Some(459_701),
+    golden: Some(402_661),
     ..CHANGES
 };
 pub(super) const READS: Configuration = Configuration {
@@ -126,7 +126,7 @@ pub(super) const TRANSFER: Configuration = Configuration {
         Goal::TransferEnded,
         Goal::JointLeft,
     ],
-    golden: Some(1_459_688),
+    golden: Some(1_077_087),
     ..CHANGES
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -137,7 +137,7 @@ pub(super) const CRASHES: Configuration = Configuration {
     campaigners: 2,
     network: Network::Lossy { messages_max: 1, duplication: false },
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft, Goal::LostWrite, Goal::ChangeTakenBack],
-    golden: Some(504_035),
+    golden: Some(412_865),
     ..JOINT
 };
 
@@ -182,7 +182,7 @@ pub(super) const CONFORM_JOINT: Configuration = Configuration {
     campaigners: 2,
     network: TWO_MESSAGES,
     drop_dead: false,
-    golden: Some(8_810),
+    golden: Some(8_234),
     ..JOINT
 };
 pub(super) const CONFORM_LEAVING: Configuration = Configuration {
@@ -210,7 +210,7 @@ pub(super) const CONFORM_SNAPSHOTS: Configuration = Configuration {
     snapshots_max: 1,
     trails: &[0],
     drop_dead: false,
-    golden: Some(5_077),
+    golden: Some(4_655),
     ..SNAPSHOTS
 };
 pub(super) const CONFORM_LEARNERS: Configuration = Configuration {
@@ -218,6 +218,6 @@ pub(super) const CONFORM_LEARNERS: Configuration = Configuration {
     log_max: 3,
     campaigners: 2,
     drop_dead: false,
-    golden: Some(144_389),
+    golden: Some(133_447),
     ..LEARNERS
 };

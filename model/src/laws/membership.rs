@@ -36,10 +36,28 @@ impl Memberships<'_> {
         if self.configuration.changes_max == 0 {
             return self.initial;
         }
-        let forgotten = committed.prefix(leader.log.base()).entries();
-        let whole = PackedLog(forgotten.0 | (leader.log.0 & !PackedLog(u128::MAX).prefix(leader.log.base()).0));
+        let whole = with_forgotten(leader.log, committed);
         let before = (0..whole.len()).take_while(|at| whole.term(*at) < leader.term).count();
         self.after(whole, before as u32)
+    }
+
+    /// Whether everybody to whom this leader gave a vote holds durably what its log has before that: each configuration, hence
+    /// the one that made it a learner, and the first entry of the term.
+    pub(super) fn promoted_hold_the_log(self, leader: &Facts, servers: &[&Facts], committed: PackedLog) -> bool {
+        if self.configuration.changes_max == 0 {
+            return true;
+        }
+        let (log, whole) = (leader.log, with_forgotten(leader.log, committed));
+        let own = |at: &u32| log.membership(*at) != 0 && log.term(*at) == leader.term;
+        { log.base()..log.len() }.filter(own).all(|at| {
+            let [before, next] = [at, at + 1].map(|count| self.after(whole, count));
+            let is_first = |at: u32| log.term(at) == leader.term && (at == 0 || whole.term(at - 1) < leader.term);
+            let due = { log.base()..at }.rfind(|at| log.membership(*at) != 0 || is_first(*at)).map_or(0, |at| at + 1);
+            servers
+                .iter()
+                .filter(|server| next.voters & !before.voting() & 1 << server.position != 0)
+                .all(|server| server.disk_log.len() >= due && server.disk_log.agrees(log, due))
+        })
     }
 
     /// Whether these servers are a quorum of the configuration by which the last entry was committed.
@@ -49,6 +67,12 @@ impl Memberships<'_> {
             || (self.configuration.changes_max > 0
                 && self.configuration.after(last).any(|next| next.is_quorum(holders)))
     }
+}
+
+/// A log with what it has forgotten: history remembers that.
+fn with_forgotten(log: PackedLog, committed: PackedLog) -> PackedLog {
+    let forgotten = committed.prefix(log.base()).entries();
+    PackedLog(forgotten.0 | (log.0 & !PackedLog(u128::MAX).prefix(log.base()).0))
 }
 
 /// The laws of membership that a server breaks, as a mask.

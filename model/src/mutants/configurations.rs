@@ -344,6 +344,17 @@ pub const MUTANTS: &[Configuration] = &[
         ..CHANGES
     },
     Configuration {
+        name: "mutant-membership-promoted",
+        purpose: "one voter and a learner from the beginning, that gets a vote",
+        servers: 2,
+        voters: &[1],
+        learners: &[2],
+        log_max: 3,
+        heartbeats: true,
+        targets: ("BothVote", &[Target::of_voters(&[1, 2])]),
+        ..CHANGES
+    },
+    Configuration {
         name: "mutant-membership-shrinking",
         purpose: "three voters of which one is to be left, in two changes",
         log_max: 3,
