@@ -112,6 +112,10 @@ struct Faults {
     sync: Option<u64>,
     /// Bytes until the disk is full.
     space: Option<u64>,
+    /// What the volume holds at most, in bytes; see [`FaultyDisk::limit_volume`].
+    volume: Option<u64>,
+    /// Operations that may need space until one finds none.
+    allocation: Option<u64>,
     /// Bytes until a read stops short.
     short_reads: Option<usize>,
     /// Whether removals fail.
@@ -142,6 +146,17 @@ impl Files {
                 self.names.remove(name);
             }
         }
+    }
+
+    /// What a file takes of a volume: itself and its sectors.
+    fn taken_by(bytes: u64) -> u64 {
+        SECTOR_BYTES + bytes.div_ceil(SECTOR_BYTES) * SECTOR_BYTES
+    }
+
+    /// What all files take.
+    fn taken(&self) -> u64 {
+        let bytes = |file| self.contents.get(file).map_or(0, |contents| contents.len() as u64);
+        self.names.values().map(|file| Self::taken_by(bytes(file))).sum()
     }
 
     fn image(&self) -> Image {
@@ -234,6 +249,32 @@ impl FaultyDisk {
         self.state().faults.space = Some(bytes);
     }
 
+    /// Makes this a volume of so many bytes: creating and extending a file takes space, by sectors, and removing or
+    /// replacing one frees it. What there is no space for fails as it does on a full volume; of a write what fits is done before. Overwriting needs no space. `None` is a volume without end.
+    pub fn limit_volume(&self, bytes: Option<u64>) {
+        self.state().faults.volume = bytes;
+    }
+
+    /// What the files take of the volume now, in bytes.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.state().live.taken()
+    }
+
+    /// Makes the operation after `count` more that may need space (a write, a creation, a renaming, a sync) find none, and
+    /// the volume full from then on: it has what is free by removing and no more. What was pending for a sync that fails
+    /// is never written.
+    pub fn fill_volume_after(&self, count: u64) {
+        self.state().faults.allocation = Some(count);
+    }
+
+    /// Whether [`FaultyDisk::fill_volume_after`] has come to its operation.
+    #[must_use]
+    pub fn was_filled(&self) -> bool {
+        let state = self.state();
+        state.faults.allocation.is_none() && state.faults.volume.is_some()
+    }
+
     /// Whether writes have used up the space of [`FaultyDisk::fill_after`].
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -248,6 +289,11 @@ impl FaultyDisk {
     /// Makes every removal fail, as Windows does while someone has the file open.
     pub fn refuse_removals(&self) {
         self.state().faults.removals = true;
+    }
+
+    /// Ends [`FaultyDisk::refuse_removals`].
+    pub fn allow_removals(&self) {
+        self.state().faults.removals = false;
     }
 
     /// Flips the lowest bit of a byte, on the medium and in the page cache.
@@ -319,11 +365,32 @@ impl State {
         if failed { Err(io::Error::other("injected failure of an operation")) } else { Ok(()) }
     }
 
+    /// Counts an operation that may need space; fails if it is its turn to find none.
+    fn allocate(&mut self) -> io::Result<()> {
+        let failed = self.faults.allocation == Some(0);
+        self.faults.allocation = self.faults.allocation.and_then(|left| left.checked_sub(1));
+        if failed {
+            self.faults.volume = Some(self.live.taken());
+        }
+        if failed { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// What is free on the volume, in bytes.
+    fn free(&self) -> u64 {
+        self.faults.volume.map_or(u64::MAX / 2, |volume| volume.saturating_sub(self.live.taken()))
+    }
+
+    /// Whether the volume has room for what it would hold then.
+    fn has_room(&self, before: u64, after: u64) -> bool {
+        after <= before || self.faults.volume.is_none_or(|volume| self.live.taken() - before + after <= volume)
+    }
+
     /// Syncs the pending operations that `concerns` picks.
     fn sync(&mut self, concerns: impl Fn(&Pending) -> bool) -> io::Result<()> {
         self.note_watched();
         self.syncs += 1;
-        let failed = self.operate().is_err() | (self.faults.sync == Some(0));
+        let full = self.allocate();
+        let failed = full.is_err() | self.operate().is_err() | (self.faults.sync == Some(0));
         self.faults.sync = self.faults.sync.and_then(|left| left.checked_sub(1));
         for pending in std::mem::take(&mut self.pending) {
             if !concerns(&pending) {
@@ -332,6 +399,7 @@ impl State {
                 self.durable.apply(&pending);
             }
         }
+        full?;
         if failed { Err(io::Error::other("injected failure of a sync")) } else { Ok(()) }
     }
 
@@ -355,6 +423,11 @@ impl Directory for FaultyDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
         let mut state = self.state();
         state.operate()?;
+        state.allocate()?;
+        let before = state.live.names.get(name).map(|file| state.live.contents.get(file).map_or(0, Vec::len));
+        if !state.has_room(before.map_or(0, |bytes| Files::taken_by(bytes as u64)), Files::taken_by(0)) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         // A new file even if the name exists: emptying one in place and replacing it by another
         // look alike, and the latter loses more.
         state.files_created += 1;
@@ -373,6 +446,7 @@ impl Directory for FaultyDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
+        state.allocate()?;
         state.change(Pending::Rename { from: from.to_string(), to: to.to_string() });
         Ok(())
     }
@@ -417,8 +491,21 @@ struct FaultyFile {
 impl RawFile for FaultyFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        let space = if state.operate().is_err() { Some(bytes.len() as u64 / 2) } else { state.faults.space };
+        let size = state.live.contents.get(&self.file).map_or(0, |contents| contents.len() as u64);
+        let grown = size.max(offset + bytes.len() as u64);
+        let refused = state.allocate().is_err();
+        let failed = state.operate().is_err();
+        let full = refused || !state.has_room(Files::taken_by(size), Files::taken_by(grown));
+        let space = match (full, failed) {
+            // As many sectors as there are.
+            (true, _) if grown > size => {
+                Some((size.next_multiple_of(SECTOR_BYTES) + state.free()).saturating_sub(offset))
+            }
+            (false, false) => state.faults.space,
+            _ => Some(bytes.len() as u64 / 2),
+        };
         let fitting = space.map_or(bytes.len(), |space| bytes.len().min(space as usize));
+        let lacking = full || !failed;
         state.faults.space = state.faults.space.map(|space| space.saturating_sub(fitting as u64));
         let mut at = 0;
         while at < fitting {
@@ -429,7 +516,11 @@ impl RawFile for FaultyFile {
             state.change(Pending::Write { file: self.file, offset: position, bytes });
             at += count;
         }
-        if fitting == bytes.len() { Ok(()) } else { Err(io::Error::other("injected lack of space")) }
+        match fitting == bytes.len() && !full {
+            true => Ok(()),
+            false if lacking => Err(io::ErrorKind::StorageFull.into()),
+            false => Err(io::Error::other("injected failure of an operation")),
+        }
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -19,11 +19,20 @@ pub trait Directory: Send + Sync {
     /// Where it is, for messages.
     fn path(&self) -> &Path;
 
-    /// The names of the files in it, in any order.
+    /// The names of the regular files in it, in any order.
     ///
     /// # Errors
     /// The directory cannot be read.
     fn names(&self) -> io::Result<Vec<String>>;
+
+    /// The names of what is no regular file: directories, symbolic links, devices. A log neither deletes nor replaces those.
+    /// None unless overridden.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    fn others(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// Creates a file, or empties the one that is there. Its name is durable after
     /// [`Directory::sync`].
@@ -130,6 +139,24 @@ impl OsDirectory {
         Ok(Self { path })
     }
 
+    /// The names of all regular files, or of everything else.
+    fn names_of(&self, regular: bool) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let kind = match entry.file_type() {
+                // Somebody removed it just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                kind => kind?,
+            };
+            if kind.is_file() == regular {
+                // A name that is not Unicode is none of ours.
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        Ok(names)
+    }
+
     fn open_with(&self, name: &str, options: &fs::OpenOptions) -> io::Result<fs::File> {
         options.open(self.path.join(name))
     }
@@ -156,9 +183,11 @@ impl Directory for OsDirectory {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        // A name that is not Unicode is none of ours.
-        let names = fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
-        names.filter_map(Result::transpose).collect()
+        self.names_of(true)
+    }
+
+    fn others(&self) -> io::Result<Vec<String>> {
+        self.names_of(false)
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {

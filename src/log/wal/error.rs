@@ -86,6 +86,21 @@ pub enum WalError {
         /// What is wrong with it.
         source: MembershipError,
     },
+    /// The volume is full: a record found no room in its segment, and no further segment could be made. Nothing of the
+    /// record was written; the log accepts nothing more. Everything acknowledged is durable. Opened again it serves reads,
+    /// keeps a little room for elections, and a snapshot makes more: free some space for that, then take one.
+    #[error(
+        "the volume of {} has no room for a record of {bytes} bytes: {source}; free some, start again and take a snapshot",
+        directory.display()
+    )]
+    NoRoom {
+        /// The log's directory.
+        directory: PathBuf,
+        /// The record's size in bytes.
+        bytes: u64,
+        /// The system's error.
+        source: io::Error,
+    },
     /// An earlier write or sync failed. Nothing was written; open the log again to learn what is
     /// durable.
     #[error("the log stopped after an earlier failure: {reason}")]

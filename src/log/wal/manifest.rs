@@ -38,8 +38,18 @@ impl Segment {
     }
 }
 
-pub(super) fn is_segment_name(name: &str) -> bool {
-    name.ends_with(".wal")
+/// The number in the name of a segment; `None` for every name that no log gives.
+pub(super) fn segment_number(name: &str) -> Option<u64> {
+    let number = u64::from_str_radix(name.strip_suffix(".wal")?, 16).ok()?;
+    // Not `+1` nor capital letters.
+    (format!("{number:016x}.wal") == name).then_some(number)
+}
+
+/// Why a manifest was not stored.
+pub(super) struct NotStored {
+    /// Whether the one before may have been replaced. If not, nothing has changed.
+    pub(super) renamed: bool,
+    pub(super) error: WalError,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +60,7 @@ pub(super) struct Manifest {
     pub(super) incarnation: u64,
     /// How many times the log was opened.
     pub(super) opening: u64,
-    /// The number of the next segment file.
+    /// The lowest number that is not set aside for a segment file: the log makes files below it only.
     pub(super) next_number: u64,
     /// In the order of their positions, without gaps.
     pub(super) segments: Vec<Segment>,
@@ -131,16 +141,33 @@ impl Manifest {
         self.segments.drain(..dead).collect()
     }
 
+    /// Removes a manifest that is not in force yet, for good.
+    pub(super) fn discard_new(directory: &dyn Directory) -> std::io::Result<()> {
+        match directory.remove(MANIFEST_NEW) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        directory.sync()
+    }
+
     /// Makes this the manifest, durably.
-    pub(super) fn store(&self, directory: &dyn Directory) -> Result<(), WalError> {
-        let file_path = directory.path().join(MANIFEST);
-        let replace = || {
+    pub(super) fn store(&self, directory: &dyn Directory) -> Result<(), NotStored> {
+        let prepare = || {
             let file = directory.create(MANIFEST_NEW)?;
             file.write_at(0, &self.encode())?;
-            file.sync()?;
-            directory.rename(MANIFEST_NEW, MANIFEST)?;
-            directory.sync()
+            file.sync()
         };
-        replace().map_err(|source| WalError::Io { operation: "replacing", file: file_path, source })
+        let failed = |renamed, operation, name, source| {
+            let error = WalError::Io { operation, file: directory.path().join(name), source };
+            NotStored { renamed, error }
+        };
+        prepare().map_err(|source| {
+            // It would hold the space that is missing. It is gone for good before another has its name, or none ever has.
+            let gone = Self::discard_new(directory);
+            failed(gone.is_err(), "writing", MANIFEST_NEW, source)
+        })?;
+        let renamed = directory.rename(MANIFEST_NEW, MANIFEST);
+        renamed.map_err(|source| failed(true, "replacing", MANIFEST, source))?;
+        directory.sync().map_err(|source| failed(true, "syncing the directory of", MANIFEST, source))
     }
 }

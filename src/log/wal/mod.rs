@@ -18,6 +18,7 @@ mod options;
 mod reader;
 mod record;
 mod recovery;
+mod room;
 mod store;
 mod view;
 mod watermark;
@@ -30,14 +31,14 @@ pub use reader::WalReader;
 
 use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};
-use crate::types::{EntryId, GroupId, HardState, Index, Term};
+use crate::types::{EntryId, GroupId, HardState, Index, Payload, Term};
 use reader::Shared;
 use record::{Encoder, FRAME_BYTES, Header};
 use recovery::Recovered;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::vec::Vec;
-use store::{SegmentStore, StoreHandle};
+use store::{Purpose, SegmentStore, StoreHandle};
 use view::{Place, View};
 use wal_db::{OpenPolicy, Wal, WalConfig};
 use watermark::{Mark, Watermark};
@@ -71,6 +72,7 @@ pub struct WalLog {
     group: GroupId,
     cache_bytes: usize,
     directory: PathBuf,
+    foreign: Vec<PathBuf>,
     /// Released last, when nothing of this log can write any more.
     _lock: LockGuard,
 }
@@ -103,10 +105,16 @@ impl WalLog {
         let locked = locked.map_err(|source| WalError::Io { operation: "locking", file: path.join(LOCK), source })?;
         let lock = locked.ok_or_else(|| WalError::Locked { directory: path.clone() })?;
 
-        let Recovered { manifest, watermark, view, end, chain } = recovery::recover(&*directory, &options)?;
+        let recovered = recovery::recover(&*directory, &options)?;
+        let Recovered { manifest, watermark, view, end, chain, reserve, numbers, foreign } = recovered;
         let (incarnation, opening) = (manifest.incarnation, manifest.opening);
-        let segment_bytes = options.segment_bytes.max(WalOptions::SEGMENT_BYTES_MIN);
-        let store = Arc::new(SegmentStore::open(directory, manifest, segment_bytes, end, chain)?);
+        let end_and_chain = (end, chain);
+        let store =
+            SegmentStore::open(directory, options.real_segment_bytes(), manifest, numbers, reserve, end_and_chain)?;
+        let store = Arc::new(store);
+        for file in &foreign {
+            name_foreign(file);
+        }
         let config =
             WalConfig::new().with_open_policy(OpenPolicy::Strict).with_max_record_size(RECORD_BYTES_MAX as u32);
         let wal = Wal::with_store_and_config(StoreHandle(Arc::clone(&store)), config);
@@ -122,6 +130,7 @@ impl WalLog {
             group: options.group,
             cache_bytes: options.cache_bytes,
             directory: path,
+            foreign,
             _lock: lock,
         };
         log.warm_cache()?;
@@ -140,6 +149,13 @@ impl WalLog {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What looked like a segment when the log was opened and is none that it made: other names that end in `.wal`,
+    /// numbers that it never gave, directories and links. It leaves them alone; whoever put them there may remove them.
+    #[must_use]
+    pub fn foreign_files(&self) -> &[PathBuf] {
+        &self.foreign
     }
 
     /// Syncs what was appended and notes where the log ends. Dropping the log notes the end too,
@@ -201,7 +217,10 @@ impl WalLog {
             if let Some(source) = self.encoder.refused() {
                 return Err(self.shared.store.stop(WalError::Membership { source }));
             }
-            let place = self.write_record()?;
+            let commands =
+                |write: &Write| write.entries.iter().any(|entry| matches!(entry.payload, Payload::Command(_)));
+            let purpose = if writes[..count].iter().any(commands) { Purpose::Commands } else { Purpose::Necessity };
+            let place = self.write_record(purpose)?;
             let view = &mut self.shared.view_mut();
             let floor = note_writes(view, writes.drain(..count), place, self.cache_bytes);
             self.floor = floor.or(self.floor);
@@ -234,7 +253,7 @@ impl WalLog {
     }
 
     /// Writes the record in the encoder; starts a new segment first if it needs one.
-    fn write_record(&mut self) -> Result<Place, WalError> {
+    fn write_record(&mut self, purpose: Purpose) -> Result<Place, WalError> {
         let store = Arc::clone(&self.shared.store);
         let payload_bytes = self.encoder.len();
         if payload_bytes > RECORD_BYTES_MAX {
@@ -242,9 +261,9 @@ impl WalLog {
             return Err(store.stop(WalError::TooLarge { bytes, bytes_max }));
         }
         let frame_bytes = (FRAME_BYTES + payload_bytes) as u64;
-        if !store.has_room(frame_bytes) {
+        if !store.has_room(frame_bytes, purpose) {
             self.sync()?;
-            store.roll(frame_bytes)?;
+            store.roll(frame_bytes, purpose)?;
             self.shared.view_mut().close_block();
         }
         let lsn = store.end();
@@ -260,6 +279,13 @@ impl WalLog {
         assert_eq!(appended.get(), lsn, "a record lands where its header says");
         Ok(Place { lsn, end: lsn + frame_bytes })
     }
+}
+
+/// Names a file that the log leaves alone, once.
+fn name_foreign(file: &Path) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(file = %file.display(), "looks like a segment of the log and is none that it made: left alone");
+    let _ = file;
 }
 
 /// Adds the writes of a record at `place` to the state in memory; returns the floor of its checkpoint, if it has one.

@@ -33,6 +33,11 @@ impl WalOptions {
         Self { cluster, node, group: GroupId(0), segment_bytes: 16 << 20, cache_bytes: 32 << 20 }
     }
 
+    /// The size that segments really have.
+    pub(super) fn real_segment_bytes(&self) -> u64 {
+        self.segment_bytes.max(Self::SEGMENT_BYTES_MIN)
+    }
+
     /// Sets [`WalOptions::group`].
     #[must_use]
     pub fn group(mut self, group: GroupId) -> Self {

@@ -8,9 +8,10 @@
 
 use super::directory::{Directory, RawFile, read_full};
 use super::error::WalError;
-use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, Segment, is_segment_name};
+use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, Segment};
 use super::options::WalOptions;
 use super::record::{Checkpoint, FRAME_BYTES, Frame, HEADER_BYTES, Header, Malformed, Op, payload_len};
+use super::room::{Found, Numbers, Reserve, Sizes};
 use super::store::zero;
 use super::view::{Place, View};
 use super::watermark::{Mark, WATERMARK, Watermark};
@@ -31,14 +32,26 @@ pub(super) struct Recovered {
     pub(super) end: u64,
     /// The checksum of the last record.
     pub(super) chain: u32,
+    pub(super) reserve: Reserve,
+    /// The numbers that new segments may have.
+    pub(super) numbers: Numbers,
+    /// What looks like a segment and is none of this log's.
+    pub(super) foreign: Vec<PathBuf>,
 }
 
 /// Opens what is in the directory, or makes a new log in an empty one. Everything that it returns
 /// is durable.
 pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result<Recovered, WalError> {
-    remove_files(directory, |name| name == MANIFEST_NEW)?;
-    let (mut manifest, mut watermark, mark) = load_or_create(directory, options)?;
-    sync_everything(directory, &manifest)?;
+    let found = Found::look(directory)?;
+    let mut reserve = Reserve::find(&found, Sizes::of(options.real_segment_bytes()).reserve);
+    let (mut manifest, mut watermark, mark) = load_or_create(directory, options, &found, &mut reserve)?;
+    // What the manifest says is durable before anything goes by it; and what goes, goes before anything is written, for
+    // on a full volume there is no room before.
+    sync_directory(directory)?;
+    let foreign = found.foreign(directory, &manifest)?;
+    remove_files(directory, &found.leftovers(directory, &manifest)?)?;
+    let numbers = Numbers::new(&manifest, &found);
+    sync_segments(directory, &manifest)?;
     let mut replay = Replay::new(directory, &manifest, options, mark);
     replay.scan()?;
     replay.check_mark()?;
@@ -46,20 +59,24 @@ pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result
     let Replay { mut view, floor, position: end, chain, .. } = replay;
     view.close_block();
     manifest.opening += 1;
+    numbers.set_aside(&mut manifest);
     // A crash may have come between a checkpoint and its purge.
-    manifest.remove_before(floor);
-    manifest.store(directory)?;
-    // Segments that are not listed were prepared or purged when the process died, or purged just now.
-    let listed = |name: &str| manifest.segments.iter().any(|segment| segment.name() == name);
-    remove_files(directory, |name| is_segment_name(name) && !listed(name))?;
+    let purged = manifest.remove_before(floor);
+    reserve.store(directory, &manifest).map_err(|failed| failed.error)?;
+    remove_files(directory, &purged.iter().map(Segment::name).collect::<Vec<_>>())?;
     watermark.write_both(&Mark { durable: end, chain, last: view.last })?;
-    Ok(Recovered { manifest, watermark, view, end, chain })
+    Ok(Recovered { manifest, watermark, view, end, chain, reserve, numbers, foreign })
 }
 
-fn load_or_create(directory: &dyn Directory, options: &WalOptions) -> Result<(Manifest, Watermark, Mark), WalError> {
+fn load_or_create(
+    directory: &dyn Directory,
+    options: &WalOptions,
+    found: &Found,
+    reserve: &mut Reserve,
+) -> Result<(Manifest, Watermark, Mark), WalError> {
     let manifest = match Manifest::load(directory)? {
         Some(manifest) => manifest,
-        None => create(directory, options)?,
+        None => create(directory, options, found, reserve)?,
     };
     if manifest.cluster != options.cluster {
         return Err(WalError::WrongCluster { found: manifest.cluster, expected: options.cluster });
@@ -81,11 +98,20 @@ fn load_or_create(directory: &dyn Directory, options: &WalOptions) -> Result<(Ma
 
 /// Makes the manifest of a new log. It lists no segment yet: segments come into being only when
 /// the manifest is durable, so that segments without a manifest are never a crashed creation.
-fn create(directory: &dyn Directory, options: &WalOptions) -> Result<Manifest, WalError> {
-    if names(directory)?.iter().any(|name| is_segment_name(name) || name == WATERMARK) {
+fn create(
+    directory: &dyn Directory,
+    options: &WalOptions,
+    found: &Found,
+    reserve: &mut Reserve,
+) -> Result<Manifest, WalError> {
+    if found.has_segments() || found.has_file(WATERMARK) {
         let reason = "the manifest is missing";
         let file = directory.path().join(MANIFEST);
         return Err(WalError::Corrupt { file, offset: 0, first: Index(1), last: None, reason });
+    }
+    if found.has_file(MANIFEST_NEW) {
+        let file = directory.path().join(MANIFEST_NEW);
+        Manifest::discard_new(directory).map_err(|source| WalError::Io { operation: "removing", file, source })?;
     }
     let manifest = Manifest {
         cluster: options.cluster,
@@ -95,7 +121,7 @@ fn create(directory: &dyn Directory, options: &WalOptions) -> Result<Manifest, W
         next_number: 1,
         segments: Vec::new(),
     };
-    manifest.store(directory)?;
+    reserve.store(directory, &manifest).map_err(|failed| failed.error)?;
     Ok(manifest)
 }
 
@@ -112,8 +138,7 @@ fn sync_directory(directory: &dyn Directory) -> Result<(), WalError> {
     directory.sync().map_err(|source| WalError::Io { operation: "syncing", file, source })
 }
 
-fn sync_everything(directory: &dyn Directory, manifest: &Manifest) -> Result<(), WalError> {
-    sync_directory(directory)?;
+fn sync_segments(directory: &dyn Directory, manifest: &Manifest) -> Result<(), WalError> {
     for segment in &manifest.segments {
         let path = directory.path().join(segment.name());
         let corrupt =
@@ -132,21 +157,13 @@ fn sync_everything(directory: &dyn Directory, manifest: &Manifest) -> Result<(),
     Ok(())
 }
 
-/// Removes files that a process left behind when it died. They are gone for good before new ones
-/// take their names.
-fn remove_files(directory: &dyn Directory, is_garbage: impl Fn(&str) -> bool) -> Result<(), WalError> {
-    let names = names(directory)?;
-    let garbage: Vec<_> = names.iter().filter(|name| is_garbage(name)).collect();
-    for name in &garbage {
-        let file = directory.path().join(name);
-        directory.remove(name).map_err(|source| WalError::Io { operation: "removing", file, source })?;
+/// Removes files that nothing needs. One that cannot be removed costs space, and is tried again at the next opening: no
+/// other file ever takes its name.
+fn remove_files(directory: &dyn Directory, names: &[String]) -> Result<(), WalError> {
+    for name in names {
+        let _ = directory.remove(name);
     }
-    if garbage.is_empty() { Ok(()) } else { sync_directory(directory) }
-}
-
-fn names(directory: &dyn Directory) -> Result<Vec<String>, WalError> {
-    let file = directory.path().to_path_buf();
-    directory.names().map_err(|source| WalError::Io { operation: "reading", file, source })
+    if names.is_empty() { Ok(()) } else { sync_directory(directory) }
 }
 
 /// Goes through the records in order and rebuilds the state in memory.

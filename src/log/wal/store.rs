@@ -9,8 +9,9 @@
 
 use super::directory::{Directory, RawFile};
 use super::error::WalError;
-use super::manifest::{Manifest, Segment};
+use super::manifest::{Manifest, NotStored, Segment};
 use super::record::u32_at;
+use super::room::{Numbers, Reserve, Sizes, lacks_space};
 use std::path::PathBuf;
 use std::string::ToString;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,17 +26,75 @@ struct Active {
     file: Arc<dyn RawFile>,
 }
 
+/// What a record is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It brings commands.
+    Commands,
+    /// It brings none: a hard state, a no-op, a configuration, a checkpoint. A server that cannot write those cannot take
+    /// part in an election, nor make room.
+    Necessity,
+}
+
 /// What only the writer touches.
 struct Writing {
     manifest: Manifest,
-    /// Purged segments, no longer listed, to be used again instead of writing zeros. What they hold
-    /// is of other positions and never verifies.
+    /// Segments that are not listed: purged ones, to be used again instead of writing zeros. What they hold is of other
+    /// positions and never verifies.
     spares: Vec<Segment>,
+    numbers: Numbers,
+    reserve: Reserve,
+}
+
+impl Writing {
+    /// Takes a spare segment with room for this many bytes.
+    fn take_spare(&mut self, bytes: u64) -> Option<Segment> {
+        let position = self.spares.iter().rposition(|spare| spare.bytes >= bytes)?;
+        Some(self.spares.remove(position))
+    }
+
+    /// Makes a segment full of zeros, durable with its name, and not listed. Fails alone: nothing is left of it.
+    fn prepare(&mut self, directory: &dyn Directory, bytes: u64) -> Result<Active, WalError> {
+        let segment = Segment { number: self.numbers.next(), base: 0, bytes, chain: 0 };
+        let name = segment.name();
+        if segment.number >= self.manifest.next_number {
+            let source = std::io::Error::other("no number was set aside for it");
+            return Err(WalError::Io { operation: "preparing", file: directory.path().join(name), source });
+        }
+        let fill = || {
+            let file = directory.create(&name)?;
+            zero(&*file, 0, bytes)?;
+            file.sync()?;
+            directory.sync()?;
+            Ok(file)
+        };
+        let file = || directory.path().join(&name);
+        let filled = fill().map_err(|source| {
+            // It would hold the space that is missing.
+            let _ = directory.remove(&name);
+            WalError::Io { operation: "preparing", file: file(), source }
+        })?;
+        self.numbers.use_up();
+        Ok(Active { segment, file: filled })
+    }
+
+    /// Frees what is held for times like this; false if there was nothing.
+    fn give_way(&mut self, directory: &dyn Directory) -> bool {
+        let spares = std::mem::take(&mut self.spares);
+        let removed = spares.iter().filter(|spare| directory.remove(&spare.name()).is_ok()).count();
+        self.reserve.give_up(directory) || removed > 0
+    }
+
+    fn store(&mut self, directory: &dyn Directory) -> Result<(), NotStored> {
+        self.numbers.set_aside(&mut self.manifest);
+        self.reserve.store(directory, &self.manifest)
+    }
 }
 
 pub(super) struct SegmentStore {
     directory: Arc<dyn Directory>,
     segment_bytes: u64,
+    sizes: Sizes,
     active: RwLock<Active>,
     /// The manifest's list, for readers.
     segments: RwLock<Vec<Segment>>,
@@ -55,33 +114,35 @@ impl SegmentStore {
     /// How many purged segments are kept.
     const SPARES_MAX: usize = 4;
 
-    /// A store that goes on at `end`, in the manifest's last segment. Creates the first segment if
-    /// there is none.
+    /// A store that goes on behind what was recovered, in the manifest's last segment. Creates the first segment if
+    /// there is none, and the reserve if there is room for it.
     pub(super) fn open(
         directory: Arc<dyn Directory>,
-        mut manifest: Manifest,
         segment_bytes: u64,
-        end: u64,
-        chain: u32,
+        manifest: Manifest,
+        numbers: Numbers,
+        reserve: Reserve,
+        (end, chain): (u64, u32),
     ) -> Result<Self, WalError> {
-        let active = match manifest.segments.last() {
-            Some(segment) => {
-                let path = directory.path().join(segment.name());
-                let opened = directory.open(&segment.name());
-                let file = opened.map_err(|source| WalError::Io { operation: "opening", file: path, source })?;
-                Active { segment: *segment, file }
-            }
-            None => {
-                let segment = Segment { number: manifest.next_number, base: end, bytes: segment_bytes, chain };
-                add_segment(&*directory, &mut manifest, segment)?
-            }
-        };
+        let mut writing = Writing { manifest, spares: Vec::new(), numbers, reserve };
+        if writing.manifest.segments.is_empty() {
+            // A new log is not begun without it.
+            writing.reserve.restore(&*directory)?;
+            let Active { segment, .. } = writing.prepare(&*directory, segment_bytes)?;
+            let segment = Segment { base: end, chain, ..segment };
+            writing.manifest.segments.push(segment);
+            writing.store(&*directory).map_err(|failed| failed.error)?;
+        }
+        let active = open_active(&*directory, *writing.manifest.segments.last().expect("there is one at least"))?;
+        // A full volume is no reason not to open.
+        let _ = writing.reserve.restore(&*directory);
         Ok(Self {
             directory,
             segment_bytes,
+            sizes: Sizes::of(segment_bytes),
             active: RwLock::new(active),
-            segments: RwLock::new(manifest.segments.clone()),
-            writing: Mutex::new(Writing { manifest, spares: Vec::new() }),
+            segments: RwLock::new(writing.manifest.segments.clone()),
+            writing: Mutex::new(writing),
             opened_at: end,
             end: AtomicU64::new(end),
             chain: AtomicU32::new(chain),
@@ -131,38 +192,58 @@ impl SegmentStore {
         self.directory.open(&segment.name())
     }
 
-    /// Whether a record of this size goes into the segment that is being written.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
+    /// Whether a record of this size goes into the segment that is being written. Commands leave its last bytes to what
+    /// must be written, unless the next segment is there already.
+    pub(super) fn has_room(&self, bytes: u64, purpose: Purpose) -> bool {
         let active = self.active().segment;
-        self.end() + bytes <= active.base + active.bytes
+        let end = active.base + active.bytes;
+        if purpose == Purpose::Necessity || self.end() + bytes + self.sizes.tail <= end {
+            return self.end() + bytes <= end;
+        }
+        self.end() + bytes <= end && self.writing().spares.iter().any(|spare| spare.bytes >= self.segment_bytes)
     }
 
     /// Starts a new segment at the end of the log, with room for at least `bytes_min` bytes. The
     /// caller has synced everything before.
-    pub(super) fn roll(&self, bytes_min: u64) -> Result<(), WalError> {
+    pub(super) fn roll(&self, bytes_min: u64, purpose: Purpose) -> Result<(), WalError> {
         self.check()?;
-        self.try_roll(bytes_min).map_err(|error| self.stop(error))
+        self.try_roll(bytes_min, purpose).map_err(|error| self.stop(error))
     }
 
-    fn try_roll(&self, bytes_min: u64) -> Result<(), WalError> {
-        let Writing { manifest, spares } = &mut *self.writing();
-        let (base, chain) = (self.end(), self.chain());
-        let bytes = self.segment_bytes.max(bytes_min);
-        let active = match spares.last().is_some_and(|spare| spare.bytes >= bytes).then(|| spares.pop()).flatten() {
-            Some(spare) => {
-                let opened = self.directory.open(&spare.name());
-                let file = || self.path_of(&spare);
-                let opened = opened.map_err(|source| WalError::Io { operation: "opening", file: file(), source })?;
-                list_segment(&*self.directory, manifest, Segment { base, chain, ..spare }, opened)?
-            }
-            None => {
-                let segment = Segment { number: manifest.next_number, base, bytes, chain };
-                add_segment(&*self.directory, manifest, segment)?
-            }
+    fn try_roll(&self, bytes_min: u64, purpose: Purpose) -> Result<(), WalError> {
+        let writing = &mut *self.writing();
+        let Active { segment: spare, file } = match writing.take_spare(self.segment_bytes.max(bytes_min)) {
+            Some(spare) => open_active(&*self.directory, spare)?,
+            None => self.prepare_next(writing, bytes_min, purpose)?,
         };
-        *self.segments.write().unwrap_or_else(PoisonError::into_inner) = manifest.segments.clone();
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+        let segment = Segment { base: self.end(), chain: self.chain(), ..spare };
+        writing.manifest.segments.push(segment);
+        writing.store(&*self.directory).map_err(|failed| failed.error)?;
+        *self.segments.write().unwrap_or_else(PoisonError::into_inner) = writing.manifest.segments.clone();
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Active { segment, file };
         Ok(())
+    }
+
+    /// Prepares a segment for a record of `bytes_min` bytes. On a full volume what must be written gets a small one, in the
+    /// room of the reserve; a command gets none.
+    fn prepare_next(&self, writing: &mut Writing, bytes_min: u64, purpose: Purpose) -> Result<Active, WalError> {
+        let directory = &*self.directory;
+        // Commands get no room as long as there is too little set aside for what must be written.
+        let reserved = if purpose == Purpose::Commands { writing.reserve.restore(directory) } else { Ok(()) };
+        let usual = reserved.and_then(|()| writing.prepare(directory, self.segment_bytes.max(bytes_min)));
+        let lacking = |error: &WalError| matches!(error, WalError::Io { source, .. } if lacks_space(source));
+        let Err(error) = usual else { return usual };
+        let prepared = if purpose == Purpose::Necessity && lacking(&error) && writing.give_way(directory) {
+            writing.prepare(directory, self.sizes.small_segment.max(bytes_min + self.sizes.tail))
+        } else {
+            Err(error)
+        };
+        prepared.map_err(|error| match error {
+            WalError::Io { source, .. } if lacks_space(&source) => {
+                WalError::NoRoom { directory: directory.path().to_path_buf(), bytes: bytes_min, source }
+            }
+            error => error,
+        })
     }
 
     /// Removes the segments that lie wholly before `floor`: from the manifest first. A few stay to be
@@ -173,24 +254,32 @@ impl SegmentStore {
     }
 
     fn try_purge(&self, floor: u64) -> Result<(), WalError> {
-        let Writing { manifest, spares } = &mut *self.writing();
-        let removed = manifest.remove_before(floor);
+        let writing = &mut *self.writing();
+        let before = writing.manifest.segments.clone();
+        let removed = writing.manifest.remove_before(floor);
         if removed.is_empty() {
             return Ok(());
         }
-        manifest.store(&*self.directory)?;
-        *self.segments.write().unwrap_or_else(PoisonError::into_inner) = manifest.segments.clone();
+        if let Err(NotStored { renamed, error }) = writing.store(&*self.directory) {
+            if renamed {
+                return Err(error);
+            }
+            // The one before is in force. The next purge takes these along.
+            writing.manifest.segments = before;
+            return Ok(());
+        }
+        *self.segments.write().unwrap_or_else(PoisonError::into_inner) = writing.manifest.segments.clone();
         for segment in removed {
-            if spares.len() < Self::SPARES_MAX && segment.bytes == self.segment_bytes {
-                spares.push(segment);
+            if writing.spares.len() < Self::SPARES_MAX && segment.bytes == self.segment_bytes {
+                writing.spares.push(segment);
                 continue;
             }
-            let removing = self.directory.remove(&segment.name());
-            let file = || self.path_of(&segment);
-            removing.map_err(|source| WalError::Io { operation: "removing", file: file(), source })?;
+            // One that cannot be removed goes at the next opening. Nor does it matter when one comes back with the power.
+            let _ = self.directory.remove(&segment.name());
         }
-        let file = self.directory.path().to_path_buf();
-        self.directory.sync().map_err(|source| WalError::Io { operation: "syncing", file, source })
+        // Without it the log goes on; the next purge tries again.
+        let _ = writing.reserve.restore(&*self.directory);
+        Ok(())
     }
 
     fn active(&self) -> Active {
@@ -258,31 +347,12 @@ impl wal_db::WalStore for StoreHandle {
     }
 }
 
-/// Creates a segment file full of zeros and, when it and its name are durable, lists it.
-fn add_segment(directory: &dyn Directory, manifest: &mut Manifest, segment: Segment) -> Result<Active, WalError> {
-    let name = segment.name();
-    let fill = || {
-        let file = directory.create(&name)?;
-        zero(&*file, 0, segment.bytes)?;
-        file.sync()?;
-        directory.sync()?;
-        Ok(file)
-    };
-    let file = || directory.path().join(&name);
-    let filled = fill().map_err(|source| WalError::Io { operation: "preparing", file: file(), source })?;
-    manifest.next_number = segment.number + 1;
-    list_segment(directory, manifest, segment, filled)
-}
-
-fn list_segment(
-    directory: &dyn Directory,
-    manifest: &mut Manifest,
-    segment: Segment,
-    file: Arc<dyn RawFile>,
-) -> Result<Active, WalError> {
-    manifest.segments.push(segment);
-    manifest.store(directory)?;
-    Ok(Active { segment, file })
+/// Opens a segment that is there already.
+fn open_active(directory: &dyn Directory, segment: Segment) -> Result<Active, WalError> {
+    let file = || directory.path().join(segment.name());
+    let opened = directory.open(&segment.name());
+    let opened = opened.map_err(|source| WalError::Io { operation: "opening", file: file(), source })?;
+    Ok(Active { segment, file: opened })
 }
 
 /// Writes zeros over `[start, end)` of a file.
