@@ -145,7 +145,7 @@ fn damage_behind_an_open_log_is_found_by_the_read() {
 #[test]
 fn a_missing_file_is_refused() {
     let (image, _) = closed_log();
-    for name in image.keys() {
+    for name in image.keys().filter(|name| *name != "RESERVE") {
         let mut damaged = image.clone();
         damaged.remove(name);
         let error = open(&damaged).err().unwrap_or_else(|| panic!("opened without {name}"));
@@ -156,11 +156,26 @@ fn a_missing_file_is_refused() {
 #[test]
 fn a_shortened_file_is_refused() {
     let (image, _) = closed_log();
-    for (name, bytes) in image.iter().filter(|(name, _)| *name != "WATERMARK") {
+    for (name, bytes) in image.iter().filter(|(name, _)| *name != "WATERMARK" && *name != "RESERVE") {
         let mut damaged = image.clone();
         damaged.insert(name.clone(), bytes[..bytes.len() - 1].to_vec());
         let error = open(&damaged).err().unwrap_or_else(|| panic!("opened with a shorter {name}"));
         assert_eq!(place(&error).0, *name, "{error}");
+    }
+}
+
+/// Nothing is in it; and logs of versions before 0.7 have none.
+#[test]
+fn a_missing_or_short_reserve_is_made_again() {
+    let (image, model) = closed_log();
+    for bytes in [None, Some(0), Some(100)] {
+        let mut other = image.clone();
+        other.remove("RESERVE");
+        other.extend(bytes.map(|bytes| ("RESERVE".to_string(), vec![0; bytes])));
+        let disk = FaultyDisk::from_image(&other);
+        let log = WalLog::open_in(Arc::new(disk.clone()), options()).expect("it opens");
+        model.assert_equals(&log);
+        assert_eq!(disk.durable_image()["RESERVE"].len(), image["RESERVE"].len());
     }
 }
 
