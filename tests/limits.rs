@@ -5,15 +5,17 @@
 mod driver_support;
 
 use bytes::Bytes;
+use driver_support::snapshots::{Hooks, Ledger};
 use driver_support::{PATIENCE, Recorder, config};
-use raft_io::driver::{Raft, RequestError, StartError};
+use raft_io::driver::{DriverOptions, HeldUp, Raft, RequestError, Snapshots, StartError};
 use raft_io::error::{ProposeError, StepError};
 use raft_io::log::{Locked, Memberships, RaftLog, Read, SharedLog, WalLog, WalOptions};
 use raft_io::node::{Event, NodeError, RaftNode};
+use raft_io::snapshot::MemorySnapshots;
 use raft_io::transport::{MemoryNetwork, MessageLimits, RaftTransport, TcpConfig, TcpTransport};
 use raft_io::{
-    ClusterId, Entry, EntryId, HardState, Index, LogView, Membership, MemoryLog, NodeId, RaftConfig, RoleKind, Term,
-    Write,
+    ClusterId, Entry, EntryId, GroupId, HardState, Index, LogView, Membership, MemoryLog, NodeId, Payload, RaftConfig,
+    RoleKind, Term, Write,
 };
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -236,4 +238,144 @@ fn a_node_of_the_quick_start_keeps_to_what_its_log_stores() {
     let expected = ProposeError::BatchTooLarge { commands: 3, bytes: 1500, limit_bytes: NARROW_BYTES };
     assert_eq!(refused, NodeError::Step(StepError::Propose(expected)));
     node.step(batch(2)).unwrap();
+}
+
+/// Three servers, each with frames of its own size, whose logs outlive them.
+struct Servers {
+    logs: Vec<Locked<MemoryLog>>,
+    running: Vec<Raft<Ledger>>,
+}
+
+impl Servers {
+    fn start(logs: Vec<Locked<MemoryLog>>, frames: [usize; 3], has_store: bool) -> Self {
+        let transports: Vec<_> = (1..).zip(frames).map(|(id, frame)| bind(id, frame)).collect();
+        let addressed = |membership: Membership, (id, transport): (u64, &TcpTransport)| {
+            membership.with_address(id, transport.local_addr().to_string())
+        };
+        let membership = (1..).zip(&transports).fold(Membership::new([1, 2, 3_u64]), addressed);
+        let start = |(id, (transport, log)): (u64, (TcpTransport, &Locked<MemoryLog>))| {
+            let mut config = config(id, &[]);
+            config.membership = membership.clone();
+            // The first one leads, while it is well.
+            config.priority = if id == 1 { 3 } else { 2 };
+            config.command_bytes_max = config.command_bytes_max.min(frames[id as usize - 1] - 2048);
+            config.append_bytes_max = config.append_bytes_max.min(frames[id as usize - 1] - 2048);
+            let mut options = DriverOptions::default();
+            options.snapshots = has_store.then(|| Snapshots::new(MemorySnapshots::new(GroupId(0))));
+            Raft::start_with(config, options, log.clone(), transport, Ledger::new(&Arc::<Hooks>::default())).unwrap()
+        };
+        let running = (1..).zip(transports.into_iter().zip(&logs)).map(start).collect();
+        Self { logs, running }
+    }
+
+    fn at(&self, id: usize) -> &Raft<Ledger> {
+        &self.running[id - 1]
+    }
+
+    fn first_leads(&self) {
+        let leads = |status: &raft_io::driver::Status| {
+            status.role == RoleKind::Leader && status.applied_index == status.last_index
+        };
+        self.at(1).wait_for(PATIENCE, leads).unwrap();
+    }
+
+    fn stop(self) -> Vec<Locked<MemoryLog>> {
+        self.running.iter().for_each(Raft::shutdown);
+        self.logs
+    }
+}
+
+/// The largest entry that this log holds.
+fn largest(log: &Locked<MemoryLog>) -> usize {
+    let Read::Entries(entries) = log.read(Index(1), Index::MAX, usize::MAX) else { return 0 };
+    entries.iter().map(Entry::size_bytes).max().unwrap_or(0)
+}
+
+/// A leader accepted what one of its voters did not take: nothing was committed any more once it needed that one.
+#[test]
+fn a_leader_refuses_what_one_of_the_voters_does_not_take() {
+    let logs = (0..3).map(|_| Locked::default()).collect();
+    let servers = Servers::start(logs, [16 * MIB, 16 * MIB, MIB], false);
+    servers.first_leads();
+    let leader = servers.at(1);
+    // What a peer takes is known from the handshake.
+    servers.at(3).wait_for(PATIENCE, |status| status.applied_index.0 > 0).unwrap();
+    let limit_bytes = MIB - 1024 - Entry::OVERHEAD_BYTES;
+    let refused = RequestError::TooLargeForPeer { peer: NodeId(3), bytes: 4 * MIB, limit_bytes };
+    assert_eq!(leader.propose(vec![7; 4 * MIB]).wait(PATIENCE).unwrap_err(), refused);
+    let batch = vec![Bytes::from_static(b"small"), Bytes::from(vec![7; 4 * MIB])];
+    assert_eq!(leader.propose_batch(batch).pop().unwrap().wait(PATIENCE).unwrap_err(), refused);
+    // As much together goes there in pieces, and so does the largest that it takes.
+    let pieces = vec![Bytes::from(vec![7; MIB / 2]); 8];
+    leader.propose_batch(pieces).pop().unwrap().wait(PATIENCE).unwrap();
+    let last = leader.propose(vec![7; limit_bytes]).wait(PATIENCE).unwrap().id.index;
+    servers.at(3).wait_for(PATIENCE, |status| status.applied_index >= last).unwrap();
+    servers.stop();
+}
+
+/// A log that holds a larger entry than the transport carries by now: whoever lacked the entry never got it, nor anything
+/// behind it.
+#[test]
+fn an_entry_from_before_the_frames_became_smaller_comes_with_a_snapshot() {
+    let large = |log: &Locked<MemoryLog>| largest(log) > 4 * MIB;
+    let committed = |has_store| {
+        let mut logs = Vec::new();
+        for id in 1..=3 {
+            let mut log = Locked::new(MemoryLog::new());
+            let noop = Entry { id: EntryId::new(1, 1), payload: Payload::Noop };
+            let command = Payload::Command(Bytes::from(vec![7; 4 * MIB]));
+            let command = Entry { id: EntryId::new(2, 1), payload: command };
+            // The third was down.
+            let entries = [noop, command].into_iter().take(if id == 3 { 1 } else { 2 }).collect();
+            let hard_state = Some(HardState { term: Term(1), vote: None });
+            let Ok(()) = log.append(&mut vec![Write { hard_state, entries, ..Write::default() }]);
+            logs.push(log);
+        }
+        let servers = Servers::start(logs, [MIB; 3], has_store);
+        servers.first_leads();
+        servers
+    };
+    let servers = committed(true);
+    let last = servers.at(1).propose("x").wait(PATIENCE).unwrap().id.index;
+    let status = servers.at(3).wait_for(PATIENCE, |status| status.applied_index >= last).unwrap();
+    assert_eq!(status.counters.snapshots_fetched, 1);
+    assert_eq!(servers.at(3).stale_read(Ledger::commands).unwrap().len(), 2);
+    assert!(!large(&servers.logs[0]) && !large(&servers.logs[2]));
+    servers.stop();
+    // Without a store the others go on, and the status says what is the matter.
+    let servers = committed(false);
+    servers.at(1).propose("x").wait(PATIENCE).unwrap();
+    let held_up =
+        HeldUp::EntryTooLarge { index: Index(2), bytes: 4 * MIB + Entry::OVERHEAD_BYTES, limit_bytes: MIB - 1024 };
+    let told = |status: &raft_io::driver::Status| status.peers[1].held_up.as_ref() == Some(&held_up);
+    let status = servers.at(1).wait_for(PATIENCE, told).unwrap();
+    assert!(status.counters.entries_too_large >= 1 && status.prometheus().contains("raft_entries_too_large_total"));
+    servers.at(1).propose("y").wait(PATIENCE).unwrap();
+    servers.stop();
+}
+
+/// One that is not committed either: a leader that nobody could follow led on for ever.
+#[test]
+fn a_leader_whose_next_entry_nobody_takes_steps_down_and_lets_another_lead() {
+    let mut logs = Vec::new();
+    for id in 1..=3 {
+        let mut log = Locked::new(MemoryLog::new());
+        let noop = Entry { id: EntryId::new(1, 1), payload: Payload::Noop };
+        let command = Entry { id: EntryId::new(2, 1), payload: Payload::Command(Bytes::from(vec![7; 4 * MIB])) };
+        let entries = [noop, command].into_iter().take(if id == 1 { 2 } else { 1 }).collect();
+        let hard_state = Some(HardState { term: Term(1), vote: None });
+        let Ok(()) = log.append(&mut vec![Write { hard_state, entries, ..Write::default() }]);
+        logs.push(log);
+    }
+    let servers = Servers::start(logs, [MIB; 3], false);
+    let elected = |status: &raft_io::driver::Status| {
+        let leader = status.leader.as_ref().map(|leader| leader.id.0 as usize);
+        status.commit_index > Index(1) && leader.is_some_and(|id| id != 1)
+    };
+    let status = servers.at(1).wait_for(PATIENCE, elected).unwrap();
+    let leader = status.leader.unwrap().id.0 as usize;
+    let last = servers.at(leader).propose("x").wait(PATIENCE).unwrap().id.index;
+    servers.at(1).wait_for(PATIENCE, |status| status.applied_index >= last).unwrap();
+    assert!(servers.logs.iter().all(|log| largest(log) < MIB), "it was replaced");
+    servers.stop();
 }

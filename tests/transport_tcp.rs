@@ -324,6 +324,34 @@ fn a_message_that_the_peer_would_not_take_is_not_sent() {
     assert_eq!((stats.dropped_oversized, stats.connects), (1, 1));
 }
 
+/// An append beyond what the peer takes in one frame, by its bytes or by its number of entries, was never sent.
+#[test]
+fn an_append_goes_to_a_peer_with_smaller_frames_in_pieces() {
+    let mut small = config(2);
+    small.frame_bytes_max = 4096;
+    let ((one, _), (_two, at_two)) = pair(config(1), small);
+    let commands = [vec![Bytes::from(vec![7; 1000]); 9], vec![Bytes::new(); 300]].concat();
+    let whole = append_bytes(1, commands);
+    one.send(GroupId(0), envelope(1, 2, whole.clone()));
+    let (bytes, entries) = (4096 - 1024, 4096 / 64);
+    let narrow = one.limits_of(NodeId(2));
+    assert_eq!((narrow.entry_bytes_max, narrow.entries_max), (bytes, entries));
+    let Message::AppendEntriesRequest(whole) = whole else { panic!("an append") };
+    let mut came = Vec::new();
+    let mut pieces = 0;
+    while came.len() < whole.entries.len() {
+        pieces += 1;
+        let (_, envelope) = at_two.wait_for(pieces).swap_remove(pieces - 1);
+        let Message::AppendEntriesRequest(piece) = envelope.message else { panic!("an append") };
+        assert_eq!(piece.prev, came.last().map_or(whole.prev, |entry: &raft_io::Entry| entry.id));
+        assert!(piece.entries.size_bytes() <= bytes && piece.entries.len() <= entries);
+        assert_eq!((piece.term, piece.commit), (whole.term, whole.commit));
+        came.extend(piece.entries.iter().cloned());
+    }
+    assert_eq!(came, whole.entries[..]);
+    assert_eq!(one.stats().dropped_oversized, 0);
+}
+
 #[test]
 fn a_taken_port_and_a_broken_rule_are_typed_errors() {
     let one = TcpTransport::bind(config(1)).unwrap();

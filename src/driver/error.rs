@@ -34,7 +34,7 @@ impl fmt::Display for LeaderHint {
 
 /// Why a request was not answered with a result (law 5: each request ends exactly once).
 ///
-/// Retry safety: after `NotLeader`, `TransferInProgress`, `Overloaded`, `TooLarge`, `BatchTooLarge`, `Shutdown`, `Fatal` and
+/// Retry safety: after `NotLeader`, `TransferInProgress`, `Overloaded`, `TooLarge`, `TooLargeForPeer`, `BatchTooLarge`, `Shutdown`, `Fatal` and
 /// `DeadlineExceeded { proposed: None }` the command is in no log and never will be through this
 /// request, so a retry cannot apply it twice. After `OutcomeUnknown` and
 /// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
@@ -85,6 +85,19 @@ pub enum RequestError {
         /// The command's size in bytes.
         bytes: usize,
         /// `command_bytes_max` of the configuration.
+        limit_bytes: usize,
+    },
+    /// One of the voters takes less in one message than this node: the command would never reach it. Nothing was appended.
+    #[error(
+        "a command of {bytes} bytes is more than the {limit_bytes} that node {peer} takes in one message; \
+         nothing was appended, split it or raise the limit of that node's transport (frame_bytes_max)"
+    )]
+    TooLargeForPeer {
+        /// The voter that takes least.
+        peer: NodeId,
+        /// The command's size in bytes.
+        bytes: usize,
+        /// The largest command that it takes.
         limit_bytes: usize,
     },
     /// The commands of a batch are written and sent as one, and the log does not store so much in one write: they can never

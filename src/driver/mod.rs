@@ -60,6 +60,7 @@ mod limits;
 mod mailbox;
 mod members;
 mod node;
+mod obstacles;
 mod options;
 mod proposals;
 mod raft;
@@ -90,6 +91,6 @@ pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Wat
 pub use reads::Reading;
 pub use recovery::{Recovery, RecoveryError};
 pub use snapshots::{SnapshotImage, TakingSnapshot};
-pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
+pub use status::{Counters, FetchStatus, HeldUp, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
 pub use stopped::{NodeRole, StopReason};
 pub use transfers::LeadershipTransfer;

@@ -13,6 +13,7 @@ use super::lifecycle::Lifecycle;
 use super::limits;
 use super::mailbox::Mailbox;
 use super::members::{self, Members};
+use super::obstacles::Obstacles;
 use super::options::DriverOptions;
 use super::proposals::{Appended, Held, not_leader};
 use super::raft::{Applied, RoleChange, StateMachine, WaitError};
@@ -161,6 +162,8 @@ pub(super) struct State<M: StateMachine> {
     pub(super) reads: Reads<M>,
     /// How old the rounds are that a lease rests on.
     pub(super) leases: Leases,
+    /// What peers cannot be sent.
+    pub(super) obstacles: Obstacles,
     /// Whether the log's disk works.
     pub(super) stall: Stall,
     /// The transfer of leadership that somebody waits for.
@@ -285,6 +288,7 @@ impl<M: StateMachine> State<M> {
             appended: VecDeque::new(),
             reads,
             leases: Leases::new(config),
+            obstacles: Obstacles::default(),
             stall: Stall::default(),
             transfers: Transfers::new(),
             changes: Changes::new(),

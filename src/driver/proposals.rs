@@ -2,6 +2,7 @@
 
 use super::error::{Limit, NotLeaderReason, RequestError};
 use super::node::{Completer, Node, State, Waiting};
+use super::obstacles::ALWAYS_TAKEN_BYTES;
 use super::raft::StateMachine;
 use super::slot::slot;
 use super::sync::atomic::Ordering;
@@ -62,12 +63,19 @@ fn size_bytes(command: &Bytes) -> usize {
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     pub(super) fn propose_one(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError> {
         self.check_size(&command)?;
+        if command.len() > ALWAYS_TAKEN_BYTES {
+            self.check_voters(command.len())?;
+        }
         let (completer, completion) = slot();
         self.submit(Held { first: (command, completer), rest: Vec::new() })?;
         Ok(completion)
     }
 
     pub(super) fn propose_many(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError> {
+        let largest = commands.iter().map(Bytes::len).max().unwrap_or(0);
+        if largest > ALWAYS_TAKEN_BYTES && largest <= self.command_bytes_max {
+            self.check_voters(largest)?;
+        }
         let mut completions = Vec::with_capacity(commands.len());
         let mut parts = Vec::with_capacity(commands.len());
         for command in commands {
@@ -86,6 +94,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     fn check_size(&self, command: &Bytes) -> Result<(), RequestError> {
         let (bytes, limit_bytes) = (command.len(), self.command_bytes_max);
         if bytes > limit_bytes { Err(RequestError::TooLarge { bytes, limit_bytes }) } else { Ok(()) }
+    }
+
+    /// A command that one of the voters would not take is refused: whatever the others take, it could be they who fail next.
+    fn check_voters(&self, bytes: usize) -> Result<(), RequestError> {
+        match self.narrowest_voter() {
+            Some((peer, limit_bytes)) if bytes > limit_bytes => {
+                lock(&self.state).counters.commands_refused += 1;
+                Err(RequestError::TooLargeForPeer { peer, bytes, limit_bytes })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Admits and appends, or holds until the log is idle.

@@ -144,6 +144,47 @@ pub struct PeerStatus {
     pub inflight_messages: usize,
     /// Their entries, in bytes.
     pub inflight_bytes: usize,
+    /// Why it does not catch up; `None` if it has, or is about to.
+    pub held_up: Option<HeldUp>,
+}
+
+/// Why a member does not catch up with its leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum HeldUp {
+    /// The next entry for it is larger than what it takes in one message. If the entry is committed, the leader takes a
+    /// snapshot that covers it, and the member gets that. If it is not, and too few can take it, the leader steps down.
+    EntryTooLarge {
+        /// The entry.
+        index: Index,
+        /// Its size in bytes.
+        bytes: usize,
+        /// What the member takes.
+        limit_bytes: usize,
+    },
+}
+
+impl HeldUp {
+    /// Its name in one lower-case word, with underscores.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::EntryTooLarge { .. } => "entry_too_large",
+        }
+    }
+}
+
+impl Display for HeldUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EntryTooLarge { index, bytes, limit_bytes } => write!(
+                f,
+                "entry {index} has {bytes} bytes and it takes {limit_bytes} in one message; it needs a snapshot, or a \
+                 larger frame_bytes_max"
+            ),
+        }
+    }
 }
 
 /// What a node says of its snapshots.
@@ -212,6 +253,8 @@ pub struct Counters {
     pub disk_stalls: u64,
     /// Appends whose entries were read from the log for a lagging follower.
     pub cold_reads: u64,
+    /// Entries that a peer could not be sent because it takes less in one message.
+    pub entries_too_large: u64,
     /// Such reads dropped because too many waited or the log had changed meanwhile.
     pub cold_reads_dropped: u64,
     /// Snapshots taken of the state machine.
@@ -312,6 +355,7 @@ impl Status {
             ("raft_log_writes_total", "Writes made durable.", counters.log_writes),
             ("raft_log_syncs_total", "Syncs of the log.", counters.log_syncs),
             ("raft_cold_reads_total", "Appends read from the log for laggards.", counters.cold_reads),
+            ("raft_entries_too_large_total", "Entries that a peer does not take.", counters.entries_too_large),
             ("raft_cold_reads_dropped_total", "Such reads that were dropped.", counters.cold_reads_dropped),
             ("raft_snapshots_taken_total", "Snapshots taken.", counters.snapshots_taken),
             ("raft_snapshots_failed_total", "Snapshots lost to an error.", counters.snapshots_failed),
@@ -376,6 +420,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             active: progress.active,
             inflight_messages: progress.inflight_messages(),
             inflight_bytes: progress.inflight_bytes(),
+            held_up: state.obstacles.held_up(id),
         });
         let peers = peers.collect();
         let index = protocol.membership_index();

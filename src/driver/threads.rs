@@ -154,8 +154,9 @@ fn send_filled<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L
     match filled {
         Some(envelope) if node.is_running() && state.leading == Some(envelope.message.term()) => {
             node.cold_reads_done.fetch_add(1, Ordering::Relaxed);
-            let State { recording, protocol, outbox, .. } = &mut *state;
+            let State { recording, protocol, obstacles, outbox, .. } = &mut *state;
             recording.sent_from_log(&envelope, protocol);
+            obstacles.note_cold(&envelope);
             outbox.push(envelope);
         }
         _ => {
@@ -179,6 +180,9 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             let role = state.protocol.role();
             state.ticker.tick(role, &mut |event| due.push(event));
             for event in due.drain(..) {
+                if event == Event::ElectionTimeout && state.obstacles.abstains() {
+                    continue;
+                }
                 // Timeouts are never refused.
                 let _ = node.step(&mut state, event);
             }
@@ -187,6 +191,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             node.tick_changes(&mut state);
             state.handover = false;
             node.release(state);
+            node.tick_obstacles();
             state = lock(&node.state);
         } else if state.handover {
             state.handover = false;

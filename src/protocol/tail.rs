@@ -1,11 +1,8 @@
 //! What has been decided and is not yet durable: the writes in flight and the messages that wait
 //! for them, in one ordered stream.
 //!
-//! This is the door of law 2. What a message promises is durable before the message goes out, because it stands behind
-//! that write. Five messages do not pass here: a leader's appends, snapshot offers, rounds of confirmation, answers to the
-//! reads of followers, and requests to campaign. They promise nothing but the leader's term, which was durable before it
-//! led. Two more pass only while a hard state is in flight: the answer to a round of confirmation, and a follower's
-//! question for a read. They promise a term and nothing else. The order of
+//! This is the door of law 2. Every message but a leader's appends leaves through it, so whatever
+//! a message depends on is durable before it goes out: it stands behind that write. The order of
 //! writes and messages is one stream, hence a late completion can release nothing too early, and a
 //! completion of a write whose entries were replaced since (the ABA race of etcd #1690) marks none
 //! of the new entries durable.

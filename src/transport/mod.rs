@@ -74,6 +74,13 @@ pub trait RaftTransport: Send + Sync + 'static {
         MessageLimits::UNBOUNDED
     }
 
+    /// What is known of what one message to this peer may carry, now; less than [`limits`](Self::limits) if the peer takes
+    /// less. A leader accepts nothing that one of the voters would not take. Default: the same to everybody.
+    fn limits_of(&self, peer: NodeId) -> MessageLimits {
+        let _ = peer;
+        self.limits()
+    }
+
     /// Who belongs to the cluster from now on, this server included, each with its address if the configuration names one, in
     /// whatever words [`Membership`](crate::Membership) was given. Called before `start`, and whenever it changes; never
     /// by two threads at a time. Who is not named can be forgotten, though servers that are may still hear from it, and it

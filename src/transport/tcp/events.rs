@@ -95,8 +95,9 @@ pub enum TransportEvent {
         /// What the system said.
         error: io::Error,
     },
-    /// A message was not sent because the peer would not accept its frame: the limits of the two
-    /// servers differ, and replication to this peer stands still until they don't.
+    /// A message was not sent because the peer would not accept its frame: it has one entry that is too large by itself. The
+    /// driver brings the peer its effect with a snapshot; where there is none, replication to this peer stands still until
+    /// it accepts larger frames.
     Oversized {
         /// The peer.
         peer: NodeId,

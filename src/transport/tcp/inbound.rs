@@ -123,6 +123,9 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
             return refuse(socket, refusal);
         }
     };
+    if way == Way::Messages {
+        peer.learn_limit(hello.frame_bytes_max);
+    }
     peer.learn(hello.incarnation, hello.client_address);
     // Noted as the peer's connection before it leaves the lobby: shutdown finds it in one of them.
     if peer.begin_inbound(way, serial, Arc::clone(socket)) {

@@ -148,7 +148,7 @@ impl TcpTransport {
 
 /// What a server takes that accepts frames of this size. An entry takes no more of a frame than limits count for it
 /// (`Entry::size_bytes`); the rest is for what is around the entries.
-fn limits_of(frame_bytes_max: usize) -> MessageLimits {
+pub(super) fn limits_of(frame_bytes_max: usize) -> MessageLimits {
     let limits = wire::Limits { frame_bytes_max };
     MessageLimits {
         entry_bytes_max: frame_bytes_max.saturating_sub(CONTROL_FRAME_BYTES_MAX),
@@ -197,6 +197,13 @@ impl RaftTransport for TcpTransport {
     /// What fits into a frame of `frame_bytes_max`.
     fn limits(&self) -> MessageLimits {
         limits_of(self.handle.shared.config.frame_bytes_max)
+    }
+
+    /// What fits into a frame that the peer takes, once it has said so in a handshake.
+    fn limits_of(&self, peer: NodeId) -> MessageLimits {
+        let shared = &self.handle.shared;
+        let said = shared.peer(peer).and_then(|peer| peer.frame_bytes_max());
+        limits_of(said.unwrap_or(shared.config.frame_bytes_max))
     }
 
     /// Connects to the members where the configuration says that they are, and parts with everybody else.

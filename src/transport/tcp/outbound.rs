@@ -1,12 +1,12 @@
 //! The way to one peer: connect, introduce, write what is queued, watch that the peer is there.
 
-use super::Shared;
 use super::events::{CloseReason, TransportEvent};
 use super::peer::Peer;
 use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
-use crate::message::Message;
+use super::{Shared, limits_of};
+use crate::message::{AppendEntriesRequest, Message};
 use crate::transport::queue::Popped;
-use crate::types::GroupId;
+use crate::types::{GroupId, Index};
 use crate::wire::{
     self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, Limits, PROTOCOL, Purpose, Refusal,
     TRANSFER_PROTOCOL, Welcome,
@@ -224,6 +224,9 @@ pub(super) fn introduce(
             }
             let known = shared.recognise(peer.id, welcome.incarnation);
             known.map_err(|refusal| ConnectError::Closed(CloseReason::Identity(refusal)))?;
+            if purpose == Purpose::Messages {
+                peer.learn_limit(welcome.frame_bytes_max);
+            }
             peer.learn(welcome.incarnation, welcome.client_address.clone());
             Ok((welcome, reader))
         }
@@ -326,9 +329,34 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn push(&mut self, group: GroupId, message: &Message) -> Result<(), wire::EncodeError> {
-        wire::encode_message(group, message, &self.limits, &mut self.buffer)?;
-        self.messages += 1;
+        match wire::encode_message(group, message, &self.limits, &mut self.buffer) {
+            Ok(()) => self.messages += 1,
+            Err(error) => match message {
+                Message::AppendEntriesRequest(request) if request.entries.len() > 1 => {
+                    self.push_in_pieces(group, request)?;
+                }
+                _ => return Err(error),
+            },
+        }
         Ok(())
+    }
+
+    /// To a peer that takes less in one message than this server an append goes in several, each after the one before it.
+    /// What follows an entry that is too large by itself would be refused there.
+    fn push_in_pieces(&mut self, group: GroupId, request: &AppendEntriesRequest) -> Result<(), wire::EncodeError> {
+        let takes = limits_of(self.limits.frame_bytes_max);
+        let mut prev = request.prev;
+        loop {
+            let first = prev.index.next();
+            let end = Index(first.0.saturating_add(takes.entries_max as u64));
+            let entries = request.entries.range_within(first, end, takes.entry_bytes_max);
+            let Some(last) = entries.last_id() else { return Ok(()) };
+            let piece = AppendEntriesRequest { prev, entries, ..request.clone() };
+            let piece = Message::AppendEntriesRequest(piece);
+            wire::encode_message(group, &piece, &self.limits, &mut self.buffer)?;
+            self.messages += 1;
+            prev = last;
+        }
     }
 
     /// Writes everything, with a probe if one is due.

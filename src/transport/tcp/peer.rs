@@ -37,6 +37,8 @@ struct State {
     /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
     inbound: [Option<(u64, Arc<Socket>)>; 2],
     incarnation: Option<u64>,
+    /// The largest frame that it accepts, as it said last.
+    frame_bytes_max: Option<usize>,
     client_address: Option<String>,
     /// Final.
     closed: bool,
@@ -169,6 +171,15 @@ impl Peer {
         let mut state = self.state();
         state.incarnation = Some(incarnation);
         state.client_address = client_address;
+    }
+
+    /// The largest frame with messages that it accepts.
+    pub(super) fn learn_limit(&self, frame_bytes_max: u32) {
+        self.state().frame_bytes_max = Some(frame_bytes_max as usize);
+    }
+
+    pub(super) fn frame_bytes_max(&self) -> Option<usize> {
+        self.state().frame_bytes_max
     }
 
     /// Where it says that it is to be found.
