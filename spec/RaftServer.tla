@@ -606,13 +606,16 @@ BecomePreCandidate(n) ==
     IN IF IsQuorum(InForce(n), asking.granted) THEN BecomeCandidate(asking, FALSE)
        ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in OtherVoters(n)})
 
+\* The entry that a leader begins its term with.  A trace has another one in an empty log (TraceRaft.tla).
+LeadersFirst(n) == Entry(n.term, "Noop")
+
 \* Leads the term, beginning with an entry whose commit commits everything before it (3.6.2, 6.4).
 BecomeLeader(n) ==
     LET new == NewProgress(Len(n.log))
     IN AppendAsLeader([n EXCEPT !.role = "Leader", !.leader = n.id, !.recent = FALSE, !.granted = {}, !.refused = {},
                                 !.fetch = NoFetch,
                                 !.progress = [j \in Members(InForce(n)) \ {n.id} |-> new]],
-                      <<Entry(n.term, "Noop")>>)
+                      <<LeadersFirst(n)>>)
 
 \* The votes are sets, so that an answer that comes twice counts once.
 RecordVote(n, voter, granted) ==

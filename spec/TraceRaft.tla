@@ -17,6 +17,7 @@ EXTENDS Raft
 
 CONSTANTS
     Trace,          \* the lines, as records
+    NamesHistory,   \* whether the first leader of an empty log names the history that begins with it
     Disks,          \* what each server's disk held when the trace begins
     \* For the test of this module: other lines, each to be tried in the place of one of the trace.  No such variant may
     \* get past its line.
@@ -75,6 +76,10 @@ Agrees(inSpec) ==
     LET different == {f \in DOMAIN inSpec : inSpec[f] # Line.state[f]}
     IN IF different = {} THEN TRUE
        ELSE PrintT(<<"differs", variant', l, [f \in different |-> inSpec[f]]>>) /\ FALSE
+
+\* The identity of a history is no state of the spec: an entry that names one is a configuration that changes nothing.
+TraceLeadersFirst(n) ==
+    IF NamesHistory /\ Len(n.log) = 0 THEN ChangeEntry(n.term, InForce(n)) ELSE Entry(n.term, "Noop")
 
 -----------------------------------------------------------------------------
 (* Events                                                                  *)

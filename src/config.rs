@@ -1,6 +1,7 @@
 //! The configuration of a node, checked once, as a whole.
 
 use crate::error::{ConfigError, ConfigProblem};
+use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::types::{Entry, NodeId};
 use alloc::string::ToString;
@@ -63,6 +64,10 @@ pub struct RaftConfig {
     pub uncommitted_bytes_max: usize,
     /// The largest command. Default 8 MiB.
     pub command_bytes_max: usize,
+    /// Random bits: the identity of the cluster's [history](crate::History), if this node turns out to be its first leader.
+    /// Draw new ones at each start. The driver draws them where there are none. Without them the cluster has no identity
+    /// until a node with them leads. Default none.
+    pub history: Option<HistoryId>,
 }
 
 /// The default of a field that configurations of 0.6 do not have.
@@ -97,6 +102,7 @@ impl RaftConfig {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             command_bytes_max: 8 << 20,
+            history: None,
         }
     }
 

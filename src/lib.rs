@@ -78,6 +78,7 @@ pub mod config;
 pub mod driver;
 pub mod error;
 pub mod event;
+pub mod history;
 pub mod log;
 pub mod membership;
 pub mod message;
@@ -104,6 +105,7 @@ pub use config::RaftConfig;
 #[cfg(feature = "std")]
 pub use driver::{Raft, StateMachine, Status};
 pub use event::Event;
+pub use history::{History, HistoryId};
 pub use log::{LogView, Memberships, MemoryLog, RaftLog, WriteThrough};
 pub use membership::Membership;
 pub use message::{Envelope, Message};

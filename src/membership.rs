@@ -3,9 +3,11 @@
 //! Lives here: a configuration as data, its bytes, and the rules that make one legal. Does not live here: how a cluster
 //! moves from one to the next (`protocol/membership_change.rs`, dissertation §4).
 
+use crate::history::History;
 use crate::types::NodeId;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use thiserror::Error;
 
@@ -30,6 +32,8 @@ pub struct Membership {
     learners: Vec<NodeId>,
     promoting: Vec<NodeId>,
     addresses: Vec<(NodeId, String)>,
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    history: Option<Arc<History>>,
 }
 
 /// A configuration as someone may have written it, in any order.
@@ -45,18 +49,21 @@ struct Unsorted {
     promoting: Vec<NodeId>,
     #[serde(default)]
     addresses: Vec<(NodeId, String)>,
+    #[serde(default)]
+    history: Option<History>,
 }
 
 #[cfg(feature = "serde")]
 impl From<Unsorted> for Membership {
     fn from(unsorted: Unsorted) -> Self {
-        let Unsorted { voters, outgoing, learners, promoting, addresses } = unsorted;
+        let Unsorted { voters, outgoing, learners, promoting, addresses, history } = unsorted;
         let mut membership = Self {
             voters: sorted(voters),
             outgoing: sorted(outgoing),
             learners: sorted(learners),
             promoting: sorted(promoting),
             addresses: Vec::new(),
+            history: history.map(Arc::new),
         };
         for (id, address) in addresses {
             membership = membership.with_address(id, address);
@@ -138,6 +145,18 @@ impl Membership {
         changed
     }
 
+    /// This configuration as one of that history.
+    #[must_use]
+    pub fn with_history(&self, history: Arc<History>) -> Self {
+        Self { history: Some(history), ..self.clone() }
+    }
+
+    /// Who belongs to the cluster, without the history: to compare with a configuration that somebody wrote.
+    #[must_use]
+    pub fn without_history(&self) -> Self {
+        Self { history: None, ..self.clone() }
+    }
+
     /// The joint configuration that leads from `present` to this one: the majorities of both decide (§4.3).
     #[must_use]
     pub fn joint_from(&self, present: &Self) -> Self {
@@ -159,7 +178,7 @@ impl Membership {
 
     /// Who has a vote is no learner; only learners are promoted; only members have addresses.
     fn normalised(mut self) -> Self {
-        let Self { voters, outgoing, learners, promoting, addresses } = &mut self;
+        let Self { voters, outgoing, learners, promoting, addresses, history: _ } = &mut self;
         learners.retain(|id| voters.binary_search(id).is_err());
         promoting.retain(|id| learners.binary_search(id).is_ok());
         addresses.retain(|(id, _)| [&*voters, outgoing, learners].iter().any(|ids| ids.binary_search(id).is_ok()));
@@ -200,6 +219,14 @@ impl Membership {
     /// Every known address, ascending by id.
     pub fn addresses(&self) -> impl Iterator<Item = (NodeId, &str)> {
         self.addresses.iter().map(|(id, address)| (*id, address.as_str()))
+    }
+
+    /// The history that the configuration belongs to: that of the log which it is in. `None` in a cluster that is older than
+    /// histories, and in a configuration that somebody wrote.
+    #[inline]
+    #[must_use]
+    pub const fn history(&self) -> Option<&Arc<History>> {
+        self.history.as_ref()
     }
 
     /// Whether two majorities decide: a change from one set of voters to another is under way (§4.3).
@@ -257,6 +284,7 @@ impl Membership {
             learners: renamed(&self.learners),
             promoting: renamed(&self.promoting),
             addresses,
+            history: self.history.as_ref().map(|history| Arc::new(history.rename(&rename))),
         }
     }
 }
@@ -311,24 +339,30 @@ pub enum MembershipError {
     /// Nobody has a vote.
     #[error("a configuration without voters")]
     NoVoters,
+    /// The history that it belongs to is none.
+    #[error("a configuration of a history that is none")]
+    History,
 }
 
 /// The bytes of a configuration; `docs/FORMAT.md` has the table.
 impl Membership {
     const FORMAT: u8 = 1;
+    /// As [`Membership::FORMAT`], with the history behind the addresses.
+    const FORMAT_WITH_HISTORY: u8 = 2;
 
     /// How many bytes [`Membership::encode`] gives.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let ids = self.voters.len() + self.outgoing.len() + self.learners.len() + self.promoting.len();
-        1 + 5 * 4 + 8 * ids + self.addresses.iter().map(|(_, address)| 8 + 4 + address.len()).sum::<usize>()
+        let addresses = self.addresses.iter().map(|(_, address)| 8 + 4 + address.len()).sum::<usize>();
+        1 + 5 * 4 + 8 * ids + addresses + self.history.as_deref().map_or(0, History::encoded_len)
     }
 
     /// The bytes of this configuration. The same configuration always gives the same ones.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.encoded_len());
-        out.push(Self::FORMAT);
+        out.push(if self.history.is_some() { Self::FORMAT_WITH_HISTORY } else { Self::FORMAT });
         let count = |count: usize| u32::try_from(count).expect("a list of servers has fewer than 2^32").to_le_bytes();
         for ids in [&self.voters, &self.outgoing, &self.learners, &self.promoting] {
             out.extend_from_slice(&count(ids.len()));
@@ -339,6 +373,9 @@ impl Membership {
             out.extend_from_slice(&id.0.to_le_bytes());
             out.extend_from_slice(&count(address.len()));
             out.extend_from_slice(address.as_bytes());
+        }
+        if let Some(history) = &self.history {
+            history.encode_into(&mut out);
         }
         out
     }
@@ -353,16 +390,21 @@ impl Membership {
         }
         let mut reader = Reader { left: bytes, bytes: bytes.len() };
         let [format] = reader.take()?;
-        if format != Self::FORMAT {
+        if format != Self::FORMAT && format != Self::FORMAT_WITH_HISTORY {
             return Err(MembershipError::Format { format });
         }
         let (voters, outgoing) = (reader.ids()?, reader.ids()?);
         let (learners, promoting) = (reader.ids()?, reader.ids()?);
         let addresses = reader.addresses()?;
+        let mut history = None;
+        if format == Self::FORMAT_WITH_HISTORY {
+            let (found, left) = History::decode_from(reader.left).ok_or(MembershipError::History)?;
+            (history, reader.left) = (Some(Arc::new(found)), left);
+        }
         if !reader.left.is_empty() {
             return Err(MembershipError::Length { bytes: bytes.len() });
         }
-        let membership = Self { voters, outgoing, learners, promoting, addresses };
+        let membership = Self { voters, outgoing, learners, promoting, addresses, history };
         if membership.is_empty() {
             return Err(MembershipError::NoVoters);
         }
@@ -429,6 +471,8 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::HistoryId;
+    use crate::types::EntryId;
     use alloc::string::ToString;
     use alloc::vec;
 
@@ -476,7 +520,11 @@ mod tests {
     fn bytes_come_back_as_they_were() {
         let plain = Membership::new([1, 2, u64::MAX]);
         let full = plain.with_learner(7).with_promotion(9).with_address(7, "höst:1").with_address(1, "");
-        for membership in [plain.clone(), full.clone(), full.joint_from(&Membership::new([4, 5]))] {
+        let history = History::new(HistoryId::from_bits(7), EntryId::new(1, 1));
+        let child = History::child(Some(&history), HistoryId::from_bits(8), EntryId::new(9, 2), [4_u64]);
+        let (old, later) = (plain.with_history(Arc::new(history)), full.with_history(Arc::new(child)));
+        assert_eq!(later.joint_from(&old).history(), later.history());
+        for membership in [plain.clone(), full.clone(), full.joint_from(&Membership::new([4, 5])), old, later] {
             let bytes = membership.encode();
             assert_eq!(bytes.len(), membership.encoded_len());
             assert_eq!(Membership::decode(&bytes), Ok(membership.clone()));
@@ -503,7 +551,11 @@ mod tests {
         for refused in [encode(&[2, 1], &[], &[]), encode(&[1], &[1], &[]), encode(&[1], &[2], &[3])] {
             assert!(matches!(refused, Err(MembershipError::Contradiction(_))), "{refused:?}");
         }
-        assert_eq!(Membership::decode(&[2]), Err(MembershipError::Format { format: 2 }));
+        assert_eq!(Membership::decode(&[3]), Err(MembershipError::Format { format: 3 }));
+        let mut history = Membership::new([1]).encode();
+        history[0] = 2;
+        history.extend_from_slice(&[0; 40]);
+        assert_eq!(Membership::decode(&history), Err(MembershipError::History), "a history of no identity");
         let large = vec![1; Membership::ENCODED_BYTES_MAX + 1];
         assert_eq!(Membership::decode(&large), Err(MembershipError::TooLarge { bytes: large.len() }));
         // A length without its items must not make anything be allocated.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 /// smaller floor, itself, and what `ALSO` grants.
 const FLOORS: &[(&str, u8)] = &[
     ("types", 0),
+    ("history", 1),
     ("membership", 1),
     ("message", 1),
     ("error", 1),
@@ -46,6 +47,10 @@ const ALSO: &[(&str, &str)] = &[
     // An entry may be a configuration, and a message may bring one; a configuration is made of ids.
     ("types", "membership"),
     ("message", "membership"),
+    // A configuration says which history it belongs to; messages, and errors about them, too.
+    ("membership", "history"),
+    ("message", "history"),
+    ("error", "history"),
 ];
 
 /// The rooms above, which need the other wing's rooms at most through the traits: (from, to) that no floor forbids.

@@ -146,7 +146,7 @@ fn a_checkpoint_with_a_configuration_that_is_none_is_refused() {
         &forgery,
         |operations| {
             let at = at(operations);
-            operations[at] = 2
+            operations[at] = 3
         },
         "an unknown format",
     );
@@ -235,7 +235,8 @@ fn an_entry_with_a_configuration_that_is_none_is_refused() {
     let forgery = Forgery::new(run, configuring(2, 1, &membership(5)));
     forgery.assert_opens(|_| {}, &forgery.model);
     let none = "a configuration that is none";
-    assert_unsupported(&forgery, |operations| operations[ENTRIES + 5] = 2, "an unknown format");
+    assert_unsupported(&forgery, |operations| operations[ENTRIES + 5] = 3, "an unknown format");
+    assert_unsupported(&forgery, |operations| operations[ENTRIES + 5] = 2, none);
     assert_unsupported(&forgery, |operations| operations[ENTRIES + 6] = 4, none);
     assert_unsupported(&forgery, |operations| operations[ENTRIES + 1] -= 1, none);
     assert_unsupported(&forgery, |operations| operations[ENTRIES + 1] += 1, "ends early");

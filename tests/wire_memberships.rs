@@ -75,7 +75,8 @@ fn bytes_that_are_no_configuration_are_refused() {
     let mut hostile = vec![
         (vec![], "a configuration that does not end where its lists do"),
         ([&good[..], &[0]].concat(), "a configuration that does not end where its lists do"),
-        ([&[2], &good[1..]].concat(), "a configuration in an unknown format"),
+        ([&[3], &good[1..]].concat(), "a configuration in an unknown format"),
+        ([&[2], &good[1..]].concat(), "a configuration of a history that is none"),
         (Membership::default().encode(), "a configuration without voters"),
         (vec![1; Membership::ENCODED_BYTES_MAX + 1], "a configuration that is too large"),
         // A list that says that it has four thousand millions.

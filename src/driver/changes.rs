@@ -70,7 +70,7 @@ impl Wanted {
             Self::Removed { id } => present.without(*id),
             Self::Address { id, address } => member(*id)?.with_address(*id, address.as_str()),
             // Who stays is where it is.
-            Self::Exactly(target) => present.addresses().fold(target.clone(), |target, (id, address)| {
+            Self::Exactly(target) => present.addresses().fold(target.without_history(), |target, (id, address)| {
                 let keeps = target.contains(id) && target.address(id).is_none();
                 if keeps { target.with_address(id, address) } else { target }
             }),
@@ -230,8 +230,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         match wanted.lacks_vote(committed) {
             Some(server) if committed.promoting().contains(&server) => None,
-            Some(_) => Some(Err(MembershipChangeError::Overtaken { membership: Arc::clone(committed) })),
-            None => Some(Ok(Arc::clone(committed))),
+            Some(_) => {
+                let membership = Arc::new(committed.without_history());
+                Some(Err(MembershipChangeError::Overtaken { membership }))
+            }
+            None => Some(Ok(Arc::new(committed.without_history()))),
         }
     }
 

@@ -8,8 +8,9 @@ use super::node::{Node, State};
 use super::raft::StateMachine;
 use super::sync::lock;
 use super::trace::trace_event;
-use crate::action::{Compaction, Write};
+use crate::action::{Action, Compaction, Write};
 use crate::config::RaftConfig;
+use crate::history::HistoryId;
 use crate::log::{Memberships, RaftLog, SharedLog};
 use crate::membership::Membership;
 use crate::protocol::Protocol;
@@ -18,6 +19,7 @@ use crate::types::{Index, NodeId};
 use std::borrow::Cow;
 use std::boxed::Box;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::string::{String, ToString};
 use std::sync::Arc;
 
@@ -32,11 +34,13 @@ pub(super) struct Members {
     told: Option<(Arc<Membership>, Index)>,
     /// It goes out as soon as the lock is released.
     due: Option<Reachable>,
+    /// The history that the log's oldest configuration names, as written or on its way to the disk.
+    recorded: Option<HistoryId>,
 }
 
 impl Members {
-    pub(super) const fn new(overruled: Option<Arc<Membership>>) -> Self {
-        Self { overruled, told: None, due: None }
+    pub(super) fn new(overruled: Option<Arc<Membership>>, protocol: &Protocol) -> Self {
+        Self { overruled, told: None, due: None, recorded: recorded(protocol) }
     }
 
     pub(super) const fn is_due(&self) -> bool {
@@ -49,6 +53,37 @@ impl Members {
 
     pub(super) fn forget(&mut self) {
         self.due = None;
+    }
+
+    /// If the history is settled since the last write, a write among these actions says so, which the last step of the
+    /// protocol decided: the oldest configuration in the log names it from then on, whatever becomes of the entry that
+    /// brought it. That takes no write, and no sync, of its own.
+    #[inline]
+    pub(super) fn record_history(&mut self, protocol: &Protocol, actions: &mut [Action]) {
+        if self.recorded != protocol.history().map(|history| history.id()) {
+            self.record_settled_history(protocol, actions);
+        }
+    }
+
+    #[cold]
+    fn record_settled_history(&mut self, protocol: &Protocol, actions: &mut [Action]) {
+        let Some((_, membership)) = protocol.memberships().next() else { return };
+        let Some(history) = membership.history() else { return };
+        let mut writes = actions
+            .iter_mut()
+            .filter_map(|action| if let Action::Persist(write) = action { Some(write) } else { None });
+        let Some(first) = writes.next() else { return };
+        let compaction = first.compaction.as_ref().or_else(|| writes.find_map(|write| write.compaction.as_ref()));
+        match compaction {
+            // Where a write stands in their order that comes before it, the log begins elsewhere.
+            Some(compaction) if compaction.membership.history() != Some(history) => return,
+            Some(_) => {}
+            None => {
+                let (snapshot, base) = (protocol.snapshot(), protocol.base());
+                first.compaction = Some(Compaction { snapshot, base, membership: Arc::clone(membership) });
+            }
+        }
+        self.recorded = Some(history.id());
     }
 }
 
@@ -72,7 +107,7 @@ pub(super) fn bootstrap<'a, L: SharedLog>(
         return Ok((Cow::Borrowed(config), None));
     }
     let known = later.last().map(|(_, membership)| membership).or(at_snapshot.as_ref());
-    let differs = !configured.is_empty() && known.is_some_and(|known| **known != *configured);
+    let differs = !configured.is_empty() && known.is_some_and(|known| known.without_history() != *configured);
     if differs {
         trace_event!(
             warn,
@@ -86,6 +121,18 @@ pub(super) fn bootstrap<'a, L: SharedLog>(
     }
     // A server that joined knows of no configuration before the first in its log, whatever it is configured with now.
     Ok((Cow::Owned(RaftConfig { membership: Membership::default(), ..config.clone() }), overruled))
+}
+
+/// The identity that a node gives the cluster's history if it leads an empty log.
+pub(super) fn draw_history() -> HistoryId {
+    // The standard library's random keys, the only randomness that it offers; each has its own.
+    let word = || u128::from(RandomState::new().build_hasher().finish());
+    HistoryId::from_bits(word() << 64 | word())
+}
+
+/// The history that the oldest configuration names which the protocol knows.
+fn recorded(protocol: &Protocol) -> Option<HistoryId> {
+    protocol.memberships().next().and_then(|(_, membership)| membership.history()).map(|history| history.id())
 }
 
 /// Everybody who may still have to be reached: the members of the last committed configuration and of those after it. The

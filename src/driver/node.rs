@@ -215,7 +215,8 @@ where
     }
     let config = &limits::within(config, &carries);
     let (config, overruled) = members::bootstrap(config, &mut log)?;
-    let config = &*config;
+    let config =
+        &RaftConfig { history: config.history.or_else(|| Some(members::draw_history())), ..config.into_owned() };
     let view = log.reader();
     let protocol = Protocol::new(config, &view)?;
     let snapshot = view.snapshot();
@@ -275,6 +276,7 @@ impl<M: StateMachine> State<M> {
     ) -> Self {
         let mut reads = Reads::new();
         reads.through = snapshots.durable.index;
+        let members = Members::new(overruled, &protocol);
         Self {
             draining: false,
             stopped: None,
@@ -292,7 +294,7 @@ impl<M: StateMachine> State<M> {
             stall: Stall::default(),
             transfers: Transfers::new(),
             changes: Changes::new(),
-            members: Members::new(overruled),
+            members,
             snapshots,
             answers: Vec::new(),
             outbox: Vec::new(),
@@ -405,6 +407,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     fn carry_out(&self, state: &mut State<M>) -> Option<EntryId> {
         let mut first = None;
         let mut actions = mem::take(&mut state.actions);
+        state.members.record_history(&state.protocol, &mut actions);
         for action in actions.drain(..) {
             state.ticker.observe(&action);
             match action {

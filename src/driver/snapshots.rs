@@ -385,6 +385,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
     /// The write that records this snapshot is durable. Called by the log thread.
     pub(super) fn snapshot_recorded(&self, last: EntryId) {
+        // A write that named the history, in a log without a snapshot.
+        if last == EntryId::ZERO {
+            return;
+        }
         // Not under the lock: it asks the user's store.
         let listed = self.options.snapshots.as_ref().map(|store| store.list());
         let info = listed.and_then(|list| list.into_iter().find(|info| info.last == last));

@@ -7,6 +7,7 @@ use super::stopped::{NodeRole, StopReason};
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use crate::error::ChangeError;
+use crate::history::HistoryId;
 use crate::log::{LogView, SharedLog};
 use crate::membership::Membership;
 use crate::protocol::ProgressState;
@@ -42,6 +43,9 @@ pub struct Status {
     pub applied_index: Index,
     /// Who belongs to the cluster.
     pub membership: MembershipStatus,
+    /// The identity of the history that this node's log is known to belong to: one for the whole cluster, which its first
+    /// leader drew. `None` until the entry that brought it is known to be committed.
+    pub history: Option<HistoryId>,
     /// Snapshots of this node.
     pub snapshot: SnapshotStatus,
     /// On a leader: each other member, ascending by id. Empty in other roles.
@@ -428,7 +432,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             index,
             is_committed: index <= protocol.commit_index(),
             part: MemberPart::of(&in_force, self.id),
-            in_force,
+            in_force: Arc::new(in_force.without_history()),
             open_changes: state.changes.open(),
             waiting_for: state.changes.refusal(),
             overruled: state.members.overruled.clone(),
@@ -445,6 +449,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             commit_index: protocol.commit_index(),
             applied_index: self.applied_index.load(Ordering::SeqCst).into(),
             membership,
+            history: protocol.history().map(|history| history.id()),
             snapshot: state.snapshots.status(),
             peers,
             transfer_target: protocol.transfer_target().filter(|_| works),

@@ -214,7 +214,8 @@ impl Protocol {
         }
     }
 
-    /// Leads the term: appends a no-op, whose commit commits everything before it (§3.6.2, §6.4).
+    /// Leads the term: appends a no-op, whose commit commits everything before it (§3.6.2, §6.4). In an empty log the entry
+    /// says who belongs to the cluster, and which one that is.
     fn become_leader(&mut self, _proof: VoteQuorum, actions: &mut impl ActionSink) {
         assert_eq!(self.hard_state.vote, Some(self.settings.id), "ElectionSafety: a leader voted for itself");
         assert!(!self.tail.hard_state_in_flight(), "PersistFirst: a leader's term and vote are durable");
@@ -235,8 +236,9 @@ impl Protocol {
         self.role_changed = true;
         self.leader = Some(self.settings.id);
         self.leader_is_recent = false;
-        let noop = Entry { id: EntryId { index: last.next(), term: self.hard_state.term }, payload: Payload::Noop };
-        self.append_as_leader(Entries::one(noop), actions);
+        let id = EntryId { index: last.next(), term: self.hard_state.term };
+        let payload = self.found_history(id, actions).unwrap_or(Payload::Noop);
+        self.append_as_leader(Entries::one(Entry { id, payload }), actions);
     }
 
     /// Whether a log that ends with `last` holds every entry that this server's log could have

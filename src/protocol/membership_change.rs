@@ -19,6 +19,7 @@ use super::progress::{Progress, ProgressState, Suffrage};
 use super::role::{Leader, Role};
 use crate::action::{Action, ActionSink};
 use crate::error::ChangeError;
+use crate::history::History;
 use crate::log::Memberships;
 use crate::membership::Membership;
 use crate::quorum::majority;
@@ -32,16 +33,72 @@ use alloc::vec::Vec;
 pub(super) struct Configurations {
     /// Never empty, ascending by index.
     list: VecDeque<(Index, Arc<Membership>)>,
+    /// The history that is known to be committed.
+    history: Option<Arc<History>>,
+    /// The first in the list that brings another one; [`Configurations::NEVER`] if none does.
+    history_due: Index,
 }
 
 impl Configurations {
+    const NEVER: Index = Index(u64::MAX);
+
     /// Those of a log whose newest snapshot covers what is up to `snapshot`; a log that knows of none begins with `initial`.
     pub(super) fn new(snapshot: Index, memberships: Memberships, initial: &Membership) -> Self {
         let first = memberships.at_snapshot.unwrap_or_else(|| Arc::new(initial.clone()));
         let mut list = VecDeque::with_capacity(1 + memberships.later.len());
         list.push_back((snapshot, first));
         list.extend(memberships.later);
-        Self { list }
+        let history = list[0].1.history().cloned();
+        let mut configurations = Self { list, history, history_due: Self::NEVER };
+        configurations.look_for_history();
+        configurations
+    }
+
+    /// The history that is known to be committed.
+    #[inline]
+    pub(super) const fn history(&self) -> Option<&Arc<History>> {
+        self.history.as_ref()
+    }
+
+    /// The index of the first entry that brings another history than the one known; beyond any log if none does.
+    #[inline]
+    pub(super) const fn history_due(&self) -> Index {
+        self.history_due
+    }
+
+    #[cold]
+    fn look_for_history(&mut self) {
+        let known = self.history.as_ref().map(|history| history.since().index);
+        let brings = |membership: &Membership| membership.history().is_some_and(|one| Some(one.since().index) > known);
+        let first = self.list.iter().find(|(_, membership)| brings(membership));
+        self.history_due = first.map_or(Self::NEVER, |(index, _)| *index);
+    }
+
+    /// What is up to `commit` is committed, and the history with it. The oldest configuration says so from now on, if this
+    /// server knows who belonged to the cluster then.
+    #[cold]
+    pub(super) fn settle_history(&mut self, commit: Index) {
+        let Some(history) = self.as_of(commit).1.history().cloned() else { return };
+        // A server that joined knows of nobody before the first entry; that entry repeats who there was.
+        if self.list[0].1.is_empty() && history.since().index == self.list[0].0.next() && self.list.len() > 1 {
+            self.list[0].1 = Arc::new(self.list[1].1.settled());
+        }
+        self.history = Some(history);
+        self.keep_history();
+        self.look_for_history();
+    }
+
+    /// The oldest configuration is that of a snapshot or the first of all: what it was as of then, of the history that is
+    /// known by now.
+    fn keep_history(&mut self) {
+        let Some(history) = &self.history else { return };
+        let first = &self.list[0].1;
+        let named = first.with_history(Arc::clone(history));
+        let fits = named.encoded_len() <= Membership::ENCODED_BYTES_MAX;
+        if fits && !first.is_empty() && first.history().is_none_or(|known| known.since().index < history.since().index)
+        {
+            self.list[0].1 = Arc::new(named);
+        }
     }
 
     /// The configuration in force, and the index of its entry.
@@ -61,8 +118,9 @@ impl Configurations {
         self.list.iter()
     }
 
-    fn push(&mut self, index: Index, membership: Arc<Membership>) {
+    pub(super) fn push(&mut self, index: Index, membership: Arc<Membership>) {
         self.list.push_back((index, membership));
+        self.look_for_history();
     }
 
     /// The entries from `first` on are replaced. Whether another configuration is in force now.
@@ -71,6 +129,7 @@ impl Configurations {
         while self.list.len() > 1 && self.in_force().0 >= first {
             self.list.pop_back();
         }
+        self.look_for_history();
         self.list.len() < before
     }
 
@@ -80,18 +139,23 @@ impl Configurations {
             self.list.pop_front();
         }
         self.list[0].0 = snapshot;
+        self.keep_history();
+        self.look_for_history();
     }
 
     /// The log begins anew after a snapshot.
     pub(super) fn begin_anew(&mut self, snapshot: Index, membership: Arc<Membership>) {
         self.list.clear();
+        self.history = membership.history().or(self.history.as_ref()).cloned();
         self.push(snapshot, membership);
+        self.keep_history();
     }
 
     pub(super) fn rename(&mut self, rename: impl Fn(NodeId) -> NodeId) {
         for (_, membership) in &mut self.list {
             *membership = Arc::new(membership.rename(&rename));
         }
+        self.history = self.history.as_ref().map(|history| Arc::new(history.rename(&rename)));
     }
 }
 
@@ -109,6 +173,16 @@ impl Protocol {
         // An entry has addresses of members alone; a joint target is refused below.
         let target = if target.is_joint() { target } else { Arc::new(target.settled()) };
         let (index, present) = self.configurations.in_force();
+        let target = match (present.history(), target.history()) {
+            // Whoever asks for a change cannot move the cluster into another history.
+            (Some(history), _) => Arc::new(target.with_history(Arc::clone(history))),
+            // A cluster that is older than histories gets one: this entry will have brought it.
+            (None, Some(history)) => {
+                let since = EntryId { index: self.tail.last().index.next(), term };
+                Arc::new(target.with_history(Arc::new(History::new(history.id(), since))))
+            }
+            (None, None) => target,
+        };
         if present.settled() == *target {
             return Ok(());
         }

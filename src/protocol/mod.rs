@@ -9,6 +9,7 @@
 
 mod election;
 mod invariant;
+mod lineage;
 mod membership_change;
 mod progress;
 mod read;
@@ -26,6 +27,7 @@ use crate::action::{Action, ActionSink, Compaction, RoleKind, Write};
 use crate::config::RaftConfig;
 use crate::error::{ConfigError, PeerMisbehaved, RestoreError, StepError};
 use crate::event::Event;
+use crate::history::HistoryId;
 use crate::log::LogView;
 use crate::membership::Membership;
 use crate::message::{Envelope, Message};
@@ -110,6 +112,7 @@ struct Settings {
     command_bytes_max: usize,
     /// What the log takes in one write.
     write_bytes_max: usize,
+    history: Option<HistoryId>,
 }
 
 impl Protocol {
@@ -146,6 +149,7 @@ impl Protocol {
                 uncommitted_bytes_max: config.uncommitted_bytes_max,
                 command_bytes_max: config.command_bytes_max,
                 write_bytes_max,
+                history: config.history,
             },
             configurations: Configurations::new(snapshot.index, log.memberships(), &config.membership),
             hard_state: log.hard_state(),
@@ -507,6 +511,12 @@ impl Protocol {
     #[must_use]
     pub fn snapshot(&self) -> EntryId {
         self.snapshot
+    }
+
+    /// The entry before the log's first, as decided.
+    #[cfg(feature = "std")]
+    pub(crate) fn base(&self) -> EntryId {
+        self.tail.base()
     }
 
     /// The snapshot that is being fetched: who offered it, and the last entry that it covers.

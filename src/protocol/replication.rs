@@ -319,6 +319,7 @@ impl Protocol {
     /// Hands out what is committed and durable here. Waiting for the own disk keeps a state machine
     /// that is durable itself from getting ahead of the log that it would be replayed from.
     pub(super) fn advance_apply(&mut self, actions: &mut impl ActionSink) {
+        self.advance_history();
         let last = self.snapshot;
         if last.index > self.applied_through {
             if self.tail.durable() < last.index {

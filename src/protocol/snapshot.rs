@@ -48,13 +48,13 @@ impl Protocol {
         if (last, base) == (self.snapshot, self.tail.base()) {
             return Ok(());
         }
-        let membership = Arc::clone(&self.configurations.as_of(last.index).1);
-        if membership.is_empty() {
+        if self.configurations.as_of(last.index).1.is_empty() {
             return Err(SnapshotRefused::MembershipUnknown { snapshot: last });
         }
         self.snapshot = last;
         self.tail.forget_through(base);
         self.configurations.forget_before(last.index);
+        let membership = Arc::clone(&self.configurations.as_of(last.index).1);
         self.persist_compaction(Compaction { snapshot: last, base, membership }, actions);
         Ok(())
     }
@@ -111,7 +111,8 @@ impl Protocol {
         self.snapshot = last;
         self.commit_index = last.index;
         let membership = fetch.membership;
-        self.configurations.begin_anew(last.index, Arc::clone(&membership));
+        self.configurations.begin_anew(last.index, membership);
+        let membership = Arc::clone(self.membership());
         self.report_membership(actions);
         self.withdraw_without_vote(actions);
         self.persist_compaction(Compaction { snapshot: last, base: last, membership }, actions);

@@ -39,12 +39,14 @@ pub use error::{ReceiveError, SnapshotError};
 pub use files::SnapshotFiles;
 pub use memory::MemorySnapshots;
 
+use crate::history::History;
 use crate::membership::{Membership, MembershipError};
 use crate::types::{EntryId, GroupId};
 use bytes::Bytes;
 use std::boxed::Box;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// The usual size of a chunk, in bytes.
@@ -88,6 +90,15 @@ impl SnapshotInfo {
     #[must_use]
     pub fn membership(&self) -> Option<Result<Membership, MembershipError>> {
         (!self.metadata.is_empty()).then(|| Membership::decode(&self.metadata))
+    }
+
+    /// The history that it belongs to, as the driver gives it along with the membership. `None` if it says none: one that was
+    /// taken before there were histories.
+    ///
+    /// # Errors
+    /// The metadata does not decode.
+    pub fn history(&self) -> Result<Option<Arc<History>>, MembershipError> {
+        Ok(self.membership().transpose()?.and_then(|membership| membership.history().cloned()))
     }
 }
 

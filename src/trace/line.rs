@@ -193,6 +193,9 @@ pub struct Settings {
     /// Whether leaders answer reads by leases.
     #[serde(default, skip_serializing_if = "is_false")]
     pub leases: bool,
+    /// Whether it names the history in the first entry of an empty log.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub names_history: bool,
     /// The most appends on their way to one follower.
     pub inflight_messages_max: usize,
     /// The most bytes of entries on their way to one follower.

@@ -106,6 +106,7 @@ impl Tracer {
             pre_vote: config.pre_vote,
             check_quorum: config.check_quorum,
             leases: config.lease_ticks.is_some(),
+            names_history: config.history.is_some(),
             inflight_messages_max: config.inflight_messages_max,
             inflight_bytes_max: config.inflight_bytes_max,
             append_bytes_max: config.append_bytes_max,

@@ -483,6 +483,7 @@ fn decode_membership(kind: u16, bytes: &[u8]) -> Result<Arc<Membership>, FrameEr
             MembershipError::Format { .. } => "a configuration in an unknown format",
             MembershipError::Contradiction(_) => "a configuration that contradicts itself",
             MembershipError::NoVoters => "a configuration without voters",
+            MembershipError::History => "a configuration of a history that is none",
         },
     })
 }

@@ -111,10 +111,11 @@ fn constants(window: &Window) -> String {
     let _ = write!(
         text,
         "  Server = {{{names}}}\n  Campaigners = {{{names}}}\n  Readers = {{{names}}}\n  PreVote = {}\n  CheckQuorum = {}\n  \
-         Leases = {}\n  MaxInflight = {}\n  MaxAppendEntries = {entries_max}\n  Trace <- TheTrace\n  Disks <- TheDisks\n  Variants <- TheVariants\n",
+         Leases = {}\n  NamesHistory = {}\n  MaxInflight = {}\n  MaxAppendEntries = {entries_max}\n  Trace <- TheTrace\n  Disks <- TheDisks\n  Variants <- TheVariants\n",
         boolean(settings.pre_vote),
         boolean(settings.check_quorum),
         boolean(settings.leases),
+        boolean(settings.names_history),
         settings.inflight_messages_max.min(1_000_000_000),
     );
     text

@@ -4,6 +4,7 @@
 use super::compaction::compaction;
 use super::{Fixture, append, check, membership, write};
 use crate::action::{Compaction, Write};
+use crate::history::{History, HistoryId};
 use crate::log::{LogView, Memberships, RaftLog, Read};
 use crate::membership::Membership;
 use crate::types::{Entry, EntryId, Index, Payload};
@@ -19,6 +20,7 @@ pub(super) fn run<F: Fixture>(fixture: &mut F) {
     keeps_an_empty_one(fixture);
     counts_no_entry_that_the_snapshot_covers(fixture);
     keeps_the_largest(fixture);
+    keeps_the_history(fixture);
 }
 
 /// Entries of one term, those at these positions with a configuration of the index's number.
@@ -166,4 +168,38 @@ fn keeps_the_largest<F: Fixture>(fixture: &mut F) {
     let log = check(fixture, log, &mut model, &[write(2, &[1])]);
     let compaction = Compaction { snapshot: EntryId::new(1, 1), base: EntryId::ZERO, membership: largest };
     check(fixture, log, &mut model, &[Write { compaction: Some(compaction), ..Write::default() }]);
+}
+
+/// A configuration says which history it belongs to: in an entry, after a compaction that changes nothing else, behind a
+/// snapshot, and when the log begins anew. A truncation takes back what no compaction has said.
+fn keeps_the_history<F: Fixture>(fixture: &mut F) {
+    let of = |membership: &Membership, id: u128| {
+        let since = EntryId::new(1, 1);
+        Arc::new(membership.with_history(Arc::new(History::new(HistoryId::from_bits(id), since))))
+    };
+    let founded = |id, term| {
+        let payload = Payload::Membership(of(&membership(0), id));
+        let entries = [Entry { id: EntryId::new(1, term), payload }].into_iter().collect();
+        Write { entries, ..Write::default() }
+    };
+    let told = |log: &F::Log| {
+        let Memberships { at_snapshot, later } = log.memberships();
+        let id = |membership: &Arc<Membership>| membership.history().map(|history| history.id().to_bits() as u64);
+        (at_snapshot.as_ref().and_then(id), later.iter().map(|(_, membership)| id(membership)).collect::<Vec<_>>())
+    };
+    let (log, mut model) = append(fixture, &[compaction(EntryId::ZERO, EntryId::ZERO), founded(7, 1)]);
+    assert_eq!(told(&log), (None, vec![Some(7)]));
+    let replaced = Write { truncate_from: Some(Index(1)), ..founded(8, 2) };
+    let log = check(fixture, log, &mut model, &[replaced, write(2, &[2, 2])]);
+    assert_eq!(told(&log), (None, vec![Some(8)]));
+    let named = |id: EntryId| {
+        let membership = of(&membership(0), 8);
+        Write { compaction: Some(Compaction { snapshot: id, base: id, membership }), ..Write::default() }
+    };
+    let log = check(fixture, log, &mut model, &[Write { entries: write(4, &[2]).entries, ..named(EntryId::ZERO) }]);
+    assert_eq!((told(&log), log.last()), ((Some(8), vec![Some(8)]), EntryId::new(4, 2)));
+    let log = check(fixture, log, &mut model, &[named(EntryId::new(3, 2))]);
+    assert_eq!((told(&log), log.last()), ((Some(8), vec![]), EntryId::new(4, 2)));
+    let log = check(fixture, log, &mut model, &[named(EntryId::new(9, 3)), write(10, &[3])]);
+    assert_eq!((told(&log), log.last()), ((Some(8), vec![]), EntryId::new(10, 3)));
 }

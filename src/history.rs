@@ -1,0 +1,376 @@
+//! Which history a log belongs to: the identity of everything that one cluster ever committed.
+//!
+//! Lives here: the identity as data, its bytes, and the rules that say whether two logs, or a log and a snapshot, can belong
+//! together. Does not live here: where these rules are asked (`protocol/lineage.rs`, `driver/snapshots.rs`, the handshake).
+//!
+//! Two clusters number their entries alike: each begins with entry 1 of term 1. So equal indexes and terms prove nothing
+//! between them. The first leader of an empty log therefore puts a random [`HistoryId`] into its first entry, as a part of
+//! the configuration there, and every later configuration keeps it. A recovery from a lost majority cuts a history off and
+//! goes on with a child of it: the survivors adopt the child, and two recoveries of one parent never merge.
+
+use crate::types::{EntryId, Index, NodeId};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::NonZeroU64;
+use core::str::FromStr;
+use thiserror::Error;
+
+/// The random identity of a history. Shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
+pub struct HistoryId {
+    // Two words, so that an optional one is no larger and a message stays aligned as it was.
+    high: NonZeroU64,
+    low: u64,
+}
+
+impl HistoryId {
+    /// The identity of these random bits. Those whose upper half is zero count as if its lowest bit were set.
+    #[must_use]
+    pub const fn from_bits(bits: u128) -> Self {
+        let high = match NonZeroU64::new((bits >> 64) as u64) {
+            Some(high) => high,
+            None => NonZeroU64::MIN,
+        };
+        Self { high, low: bits as u64 }
+    }
+
+    /// Its bits.
+    #[must_use]
+    pub const fn to_bits(self) -> u128 {
+        (self.high.get() as u128) << 64 | self.low as u128
+    }
+}
+
+impl fmt::Display for HistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.to_bits())
+    }
+}
+
+impl fmt::Debug for HistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<HistoryId> for String {
+    fn from(id: HistoryId) -> Self {
+        alloc::format!("{id}")
+    }
+}
+
+/// The text names no history: an identity has 32 hexadecimal digits, the first 16 of them not all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the identity of a history has 32 hexadecimal digits, and the first 16 of them are not all zero")]
+pub struct HistoryIdError;
+
+impl FromStr for HistoryId {
+    type Err = HistoryIdError;
+
+    fn from_str(text: &str) -> Result<Self, HistoryIdError> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bits = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten().ok_or(HistoryIdError)?;
+        let id = Self::from_bits(bits);
+        if id.to_bits() == bits { Ok(id) } else { Err(HistoryIdError) }
+    }
+}
+
+impl TryFrom<String> for HistoryId {
+    type Error = HistoryIdError;
+
+    fn try_from(text: String) -> Result<Self, HistoryIdError> {
+        text.parse()
+    }
+}
+
+/// A history: its identity, where it begins, and what it goes on from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct History {
+    id: HistoryId,
+    since: EntryId,
+    ancestors: Vec<Ancestor>,
+    lost: Vec<NodeId>,
+}
+
+/// A history that was cut off: its entries end right before the one with which the next history begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Ancestor {
+    /// Its identity.
+    pub id: HistoryId,
+    /// The entry that brought it.
+    pub since: EntryId,
+}
+
+impl History {
+    /// The most ancestors that a history names; it forgets the oldest beyond them.
+    pub const ANCESTORS_MAX: usize = 16;
+
+    /// A history without ancestors, brought by the entry `since`.
+    #[must_use]
+    pub const fn new(id: HistoryId, since: EntryId) -> Self {
+        Self { id, since, ancestors: Vec::new(), lost: Vec::new() }
+    }
+
+    /// A history that goes on from `parent`, if there was one, with the entry `since`, and without the servers `lost`: these
+    /// may hold entries of the parent that were cut off, and never adopt the child.
+    pub fn child<I>(parent: Option<&Self>, id: HistoryId, since: EntryId, lost: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<NodeId>,
+    {
+        let mut child = Self::new(id, since);
+        child.lost.extend(lost.into_iter().map(Into::into));
+        if let Some(parent) = parent {
+            let known = parent.ancestors.len();
+            child.ancestors.extend_from_slice(&parent.ancestors[(known + 1).saturating_sub(Self::ANCESTORS_MAX)..]);
+            child.ancestors.push(Ancestor { id: parent.id, since: parent.since });
+            child.lost.extend_from_slice(&parent.lost);
+        }
+        child.lost.sort_unstable();
+        child.lost.dedup();
+        child
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub const fn id(&self) -> HistoryId {
+        self.id
+    }
+
+    /// The entry that brought it: that with index 1 of a cluster that began with one, a later one of a cluster that is older
+    /// than histories, or that of a recovery.
+    #[must_use]
+    pub const fn since(&self) -> EntryId {
+        self.since
+    }
+
+    /// The history that this one goes on from.
+    #[must_use]
+    pub fn parent(&self) -> Option<HistoryId> {
+        self.ancestors.last().map(|parent| parent.id)
+    }
+
+    /// Every history that this one goes on from, oldest first, at most [`History::ANCESTORS_MAX`].
+    #[must_use]
+    pub fn ancestors(&self) -> &[Ancestor] {
+        &self.ancestors
+    }
+
+    /// The servers that a recovery gave up, ascending.
+    #[must_use]
+    pub fn lost(&self) -> &[NodeId] {
+        &self.lost
+    }
+
+    /// The same, brought by another entry.
+    #[must_use]
+    pub fn brought_by(&self, since: EntryId) -> Self {
+        Self { since, ..self.clone() }
+    }
+
+    /// The history that the entry at `index` belongs to: this one or an ancestor. `None` for entries from before there was
+    /// one, and for those of ancestors that are forgotten.
+    #[inline]
+    #[must_use]
+    pub fn at(&self, index: Index) -> Option<HistoryId> {
+        if index >= self.since.index { Some(self.id) } else { self.ancestor_at(index) }
+    }
+
+    #[cold]
+    fn ancestor_at(&self, index: Index) -> Option<HistoryId> {
+        self.ancestors.iter().rev().find(|ancestor| ancestor.since.index <= index).map(|ancestor| ancestor.id)
+    }
+
+    /// Whether this history goes on from `id`.
+    #[must_use]
+    pub fn descends_from(&self, id: HistoryId) -> bool {
+        self.ancestors.iter().any(|ancestor| ancestor.id == id)
+    }
+
+    /// Whether a server that holds entries of `id` may follow this history: they are one, or this one goes on from it and did
+    /// not give up the server.
+    #[must_use]
+    pub fn takes_in(&self, server: NodeId, id: HistoryId) -> bool {
+        id == self.id || (self.descends_from(id) && !self.lost.contains(&server))
+    }
+
+    /// Whether what the one and the other cover up to `last` can be the same entries: the two are one history, or one goes
+    /// on from the other and they part later. `None` is data from before there was a history; it is as good as any other
+    /// only where the history began after `last`.
+    #[must_use]
+    pub fn agree(one: Option<&Self>, other: Option<&Self>, last: Index) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => {
+                let related = one.descends_from(other.id) || other.descends_from(one.id);
+                one.id == other.id || (related && one.at(last) == other.at(last))
+            }
+            (Some(known), None) | (None, Some(known)) => known.at(last).is_none(),
+            (None, None) => true,
+        }
+    }
+
+    /// The history with every server renamed.
+    pub(crate) fn rename(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
+        let mut lost: Vec<_> = self.lost.iter().map(|&id| rename(id)).collect();
+        lost.sort_unstable();
+        Self { lost, ..self.clone() }
+    }
+}
+
+/// The bytes of a history, at the end of a configuration's; `docs/FORMAT.md` has the table.
+impl History {
+    const ANCESTOR_BYTES: usize = 16 + 16;
+
+    pub(crate) fn encoded_len(&self) -> usize {
+        Self::ANCESTOR_BYTES + 4 + Self::ANCESTOR_BYTES * self.ancestors.len() + 4 + 8 * self.lost.len()
+    }
+
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
+        let ancestor = |out: &mut Vec<u8>, id: HistoryId, since: EntryId| {
+            out.extend_from_slice(&id.to_bits().to_le_bytes());
+            out.extend_from_slice(&since.index.0.to_le_bytes());
+            out.extend_from_slice(&since.term.0.to_le_bytes());
+        };
+        ancestor(out, self.id, self.since);
+        // Sixteen at most, and servers are counted in 32 bits everywhere.
+        out.extend_from_slice(&(self.ancestors.len() as u32).to_le_bytes());
+        self.ancestors.iter().for_each(|known| ancestor(out, known.id, known.since));
+        out.extend_from_slice(&(self.lost.len() as u32).to_le_bytes());
+        self.lost.iter().for_each(|server| out.extend_from_slice(&server.0.to_le_bytes()));
+    }
+
+    /// The history of these bytes, and what follows it. `None` if they are none.
+    pub(crate) fn decode_from(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let mut left = bytes;
+        let first = ancestor(&mut left)?;
+        let ancestors = list(&mut left, Self::ANCESTOR_BYTES, ancestor)?;
+        let lost = list(&mut left, 8, |left| word(left).map(NodeId))?;
+        // They follow each other along one log, and each server is lost once.
+        let mut before = Index::ZERO;
+        let mut follows = |known: &Ancestor| core::mem::replace(&mut before, known.since.index) < known.since.index;
+        let valid = ancestors.iter().all(&mut follows)
+            && follows(&first)
+            && lost.windows(2).all(|pair| pair[0] < pair[1])
+            && ancestors.len() <= Self::ANCESTORS_MAX
+            && first.since.index <= Index::MAX;
+        valid.then_some((Self { id: first.id, since: first.since, ancestors, lost }, left))
+    }
+}
+
+fn word(left: &mut &[u8]) -> Option<u64> {
+    let (taken, rest) = left.split_first_chunk()?;
+    *left = rest;
+    Some(u64::from_le_bytes(*taken))
+}
+
+fn ancestor(left: &mut &[u8]) -> Option<Ancestor> {
+    let (taken, rest) = left.split_first_chunk()?;
+    *left = rest;
+    let bits = u128::from_le_bytes(*taken);
+    let id = Some(HistoryId::from_bits(bits)).filter(|id| id.to_bits() == bits)?;
+    Some(Ancestor { id, since: EntryId::new(word(left)?, word(left)?) })
+}
+
+/// A count and so many items of `bytes` bytes each. Nothing is allocated before its bytes were seen.
+fn list<T>(left: &mut &[u8], bytes: usize, item: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
+    let (count, rest) = left.split_first_chunk()?;
+    let count = u32::from_le_bytes(*count) as usize;
+    *left = rest;
+    if count.checked_mul(bytes)? > left.len() {
+        return None;
+    }
+    (0..count).map(|_| item(left)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    fn id(bits: u128) -> HistoryId {
+        HistoryId::from_bits(bits << 64 | bits)
+    }
+
+    fn first() -> History {
+        History::new(id(1), EntryId::new(1, 1))
+    }
+
+    #[test]
+    fn an_identity_is_written_in_hexadecimal_digits() {
+        let odd = HistoryId::from_bits(0xfeed_0000_0000_0000_0000_0000_0000_0001);
+        assert_eq!(odd.to_string(), "feed0000000000000000000000000001");
+        assert_eq!(odd.to_string().parse(), Ok(odd));
+        for refused in ["", "feed", "+eed0000000000000000000000000001", "0000000000000000ffffffffffffffff"] {
+            assert_eq!(refused.parse::<HistoryId>(), Err(HistoryIdError), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_history_says_whose_each_entry_is() {
+        let child = History::child(Some(&first()), id(2), EntryId::new(8, 5), [3_u64]);
+        let grandchild = History::child(Some(&child), id(3), EntryId::new(20, 9), [2_u64]);
+        let found: Vec<_> = [0, 1, 7, 8, 19, 20, 99].map(|index| grandchild.at(Index(index))).to_vec();
+        assert_eq!(found, [None, Some(id(1)), Some(id(1)), Some(id(2)), Some(id(2)), Some(id(3)), Some(id(3))]);
+        assert_eq!((grandchild.parent(), grandchild.lost()), (Some(id(2)), &[NodeId(2), NodeId(3)][..]));
+    }
+
+    /// Survivors adopt the child, those that were given up do not, and siblings stay apart.
+    #[test]
+    fn two_recoveries_of_one_parent_never_merge() {
+        let one = History::child(Some(&first()), id(2), EntryId::new(8, 5), [3_u64]);
+        let other = History::child(Some(&first()), id(4), EntryId::new(8, 5), [1, 2_u64]);
+        assert!(one.takes_in(NodeId(2), id(1)) && one.takes_in(NodeId(9), id(1)));
+        assert!(!one.takes_in(NodeId(3), id(1)), "it was given up");
+        assert!(!one.takes_in(NodeId(2), id(4)) && !other.takes_in(NodeId(3), id(2)));
+        let agree = |one: &History, other: &History, last| History::agree(Some(one), Some(other), Index(last));
+        let parent = first();
+        assert!(agree(&one, &parent, 7) && agree(&parent, &one, 7), "before they part");
+        assert!(!agree(&one, &parent, 8) && !agree(&parent, &one, 8));
+        assert!(!agree(&one, &other, 7), "siblings");
+        assert!(agree(&one, &one, 99) && History::agree(None, None, Index(1)));
+        let late = History::new(id(5), EntryId::new(12, 3));
+        assert!(History::agree(Some(&late), None, Index(11)) && !History::agree(None, Some(&late), Index(12)));
+    }
+
+    #[test]
+    fn bytes_come_back_as_they_were() {
+        let mut history = first();
+        for generation in 0..40_u64 {
+            let mut bytes = Vec::new();
+            history.encode_into(&mut bytes);
+            assert_eq!(bytes.len(), history.encoded_len());
+            assert_eq!(History::decode_from(&bytes), Some((history.clone(), &[][..])));
+            for cut in 0..bytes.len() {
+                assert_eq!(History::decode_from(&bytes[..cut]), None, "cut at {cut}");
+            }
+            history = History::child(
+                Some(&history),
+                id(100 + u128::from(generation)),
+                EntryId::new(2 + generation, 9),
+                [generation],
+            );
+        }
+        assert_eq!(history.ancestors().len(), History::ANCESTORS_MAX);
+    }
+
+    #[test]
+    fn other_bytes_are_refused() {
+        let odd = |history: History| {
+            let mut bytes = Vec::new();
+            history.encode_into(&mut bytes);
+            History::decode_from(&bytes).is_none()
+        };
+        assert!(odd(History::new(id(1), EntryId::ZERO)));
+        assert!(odd(History { lost: alloc::vec![NodeId(2), NodeId(1)], ..first() }));
+        let later = Ancestor { id: id(2), since: EntryId::new(1, 1) };
+        assert!(odd(History { ancestors: alloc::vec![later], ..first() }));
+    }
+}
