@@ -302,6 +302,8 @@ impl Cluster {
             let state = protocol.state();
             let own = state.reads.iter().filter(|read| read.reader.is_none()).map(|read| read.context);
             self.checker.reads_kept(id, &own.chain(state.follower_reads).collect())?;
+            let fetching = protocol.fetching();
+            self.checker.fetches(&self.nodes[&id].view(id), fetching)?;
         }
         let first_applicable = self.nodes[&id].first_applicable;
         for entry in to_apply {

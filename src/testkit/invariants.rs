@@ -11,6 +11,7 @@ use super::laws::check;
 pub use super::laws::{Checked, Law, Violation};
 use super::membership_laws::is_quorum;
 use super::read_laws::ReadLaws;
+use super::replication_laws::ReplicationLaws;
 use super::snapshot_laws::holds;
 use super::transfer_laws::TransferLaws;
 use crate::action::{Action, RoleKind};
@@ -115,6 +116,7 @@ pub struct Checker {
     check_quorum: bool,
     reads: ReadLaws,
     transfers: TransferLaws,
+    replication: ReplicationLaws,
     /// The last index applied in this life of each server's state machine.
     pub(super) applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
@@ -140,6 +142,7 @@ impl Checker {
             check_quorum: false,
             reads: ReadLaws::default(),
             transfers: TransferLaws::default(),
+            replication: ReplicationLaws::default(),
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
             lost_data: false,
@@ -166,6 +169,7 @@ impl Checker {
         self.heard.remove(&id);
         self.reads.crashed(id);
         self.transfers.crashed(id);
+        self.replication.crashed(id);
         self.applied.remove(&id);
     }
 
@@ -233,6 +237,7 @@ impl Checker {
     pub fn received(&mut self, receiver: &View<'_>, envelope: &Envelope) {
         self.reads.received(envelope);
         self.transfers.received(receiver, envelope, self.check_quorum);
+        self.replication.received(receiver.id, envelope);
         let heard = self.heard.entry(receiver.id).or_default();
         match &envelope.message {
             Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
@@ -264,6 +269,14 @@ impl Checker {
     /// One was forgotten, or answered and kept.
     pub fn reads_kept(&self, id: NodeId, contexts: &BTreeSet<u64>) -> Checked {
         self.reads.kept(id, contexts)
+    }
+
+    /// What a server is fetching after a step: from whom, and the last entry that the snapshot covers.
+    ///
+    /// # Errors
+    /// The leader that it follows has just offered it a snapshot, and it goes on with an earlier leader's.
+    pub fn fetches(&mut self, view: &View<'_>, fetching: Option<(NodeId, EntryId)>) -> Checked {
+        self.replication.fetches(view, fetching)
     }
 
     /// A server applies an entry.
@@ -299,6 +312,7 @@ impl Checker {
             self.reads.stepped(view, actions, self.clocks_broken)?;
             let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));
             self.transfers.stepped(view, before, transition, actions, &self.leaders)?;
+            self.replication.stepped(view, actions, views)?;
         }
         self.moved(id, views)
     }

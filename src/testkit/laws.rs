@@ -72,6 +72,12 @@ pub enum Law {
     QuorumsOverlap,
     /// Who campaigns has a vote in the last configuration that it knows to be committed, or in a later one (§4.2.2).
     CampaignersHaveAVote,
+    /// A round of confirmation asks every other server that has a vote in the configuration in force, and no other (§6.4).
+    RoundsAskVoters,
+    /// A snapshot is fetched from the leader that the server follows, once that one has offered it (§5).
+    FetchesFromOwnLeader,
+    /// To find where a follower's log agrees, a leader goes back at most once for each term, and once for what it lacks (§3.5).
+    ConflictsCostTerms,
     /// A leader keeps account of the members of the configuration in force, and of nobody else (§4.2).
     PeersAreMembers,
     /// Who gets a vote holds durably the configuration in force before that, and its leader's first entry of the term (§4.2.1).
@@ -113,6 +119,9 @@ impl Law {
         Self::ChangesAfterOwnCommit,
         Self::QuorumsOverlap,
         Self::CampaignersHaveAVote,
+        Self::RoundsAskVoters,
+        Self::FetchesFromOwnLeader,
+        Self::ConflictsCostTerms,
         Self::PeersAreMembers,
         Self::PromotedHasLog,
     ];

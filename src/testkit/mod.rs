@@ -13,6 +13,7 @@ pub mod faults;
 pub mod invariants;
 mod laws;
 pub mod linearizability;
+pub mod liveness;
 pub mod log_suite;
 mod membership_laws;
 mod memberships;
@@ -21,6 +22,7 @@ mod read_laws;
 #[cfg(feature = "trace")]
 pub mod recording;
 pub mod render;
+mod replication_laws;
 pub mod script;
 mod snapshot_laws;
 pub mod snapshot_suite;
