@@ -79,10 +79,17 @@ pub mod driver;
 pub mod error;
 pub mod event;
 pub mod history;
+pub mod life;
 pub mod log;
 pub mod membership;
 pub mod message;
 pub mod node;
+#[cfg(feature = "std")]
+#[cfg_attr(
+    not(all(feature = "persistence", feature = "tcp")),
+    allow(dead_code, reason = "logs and transports use a part of it each")
+)]
+pub mod peers;
 pub mod protocol;
 pub mod quorum;
 pub mod session;
@@ -106,6 +113,7 @@ pub use config::RaftConfig;
 pub use driver::{Raft, StateMachine, Status};
 pub use event::Event;
 pub use history::{History, HistoryId};
+pub use life::Lives;
 pub use log::{LogView, Memberships, MemoryLog, RaftLog, WriteThrough};
 pub use membership::Membership;
 pub use message::{Envelope, Message};

@@ -15,6 +15,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("message", 1),
     ("error", 1),
     ("transition", 1),
+    ("life", 1),
+    ("peers", 2),
     ("quorum", 2),
     ("config", 2),
     ("event", 2),
@@ -103,6 +105,7 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
 
 /// The rooms behind the feature `std`; every other room is `no_std + alloc`.
 const WITH_STD: &[&str] = &[
+    "peers",
     "log/shared",
     "log/wal",
     "snapshot",

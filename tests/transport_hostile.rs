@@ -74,6 +74,7 @@ fn hello() -> Hello {
         client_address: None,
         peer_address: None,
         purpose: Purpose::Messages,
+        introduction: raft_io::wire::Introduction::default(),
     }
 }
 
@@ -188,6 +189,7 @@ fn a_wrong_answer_at_a_peers_address_is_not_believed() {
             version: 1,
             frame_bytes_max: 1 << 20,
             client_address: Some("10.6.6.6:1".into()),
+            introduction: Default::default(),
         };
         stream.write_all(&control(&Frame::Welcome(welcome))).unwrap();
         assert_closed(&mut stream);
@@ -214,6 +216,7 @@ fn a_peer_that_welcomes_and_closes_is_not_dialled_in_a_tight_loop() {
             version: 1,
             frame_bytes_max: 1 << 20,
             client_address: None,
+            introduction: Default::default(),
         };
         stream.write_all(&control(&Frame::Welcome(welcome))).unwrap();
     }
@@ -388,8 +391,14 @@ fn nothing_is_sent_to_a_peer_that_lost_its_data() {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         assert!(matches!(read_frame(&mut stream), Some(Frame::Hello(_))));
-        let welcome =
-            wire::Welcome { from: NodeId(2), incarnation, version: 1, frame_bytes_max: 1 << 20, client_address: None };
+        let welcome = wire::Welcome {
+            from: NodeId(2),
+            incarnation,
+            version: 1,
+            frame_bytes_max: 1 << 20,
+            client_address: None,
+            introduction: Default::default(),
+        };
         stream.write_all(&control(&Frame::Welcome(welcome))).unwrap();
         eventually("it is answered", || {
             let stats = one.stats();

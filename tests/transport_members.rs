@@ -148,6 +148,7 @@ fn hello(from: u64, peer_address: Option<&str>) -> Vec<u8> {
         client_address: None,
         peer_address: peer_address.map(Into::into),
         purpose: Purpose::Messages,
+        introduction: raft_io::wire::Introduction::default(),
     };
     let mut bytes = Vec::new();
     wire::encode_control(&Frame::Hello(hello), &mut bytes).unwrap();

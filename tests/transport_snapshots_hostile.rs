@@ -46,6 +46,7 @@ fn hello() -> Hello {
         client_address: None,
         peer_address: None,
         purpose: Purpose::Snapshots,
+        introduction: raft_io::wire::Introduction::default(),
     }
 }
 
@@ -257,7 +258,14 @@ fn liar(answers: Vec<Vec<u8>>, welcome: Frame) -> TcpTransport {
 
 fn welcome(from: u64, version: u8) -> Frame {
     let (from, incarnation, frame_bytes_max) = (NodeId(from), 0, 1024);
-    Frame::Welcome(Welcome { from, incarnation, version, frame_bytes_max, client_address: None })
+    Frame::Welcome(Welcome {
+        from,
+        incarnation,
+        version,
+        frame_bytes_max,
+        client_address: None,
+        introduction: Default::default(),
+    })
 }
 
 fn chunk(snapshot: EntryId, number: u64) -> Chunk {

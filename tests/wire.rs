@@ -4,14 +4,17 @@
 mod wire_support;
 
 use bytes::Bytes;
+use raft_io::life::{Life, Remembered};
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
     InstallSnapshotRequest, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RequestVoteRequest,
     RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::snapshot::{Chunk, ChunkRequest};
-use raft_io::wire::{self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Limits, Purpose, Refusal, Welcome};
-use raft_io::{ClusterId, Entry, EntryId, GroupId, Index, Membership, Message, NodeId, Payload, Term};
+use raft_io::wire::{
+    self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Introduction, Limits, Purpose, Refusal, Welcome,
+};
+use raft_io::{ClusterId, Entry, EntryId, GroupId, HardState, Index, Membership, Message, NodeId, Payload, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
 use wire_support::{LIMITS, decode, encode, seal, varint};
@@ -47,6 +50,24 @@ fn chunk(number: u64, metadata: &'static [u8]) -> Chunk {
     }
 }
 
+/// Features that nobody knows yet, lives with and without a vote, and all that can be remembered.
+fn introduction() -> Introduction {
+    let life = |count, vote, last| {
+        let hard_state = HardState { term: Term(7 + count), vote };
+        Life { count, id: 0x1234_5678_9abc_def0 + count, hard_state, last }
+    };
+    Introduction {
+        features: 1 << 40 | 1,
+        lives: vec![life(1, None, EntryId::ZERO), life(3, Some(NodeId(300)), EntryId::new(300, 8))],
+        remembered: Some(Remembered {
+            life: Some((300, 0xdead_beef)),
+            term: Term(9),
+            acknowledged: EntryId::new(303, 8),
+            vote: Some((Term(9), NodeId(2))),
+        }),
+    }
+}
+
 /// One frame of every kind, and of every shape that a kind has.
 fn golden_frames() -> Vec<(&'static str, Frame)> {
     let message = |message| Frame::Message { group: GroupId(0x0102_0304_0506_0708), message };
@@ -62,6 +83,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         client_address: Some("10.0.0.1:6379".into()),
         peer_address: None,
         purpose: Purpose::Messages,
+        introduction: Introduction::default(),
     };
     let to_fetch = Hello {
         version_first: wire::TRANSFER_PROTOCOL,
@@ -71,8 +93,16 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ..hello.clone()
     };
     let to_join = Hello { peer_address: Some("10.0.0.1:7000".into()), ..hello.clone() };
-    let welcome =
-        Welcome { from: NodeId(2), incarnation: 7, version: 1, frame_bytes_max: 16 << 20, client_address: None };
+    let welcome = Welcome {
+        from: NodeId(2),
+        incarnation: 7,
+        version: 1,
+        frame_bytes_max: 16 << 20,
+        client_address: None,
+        introduction: Introduction::default(),
+    };
+    let introduced_hello = Hello { introduction: introduction(), ..to_join.clone() };
+    let introduced_welcome = Welcome { introduction: introduction(), ..welcome.clone() };
     let request_vote = |leadership_transfer| {
         message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last, leadership_transfer }))
     };
@@ -86,7 +116,9 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("hello", Frame::Hello(hello)),
         ("hello_for_snapshots", Frame::Hello(to_fetch)),
         ("hello_with_peer_address", Frame::Hello(to_join)),
+        ("hello_with_lives", Frame::Hello(introduced_hello)),
         ("welcome", Frame::Welcome(welcome)),
+        ("welcome_with_lives", Frame::Welcome(introduced_welcome)),
         ("refusal_foreign_cluster", Frame::Refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
         ("refusal_wrong_receiver", Frame::Refusal(Refusal::WrongReceiver { id: NodeId(3) })),
         ("refusal_unknown_sender", Frame::Refusal(Refusal::UnknownSender)),
@@ -96,6 +128,11 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("refusal_shutting_down", Frame::Refusal(Refusal::ShuttingDown)),
         ("refusal_other_data", Frame::Refusal(Refusal::OtherData)),
         ("refusal_older_data", Frame::Refusal(Refusal::OlderData)),
+        ("refusal_lost_life", Frame::Refusal(Refusal::LostLife { count: 300 })),
+        ("refusal_lost_term", Frame::Refusal(Refusal::LostTerm { term: Term(9) })),
+        ("refusal_lost_entries", Frame::Refusal(Refusal::LostEntries { index: Index(300) })),
+        ("refusal_lost_vote", Frame::Refusal(Refusal::LostVote { term: Term(9) })),
+        ("refusal_own_data_lost", Frame::Refusal(Refusal::OwnDataLost)),
         ("refusal_other", Frame::Refusal(Refusal::Other { code: 500 })),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
@@ -380,6 +417,7 @@ fn an_advertised_address_is_short_and_printable() {
             client_address: Some(address),
             peer_address: None,
             purpose: Purpose::Messages,
+            introduction: Introduction::default(),
         })
     };
     let mut bytes = Vec::new();

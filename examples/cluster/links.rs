@@ -166,6 +166,7 @@ mod tests {
             client_address: None,
             peer_address: None,
             purpose: Purpose::Messages,
+            introduction: raft_io::wire::Introduction::default(),
         };
         let mut frame = Vec::new();
         encode_control(&Frame::Hello(hello), &mut frame).expect("it is short");

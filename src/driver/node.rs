@@ -222,6 +222,9 @@ where
     let snapshot = view.snapshot();
     let info = snapshots::restore_at_start(&options, snapshot, &mut machine)?;
     let begins_with = SnapshotState::new(snapshot, info);
+    if let (Some(lives), Some(memory)) = (log.lives(), log.peer_memory()) {
+        transport.introduce(&lives, &memory);
+    }
     let recording = Recording::start::<L>(&options, config, &protocol, &view);
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,

@@ -2,6 +2,8 @@
 
 use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::Write;
+use crate::life::Lives;
+use crate::peers::PeerMemory;
 use crate::types::{EntryId, HardState, Index, Term};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::vec::Vec;
@@ -13,6 +15,16 @@ pub trait SharedLog: RaftLog + Send + 'static {
 
     /// Another reader of this log.
     fn reader(&self) -> Self::Reader;
+
+    /// The openings of the directory that the log lies in, if it keeps a list of them.
+    fn lives(&self) -> Option<Lives> {
+        None
+    }
+
+    /// What the log remembers of the peers, if it does. The transport asks and tells it.
+    fn peer_memory(&self) -> Option<PeerMemory> {
+        None
+    }
 
     /// Reads through a reader, waiting for the medium if it must; see [`RaftLog::read_blocking`].
     ///

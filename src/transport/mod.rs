@@ -15,7 +15,9 @@ pub use memory::{MemoryNetwork, MemoryTransport};
 #[cfg(feature = "tcp")]
 pub use tcp::{TcpConfig, TcpTransport, TransportError, TransportEvent, TransportStats};
 
+use crate::life::Lives;
 use crate::message::{Envelope, Message};
+use crate::peers::PeerMemory;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
 use std::collections::BTreeMap;
@@ -61,6 +63,12 @@ impl MessageLimits {
 /// Carries messages between servers. Loss, duplication and reordering are allowed, invention and
 /// corruption are not: `envelope.from` of a delivered message is the server that sent it.
 pub trait RaftTransport: Send + Sync + 'static {
+    /// Who this server is by its log, and what the log remembers of the peers, so that a server which lost data is noticed by
+    /// whoever knows. Called before `start`, unless the log says neither.
+    fn introduce(&self, lives: &Lives, memory: &PeerMemory) {
+        let _ = (lives, memory);
+    }
+
     /// Begins to deliver. Called once, before the first send.
     fn start(&self, receiver: Arc<dyn Receiver>);
 

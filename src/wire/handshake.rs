@@ -1,11 +1,11 @@
 //! What two servers tell each other before any message: who they are, and why not.
 
 use super::body::view;
+use super::introduction::{Introduction, decode_lives, decode_remembered, encode_lives, encode_remembered};
 use super::{EncodeError, FrameError, kind, write};
 use crate::types::{ClusterId, NodeId};
 use pack_io::{DeserializeView, Encoder, Serialize};
 use std::string::{String, ToString};
-use thiserror::Error;
 
 /// The longest address that a server advertises to clients, in bytes.
 pub const CLIENT_ADDRESS_BYTES_MAX: usize = 256;
@@ -38,6 +38,8 @@ pub struct Hello {
     pub peer_address: Option<String>,
     /// What it opened the connection for. The versions above are those of that.
     pub purpose: Purpose,
+    /// What it can do, the lives of its data directory, and what it remembers of the other.
+    pub introduction: Introduction,
 }
 
 /// What a connection is for.
@@ -87,83 +89,8 @@ pub struct Welcome {
     pub frame_bytes_max: u32,
     /// Where clients reach it, if it says so; at most [`CLIENT_ADDRESS_BYTES_MAX`] bytes.
     pub client_address: Option<String>,
-}
-
-/// Why a server refuses a connection; it closes it after saying so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The hello names another cluster.
-    #[error("this server belongs to cluster {cluster}")]
-    ForeignCluster {
-        /// The cluster of the server that refuses.
-        cluster: ClusterId,
-    },
-    /// The hello is for another server: an address list is wrong.
-    #[error("this server is node {id}")]
-    WrongReceiver {
-        /// The id of the server that refuses.
-        id: NodeId,
-    },
-    /// The sender is none of the peers of the server that refuses.
-    #[error("the sender is not a member of the cluster")]
-    UnknownSender,
-    /// The sender claims the id of the server that refuses: two servers were given one id.
-    #[error("the sender claims this server's own id")]
-    OwnId,
-    /// No protocol version in common.
-    #[error("this server speaks the protocol versions {first} to {last}")]
-    Version {
-        /// The lowest that the server that refuses speaks.
-        first: u8,
-        /// The highest.
-        last: u8,
-    },
-    /// A field of the hello is not acceptable, such as a frame limit below the handshake's own.
-    #[error("a field of the handshake is not acceptable")]
-    Unacceptable,
-    /// The sender's data directory is not the one that it had under its id: it was wiped or replaced. It may have forgotten
-    /// votes and entries that it acknowledged, and is never let in again under this id.
-    #[error(
-        "the sender's data directory is not the one it had: it was wiped or replaced, and may have forgotten votes and \
-         acknowledged entries; remove its id from the cluster, and add the server under a new id"
-    )]
-    OtherData,
-    /// The sender's data directory was opened less often than the one that was seen under its id: it is a copy, or was
-    /// rolled back.
-    #[error(
-        "the sender's data directory is an older copy of the one it had: it was cloned or rolled back, and may have \
-         forgotten votes and acknowledged entries; stop it, remove its id from the cluster, and add the server under a new id"
-    )]
-    OlderData,
-    /// The server is shutting down.
-    #[error("this server is shutting down")]
-    ShuttingDown,
-    /// A reason that a newer version gives.
-    #[error("reason {code}, which this version does not know")]
-    Other {
-        /// Its code.
-        code: u16,
-    },
-}
-
-impl Refusal {
-    /// A short name, for counters.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::ForeignCluster { .. } => "foreign_cluster",
-            Self::WrongReceiver { .. } => "wrong_receiver",
-            Self::UnknownSender => "unknown_sender",
-            Self::OwnId => "own_id",
-            Self::Version { .. } => "version",
-            Self::Unacceptable => "unacceptable",
-            Self::ShuttingDown => "shutting_down",
-            Self::OtherData => "other_data",
-            Self::OlderData => "older_data",
-            Self::Other { .. } => "other",
-        }
-    }
+    /// As in [`Hello::introduction`].
+    pub introduction: Introduction,
 }
 
 /// What a server says that opens a connection for messages: the first version, so that its bytes are the
@@ -199,9 +126,10 @@ struct UnaddressedHelloBody<'a> {
     purpose: u8,
 }
 
-#[derive(Serialize, DeserializeView)]
+/// What a server says that keeps no data.
+#[derive(Serialize)]
 #[pack_io(version = 3)]
-struct HelloBody<'a> {
+struct AddressedHelloBody<'a> {
     magic: [u8; 8],
     cluster: u64,
     from: u64,
@@ -218,8 +146,33 @@ struct HelloBody<'a> {
 }
 
 #[derive(Serialize, DeserializeView)]
+#[pack_io(version = 4)]
+struct HelloBody<'a> {
+    magic: [u8; 8],
+    cluster: u64,
+    from: u64,
+    to: u64,
+    incarnation: u64,
+    version_first: u8,
+    version_last: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+    #[pack_io(since = 2)]
+    purpose: u8,
+    #[pack_io(since = 3)]
+    peer_address: Option<&'a str>,
+    #[pack_io(since = 4)]
+    features: u64,
+    #[pack_io(since = 4)]
+    lives: &'a [u8],
+    #[pack_io(since = 4)]
+    remembered: &'a [u8],
+}
+
+/// What a server answers that keeps no data.
+#[derive(Serialize)]
 #[pack_io(version = 1)]
-struct WelcomeBody<'a> {
+struct UnintroducedWelcomeBody<'a> {
     from: u64,
     incarnation: u64,
     version: u8,
@@ -227,12 +180,20 @@ struct WelcomeBody<'a> {
     client_address: Option<&'a str>,
 }
 
-/// `detail` is the cluster, the id, or `first | last << 8`, by code.
 #[derive(Serialize, DeserializeView)]
-#[pack_io(version = 1)]
-struct RefusalBody {
-    code: u16,
-    detail: u64,
+#[pack_io(version = 2)]
+struct WelcomeBody<'a> {
+    from: u64,
+    incarnation: u64,
+    version: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+    #[pack_io(since = 2)]
+    features: u64,
+    #[pack_io(since = 2)]
+    lives: &'a [u8],
+    #[pack_io(since = 2)]
+    remembered: &'a [u8],
 }
 
 pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), EncodeError> {
@@ -240,6 +201,29 @@ pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), E
     let (magic, cluster, from, to) = (MAGIC, cluster.0, from.0, to.0);
     let client_address = short("client_address", hello.client_address.as_deref())?;
     let peer_address = short("peer_address", hello.peer_address.as_deref())?;
+    let Introduction { features, lives, remembered } = &hello.introduction;
+    if !hello.introduction.is_empty() {
+        let (lives, remembered) = (encode_lives(lives)?, encode_remembered(remembered.as_ref())?);
+        return write(
+            encoder,
+            &HelloBody {
+                magic,
+                cluster,
+                from,
+                to,
+                incarnation,
+                version_first,
+                version_last,
+                frame_bytes_max,
+                client_address,
+                purpose: hello.purpose.code(),
+                peer_address,
+                features: *features,
+                lives: &lives,
+                remembered: &remembered,
+            },
+        );
+    }
     match (hello.purpose.code(), peer_address) {
         (0, None) => write(
             encoder,
@@ -272,7 +256,7 @@ pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), E
         ),
         (purpose, peer_address) => write(
             encoder,
-            &HelloBody {
+            &AddressedHelloBody {
                 magic,
                 cluster,
                 from,
@@ -290,30 +274,24 @@ pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), E
 }
 
 pub(super) fn encode_welcome(welcome: &Welcome, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    let Welcome { from, incarnation, version, frame_bytes_max, .. } = *welcome;
+    let client_address = short("client_address", welcome.client_address.as_deref())?;
+    if welcome.introduction.is_empty() {
+        let body = UnintroducedWelcomeBody { from: from.0, incarnation, version, frame_bytes_max, client_address };
+        return write(encoder, &body);
+    }
+    let Introduction { features, lives, remembered } = &welcome.introduction;
     let body = WelcomeBody {
-        from: welcome.from.0,
-        incarnation: welcome.incarnation,
-        version: welcome.version,
-        frame_bytes_max: welcome.frame_bytes_max,
-        client_address: short("client_address", welcome.client_address.as_deref())?,
+        from: from.0,
+        incarnation,
+        version,
+        frame_bytes_max,
+        client_address,
+        features: *features,
+        lives: &encode_lives(lives)?,
+        remembered: &encode_remembered(remembered.as_ref())?,
     };
     write(encoder, &body)
-}
-
-pub(super) fn encode_refusal(refusal: &Refusal, encoder: &mut Encoder) -> Result<(), EncodeError> {
-    let (code, detail) = match *refusal {
-        Refusal::ForeignCluster { cluster } => (1, cluster.0),
-        Refusal::WrongReceiver { id } => (2, id.0),
-        Refusal::UnknownSender => (3, 0),
-        Refusal::OwnId => (4, 0),
-        Refusal::Version { first, last } => (5, u64::from(first) | u64::from(last) << 8),
-        Refusal::Unacceptable => (6, 0),
-        Refusal::ShuttingDown => (7, 0),
-        Refusal::OtherData => (8, 0),
-        Refusal::OlderData => (9, 0),
-        Refusal::Other { code } => (code, 0),
-    };
-    write(encoder, &RefusalBody { code, detail })
 }
 
 pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
@@ -332,6 +310,7 @@ pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
         client_address: address(kind::HELLO, hello.client_address)?,
         peer_address: address(kind::HELLO, hello.peer_address)?,
         purpose: Purpose::of(hello.purpose),
+        introduction: introduction(kind::HELLO, hello.features, hello.lives, hello.remembered)?,
     })
 }
 
@@ -343,26 +322,12 @@ pub(super) fn decode_welcome(body: &[u8]) -> Result<Welcome, FrameError> {
         version: welcome.version,
         frame_bytes_max: welcome.frame_bytes_max,
         client_address: address(kind::WELCOME, welcome.client_address)?,
+        introduction: introduction(kind::WELCOME, welcome.features, welcome.lives, welcome.remembered)?,
     })
 }
 
-pub(super) fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
-    let RefusalBody { code, detail } = view(kind::REFUSAL, body)?;
-    Ok(match code {
-        1 => Refusal::ForeignCluster { cluster: ClusterId(detail) },
-        2 => Refusal::WrongReceiver { id: NodeId(detail) },
-        3 => Refusal::UnknownSender,
-        4 => Refusal::OwnId,
-        5 => {
-            let [first, last, ..] = detail.to_le_bytes();
-            Refusal::Version { first, last }
-        }
-        6 => Refusal::Unacceptable,
-        7 => Refusal::ShuttingDown,
-        8 => Refusal::OtherData,
-        9 => Refusal::OlderData,
-        code => Refusal::Other { code },
-    })
+fn introduction(kind: u16, features: u64, lives: &[u8], remembered: &[u8]) -> Result<Introduction, FrameError> {
+    Ok(Introduction { features, lives: decode_lives(kind, lives)?, remembered: decode_remembered(kind, remembered)? })
 }
 
 fn short<'a>(field: &'static str, address: Option<&'a str>) -> Result<Option<&'a str>, EncodeError> {
@@ -403,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_server_skips_the_address_of_a_peer() {
+    fn an_older_server_skips_what_came_later() {
         let hello = Hello {
             cluster: ClusterId(7),
             from: NodeId(1),
@@ -415,6 +380,7 @@ mod tests {
             client_address: Some("client:1".to_string()),
             peer_address: Some("peer:1".to_string()),
             purpose: Purpose::Messages,
+            introduction: Introduction { features: u64::MAX, ..Introduction::default() },
         };
         let mut encoder = Encoder::new();
         encode_hello(&hello, &mut encoder).unwrap();

@@ -17,9 +17,13 @@
 
 mod body;
 mod handshake;
+mod introduction;
+mod refusal;
 mod transfer;
 
-pub use handshake::{CLIENT_ADDRESS_BYTES_MAX, Hello, Purpose, Refusal, Welcome};
+pub use handshake::{CLIENT_ADDRESS_BYTES_MAX, Hello, Purpose, Welcome};
+pub use introduction::{Introduction, LIVES_BYTES_MAX};
+pub use refusal::Refusal;
 pub use transfer::CHUNK_FRAME_BYTES_MAX;
 
 use crate::message::Message;
@@ -371,7 +375,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
     encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), CONTROL_FRAME_BYTES_MAX, buffer, |encoder| match frame {
         Frame::Hello(hello) => handshake::encode_hello(hello, encoder),
         Frame::Welcome(welcome) => handshake::encode_welcome(welcome, encoder),
-        Frame::Refusal(refusal) => handshake::encode_refusal(refusal, encoder),
+        Frame::Refusal(refusal) => refusal::encode_refusal(refusal, encoder),
         _ => Ok(()),
     })
 }
@@ -474,7 +478,7 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
     match header.kind {
         kind::HELLO => handshake::decode_hello(body).map(Frame::Hello),
         kind::WELCOME => handshake::decode_welcome(body).map(Frame::Welcome),
-        kind::REFUSAL => handshake::decode_refusal(body).map(Frame::Refusal),
+        kind::REFUSAL => refusal::decode_refusal(body).map(Frame::Refusal),
         kind::PING => empty(header.kind, body, Frame::Ping),
         kind::PONG => empty(header.kind, body, Frame::Pong),
         known if body::is_message(known) => {

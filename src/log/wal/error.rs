@@ -60,6 +60,18 @@ pub enum WalError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// What the log remembers of its peers is damaged. The log was not opened, though it may be intact: what is missing may be
+    /// what keeps a wiped server out. Restore the file; if no other server lost data, removing it is safe.
+    #[error(
+        "{} is damaged: {reason}; restore it, or remove it if you know that no other server of the cluster lost data",
+        file.display()
+    )]
+    PeerMemory {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// Intact bytes that this version does not understand, written by a newer one. Nothing was
     /// touched.
     #[error("{} holds something newer than this version at byte {offset}: {what}", file.display())]

@@ -1,10 +1,11 @@
-//! MANIFEST: whose log this is and which segments it consists of. Replaced as a whole: written
+//! MANIFEST: whose log this is, its lives, and which segments it consists of. Replaced as a whole: written
 //! beside, synced, renamed, and the directory synced.
 
 use super::directory::{Directory, read_full};
 use super::error::WalError;
 use super::record::{u32_at, u64_at};
-use crate::types::{ClusterId, Index, NodeId};
+use crate::life::{Life, Lives};
+use crate::types::{ClusterId, EntryId, HardState, Index, NodeId, Term};
 use std::format;
 use std::string::String;
 use std::vec;
@@ -13,9 +14,12 @@ use std::vec::Vec;
 pub(super) const MANIFEST: &str = "MANIFEST";
 pub(super) const MANIFEST_NEW: &str = "MANIFEST.tmp";
 const MAGIC: &[u8; 8] = b"RAFTWAL\0";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// As 0.6.0 and before wrote it: without lives. Only read.
+const FORMAT_WITHOUT_LIVES: u32 = 1;
 const HEAD_BYTES: usize = 56;
 const SEGMENT_BYTES: usize = 32;
+const LIFE_BYTES: usize = 56;
 /// More segments than any log has; bounds what a damaged length can make us read.
 const SIZE_MAX: u64 = 64 << 20;
 
@@ -64,40 +68,38 @@ pub(super) struct Manifest {
     pub(super) next_number: u64,
     /// In the order of their positions, without gaps.
     pub(super) segments: Vec<Segment>,
+    /// The newest openings, ascending by count; at most [`Lives::KEPT_MAX`].
+    pub(super) lives: Vec<Life>,
 }
 
 impl Manifest {
     fn encode(&self) -> Vec<u8> {
-        let size = HEAD_BYTES + self.segments.len() * SEGMENT_BYTES + 4;
+        let size = HEAD_BYTES + self.segments.len() * SEGMENT_BYTES + 8 + self.lives.len() * LIFE_BYTES + 4;
         let mut out = Vec::with_capacity(size);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT.to_le_bytes());
         out.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
-        for field in [self.cluster.0, self.node.0, self.incarnation, self.opening, self.next_number] {
-            out.extend_from_slice(&field.to_le_bytes());
-        }
+        let mut put = |fields: &[u64]| fields.iter().for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
+        put(&[self.cluster.0, self.node.0, self.incarnation, self.opening, self.next_number]);
         for segment in &self.segments {
-            for field in [segment.number, segment.base, segment.bytes, u64::from(segment.chain)] {
-                out.extend_from_slice(&field.to_le_bytes());
-            }
+            put(&[segment.number, segment.base, segment.bytes, u64::from(segment.chain)]);
+        }
+        put(&[self.lives.len() as u64]);
+        for Life { count, id, hard_state, last } in &self.lives {
+            let vote = hard_state.vote;
+            put(&[*count, *id, hard_state.term.0, u64::from(vote.is_some()), vote.unwrap_or_default().0]);
+            put(&[last.index.0, last.term.0]);
         }
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        if bytes.len() < HEAD_BYTES + 4 {
-            return Err("the manifest is too short");
-        }
-        let (body, crc) = bytes.split_at(bytes.len() - 4);
-        if u32_at(crc, 0) != crc32c::crc32c(body) {
-            return Err("the manifest's checksum does not hold");
-        }
-        let count = u32_at(body, 12) as usize;
-        if &body[..8] != MAGIC || body.len() != HEAD_BYTES + count * SEGMENT_BYTES {
-            return Err("the manifest has no valid form");
-        }
+    /// Reads a manifest whose checksum and magic hold.
+    fn decode(body: &[u8]) -> Result<Self, &'static str> {
+        const NO_FORM: &str = "the manifest has no valid form";
+        let segments_end = HEAD_BYTES + u32_at(body, 12) as usize * SEGMENT_BYTES;
+        let (fixed, rest) = body.split_at_checked(segments_end).ok_or(NO_FORM)?;
         let segment = |bytes: &[u8]| Segment {
             number: u64_at(bytes, 0),
             base: u64_at(bytes, 8),
@@ -110,8 +112,17 @@ impl Manifest {
             incarnation: u64_at(body, 32),
             opening: u64_at(body, 40),
             next_number: u64_at(body, 48),
-            segments: body[HEAD_BYTES..].chunks_exact(SEGMENT_BYTES).map(segment).collect(),
+            segments: fixed[HEAD_BYTES..].chunks_exact(SEGMENT_BYTES).map(segment).collect(),
+            lives: if u32_at(body, 8) == FORMAT { decode_lives(rest).ok_or(NO_FORM)? } else { no_lives(rest)? },
         })
+    }
+
+    /// Notes that the log is opened once more, and what it holds; durable with the next [`Manifest::store`].
+    pub(super) fn begin_life(&mut self, id: u64, hard_state: HardState, last: EntryId) {
+        self.opening += 1;
+        let surplus = (self.lives.len() + 1).saturating_sub(Lives::KEPT_MAX);
+        self.lives.drain(..surplus);
+        self.lives.push(Life { count: self.opening, id, hard_state, last });
     }
 
     /// Reads the manifest; `None` if there is none.
@@ -125,14 +136,14 @@ impl Manifest {
         };
         let mut bytes = vec![0; file.size().map_err(io)?.min(SIZE_MAX) as usize];
         let filled = read_full(&*file, 0, &mut bytes).map_err(io)?;
-        match Self::decode(&bytes[..filled]) {
-            // The format stands at a fixed place in every version, under the same checksum.
-            Ok(_) if u32_at(&bytes, 8) != FORMAT => {
-                Err(WalError::Unsupported { file: file_path, offset: 8, what: "the manifest's format" })
-            }
-            Ok(manifest) => Ok(Some(manifest)),
-            Err(reason) => Err(WalError::Corrupt { file: file_path, offset: 0, first: Index(1), last: None, reason }),
+        let corrupt =
+            |reason| WalError::Corrupt { file: file_path.clone(), offset: 0, first: Index(1), last: None, reason };
+        let body = verify(&bytes[..filled]).map_err(corrupt)?;
+        // The format stands at a fixed place in every version, under the same checksum.
+        if ![FORMAT, FORMAT_WITHOUT_LIVES].contains(&u32_at(body, 8)) {
+            return Err(WalError::Unsupported { file: file_path, offset: 8, what: "the manifest's format" });
         }
+        Self::decode(body).map(Some).map_err(corrupt)
     }
 
     /// Takes the segments that lie wholly before `floor` off the list; never the last.
@@ -170,4 +181,39 @@ impl Manifest {
         renamed.map_err(|source| failed(true, "replacing", MANIFEST, source))?;
         directory.sync().map_err(|source| failed(true, "syncing the directory of", MANIFEST, source))
     }
+}
+
+/// What the checksum at the end covers.
+fn verify(bytes: &[u8]) -> Result<&[u8], &'static str> {
+    if bytes.len() < HEAD_BYTES + 4 {
+        return Err("the manifest is too short");
+    }
+    let (body, crc) = bytes.split_at(bytes.len() - 4);
+    if u32_at(crc, 0) != crc32c::crc32c(body) {
+        return Err("the manifest's checksum does not hold");
+    }
+    if body.starts_with(MAGIC) { Ok(body) } else { Err("the manifest has no valid form") }
+}
+
+/// The lives behind the segments; `None` if they are not where they should end.
+fn decode_lives(bytes: &[u8]) -> Option<Vec<Life>> {
+    let (count, lives) = bytes.split_first_chunk().map(|(count, lives)| (u64::from_le_bytes(*count), lives))?;
+    if count > Lives::KEPT_MAX as u64 || lives.len() != count as usize * LIFE_BYTES {
+        return None;
+    }
+    let life = |bytes: &[u8]| Life {
+        count: u64_at(bytes, 0),
+        id: u64_at(bytes, 8),
+        hard_state: HardState {
+            term: Term(u64_at(bytes, 16)),
+            vote: (u64_at(bytes, 24) != 0).then(|| NodeId(u64_at(bytes, 32))),
+        },
+        last: EntryId::new(u64_at(bytes, 40), u64_at(bytes, 48)),
+    };
+    Some(lives.chunks_exact(LIFE_BYTES).map(life).collect())
+}
+
+/// A manifest of 0.6.0 ends with its segments: its list of lives begins with the next opening.
+fn no_lives(rest: &[u8]) -> Result<Vec<Life>, &'static str> {
+    if rest.is_empty() { Ok(Vec::new()) } else { Err("the manifest has no valid form") }
 }

@@ -15,6 +15,7 @@ mod directory;
 mod error;
 mod manifest;
 mod options;
+mod peers;
 mod reader;
 mod record;
 mod recovery;
@@ -31,6 +32,8 @@ pub use reader::WalReader;
 
 use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};
+use crate::life::Lives;
+use crate::peers::PeerMemory;
 use crate::types::{EntryId, GroupId, HardState, Index, Payload, Term};
 use reader::Shared;
 use record::{Encoder, FRAME_BYTES, Header};
@@ -64,6 +67,10 @@ pub struct WalLog {
     encoder: Encoder,
     watermark: Watermark,
     opening: u64,
+    lives: Lives,
+    memory: PeerMemory,
+    /// Where the last record stands that says what peers said to be durable; 0 for none of this opening.
+    memory_written: u64,
     /// Everything before this position is durable. ≤ the end of the last record.
     durable: u64,
     /// The position that records are needed from once the newest checkpoint is durable; the sync that makes it so purges
@@ -106,8 +113,10 @@ impl WalLog {
         let lock = locked.ok_or_else(|| WalError::Locked { directory: path.clone() })?;
 
         let recovered = recovery::recover(&*directory, &options)?;
-        let Recovered { manifest, watermark, view, end, chain, reserve, numbers, foreign } = recovered;
+        let Recovered { manifest, watermark, view, peers, end, chain, reserve, numbers, foreign } = recovered;
+        let memory = peers::load(&directory, options.group, &peers)?;
         let (incarnation, opening) = (manifest.incarnation, manifest.opening);
+        let lives = Lives::new(identity(incarnation, opening), manifest.lives.iter().copied());
         let end_and_chain = (end, chain);
         let store =
             SegmentStore::open(directory, options.real_segment_bytes(), manifest, numbers, reserve, end_and_chain)?;
@@ -125,6 +134,9 @@ impl WalLog {
             encoder: Encoder::default(),
             watermark,
             opening,
+            lives,
+            memory,
+            memory_written: 0,
             durable: end,
             floor: None,
             group: options.group,
@@ -142,7 +154,21 @@ impl WalLog {
     /// knew, and peers refuse it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        identity(self.shared.incarnation, self.opening)
+        self.lives.incarnation()
+    }
+
+    /// The newest openings of this directory, this one last, each with what the log held then. Handshakes say them, so that
+    /// peers notice an older copy of the directory (`docs/RECOVERY.md`). Durable before the log was opened.
+    #[must_use]
+    pub fn lives(&self) -> &Lives {
+        &self.lives
+    }
+
+    /// What this log remembers of the peers, for the transport to ask and tell. What they said to be durable is written with
+    /// the next records, at most once per 64 KiB of them but for terms and votes, and never synced for itself.
+    #[must_use]
+    pub fn peer_memory(&self) -> PeerMemory {
+        self.memory.clone()
     }
 
     /// Where the log is.
@@ -214,6 +240,7 @@ impl WalLog {
                 writes.drain(..count);
                 continue;
             }
+            self.encode_memory(&writes[..count]);
             if let Some(source) = self.encoder.refused() {
                 return Err(self.shared.store.stop(WalError::Membership { source }));
             }
@@ -250,6 +277,21 @@ impl WalLog {
             count += 1;
         }
         count
+    }
+
+    /// Adds what peers said to be durable to the record, if it is due. A checkpoint has it always: the records before it may
+    /// be purged.
+    fn encode_memory(&mut self, writes: &[Write]) {
+        let end = self.shared.store.end();
+        let due = if writes.iter().any(|write| write.compaction.is_some()) {
+            Some(self.memory.take_all()).filter(|peers| !peers.is_empty())
+        } else {
+            self.memory.take_due(end - self.memory_written)
+        };
+        if let Some(peers) = due {
+            self.memory_written = end;
+            self.encoder.peers(&peers);
+        }
     }
 
     /// Writes the record in the encoder; starts a new segment first if it needs one.
@@ -369,6 +411,14 @@ impl RaftLog for WalLog {
 
 impl SharedLog for WalLog {
     type Reader = WalReader;
+
+    fn lives(&self) -> Option<Lives> {
+        Some(self.lives.clone())
+    }
+
+    fn peer_memory(&self) -> Option<PeerMemory> {
+        Some(self.memory.clone())
+    }
 
     fn reader(&self) -> WalReader {
         WalReader { shared: Arc::clone(&self.shared) }

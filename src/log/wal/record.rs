@@ -6,6 +6,7 @@
 
 use super::view::TermRun;
 use crate::action::Write;
+use crate::life::Remembered;
 use crate::membership::{Membership, MembershipError};
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Payload, Term};
 use bytes::Bytes;
@@ -30,6 +31,8 @@ const OP_CHECKPOINT_WITHOUT_MEMBERSHIP: u8 = 6;
 const OP_CHECKPOINT: u8 = 7;
 /// As [`OP_ENTRIES`], with configurations among the entries. A code of its own spares recovery the heads of all others.
 const OP_ENTRIES_WITH_MEMBERSHIPS: u8 = 8;
+/// What peers said to be durable.
+const OP_PEERS: u8 = 9;
 
 const KIND_NOOP: u8 = 0;
 const KIND_COMMAND: u8 = 1;
@@ -190,6 +193,22 @@ impl Encoder {
         }
     }
 
+    /// What peers said to be durable.
+    #[cold]
+    pub(super) fn peers(&mut self, peers: &[(NodeId, Remembered)]) {
+        self.u8(OP_PEERS);
+        self.u32(peers.len() as u32);
+        for (peer, Remembered { life: _, term, acknowledged, vote }) in peers {
+            self.u64(peer.0);
+            self.u64(term.0);
+            self.id(*acknowledged);
+            self.u8(u8::from(vote.is_some()));
+            let (term, to) = vote.unwrap_or_default();
+            self.u64(term.0);
+            self.u64(to.0);
+        }
+    }
+
     fn entries(&mut self, run: &[Entry]) {
         let payload_bytes: usize = run.iter().map(|entry| 5 + entry.payload.len()).sum();
         self.buffer.reserve(payload_bytes + 25);
@@ -280,6 +299,7 @@ pub(super) enum Op<'a> {
     TruncateFrom(Index),
     Entries(EntriesOp<'a>),
     Checkpoint(Checkpoint),
+    Peers(Vec<(NodeId, Remembered)>),
 }
 
 /// A run of entries of one term, not yet taken apart.
@@ -364,6 +384,7 @@ impl<'a> Ops<'a> {
             OP_CHECKPOINT | OP_CHECKPOINT_WITHOUT_MEMBERSHIP | OP_CHECKPOINT_0_4 => {
                 Op::Checkpoint(cursor.checkpoint(code)?)
             }
+            OP_PEERS => Op::Peers(cursor.peers()?),
             _ => return Err("an unknown operation"),
         };
         self.at = cursor.at;
@@ -398,6 +419,18 @@ impl<'a> Cursor<'a> {
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
+    }
+
+    fn peers(&mut self) -> Result<Vec<(NodeId, Remembered)>, Malformed> {
+        (0..self.u32()?).map(|_| self.peer()).collect()
+    }
+
+    fn peer(&mut self) -> Result<(NodeId, Remembered), Malformed> {
+        let (peer, term, index, acknowledged_term) = (self.u64()?, self.u64()?, self.u64()?, self.u64()?);
+        let (has_vote, vote) = (self.u8()?, (Term(self.u64()?), NodeId(self.u64()?)));
+        let acknowledged = EntryId::new(index, acknowledged_term);
+        let vote = (has_vote != 0).then_some(vote);
+        Ok((NodeId(peer), Remembered { life: None, term: Term(term), acknowledged, vote }))
     }
 
     fn u8(&mut self) -> Result<u8, Malformed> {

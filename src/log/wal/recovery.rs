@@ -15,7 +15,9 @@ use super::room::{Found, Numbers, Reserve, Sizes};
 use super::store::zero;
 use super::view::{Place, View};
 use super::watermark::{Mark, WATERMARK, Watermark};
-use crate::types::{EntryId, Index, Term};
+use crate::life::Remembered;
+use crate::types::{EntryId, Index, NodeId, Term};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +30,8 @@ pub(super) struct Recovered {
     pub(super) manifest: Manifest,
     pub(super) watermark: Watermark,
     pub(super) view: View,
+    /// What peers said to be durable.
+    pub(super) peers: BTreeMap<NodeId, Remembered>,
     /// The end of the last record.
     pub(super) end: u64,
     /// The checksum of the last record.
@@ -56,16 +60,17 @@ pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result
     replay.scan()?;
     replay.check_mark()?;
     replay.settle_tail()?;
-    let Replay { mut view, floor, position: end, chain, .. } = replay;
+    let Replay { mut view, peers, floor, position: end, chain, .. } = replay;
     view.close_block();
-    manifest.opening += 1;
+    // Durable with the manifest below, before anybody can hear of this life.
+    manifest.begin_life(random(), view.hard_state, view.last);
     numbers.set_aside(&mut manifest);
     // A crash may have come between a checkpoint and its purge.
     let purged = manifest.remove_before(floor);
     reserve.store(directory, &manifest).map_err(|failed| failed.error)?;
     remove_files(directory, &purged.iter().map(Segment::name).collect::<Vec<_>>())?;
     watermark.write_both(&Mark { durable: end, chain, last: view.last })?;
-    Ok(Recovered { manifest, watermark, view, end, chain, reserve, numbers, foreign })
+    Ok(Recovered { manifest, watermark, view, peers, end, chain, reserve, numbers, foreign })
 }
 
 fn load_or_create(
@@ -120,6 +125,7 @@ fn create(
         opening: 0,
         next_number: 1,
         segments: Vec::new(),
+        lives: Vec::new(),
     };
     reserve.store(directory, &manifest).map_err(|failed| failed.error)?;
     Ok(manifest)
@@ -173,6 +179,7 @@ struct Replay<'a> {
     options: &'a WalOptions,
     mark: Mark,
     view: View,
+    peers: BTreeMap<NodeId, Remembered>,
     /// Whether the state is known from here on: from the first record of a log that was never
     /// purged, or from the first checkpoint of one that was.
     based: bool,
@@ -200,6 +207,7 @@ impl<'a> Replay<'a> {
             options,
             mark,
             view: View::default(),
+            peers: BTreeMap::new(),
             based: segment.base == 0,
             floor: segment.base,
             position: segment.base,
@@ -302,6 +310,8 @@ impl<'a> Replay<'a> {
                 self.view.append(entries.first, u64::from(entries.count), place);
                 self.view.append_memberships(entries.memberships);
             }
+            // Each is all that was known then; the newest prevails, for it only grows.
+            Op::Peers(peers) => self.peers.extend(peers),
             Op::Checkpoint(checkpoint) => {
                 self.check_checkpoint(checkpoint)?;
                 self.floor = if self.based { self.view.floor(place.lsn) } else { self.floor };

@@ -9,6 +9,7 @@
 use super::directory::{Directory, read_full};
 use super::error::WalError;
 use super::manifest::{MANIFEST_NEW, Manifest, NotStored, segment_number};
+use super::peers::MEMORY_NEW;
 use super::store::zero;
 use std::collections::BTreeSet;
 use std::io;
@@ -91,7 +92,9 @@ impl Found {
     pub(super) fn leftovers(&self, directory: &dyn Directory, manifest: &Manifest) -> Result<Vec<String>, WalError> {
         let mut leftovers = Vec::new();
         for name in &self.files {
-            if name == MANIFEST_NEW || (!is_listed(manifest, name) && self.is_own(directory, manifest, name)?) {
+            if [MANIFEST_NEW, MEMORY_NEW].contains(&name.as_str())
+                || (!is_listed(manifest, name) && self.is_own(directory, manifest, name)?)
+            {
                 leftovers.push(name.clone());
             }
         }

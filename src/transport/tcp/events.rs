@@ -95,6 +95,14 @@ pub enum TransportEvent {
         /// What the system said.
         error: io::Error,
     },
+    /// This server lost data: a peer remembers more of it than its data directory holds. It takes part in nothing any more:
+    /// it closes its connections, and opens and accepts none.
+    DataLost {
+        /// The peer that found it.
+        peer: NodeId,
+        /// What it found.
+        reason: Refusal,
+    },
     /// A message was not sent because the peer would not accept its frame: it has one entry that is too large by itself. The
     /// driver brings the peer its effect with a snapshot; where there is none, replication to this peer stands still until
     /// it accepts larger frames.
@@ -181,6 +189,15 @@ impl fmt::Display for TransportEvent {
             Self::NoThread { peer, error } => return write!(f, "cannot start a thread for node {peer}: {error}"),
             Self::IdentityNotSaved { peer, error } => {
                 return write!(f, "cannot save the identity of node {peer}: {error}; a restart forgets it");
+            }
+            Self::DataLost { peer, reason } => {
+                return write!(
+                    f,
+                    "this server's data directory lost what node {peer} remembers of it ({}): it is an older copy, or \
+                     another one, and takes part in nothing any more; stop this server, remove its id from the cluster, and \
+                     add it under a new id",
+                    reason.name()
+                );
             }
             Self::Refused { address, claimed, reason, unreported } => {
                 (std::format!("refused {address}, which claims to be node {claimed}: {reason}"), unreported)

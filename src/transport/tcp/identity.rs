@@ -1,126 +1,156 @@
-//! Who the peers are: the same servers as ever, with all that they know.
+//! Who this server is, who the peers are, and who is let in.
 //!
 //! A server that lost its data and comes back under its id has forgotten its votes and entries that it acknowledged: it
-//! could help to elect a second leader of a term, or to undo what is committed. So each data directory has a random
-//! number and counts how often it was opened, a handshake says both, and a server remembers of each peer what it saw
-//! last, across its own restarts if it is told where.
+//! could help to elect a second leader of a term, or to undo what is committed. So each side of a handshake says the lives
+//! of its data directory and what it remembers of the other, both compare, and each refuses the other by name
+//! ([`crate::life`], [`crate::peers`]). A server that is told that it lost data itself takes part in nothing any more:
+//! others, who know less, must not be led into counting on it.
 
+use super::Shared;
 use super::events::TransportEvent;
-use crate::types::NodeId;
-use crate::wire::Refusal;
-use std::collections::BTreeMap;
+use super::peer::Peer;
+use crate::life::Lives;
+use crate::peers::{FILE_BYTES_MAX, NotWhoItWas, PeerMemory, PeerStore};
+use crate::types::{GroupId, NodeId};
+use crate::wire::{Introduction, Refusal};
+use std::boxed::Box;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::vec::Vec;
+use std::string::ToString;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
-/// How many low bits of an incarnation count the openings; the others are the directory's random number.
-const OPENING_BITS: u32 = 32;
-/// More often than any directory is opened. In what servers of 0.4 say these bits are random: what exceeds this counts nothing.
-const OPENINGS_MAX: u64 = 1 << 25;
-const MAGIC: &[u8; 8] = b"RAFTPEER";
-const FORMAT: u32 = 1;
-const HEAD_BYTES: usize = 8 + 4 + 4;
-const ENTRY_BYTES: usize = 16;
-/// More than the ids of any cluster in all its time; bounds what a damaged file can make us read.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
-fn directory(incarnation: u64) -> u64 {
-    incarnation >> OPENING_BITS
+/// Who this server is, and what it remembers of its peers.
+pub(super) struct Identity {
+    /// Of its data directory; none of a server that keeps no data, or was not told of it.
+    lives: OnceLock<Lives>,
+    /// The log's once there is one.
+    memory: RwLock<PeerMemory>,
+    /// Which peer found that this server lost data.
+    lost: OnceLock<NodeId>,
 }
 
-fn openings(incarnation: u64) -> u64 {
-    incarnation & ((1 << OPENING_BITS) - 1)
-}
-
-/// What is known of the peers' data directories.
-pub(super) struct Identities {
-    path: Option<PathBuf>,
-    known: Mutex<BTreeMap<NodeId, u64>>,
-}
-
-impl Identities {
-    /// Those in the file, which need not exist yet; without one they are remembered while the process lives.
-    pub(super) fn open(path: Option<PathBuf>) -> io::Result<Self> {
-        let known = match path.as_deref().map(read).transpose() {
-            Ok(known) => known.unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(Self { path, known: Mutex::new(known) })
+impl Identity {
+    pub(super) fn new(memory: PeerMemory) -> Self {
+        Self { lives: OnceLock::new(), memory: RwLock::new(memory), lost: OnceLock::new() }
     }
 
-    /// Whether `peer` is who it was, or is new. A peer of incarnation 0 keeps no data that it could lose. Who is to be known
-    /// for good is remembered: members are, for of strangers there may be any number.
-    pub(super) fn check(
-        &self,
-        peer: NodeId,
-        incarnation: u64,
-        for_good: bool,
-    ) -> Result<Option<TransportEvent>, Refusal> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(&peer) {
-            Some(&before) if before == incarnation => return Ok(None),
-            Some(&before) if directory(before) != directory(incarnation) => return Err(Refusal::OtherData),
-            Some(&before) if before > incarnation && openings(before) <= OPENINGS_MAX => {
-                return Err(Refusal::OlderData);
-            }
-            None if incarnation == 0 => return Ok(None),
-            _ if !for_good => return Ok(None),
-            _ => {}
+    /// What the log's directory says and remembers counts from now on. What was remembered elsewhere before is added to it.
+    pub(super) fn introduce(&self, lives: &Lives, memory: &PeerMemory) -> io::Result<()> {
+        let _ = self.lives.set(lives.clone());
+        let mut current = self.memory.write().unwrap_or_else(PoisonError::into_inner);
+        let merged = memory.merge(&current);
+        *current = memory.clone();
+        merged
+    }
+
+    pub(super) fn memory(&self) -> PeerMemory {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this server lost data, as a peer found.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    pub(super) fn incarnation(&self, configured: u64) -> u64 {
+        if configured == 0 { self.lives.get().map_or(0, Lives::incarnation) } else { configured }
+    }
+
+    /// What this server says to a peer.
+    pub(super) fn introduction(&self, to: NodeId) -> Introduction {
+        Introduction {
+            features: 0,
+            lives: self.lives.get().map(|lives| lives.as_slice().to_vec()).unwrap_or_default(),
+            remembered: self.memory().remembered(to),
         }
-        known.insert(peer, incarnation);
-        let saved = self.path.as_deref().map_or(Ok(()), |path| write(path, &known));
-        // What is remembered in memory alone is better than a cluster that does not run.
-        Ok(saved.err().map(|error| TransportEvent::IdentityNotSaved { peer, error }))
     }
 }
 
-fn read(path: &Path) -> io::Result<BTreeMap<NodeId, u64>> {
-    let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let size = fs::metadata(path)?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(damaged("the file of the peers' identities is too large"));
+impl Shared {
+    /// Whether a peer is who it was, and this server is who it was for the peer, by what the peer said in a handshake.
+    pub(super) fn recognise(&self, id: NodeId, incarnation: u64, said: &Introduction) -> Result<(), Refusal> {
+        if self.identity.is_lost() {
+            return Err(Refusal::OwnDataLost);
+        }
+        if let (Some(lives), Some(remembered)) = (self.identity.lives.get(), &said.remembered) {
+            if let Err(lost) = lives.check(remembered) {
+                self.lose(id, lost.into());
+                return Err(Refusal::OwnDataLost);
+            }
+        }
+        let is_member = self.peer(id).is_some_and(|peer| !peer.is_guest());
+        let admitted = self.identity.memory().admit(id, incarnation, &said.lives, is_member);
+        if let Some(error) = admitted.map_err(refusal)? {
+            self.monitor.report(&TransportEvent::IdentityNotSaved { peer: id, error });
+        }
+        Ok(())
     }
-    let bytes = fs::read(path)?;
-    let (body, crc) =
-        bytes.split_last_chunk().ok_or_else(|| damaged("the file of the peers' identities is too short"))?;
-    if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
-        return Err(damaged("the checksum of the file of the peers' identities does not hold"));
+
+    /// A peer refuses this server. Some reasons mean that this server lost data.
+    pub(super) fn hear_refusal(&self, by: NodeId, reason: Refusal) {
+        if reason.is_loss() {
+            self.lose(by, reason);
+        }
     }
-    let count = body.len().saturating_sub(HEAD_BYTES) / ENTRY_BYTES;
-    let u32_at = |at: usize| u32::from_le_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
-    let whole = body.len() == HEAD_BYTES + count * ENTRY_BYTES && body.starts_with(MAGIC);
-    if !whole || u32_at(8) != FORMAT || u32_at(12) as usize != count {
-        return Err(damaged("the file of the peers' identities has no form that this version knows"));
+
+    /// Takes this server out of everything: it lost data, which only some of its peers may know.
+    fn lose(&self, found_by: NodeId, reason: Refusal) {
+        if self.identity.lost.set(found_by).is_err() {
+            return;
+        }
+        self.monitor.report(&TransportEvent::DataLost { peer: found_by, reason });
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|peer| peer.disconnect());
     }
-    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-    let entries = body[HEAD_BYTES..].chunks_exact(ENTRY_BYTES);
-    Ok(entries.map(|entry| (NodeId(number(&entry[..8])), number(&entry[8..]))).collect())
+
+    /// Remembers a guest that has become a member, from the handshake that it had as a guest.
+    pub(super) fn remember_member(&self, peer: &Peer) -> Result<(), Refusal> {
+        match peer.said() {
+            Some((incarnation, said)) => self.recognise(peer.id, incarnation, &said),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Replaces the file as a whole: written beside, synced, renamed, and the directory synced.
-fn write(path: &Path, known: &BTreeMap<NodeId, u64>) -> io::Result<()> {
-    let mut out = Vec::with_capacity(HEAD_BYTES + known.len() * ENTRY_BYTES + 4);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&FORMAT.to_le_bytes());
-    out.extend_from_slice(&(known.len() as u32).to_le_bytes());
-    for (peer, incarnation) in known {
-        out.extend_from_slice(&peer.0.to_le_bytes());
-        out.extend_from_slice(&incarnation.to_le_bytes());
+fn refusal(error: NotWhoItWas) -> Refusal {
+    match error {
+        NotWhoItWas::OtherData => Refusal::OtherData,
+        NotWhoItWas::OlderData => Refusal::OlderData,
+        NotWhoItWas::Lost(lost) => lost.into(),
     }
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    let beside = PathBuf::from(beside);
-    let mut file = File::create(&beside)?;
-    file.write_all(&out)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&beside, path)?;
-    sync_parent(path)
+}
+
+/// The memory that a configured file holds, which need not exist yet; without one it lasts while the process lives.
+pub(super) fn open(path: Option<&Path>) -> io::Result<PeerMemory> {
+    let Some(path) = path else { return Ok(PeerMemory::volatile(GroupId(0))) };
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+    let bytes = match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+            return Err(damaged("the file of the peers' identities is too large"));
+        }
+        Ok(_) => Some(fs::read(path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    PeerMemory::kept(GroupId(0), bytes.as_deref(), Box::new(PathStore(path.to_path_buf()))).map_err(damaged)
+}
+
+/// A file of its own, for a server whose log keeps no memory of its peers.
+struct PathStore(PathBuf);
+
+impl PeerStore for PathStore {
+    /// Replaces the file as a whole: written beside, synced, renamed, and the directory synced.
+    fn store(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut beside = self.0.as_os_str().to_owned();
+        beside.push(".tmp");
+        let beside = PathBuf::from(beside);
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&beside, &self.0)?;
+        sync_parent(&self.0)
+    }
 }
 
 #[cfg(unix)]
@@ -138,44 +168,43 @@ fn sync_parent(_path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::string::ToString;
 
     const TWO: NodeId = NodeId(2);
 
     fn incarnation(directory: u64, opening: u64) -> u64 {
-        directory << OPENING_BITS | opening
+        directory << 32 | opening
     }
 
-    fn accepts(identities: &Identities, incarnation: u64) -> Result<(), Refusal> {
-        identities.check(TWO, incarnation, true).map(|event| assert!(event.is_none(), "{event:?}"))
+    fn accepts(identities: &PeerMemory, incarnation: u64) -> Result<(), NotWhoItWas> {
+        identities.admit(TWO, incarnation, &[], true).map(|error| assert!(error.is_none(), "{error:?}"))
     }
 
     #[test]
     fn a_peer_that_starts_again_is_who_it_was() {
-        let identities = Identities::open(None).unwrap();
+        let identities = open(None).unwrap();
         for opening in [1, 1, 2, 5] {
             assert_eq!(accepts(&identities, incarnation(77, opening)), Ok(()));
         }
-        assert_eq!(accepts(&identities, incarnation(77, 4)), Err(Refusal::OlderData));
-        assert_eq!(accepts(&identities, incarnation(78, 9)), Err(Refusal::OtherData));
+        assert_eq!(accepts(&identities, incarnation(77, 4)), Err(NotWhoItWas::OlderData));
+        assert_eq!(accepts(&identities, incarnation(78, 9)), Err(NotWhoItWas::OtherData));
         assert_eq!(accepts(&identities, incarnation(77, 5)), Ok(()), "a refusal changes nothing");
     }
 
     #[test]
     fn a_peer_without_data_of_its_own_is_taken_as_it_is_until_it_has_some() {
-        let identities = Identities::open(None).unwrap();
+        let identities = open(None).unwrap();
         assert_eq!(accepts(&identities, 0), Ok(()));
         assert_eq!(accepts(&identities, incarnation(3, 1)), Ok(()));
-        assert_eq!(accepts(&identities, 0), Err(Refusal::OtherData));
+        assert_eq!(accepts(&identities, 0), Err(NotWhoItWas::OtherData));
     }
 
     /// A server of 0.4 said a random number; after its upgrade it says the same directory, and how often that was opened.
     #[test]
     fn a_peer_that_was_upgraded_is_who_it_was() {
-        let identities = Identities::open(None).unwrap();
+        let identities = open(None).unwrap();
         assert_eq!(accepts(&identities, incarnation(9, 0xfeed_beef)), Ok(()));
         assert_eq!(accepts(&identities, incarnation(9, 17)), Ok(()));
-        assert_eq!(accepts(&identities, incarnation(9, 16)), Err(Refusal::OlderData));
+        assert_eq!(accepts(&identities, incarnation(9, 16)), Err(NotWhoItWas::OlderData));
     }
 
     /// Whoever passed by was written down for ever, until the file was too large to be read.
@@ -183,50 +212,49 @@ mod tests {
     fn strangers_are_not_remembered_but_known_when_they_are_members() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peers");
-        let identities = Identities::open(Some(path.clone())).unwrap();
+        let identities = open(Some(&path)).unwrap();
         for id in 100..120 {
-            assert!(identities.check(NodeId(id), incarnation(id, 1), false).is_ok_and(|event| event.is_none()));
+            assert!(identities.admit(NodeId(id), incarnation(id, 1), &[], false).is_ok_and(|error| error.is_none()));
         }
         assert!(!path.exists());
         assert_eq!(accepts(&identities, incarnation(5, 3)), Ok(()));
-        assert_eq!(identities.check(TWO, incarnation(6, 1), false).err(), Some(Refusal::OtherData));
+        assert_eq!(identities.admit(TWO, incarnation(6, 1), &[], false).err(), Some(NotWhoItWas::OtherData));
     }
 
     #[test]
     fn what_was_seen_is_remembered_across_restarts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peers");
-        let open = || Identities::open(Some(path.clone())).unwrap();
-        assert_eq!(accepts(&open(), incarnation(5, 1)), Ok(()));
-        assert_eq!(accepts(&open(), incarnation(5, 3)), Ok(()));
-        assert_eq!(accepts(&open(), incarnation(5, 2)), Err(Refusal::OlderData));
-        assert_eq!(accepts(&open(), incarnation(6, 1)), Err(Refusal::OtherData));
+        let again = || open(Some(&path)).unwrap();
+        assert_eq!(accepts(&again(), incarnation(5, 1)), Ok(()));
+        assert_eq!(accepts(&again(), incarnation(5, 3)), Ok(()));
+        assert_eq!(accepts(&again(), incarnation(5, 2)), Err(NotWhoItWas::OlderData));
+        assert_eq!(accepts(&again(), incarnation(6, 1)), Err(NotWhoItWas::OtherData));
     }
 
     #[test]
     fn a_damaged_file_is_an_error_and_not_a_fresh_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peers");
-        accepts(&Identities::open(Some(path.clone())).unwrap(), incarnation(5, 1)).unwrap();
+        accepts(&open(Some(&path)).unwrap(), incarnation(5, 1)).unwrap();
         let bytes = fs::read(&path).unwrap();
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
             fs::write(&path, flipped).unwrap();
-            let error = Identities::open(Some(path.clone())).err().expect("damage is seen");
+            let error = open(Some(&path)).expect_err("damage is seen");
             assert!(error.to_string().contains("peers' identities"), "{error}");
         }
         for length in 0..bytes.len() {
             fs::write(&path, &bytes[..length]).unwrap();
-            assert!(Identities::open(Some(path.clone())).is_err(), "cut at {length}");
+            assert!(open(Some(&path)).is_err(), "cut at {length}");
         }
     }
 
     #[test]
     fn a_file_that_cannot_be_written_is_reported_and_the_peer_remembered() {
-        let identities = Identities::open(Some(PathBuf::from("/nowhere/at/all/peers"))).unwrap();
-        let event = identities.check(TWO, incarnation(5, 1), true).unwrap();
-        assert!(matches!(event, Some(TransportEvent::IdentityNotSaved { peer: TWO, .. })), "{event:?}");
-        assert_eq!(identities.check(TWO, incarnation(6, 1), true).err(), Some(Refusal::OtherData));
+        let identities = open(Some(Path::new("/nowhere/at/all/peers"))).unwrap();
+        assert!(identities.admit(TWO, incarnation(5, 1), &[], true).unwrap().is_some());
+        assert_eq!(identities.admit(TWO, incarnation(6, 1), &[], true).err(), Some(NotWhoItWas::OtherData));
     }
 }

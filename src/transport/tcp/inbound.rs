@@ -8,6 +8,7 @@ use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::transfer;
 use crate::message::Envelope;
 use crate::transport::Receiver;
+use crate::types::NodeId;
 use crate::wire::{
     self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Purpose, Refusal, TRANSFER_PROTOCOL,
     Welcome,
@@ -126,14 +127,14 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
     if way == Way::Messages {
         peer.learn_limit(hello.frame_bytes_max);
     }
-    peer.learn(hello.incarnation, hello.client_address);
+    peer.learn(hello.incarnation, hello.introduction, hello.client_address);
     // Noted as the peer's connection before it leaves the lobby: shutdown finds it in one of them.
     if peer.begin_inbound(way, serial, Arc::clone(socket)) {
         shared.monitor.counters.replaced_connections.add(1);
     }
     shared.lobby.leave(serial);
     let _ending = Ending { peer: &peer, way, serial };
-    if shared.is_closed() {
+    if shared.is_closed() || shared.identity.is_lost() {
         return;
     }
     match way {
@@ -152,7 +153,7 @@ fn serve_messages(
     shared.monitor.report(&TransportEvent::Accepted { peer: peer.id, address });
     // It is there, so the way back is worth a try now.
     peer.queue.nudge();
-    let mut reason = match welcome(shared, socket, (PROTOCOL, shared.config.frame_bytes_max)) {
+    let mut reason = match welcome(shared, socket, peer.id, (PROTOCOL, shared.config.frame_bytes_max)) {
         Ok(()) => read_messages(shared, socket, peer, reader, receiver),
         Err(error) => close_reason(error),
     };
@@ -168,7 +169,7 @@ fn serve_messages(
 /// These connections come and go with what is fetched; only damage is worth a word.
 fn serve_snapshots(shared: &Shared, socket: &Socket, peer: &Peer, reader: &mut FrameReader, receiver: &dyn Receiver) {
     shared.monitor.counters.snapshot_connections.add(1);
-    if welcome(shared, socket, (TRANSFER_PROTOCOL, transfer::REQUEST_BYTES_MAX)).is_err() {
+    if welcome(shared, socket, peer.id, (TRANSFER_PROTOCOL, transfer::REQUEST_BYTES_MAX)).is_err() {
         return;
     }
     let reason = transfer::serve(shared, socket, peer, reader, receiver);
@@ -228,7 +229,7 @@ fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(
     if (hello.frame_bytes_max as usize) < frame_bytes_min {
         return Err(Refusal::Unacceptable);
     }
-    shared.recognise(hello.from, hello.incarnation)?;
+    shared.recognise(hello.from, hello.incarnation, &hello.introduction)?;
     // Last, for this may make a peer of a stranger.
     let peer = shared.peer_or_guest(hello, address).ok_or(Refusal::UnknownSender)?;
     Ok((peer, way))
@@ -242,14 +243,15 @@ fn refuse(socket: &Socket, refusal: Refusal) {
 }
 
 /// Says yes, and what this side speaks and accepts on the connection.
-fn welcome(shared: &Shared, socket: &Socket, (version, frame_bytes_max): (u8, usize)) -> io::Result<()> {
+fn welcome(shared: &Shared, socket: &Socket, to: NodeId, (version, frame_bytes_max): (u8, usize)) -> io::Result<()> {
     let config = &shared.config;
     let welcome = Welcome {
         from: config.id,
-        incarnation: config.incarnation,
+        incarnation: shared.identity.incarnation(config.incarnation),
         version,
         frame_bytes_max: u32::try_from(frame_bytes_max).unwrap_or(u32::MAX),
         client_address: config.client_address.clone(),
+        introduction: shared.identity.introduction(to),
     };
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Welcome(welcome), &mut frame).expect("the configuration was validated");
@@ -269,6 +271,7 @@ fn read_messages(
         Ok(source) => source,
         Err(error) => return close_reason(error),
     };
+    let mut notes = shared.identity.memory().notes(peer.id);
     loop {
         let (frame, bytes) = match reader.next(&mut source) {
             Ok(read) => read,
@@ -280,7 +283,19 @@ fn read_messages(
                 if shared.is_closed() {
                     return CloseReason::Shutdown;
                 }
+                if shared.identity.is_lost() {
+                    return CloseReason::Identity(Refusal::OwnDataLost);
+                }
                 counters.received_messages.add(1);
+                if notes.is_none() && !peer.is_guest() {
+                    if let Err(refusal) = shared.remember_member(peer) {
+                        return CloseReason::Identity(refusal);
+                    }
+                    notes = shared.identity.memory().notes(peer.id);
+                }
+                if let Some(notes) = &notes {
+                    notes.note(group, shared.config.id, &message);
+                }
                 // Frames name no sender: it is who the handshake established, always.
                 receiver.receive(group, Envelope { from: peer.id, to: shared.config.id, message });
             }

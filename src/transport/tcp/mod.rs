@@ -38,12 +38,14 @@ pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
 use super::{FetchError, MessageLimits, RaftTransport, Receiver, message_cost};
+use crate::life::Lives;
 use crate::message::Envelope;
+use crate::peers::PeerMemory;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, NodeId};
-use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Refusal};
+use crate::wire::{self, CONTROL_FRAME_BYTES_MAX};
 use events::Monitor;
-use identity::Identities;
+use identity::Identity;
 use inbound::Lobby;
 use peer::Peer;
 use std::collections::BTreeMap;
@@ -78,7 +80,7 @@ struct Shared {
     monitor: Monitor,
     threads: Arc<Threads>,
     lobby: Lobby,
-    identities: Identities,
+    identity: Identity,
     closed: AtomicBool,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     start: Mutex<Start>,
@@ -98,7 +100,7 @@ impl TcpTransport {
     /// The configuration breaks a rule, what is remembered of the peers cannot be read, or the address cannot be bound.
     pub fn bind(config: TcpConfig) -> Result<Self, TransportError> {
         config.validate()?;
-        let identities = Identities::open(config.identities.clone()).map_err(|source| TransportError::Identities {
+        let memory = identity::open(config.identities.as_deref()).map_err(|source| TransportError::Identities {
             file: config.identities.clone().unwrap_or_default(),
             source,
         })?;
@@ -113,7 +115,7 @@ impl TcpTransport {
             local_address,
             threads: Arc::default(),
             lobby: Lobby::default(),
-            identities,
+            identity: Identity::new(memory),
             closed: AtomicBool::new(false),
             peers: RwLock::new(peers),
             start: Mutex::new(Start::Bound(listener)),
@@ -186,6 +188,9 @@ impl RaftTransport for TcpTransport {
         let Some(peer) = peers.get(&envelope.to).filter(|_| envelope.from == shared.config.id) else {
             return counters.dropped_misaddressed.add(1);
         };
+        if shared.identity.is_lost() {
+            return counters.dropped_disconnected.add(1);
+        }
         let cost = message_cost(&envelope.message);
         match peer.queue.push((group, envelope.message), cost) {
             Ok(()) => {}
@@ -204,6 +209,15 @@ impl RaftTransport for TcpTransport {
         let shared = &self.handle.shared;
         let said = shared.peer(peer).and_then(|peer| peer.frame_bytes_max());
         limits_of(said.unwrap_or(shared.config.frame_bytes_max))
+    }
+
+    /// What the log's directory says of itself is what handshakes say, and what it remembers of the peers prevails over
+    /// [`TcpConfig::identities`].
+    fn introduce(&self, lives: &Lives, memory: &PeerMemory) {
+        let shared = &self.handle.shared;
+        if let Err(error) = shared.identity.introduce(lives, memory) {
+            shared.monitor.report(&TransportEvent::IdentityNotSaved { peer: shared.config.id, error });
+        }
     }
 
     /// Connects to the members where the configuration says that they are, and parts with everybody else.
@@ -243,15 +257,6 @@ impl Shared {
 
     fn peer(&self, id: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
-    }
-
-    /// Whether a peer is who it was, by what it said in a handshake.
-    fn recognise(&self, id: NodeId, incarnation: u64) -> Result<(), Refusal> {
-        let is_member = self.peer(id).is_some_and(|peer| !peer.is_guest());
-        if let Some(event) = self.identities.check(id, incarnation, is_member)? {
-            self.monitor.report(&event);
-        }
-        Ok(())
     }
 
     fn count_disconnected(&self, messages: usize) {

@@ -40,6 +40,13 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     let mut backoff = Backoff::new(shared.config.backoff_first, shared.config.backoff_last);
     let mut series = Series::default();
     while !shared.is_closed() {
+        if shared.identity.is_lost() {
+            // Nothing is sent any more; only the end is waited for.
+            match peer.queue.rest(shared.config.backoff_last) {
+                Popped::Closed => return,
+                _ => continue,
+            }
+        }
         match connect(shared, peer) {
             Ok(connection) => {
                 series = Series::default();
@@ -198,13 +205,14 @@ pub(super) fn introduce(
         cluster: config.cluster,
         from: config.id,
         to: peer.id,
-        incarnation: config.incarnation,
+        incarnation: shared.identity.incarnation(config.incarnation),
         version_first: version,
         version_last: version,
         frame_bytes_max: u32::try_from(frame_bytes_max).unwrap_or(u32::MAX),
         client_address: config.client_address.clone(),
         peer_address: Some(shared.peer_address()),
         purpose,
+        introduction: shared.identity.introduction(peer.id),
     };
     let mut frame = Vec::new();
     wire::encode_control(&Frame::Hello(hello), &mut frame).expect("the configuration was validated");
@@ -222,12 +230,15 @@ pub(super) fn introduce(
             if welcome.version != version || (welcome.frame_bytes_max as usize) < CONTROL_FRAME_BYTES_MAX {
                 return unexpected("the peer's welcome is not acceptable");
             }
-            let known = shared.recognise(peer.id, welcome.incarnation);
+            let known = shared.recognise(peer.id, welcome.incarnation, &welcome.introduction);
             known.map_err(|refusal| ConnectError::Closed(CloseReason::Identity(refusal)))?;
+            if shared.identity.is_lost() {
+                return Err(ConnectError::Closed(CloseReason::Identity(Refusal::OwnDataLost)));
+            }
             if purpose == Purpose::Messages {
                 peer.learn_limit(welcome.frame_bytes_max);
             }
-            peer.learn(welcome.incarnation, welcome.client_address.clone());
+            peer.learn(welcome.incarnation, welcome.introduction.clone(), welcome.client_address.clone());
             Ok((welcome, reader))
         }
         Ok((Frame::Refusal(reason), _)) => {
@@ -235,6 +246,7 @@ pub(super) fn introduce(
             if matches!(reason, Refusal::WrongReceiver { .. } | Refusal::OwnId | Refusal::ForeignCluster { .. }) {
                 peer.is_not_at(name);
             }
+            shared.hear_refusal(peer.id, reason);
             Err(ConnectError::Refused(reason))
         }
         Ok(_) => Err(ConnectError::Closed(CloseReason::Unexpected { what: "neither a welcome nor a refusal" })),

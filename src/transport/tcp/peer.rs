@@ -6,6 +6,7 @@ use super::transfer::Lane;
 use crate::message::Message;
 use crate::transport::queue::BoundedQueue;
 use crate::types::{GroupId, NodeId};
+use crate::wire::Introduction;
 use std::string::String;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
@@ -36,7 +37,8 @@ struct State {
     connected: bool,
     /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
     inbound: [Option<(u64, Arc<Socket>)>; 2],
-    incarnation: Option<u64>,
+    /// What its last handshake said of its data.
+    said: Option<(u64, Introduction)>,
     /// The largest frame that it accepts, as it said last.
     frame_bytes_max: Option<usize>,
     client_address: Option<String>,
@@ -153,6 +155,17 @@ impl Peer {
         current
     }
 
+    /// Ends every connection, either way.
+    pub(super) fn disconnect(&self) {
+        let state = self.state();
+        state.close_outbound();
+        for (_, socket) in state.inbound.iter().flatten() {
+            socket.end();
+        }
+        drop(state);
+        self.lane.reset();
+    }
+
     /// Closes everything for good and returns how many messages were lost.
     pub(super) fn shutdown(&self) -> usize {
         let mut state = self.state();
@@ -167,9 +180,9 @@ impl Peer {
     }
 
     /// Records what a handshake said.
-    pub(super) fn learn(&self, incarnation: u64, client_address: Option<String>) {
+    pub(super) fn learn(&self, incarnation: u64, said: Introduction, client_address: Option<String>) {
         let mut state = self.state();
-        state.incarnation = Some(incarnation);
+        state.said = Some((incarnation, said));
         state.client_address = client_address;
     }
 
@@ -180,6 +193,11 @@ impl Peer {
 
     pub(super) fn frame_bytes_max(&self) -> Option<usize> {
         self.state().frame_bytes_max
+    }
+
+    /// What its last handshake said of its data.
+    pub(super) fn said(&self) -> Option<(u64, Introduction)> {
+        self.state().said.clone()
     }
 
     /// Where it says that it is to be found.
@@ -217,7 +235,7 @@ impl Peer {
             address: state.address(),
             connected: state.connected,
             accepted: state.inbound[Way::Messages as usize].is_some(),
-            incarnation: state.incarnation,
+            incarnation: state.said.as_ref().map(|(incarnation, _)| *incarnation),
             client_address: state.client_address.clone(),
             queued_messages,
             queued_bytes,

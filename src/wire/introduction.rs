@@ -1,0 +1,169 @@
+//! What both sides of a handshake say of themselves and of each other: features, lives, and what they remember.
+//!
+//! The lists are blocks of bytes within the versioned bodies, with a bound of their own, so that nothing of a hostile
+//! block is allocated before it was found to be sound.
+
+use super::{EncodeError, FrameError};
+use crate::life::{Life, Lives, Remembered};
+use crate::types::{EntryId, HardState, NodeId, Term};
+use pack_io::{Decode as _, Decoder, Encode as _, Encoder, SerialError, varint_len};
+use std::vec::Vec;
+
+/// The largest block of lives, in bytes: a hello with the longest addresses must stay within a frame of connection control.
+/// About a dozen lives of usual numbers; at least three of any.
+pub const LIVES_BYTES_MAX: usize = 224;
+
+/// What a server says of itself, and of the other, on either side of a handshake.
+///
+/// A server of 0.6 says nothing of it, and skips it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Introduction {
+    /// What the server can do beyond what the versions say, as bits; none is defined yet. Bits that are not known are
+    /// ignored.
+    pub features: u64,
+    /// The newest lives of its data directory, ascending by count; at most as many as [`LIVES_BYTES_MAX`] has room for are sent.
+    pub lives: Vec<Life>,
+    /// What it remembers of the server that it speaks to, if it remembers any.
+    pub remembered: Option<Remembered>,
+}
+
+impl Introduction {
+    /// What says nothing, as before.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn life_len(life: &Life) -> usize {
+    let Life { count, id: _, hard_state: HardState { term, vote }, last } = life;
+    let vote = vote.map_or(0, |vote| varint_len(vote.0));
+    varint_len(*count) + 8 + varint_len(term.0) + 1 + vote + varint_len(last.index.0) + varint_len(last.term.0)
+}
+
+/// The newest lives, as many as there is room for.
+pub(super) fn encode_lives(lives: &[Life]) -> Result<Vec<u8>, EncodeError> {
+    let mut room = LIVES_BYTES_MAX;
+    let fits = |life: &&Life| {
+        let left = room.checked_sub(life_len(life));
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let count = lives.iter().rev().take_while(fits).count().min(Lives::KEPT_MAX);
+    let mut encoder = Encoder::new();
+    let encoded = lives[lives.len() - count..].iter().try_for_each(|life| encode_life(life, &mut encoder));
+    encoded.map_err(|_| EncodeError::Field { field: "lives" })?;
+    Ok(encoder.into_inner())
+}
+
+fn encode_life(life: &Life, encoder: &mut Encoder) -> pack_io::Result<()> {
+    let Life { count, id, hard_state, last } = life;
+    encoder.write_varint_u64(*count)?;
+    encoder.write_bytes(&id.to_le_bytes())?;
+    encoder.write_varint_u64(hard_state.term.0)?;
+    encoder.write_byte(u8::from(hard_state.vote.is_some()))?;
+    if let Some(vote) = hard_state.vote {
+        encoder.write_varint_u64(vote.0)?;
+    }
+    encoder.write_varint_u64(last.index.0)?;
+    encoder.write_varint_u64(last.term.0)
+}
+
+/// Lives that ascend by count, the first of them at least 1.
+pub(super) fn decode_lives(kind: u16, bytes: &[u8]) -> Result<Vec<Life>, FrameError> {
+    let body = |what| FrameError::Body { kind, what };
+    if bytes.len() > LIVES_BYTES_MAX {
+        return Err(body("a list of lives that is too long"));
+    }
+    let mut decoder = Decoder::new(bytes);
+    let mut lives: Vec<Life> = Vec::new();
+    while !decoder.is_empty() {
+        let life = decode_life(&mut decoder).map_err(|_| body("a list of lives that ends in the middle of one"))?;
+        let life = life.ok_or(body("a vote that is neither given nor not"))?;
+        if life.count <= lives.last().map_or(0, |before| before.count) {
+            return Err(body("lives that do not ascend"));
+        }
+        lives.push(life);
+    }
+    Ok(lives)
+}
+
+fn decode_life(decoder: &mut Decoder<'_>) -> Result<Option<Life>, SerialError> {
+    let count = decoder.read_varint_u64()?;
+    let id = decode_id(decoder)?;
+    let term = Term(decoder.read_varint_u64()?);
+    let vote = match decoder.read_byte()? {
+        0 => None,
+        1 => Some(NodeId(decoder.read_varint_u64()?)),
+        _ => return Ok(None),
+    };
+    let (index, last_term) = (decoder.read_varint_u64()?, decoder.read_varint_u64()?);
+    Ok(Some(Life { count, id, hard_state: HardState { term, vote }, last: EntryId::new(index, last_term) }))
+}
+
+fn decode_id(decoder: &mut Decoder<'_>) -> Result<u64, SerialError> {
+    let mut id = [0; 8];
+    for byte in &mut id {
+        *byte = decoder.read_byte()?;
+    }
+    Ok(u64::from_le_bytes(id))
+}
+
+const HAS_LIFE: u8 = 1;
+const HAS_VOTE: u8 = 2;
+
+/// Nothing for a server that is not remembered.
+pub(super) fn encode_remembered(remembered: Option<&Remembered>) -> Result<Vec<u8>, EncodeError> {
+    let Some(remembered) = remembered else { return Ok(Vec::new()) };
+    let mut encoder = Encoder::new();
+    encode_memory(remembered, &mut encoder).map_err(|_| EncodeError::Field { field: "remembered" })?;
+    Ok(encoder.into_inner())
+}
+
+fn encode_memory(remembered: &Remembered, encoder: &mut Encoder) -> pack_io::Result<()> {
+    let Remembered { life, term, acknowledged, vote } = remembered;
+    let flags = if life.is_some() { HAS_LIFE } else { 0 } | if vote.is_some() { HAS_VOTE } else { 0 };
+    encoder.write_byte(flags)?;
+    if let Some((count, id)) = life {
+        encoder.write_varint_u64(*count)?;
+        encoder.write_bytes(&id.to_le_bytes())?;
+    }
+    encoder.write_varint_u64(term.0)?;
+    encoder.write_varint_u64(acknowledged.index.0)?;
+    encoder.write_varint_u64(acknowledged.term.0)?;
+    if let Some((term, to)) = vote {
+        encoder.write_varint_u64(term.0)?;
+        encoder.write_varint_u64(to.0)?;
+    }
+    Ok(())
+}
+
+pub(super) fn decode_remembered(kind: u16, bytes: &[u8]) -> Result<Option<Remembered>, FrameError> {
+    let body = |what| FrameError::Body { kind, what };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut decoder = Decoder::new(bytes);
+    match decode_memory(&mut decoder) {
+        Ok(Some(remembered)) if decoder.is_empty() => Ok(Some(remembered)),
+        Ok(_) => Err(body("a memory of a peer that has no form that this version knows")),
+        Err(_) => Err(body("a memory of a peer that ends too early")),
+    }
+}
+
+fn decode_memory(decoder: &mut Decoder<'_>) -> Result<Option<Remembered>, SerialError> {
+    let flags = decoder.read_byte()?;
+    if flags & !(HAS_LIFE | HAS_VOTE) != 0 {
+        return Ok(None);
+    }
+    let life = match flags & HAS_LIFE {
+        0 => None,
+        _ => Some((decoder.read_varint_u64()?, decode_id(decoder)?)),
+    };
+    let term = Term(decoder.read_varint_u64()?);
+    let (index, acknowledged_term) = (decoder.read_varint_u64()?, decoder.read_varint_u64()?);
+    let vote = match flags & HAS_VOTE {
+        0 => None,
+        _ => Some((Term(decoder.read_varint_u64()?), NodeId(decoder.read_varint_u64()?))),
+    };
+    Ok(Some(Remembered { life, term, acknowledged: EntryId::new(index, acknowledged_term), vote }))
+}

@@ -1,0 +1,312 @@
+//! The lives of a log's directory, and what it remembers of the peers: kept across openings and crashes, and read from
+//! what 0.6.0 wrote.
+
+#![cfg(all(feature = "persistence", feature = "testkit"))]
+
+mod log_support;
+
+use log_support::{compaction, open, u32_at, write};
+use raft_io::action::Write;
+use raft_io::life::{Life, Lives, Remembered};
+use raft_io::log::{LogView, RaftLog, WalError, WalLog};
+use raft_io::message::{AppendEntriesResponse, AppendResult, RequestVoteResponse};
+use raft_io::peers::NotWhoItWas;
+use raft_io::testkit::disk::{FaultyDisk, Image};
+use raft_io::testkit::log_suite::Random;
+use raft_io::{EntryId, GroupId, HardState, Index, Message, NodeId, Term};
+
+const TWO: NodeId = NodeId(2);
+const OWN: NodeId = NodeId(1);
+
+fn term(term: u64, vote: Option<u64>) -> Write {
+    Write { hard_state: Some(HardState { term: Term(term), vote: vote.map(NodeId) }), ..Write::default() }
+}
+
+fn synced(log: &mut WalLog, writes: impl IntoIterator<Item = Write>) {
+    log.append(&mut writes.into_iter().collect()).expect("an append succeeds");
+    log.sync().expect("a sync succeeds");
+}
+
+fn accepted(term: u64, match_index: u64) -> Message {
+    let result = AppendResult::Accepted { match_index: Index(match_index) };
+    Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result })
+}
+
+fn life(count: u64, id: u64) -> Life {
+    Life { count, id, hard_state: HardState::default(), last: EntryId::ZERO }
+}
+
+#[test]
+fn each_opening_is_a_life_that_says_what_it_found() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    synced(&mut log, [term(4, Some(3)), write(1, &[2, 4], 10)]);
+    drop(log);
+    let mut log = open(&disk).unwrap();
+    synced(&mut log, [term(5, None), Write { truncate_from: Some(Index(2)), ..Write::default() }]);
+    drop(log);
+    let log = open(&disk).unwrap();
+    let lives = log.lives().as_slice();
+    let found: Vec<_> =
+        lives.iter().map(|life| (life.count, life.hard_state.term.0, life.hard_state.vote, life.last)).collect();
+    let expected =
+        [(1, 0, None, EntryId::ZERO), (2, 4, Some(NodeId(3)), EntryId::new(2, 4)), (3, 5, None, EntryId::new(1, 2))];
+    assert_eq!(found, expected);
+    assert!(lives[0].id != lives[1].id && lives[1].id != lives[2].id);
+    assert_eq!(log.lives().incarnation(), log.incarnation());
+}
+
+#[test]
+fn the_list_of_lives_is_bounded() {
+    let disk = FaultyDisk::new();
+    for _ in 0..Lives::KEPT_MAX + 9 {
+        drop(open(&disk).unwrap());
+    }
+    let log = open(&disk).unwrap();
+    let counts: Vec<_> = log.lives().as_slice().iter().map(|life| life.count).collect();
+    assert_eq!(counts, (11..=74).collect::<Vec<_>>());
+}
+
+/// The manifest as 0.6.0 wrote it: format 1, without lives.
+fn of_0_6_0(image: &Image) -> Image {
+    let mut image = image.clone();
+    let manifest = image.get_mut("MANIFEST").unwrap();
+    let segments = u32_at(manifest, 12) as usize;
+    manifest.truncate(56 + 32 * segments);
+    manifest[8..12].copy_from_slice(&1u32.to_le_bytes());
+    let crc = crc32c::crc32c(manifest);
+    manifest.extend_from_slice(&crc.to_le_bytes());
+    image
+}
+
+#[test]
+fn a_manifest_of_0_6_0_opens_and_starts_its_list() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    synced(&mut log, [term(4, None), write(1, &[4], 10)]);
+    drop(log);
+    drop(open(&disk).unwrap());
+    let upgraded = FaultyDisk::from_image(&of_0_6_0(&disk.live_image()));
+    let lives = open(&upgraded).unwrap().lives().clone();
+    let found: Vec<_> = lives.as_slice().iter().map(|life| (life.count, life.hard_state.term, life.last)).collect();
+    assert_eq!(found, [(3, Term(4), EntryId::new(1, 4))]);
+    assert_eq!(open(&upgraded).unwrap().lives().as_slice().len(), 2);
+}
+
+/// A manifest that a later version wrote was called damaged, with the advice to give up the node.
+#[test]
+fn a_manifest_of_a_later_version_is_not_called_damaged() {
+    let disk = FaultyDisk::new();
+    drop(open(&disk).unwrap());
+    let mut image = disk.live_image();
+    let manifest = image.get_mut("MANIFEST").unwrap();
+    let length = manifest.len();
+    manifest.truncate(length - 4);
+    manifest[8..12].copy_from_slice(&3u32.to_le_bytes());
+    manifest.extend_from_slice(b"more than this version knows");
+    let crc = crc32c::crc32c(manifest);
+    manifest.extend_from_slice(&crc.to_le_bytes());
+    let error = open(&FaultyDisk::from_image(&image)).unwrap_err();
+    assert!(matches!(error, WalError::Unsupported { what: "the manifest's format", .. }), "{error}");
+}
+
+#[test]
+fn every_damage_to_the_list_is_found() {
+    let disk = FaultyDisk::new();
+    drop(open(&disk).unwrap());
+    drop(open(&disk).unwrap());
+    let image = disk.live_image();
+    let manifest = &image["MANIFEST"];
+    for at in 0..manifest.len() {
+        let mut image = image.clone();
+        image.get_mut("MANIFEST").unwrap()[at] ^= 0x10;
+        assert!(open(&FaultyDisk::from_image(&image)).is_err(), "a flipped bit in byte {at}");
+        image.insert("MANIFEST".into(), manifest[..at].to_vec());
+        assert!(open(&FaultyDisk::from_image(&image)).is_err(), "cut at {at}");
+    }
+}
+
+/// What a handshake says must be there whatever happens next: a peer that remembers a life which a loss of power took back
+/// would refuse the server for good.
+#[test]
+fn no_crash_takes_back_a_life_that_a_handshake_may_have_said() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    synced(&mut log, [term(1, None), write(1, &[1], 10)]);
+    drop(log);
+    let random = &mut Random(7);
+    for round in 0..5 {
+        let log = open(&disk).unwrap();
+        let known =
+            Remembered { life: log.lives().current(), term: Term(1), acknowledged: EntryId::new(1, 1), vote: None };
+        for image in disk.crash_images(random, 40) {
+            let after = open(&FaultyDisk::from_image(&image)).unwrap();
+            assert_eq!(after.lives().check(&known), Ok(()), "round {round}");
+        }
+        drop(log);
+    }
+}
+
+/// Every operation of an opening fails once, and what is left is opened again: the peer that knew the life before is never
+/// told that it is missing.
+#[test]
+fn an_opening_that_fails_anywhere_accuses_nobody() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    synced(&mut log, [term(3, Some(1)), write(1, &[3], 10)]);
+    let known = Remembered {
+        life: log.lives().current(),
+        term: Term(3),
+        acknowledged: EntryId::new(1, 3),
+        vote: Some((Term(3), OWN)),
+    };
+    drop(log);
+    let image = disk.live_image();
+    let mut failed = 0;
+    for count in 0.. {
+        let disk = FaultyDisk::from_image(&image);
+        disk.watch(Random(count + 1), 4);
+        disk.fail_operation_after(count);
+        let opened = open(&disk);
+        let done = opened.is_ok();
+        drop(opened);
+        disk.repair();
+        let images = disk.take_watched().into_iter().chain(disk.crash_images(&mut Random(count + 1), 4));
+        for image in images.chain([disk.live_image()]) {
+            let log = open(&FaultyDisk::from_image(&image)).unwrap();
+            assert_eq!(log.lives().check(&known), Ok(()), "operation {count}");
+        }
+        if done {
+            break;
+        }
+        failed += 1;
+    }
+    assert!(failed > 20, "{failed} operations failed");
+}
+
+#[test]
+fn what_peers_said_goes_with_the_next_write_and_is_there_after_a_crash() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    let memory = log.peer_memory();
+    assert!(memory.admit(TWO, 5 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+    let notes = memory.notes(TWO).unwrap();
+    notes.note(GroupId(0), OWN, &accepted(4, 7));
+    notes.note(GroupId(0), OWN, &Message::RequestVoteResponse(RequestVoteResponse { term: Term(5), granted: true }));
+    // Of another group: terms there say nothing of terms here.
+    notes.note(GroupId(9), OWN, &accepted(99, 99));
+    let expected =
+        Remembered { life: Some((1, 10)), term: Term(5), acknowledged: EntryId::new(7, 4), vote: Some((Term(5), OWN)) };
+    assert_eq!(memory.remembered(TWO), Some(expected));
+    let syncs = disk.syncs();
+    let before = open(&FaultyDisk::from_image(&disk.durable_image())).unwrap().peer_memory().remembered(TWO);
+    assert_eq!(
+        before,
+        Some(Remembered { life: Some((1, 10)), ..Remembered::default() }),
+        "the life is durable at once"
+    );
+    synced(&mut log, [write(1, &[1], 10)]);
+    assert_eq!(disk.syncs(), syncs + 1, "no sync of its own");
+    let after = open(&FaultyDisk::from_image(&disk.durable_image())).unwrap();
+    assert_eq!(after.peer_memory().remembered(TWO), Some(expected));
+}
+
+/// A purge removes the records that said what peers had acknowledged: the checkpoint says it again.
+#[test]
+fn a_purge_forgets_nothing_of_the_peers() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    let memory = log.peer_memory();
+    assert!(memory.admit(TWO, 5 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+    memory.notes(TWO).unwrap().note(GroupId(0), OWN, &accepted(4, 7));
+    let expected = memory.remembered(TWO);
+    for index in 1..40 {
+        synced(&mut log, [write(index, &[4], 900)]);
+    }
+    let segments = |disk: &FaultyDisk| disk.durable_image().keys().filter(|name| name.ends_with(".wal")).count();
+    synced(&mut log, [compaction((39, 4), (39, 4))]);
+    drop(log);
+    let log = open(&disk).unwrap();
+    assert!(segments(&disk) <= 2, "{} segments are left", segments(&disk));
+    assert_eq!((log.base().index, log.peer_memory().remembered(TWO)), (Index(39), expected));
+}
+
+/// Terms and votes are written at once, positions at most once per 64 KiB of log.
+#[test]
+fn what_is_remembered_costs_the_log_less_than_a_hundredth() {
+    let bytes = |noted: bool| {
+        let disk = FaultyDisk::new();
+        let options = raft_io::log::WalOptions::new(raft_io::ClusterId(7), OWN);
+        let mut log = WalLog::open_in(std::sync::Arc::new(disk.clone()), options.segment_bytes(8 << 20)).unwrap();
+        let memory = log.peer_memory();
+        let peers = if noted { 2..7 } else { 2..2 };
+        for peer in peers.clone() {
+            assert!(memory.admit(NodeId(peer), peer << 32 | 1, &[life(1, peer)], true).unwrap().is_none());
+        }
+        for index in 1..2000 {
+            for peer in peers.clone() {
+                memory.notes(NodeId(peer)).unwrap().note(GroupId(0), OWN, &accepted(4, index));
+            }
+            synced(&mut log, [write(index, &[4], 1000)]);
+        }
+        let image = disk.live_image();
+        let (name, place) = log_support::last_record(&image);
+        assert_eq!(log_support::segments(&image), [name]);
+        place.end
+    };
+    let (without, with) = (bytes(false), bytes(true));
+    assert!(with > without && (with - without) * 100 < without, "{without} bytes became {with}");
+}
+
+/// A file that is damaged may be what keeps a wiped server out.
+#[test]
+fn a_damaged_memory_of_the_peers_stops_the_opening() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk).unwrap();
+    assert!(log.peer_memory().admit(TWO, 5 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+    drop(log);
+    let image = disk.live_image();
+    for at in 0..image["MEMORY"].len() {
+        let mut image = image.clone();
+        image.get_mut("MEMORY").unwrap()[at] ^= 1;
+        let error = open(&FaultyDisk::from_image(&image)).unwrap_err();
+        assert!(matches!(&error, WalError::PeerMemory { file, .. } if file.ends_with("MEMORY")), "{at}: {error}");
+    }
+}
+
+/// The file of the peers' identities lies on the log's own disk, and is lost with it at every point at which that can fail:
+/// a peer that was let in is known ever after, and one that was not may be known or not.
+#[test]
+fn a_crash_while_a_peer_is_written_down_forgets_none_that_was_let_in() {
+    let (first, second) = ([life(1, 10)], [life(1, 10), life(2, 20)]);
+    let known = |image: &Image| open(&FaultyDisk::from_image(image)).unwrap().peer_memory().remembered(TWO);
+    for count in 0.. {
+        let disk = FaultyDisk::new();
+        let log = open(&disk).unwrap();
+        let memory = log.peer_memory();
+        assert!(memory.admit(TWO, 5 << 32 | 1, &first, true).unwrap().is_none());
+        disk.watch(Random(count + 1), 8);
+        disk.fail_operation_after(count);
+        let saved = memory.admit(TWO, 5 << 32 | 2, &second, true).unwrap();
+        let now = disk.crash_images(&mut Random(count + 1), 8);
+        for image in disk.take_watched().iter().chain(&now) {
+            let life = known(image).expect("it was let in").life;
+            assert!(life == Some((1, 10)) || life == Some((2, 20)), "operation {count}: {life:?}");
+        }
+        // It is remembered in memory, come what may.
+        assert_eq!(memory.admit(TWO, 5 << 32 | 1, &first, true).unwrap_err(), NotWhoItWas::OlderData);
+        if saved.is_none() {
+            for image in &now {
+                assert_eq!(known(image).unwrap().life, Some((2, 20)), "it was let in");
+            }
+            assert!(count >= 4, "create, write, sync, rename and sync of the directory");
+            break;
+        }
+        // The next handshake tries again.
+        disk.repair();
+        assert!(memory.admit(TWO, 5 << 32 | 2, &second, true).unwrap().is_none());
+        assert_eq!(known(&disk.durable_image()).unwrap().life, Some((2, 20)));
+        let other = memory.admit(TWO, 5 << 32 | 3, &[life(3, 30)], true);
+        assert!(other.unwrap().is_none(), "older than all that it keeps");
+    }
+}

@@ -1,0 +1,253 @@
+//! What the two sides of a handshake say of their data: golden bytes are in `tests/wire.rs`; here limits, hostile lists,
+//! and servers of 0.6, which say none of it.
+#![cfg(feature = "framing")]
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod wire_support;
+
+use proptest::prelude::*;
+use raft_io::life::{Life, Lives, Remembered};
+use raft_io::wire::{
+    self, CONTROL_FRAME_BYTES_MAX, Frame, FrameError, HEADER_BYTES, Hello, Introduction, LIVES_BYTES_MAX, Purpose,
+    Welcome, kind,
+};
+use raft_io::{ClusterId, EntryId, HardState, NodeId, Term};
+use wire_support::{decode, encode, seal, varint};
+
+fn hello(introduction: Introduction) -> Frame {
+    Frame::Hello(Hello {
+        cluster: ClusterId(7),
+        from: NodeId(1),
+        to: NodeId(2),
+        incarnation: 3,
+        version_first: 1,
+        version_last: 1,
+        frame_bytes_max: 4096,
+        client_address: None,
+        peer_address: None,
+        purpose: Purpose::Messages,
+        introduction,
+    })
+}
+
+fn welcome(introduction: Introduction) -> Frame {
+    let (from, incarnation) = (NodeId(2), 7);
+    Frame::Welcome(Welcome { from, incarnation, version: 1, frame_bytes_max: 4096, client_address: None, introduction })
+}
+
+fn life(count: u64, vote: Option<u64>) -> Life {
+    let hard_state = HardState { term: Term(count), vote: vote.map(NodeId) };
+    Life { count, id: count ^ 0xfeed, hard_state, last: EntryId::new(count.wrapping_mul(10), count) }
+}
+
+fn introduction_of(frame: &Frame) -> &Introduction {
+    match frame {
+        Frame::Hello(hello) => &hello.introduction,
+        Frame::Welcome(welcome) => &welcome.introduction,
+        other => panic!("not a handshake: {other:?}"),
+    }
+}
+
+/// The body of a hello of version 4 with these blocks, byte by byte (`docs/FORMAT.md`).
+fn hello_body(lives: &[u8], remembered: &[u8]) -> Vec<u8> {
+    let mut fields = b"raft-io\0".to_vec();
+    for number in [7, 1, 2, 3] {
+        varint(number, &mut fields);
+    }
+    fields.extend([1, 1]);
+    varint(4096, &mut fields);
+    fields.extend([0, 0, 0]);
+    varint(0, &mut fields);
+    for block in [lives, remembered] {
+        varint(block.len() as u64, &mut fields);
+        fields.extend_from_slice(block);
+    }
+    let mut body = Vec::new();
+    varint(4, &mut body);
+    varint(fields.len() as u64, &mut body);
+    [body, fields].concat()
+}
+
+fn decode_blocks(lives: &[u8], remembered: &[u8]) -> Result<Frame, FrameError> {
+    decode(&seal(0, kind::HELLO, 0, 0, &hello_body(lives, remembered)))
+}
+
+/// One life as bytes.
+fn life_bytes(count: u64, last: [u64; 2]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    varint(count, &mut bytes);
+    bytes.extend_from_slice(&5u64.to_le_bytes());
+    varint(count, &mut bytes);
+    bytes.push(0);
+    last.iter().for_each(|number| varint(*number, &mut bytes));
+    bytes
+}
+
+#[test]
+fn what_a_later_version_can_do_is_told_and_ignored() {
+    for frame in [hello, welcome].map(|frame| frame(Introduction { features: u64::MAX, ..Introduction::default() })) {
+        assert_eq!(introduction_of(&decode(&encode(&frame)).unwrap()).features, u64::MAX);
+    }
+}
+
+/// A server of 0.6 says no lives; what it says is what it always said.
+#[test]
+fn a_server_that_says_nothing_of_its_data_writes_the_bytes_of_before() {
+    let empty = encode(&hello(Introduction::default()));
+    assert_eq!(empty[HEADER_BYTES], 1, "the version of the body");
+    assert_eq!(introduction_of(&decode(&empty).unwrap()), &Introduction::default());
+    assert_eq!(encode(&welcome(Introduction::default()))[HEADER_BYTES], 1);
+}
+
+/// Of a long life's list the newest are sent, and the whole stays within a frame of connection control: servers of 0.6 take
+/// no larger one.
+#[test]
+fn the_newest_lives_are_sent_that_fit() {
+    let lives: Vec<_> = (1..=Lives::KEPT_MAX as u64).map(|count| life(count, None)).collect();
+    let huge = u64::MAX - 200;
+    let far: Vec<_> =
+        (0..64).map(|count| Life { last: EntryId::new(huge, huge), ..life(huge + count, Some(huge)) }).collect();
+    for (lives, at_least) in [(lives, 12), (far, 3)] {
+        let remembered = Remembered {
+            life: Some((u64::MAX, u64::MAX)),
+            term: Term(u64::MAX),
+            acknowledged: EntryId::new(u64::MAX, u64::MAX),
+            vote: Some((Term(u64::MAX), NodeId(u64::MAX))),
+        };
+        let said = Introduction { features: u64::MAX, lives: lives.clone(), remembered: Some(remembered) };
+        let Frame::Hello(small) = hello(said) else { unreachable!() };
+        let largest = Frame::Hello(Hello {
+            cluster: ClusterId(u64::MAX),
+            from: NodeId(u64::MAX),
+            to: NodeId(u64::MAX - 1),
+            incarnation: u64::MAX,
+            frame_bytes_max: u32::MAX,
+            client_address: Some("x".repeat(256)),
+            peer_address: Some("y".repeat(256)),
+            purpose: Purpose::Other { code: 255 },
+            ..small
+        });
+        let bytes = encode(&largest);
+        assert!(bytes.len() <= CONTROL_FRAME_BYTES_MAX, "{}", bytes.len());
+        let decoded = decode(&bytes).unwrap();
+        let kept = &introduction_of(&decoded).lives;
+        assert!(kept.len() >= at_least && lives.ends_with(kept), "{} lives", kept.len());
+        assert_eq!(introduction_of(&decoded).remembered, Some(remembered));
+    }
+}
+
+#[test]
+fn hostile_lists_of_lives_are_errors() {
+    let error = |lives: &[u8]| match decode_blocks(lives, &[]) {
+        Err(FrameError::Body { kind: kind::HELLO, what }) => what,
+        other => panic!("{other:?}"),
+    };
+    let good = [life_bytes(1, [0, 0]), life_bytes(u64::MAX, [u64::MAX, u64::MAX])].concat();
+    assert_eq!(introduction_of(&decode_blocks(&good, &[]).unwrap()).lives.len(), 2);
+    for unsorted in [[2, 1], [2, 2], [u64::MAX, 1], [0, 1]] {
+        let lives = unsorted.map(|count| life_bytes(count, [0, 0])).concat();
+        assert_eq!(error(&lives), "lives that do not ascend", "{unsorted:?}");
+    }
+    let many: Vec<u8> = (1..40).flat_map(|count| life_bytes(count, [0, 0])).collect();
+    assert!(many.len() > LIVES_BYTES_MAX);
+    assert_eq!(error(&many), "a list of lives that is too long");
+    for cut in 1..good.len() {
+        if cut != life_bytes(1, [0, 0]).len() {
+            assert_eq!(error(&good[..cut]), "a list of lives that ends in the middle of one", "{cut}");
+        }
+    }
+    let mut vote = life_bytes(1, [0, 0]);
+    vote[10] = 2;
+    assert_eq!(error(&vote), "a vote that is neither given nor not");
+}
+
+#[test]
+fn hostile_memories_are_errors() {
+    for (remembered, expected) in [
+        (&[4, 0, 0, 0][..], "a memory of a peer that has no form that this version knows"),
+        (&[0, 0, 0, 0, 0], "a memory of a peer that has no form that this version knows"),
+        (&[0, 0, 0], "a memory of a peer that ends too early"),
+        (&[1, 0, 0, 0], "a memory of a peer that ends too early"),
+        (&[2, 0, 0, 0], "a memory of a peer that ends too early"),
+    ] {
+        let error = decode_blocks(&[], remembered);
+        assert_eq!(error, Err(FrameError::Body { kind: kind::HELLO, what: expected }), "{remembered:?}");
+    }
+    let decoded = decode_blocks(&[], &[0, 0, 0, 0]).unwrap();
+    assert_eq!(introduction_of(&decoded).remembered, Some(Remembered::default()));
+}
+
+/// A length that claims more than there is costs no memory.
+#[test]
+fn a_block_that_claims_more_than_there_is_is_an_error() {
+    let mut body = hello_body(&[], &[]);
+    let length = body.len();
+    body.truncate(length - 2);
+    body.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+    let fields = body.len() - 2;
+    body[1] = fields as u8;
+    assert!(matches!(decode(&seal(0, kind::HELLO, 0, 0, &body)), Err(FrameError::Body { .. })));
+}
+
+fn numbers() -> impl Strategy<Value = u64> {
+    prop_oneof![1u64..200, any::<u64>(), Just(u64::MAX)]
+}
+
+fn introductions() -> impl Strategy<Value = Introduction> {
+    let found = (any::<u64>(), numbers(), prop::option::of(numbers()), numbers(), numbers());
+    // At most three fit whatever their numbers are.
+    let lives = prop::collection::btree_map(1u64.., found, 0..4).prop_map(|lives| {
+        let life = |(count, (id, term, vote, index, last_term)): (u64, (u64, u64, Option<u64>, u64, u64))| {
+            let hard_state = HardState { term: Term(term), vote: vote.map(NodeId) };
+            Life { count, id, hard_state, last: EntryId::new(index, last_term) }
+        };
+        lives.into_iter().map(life).collect()
+    });
+    let pair = || prop::option::of((numbers(), numbers()));
+    let remembered =
+        (pair(), numbers(), numbers(), numbers(), pair()).prop_map(|(life, term, index, acknowledged, vote)| {
+            let vote = vote.map(|(term, to)| (Term(term), NodeId(to)));
+            Remembered { life, term: Term(term), acknowledged: EntryId::new(index, acknowledged), vote }
+        });
+    (any::<u64>(), lives, prop::option::of(remembered)).prop_map(|(features, lives, remembered)| Introduction {
+        features,
+        lives,
+        remembered,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn every_introduction_comes_back_as_it_was(said in introductions()) {
+        for frame in [hello(said.clone()), welcome(said)] {
+            prop_assert_eq!(decode(&encode(&frame)), Ok(frame));
+        }
+    }
+
+    /// What decodes at all, encodes again to something that decodes to the same.
+    #[test]
+    fn arbitrary_blocks_are_sound_or_nothing(
+        lives in prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..260),
+        remembered in prop::collection::vec(prop_oneof![Just(0u8), Just(3), any::<u8>()], 0..40),
+    ) {
+        if let Ok(frame) = decode_blocks(&lives, &remembered) {
+            prop_assert_eq!(decode(&encode(&frame)), Ok(frame));
+        }
+    }
+
+    /// No list of a peer's, however it came about, makes the comparison panic or overflow.
+    #[test]
+    fn any_lists_can_be_compared(said in introductions(), other in introductions()) {
+        if let Some(remembered) = &other.remembered {
+            let _ = Lives::new(1, said.lives).check(remembered);
+        }
+    }
+}
+
+#[test]
+fn a_control_frame_is_as_large_as_before() {
+    // Servers of 0.6 refuse larger ones unread.
+    assert_eq!(wire::CONTROL_FRAME_BYTES_MAX, 1024);
+}
