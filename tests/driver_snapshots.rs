@@ -258,7 +258,9 @@ fn a_finished_snapshot_that_the_log_does_not_know_is_used() {
     // the first one's is made the newest again.
     node.wait(|status| status.role == RoleKind::Leader && status.applied_index == Index(3));
     let last = node.log.last();
-    let mut writer = node.store.begin(last, Bytes::new()).unwrap();
+    // As this node would have written it: it says whose it is.
+    let membership = node.log.memberships().later[0].1.encode();
+    let mut writer = node.store.begin(last, membership.into()).unwrap();
     writer.write_all(b"\x01\0\0\0x").unwrap();
     let again = writer.finish().unwrap();
     let info = node.raft().snapshot().wait(PATIENCE).unwrap();

@@ -1,6 +1,7 @@
 //! What the driver answers when it does not answer with a result.
 
 use crate::error::{ChangeError, ConfigError, RestoreError, TransferError};
+use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::snapshot::SnapshotError;
 use crate::types::{EntryId, NodeId, Term};
@@ -398,6 +399,10 @@ impl From<TransferError> for LeadershipTransferError {
     }
 }
 
+fn history(id: Option<HistoryId>) -> String {
+    id.map_or_else(|| "no history".to_string(), |id| std::format!("history {id}"))
+}
+
 /// Why a node did not start. Nothing runs.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -426,6 +431,22 @@ pub enum StartError {
         snapshot: EntryId,
         /// Why the store does not give it.
         source: SnapshotError,
+    },
+    /// The log begins with a snapshot, and the one of that name in the store belongs to another history: it was taken by
+    /// another cluster, or by this one before a recovery. Nothing was restored. Start with the store that this node had.
+    #[error(
+        "the log begins with the snapshot up to entry {snapshot} of {}, and the one in the store is of {}; \
+         start with the store that this node had, or bring it back as a new member",
+        history(*expected),
+        history(*found)
+    )]
+    SnapshotOfOtherHistory {
+        /// The last entry that both cover.
+        snapshot: EntryId,
+        /// The history that the one in the store names.
+        found: Option<HistoryId>,
+        /// The history of the log.
+        expected: Option<HistoryId>,
     },
     /// The state machine did not restore the snapshot with which the log begins. It is intact if the
     /// store did not say otherwise: start with a state machine that understands it.

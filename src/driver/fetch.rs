@@ -9,17 +9,20 @@
 use super::mailbox::Mail;
 use super::node::Node;
 use super::options::Snapshots;
+use super::origins::{check_received, use_or_set_aside};
 use super::raft::StateMachine;
 use super::status::FetchStatus;
 use super::sync::lock;
 use super::trace::trace_event;
 use crate::event::Event;
+use crate::history::History;
 use crate::log::SharedLog;
 use crate::snapshot::{ReceiveError, SnapshotError, SnapshotReceiver};
 use crate::transport::{FetchError, RaftTransport};
 use crate::types::{EntryId, NodeId};
 use std::boxed::Box;
 use std::string::{String, ToString};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The pause after the first error; it doubles with each that follows.
@@ -98,8 +101,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Fetcher<'_, M, L, T> {
             }
             match self.store.receive(order.last) {
                 Ok(receiver) => break receiver,
-                // Fetched in an earlier life that did not come to installing it.
-                Err(SnapshotError::Exists { .. }) => return End::Complete,
+                // Fetched in an earlier life that did not come to installing it; or one of another cluster.
+                Err(SnapshotError::Exists { .. }) => {
+                    let offered = self.node.offered_history(order);
+                    match use_or_set_aside(self.node.id, self.store, order.last, offered.as_ref(), false) {
+                        Ok(true) => return End::Complete,
+                        Ok(false) => {}
+                        Err(error) => return End::Failed(error.to_string()),
+                    }
+                }
                 // It is being deleted, or written by this very node.
                 Err(SnapshotError::Busy { .. }) => self.pause(order),
                 Err(error) => return End::Failed(error.to_string()),
@@ -151,7 +161,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Fetcher<'_, M, L, T> {
         match receiver.accept(&chunk) {
             Ok(complete) => {
                 (self.errors, self.refusals) = (0, 0);
-                Ok(complete.is_some())
+                let Some(info) = complete else { return Ok(false) };
+                let offered = self.node.offered_history(order);
+                check_received(self.node.id, self.store, &info, offered.as_ref()).map_err(Next::Fail)?;
+                Ok(true)
             }
             Err(error) => Err(self.refused(receiver, error)),
         }
@@ -189,6 +202,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Whether the protocol still wants this snapshot from this server.
     fn wants(&self, order: Order) -> bool {
         self.is_running() && lock(&self.state).protocol.fetching() == Some((order.from, order.last))
+    }
+
+    /// The history that the offer named which this fetch follows.
+    fn offered_history(&self, order: Order) -> Option<Arc<History>> {
+        let state = lock(&self.state);
+        let offered = state.protocol.fetching_membership()?;
+        let wanted = state.protocol.fetching() == Some((order.from, order.last));
+        wanted.then(|| offered.history().cloned())?
     }
 
     /// Takes note how far a fetch is. Whether it is still wanted.

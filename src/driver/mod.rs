@@ -62,6 +62,7 @@ mod members;
 mod node;
 mod obstacles;
 mod options;
+mod origins;
 mod proposals;
 mod raft;
 mod reads;

@@ -220,7 +220,7 @@ where
     let view = log.reader();
     let protocol = Protocol::new(config, &view)?;
     let snapshot = view.snapshot();
-    let info = snapshots::restore_at_start(&options, snapshot, &mut machine)?;
+    let info = snapshots::restore_at_start(&options, &view, &mut machine)?;
     let begins_with = SnapshotState::new(snapshot, info);
     if let (Some(lives), Some(memory)) = (log.lives(), log.peer_memory()) {
         transport.introduce(&lives, &memory);

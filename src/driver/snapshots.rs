@@ -13,6 +13,7 @@ use super::error::{StartError, TakeSnapshotError};
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
+use super::origins::{check_recorded, use_or_set_aside};
 use super::raft::{StateMachine, deadline};
 use super::slot::{Completer, Completion, Outcome};
 use super::status::{FetchStatus, SnapshotStatus};
@@ -22,7 +23,7 @@ use super::sync::{Mutex, lock};
 use super::trace::trace_event;
 use crate::error::{SnapshotRefused, StepError};
 use crate::event::Event;
-use crate::log::SharedLog;
+use crate::log::{LogView, SharedLog};
 use crate::membership::Membership;
 use crate::protocol::Protocol;
 use crate::snapshot::{Chunk, ChunkRequest, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotWriter};
@@ -209,14 +210,16 @@ impl Served {
 /// Restores what the log begins with, before anything runs; `None` without a snapshot.
 pub(super) fn restore_at_start<M: StateMachine>(
     options: &DriverOptions,
-    snapshot: EntryId,
+    log: &impl LogView,
     machine: &mut M,
 ) -> Result<Option<SnapshotInfo>, StartError> {
+    let snapshot = log.snapshot();
     if snapshot == EntryId::ZERO {
         return Ok(None);
     }
     let store = options.snapshots.as_ref().ok_or(StartError::NoSnapshotStore { snapshot })?;
     let mut reader = store.open(snapshot).map_err(|source| StartError::SnapshotUnavailable { snapshot, source })?;
+    check_recorded(reader.info(), log)?;
     let restored = restore(machine, &mut *reader);
     restored.map_err(|source| StartError::RestoreSnapshot { snapshot, source })?;
     Ok(Some(reader.info().clone()))
@@ -368,12 +371,20 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         membership: &Membership,
         image: SnapshotImage,
     ) -> Result<(), String> {
-        let mut writer = match store.begin(last, Bytes::from(membership.encode())) {
-            Ok(writer) => writer,
-            // Of an earlier life that did not come to recording it, or fetched in vain.
-            Err(SnapshotError::Exists { .. }) => return Ok(()),
-            Err(error) => return Err(error.to_string()),
+        let begin = || store.begin(last, Bytes::from(membership.encode()));
+        let begun = match begin() {
+            // Of an earlier life that did not come to recording it, or fetched in vain; or of another cluster.
+            Err(SnapshotError::Exists { .. }) => {
+                let recorded = lock(&self.state).protocol.snapshot() == last;
+                match use_or_set_aside(self.id, store, last, membership.history(), recorded) {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => begin(),
+                    Err(error) => Err(error),
+                }
+            }
+            begun => begun,
         };
+        let mut writer = begun.map_err(|error| error.to_string())?;
         let mut out = WhileRunning { node: self, writer: &mut *writer };
         match catch_unwind(AssertUnwindSafe(|| image.write_to(&mut out))) {
             Ok(Ok(())) => {}
@@ -501,7 +512,11 @@ fn membership_as_of(protocol: &Protocol, index: Index) -> Arc<Membership> {
         }
         found = Arc::clone(membership);
     }
-    found
+    match protocol.history() {
+        // A cluster that is older than its history: whose the snapshot is, it says all the same.
+        Some(history) if found.history().is_none() => Arc::new(found.with_history(Arc::clone(history))),
+        _ => found,
+    }
 }
 
 /// Why a node that is about to end, or has ended, takes no snapshot.

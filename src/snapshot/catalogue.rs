@@ -65,8 +65,7 @@ impl<T> Catalogue<T> {
         self.complete.insert(info.last, Arc::new(Item { info, place }));
     }
 
-    /// Lists a damaged snapshot no longer.
-    #[cfg(feature = "persistence")]
+    /// Lists a snapshot no longer that is damaged, or not of this log.
     pub(super) fn remove(&mut self, last: EntryId) {
         self.complete.remove(&last);
         self.doomed.remove(&last);

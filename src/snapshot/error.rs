@@ -28,6 +28,15 @@ pub enum SnapshotError {
         /// The last entry that it covers.
         last: EntryId,
     },
+    /// A complete snapshot of this entry is there, and it is one of another cluster, or of this one before a recovery. The
+    /// store does not set it aside by itself. Nothing was touched; give the node a store of its own.
+    #[error(
+        "the snapshot up to entry {last} in the store is of another history than the log; give this node a store of its own"
+    )]
+    OtherHistory {
+        /// The last entry that it covers.
+        last: EntryId,
+    },
     /// A snapshot of this entry is being written or received; wait for that, or drop it first.
     #[error("a snapshot up to entry {last} is being written or received already")]
     Busy {

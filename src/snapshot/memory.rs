@@ -35,6 +35,8 @@ struct State {
     catalogue: Catalogue<Chunks>,
     /// What has arrived of snapshots that nobody is receiving at the moment.
     partial: BTreeMap<EntryId, Partial>,
+    /// What was no snapshot of the log that this store belongs to.
+    aside: Vec<Arc<Item<Chunks>>>,
 }
 
 /// The chunks of a snapshot, each with its checksum.
@@ -50,6 +52,12 @@ impl MemorySnapshots {
     #[must_use]
     pub fn new(group: GroupId) -> Self {
         Self::with_chunk_bytes(group, CHUNK_BYTES)
+    }
+
+    /// What was [set aside](SnapshotStore::set_aside), in that order.
+    #[must_use]
+    pub fn aside(&self) -> Vec<SnapshotInfo> {
+        self.shared.state().aside.iter().map(|item| item.info.clone()).collect()
     }
 
     /// An empty store that makes chunks of this size, brought within [`CHUNK_BYTES_MIN`] and
@@ -121,6 +129,14 @@ impl SnapshotStore for MemorySnapshots {
         let new = || Partial { assembly: Assembly::new(shared.group, last), chunks: Vec::new() };
         let partial = Some(found.unwrap_or_else(new));
         Ok(Box::new(MemoryReceiver { shared: Arc::clone(&shared), last, partial }))
+    }
+
+    fn set_aside(&self, last: EntryId) -> Result<(), SnapshotError> {
+        let mut state = self.shared.state();
+        let item = state.catalogue.find(last)?;
+        state.catalogue.remove(last);
+        state.aside.push(item);
+        Ok(())
     }
 
     fn retain(&self, last: EntryId) {

@@ -142,6 +142,17 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// [`SnapshotError::Exists`], [`SnapshotError::Busy`], or the disk's. Nothing was begun.
     fn receive(&self, last: EntryId) -> Result<Box<dyn SnapshotReceiver>, SnapshotError>;
 
+    /// Takes a complete snapshot out of the list, for it is one of another cluster, or of another history of this one: its
+    /// name is free then for the one that belongs to this log. It should be kept where a person finds it, and is never used
+    /// again.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`], [`SnapshotError::OtherHistory`] of a store that cannot do this, or the disk's: it is listed
+    /// still.
+    fn set_aside(&self, last: EntryId) -> Result<(), SnapshotError> {
+        Err(SnapshotError::OtherHistory { last })
+    }
+
     /// Deletes what is not needed once the snapshot of `last` is: older snapshots, damaged ones
     /// included, and what was received of snapshots that are not newer than the newest. It keeps the
     /// newest complete snapshot, whatever `last` is, and what is in use. What cannot be deleted now

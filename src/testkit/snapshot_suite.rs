@@ -36,6 +36,7 @@ pub fn run<F: Fixture>(fixture: &mut F) {
     never_mixes_two_snapshots(fixture);
     retains_the_newest_and_what_is_open(fixture);
     receives_one_at_a_time(fixture);
+    sets_aside_what_is_not_of_its_log(fixture);
 }
 
 /// Bytes that differ from place to place.
@@ -399,4 +400,33 @@ fn receives_one_at_a_time<F: Fixture>(fixture: &mut F) {
     to = fixture.reopen(to);
     to.retain(id(5));
     assert_eq!(to.receive(id(4)).expect("it begins").next().chunk, 0, "also after reopening");
+}
+
+/// The name is free for another one, and what was set aside does not come back.
+fn sets_aside_what_is_not_of_its_log<F: Fixture>(fixture: &mut F) {
+    let store = fixture.create();
+    match store.set_aside(id(3)) {
+        // A store that cannot: its users are told so by name.
+        Err(SnapshotError::OtherHistory { .. }) => return,
+        refused => assert!(matches!(refused, Err(SnapshotError::NotFound { .. })), "{refused:?}"),
+    }
+    for index in [2, 3, 4] {
+        take(&store, id(index), b"foreign", &content(index, 2000)).expect("a snapshot is taken");
+    }
+    let mut reader = store.open(id(3)).expect("it is complete");
+    store.set_aside(id(3)).expect("it is complete");
+    assert_eq!(lasts(&store), [id(2), id(4)]);
+    assert!(matches!(store.open(id(3)), Err(SnapshotError::NotFound { .. })));
+    let own = content(33, 3000);
+    take(&store, id(3), b"own", &own).expect("its name is free");
+    let mut read_on = Vec::new();
+    reader.read_to_end(&mut read_on).expect("who reads it goes on");
+    assert_eq!(read_on, content(3, 2000));
+    drop(reader);
+    store.set_aside(id(4)).expect("the newest goes like any other");
+    let store = fixture.reopen(store);
+    assert_eq!(lasts(&store), [id(2), id(3)]);
+    assert_eq!(read(&store, id(3)).expect("it reads back"), own);
+    store.retain(id(3));
+    assert_eq!(lasts(&store), [id(3)]);
 }

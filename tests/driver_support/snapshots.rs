@@ -2,7 +2,7 @@
 
 use super::{Faults, FaultyLog, Gate, PATIENCE, config};
 use bytes::Bytes;
-use raft_io::driver::{Applied, DriverOptions, Raft, SnapshotImage, Snapshots, Status};
+use raft_io::driver::{Applied, DriverOptions, Raft, SnapshotImage, Snapshots, StartError, Status};
 use raft_io::log::Locked;
 use raft_io::snapshot::{
     Chunk, ChunkRequest, MemorySnapshots, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotReceiver, SnapshotStore,
@@ -121,6 +121,8 @@ pub(crate) struct StoreFaults {
     pub(crate) begin_fails: AtomicBool,
     pub(crate) finish_fails: AtomicBool,
     pub(crate) receive_fails: AtomicBool,
+    /// It is a store from before there were histories.
+    pub(crate) keeps_foreign: AtomicBool,
     /// No chunk can be read.
     pub(crate) damaged: AtomicBool,
 }
@@ -185,6 +187,13 @@ impl SnapshotStore for FlakyStore {
 
     fn receive(&self, last: EntryId) -> Result<Box<dyn SnapshotReceiver>, SnapshotError> {
         if is(&self.faults.receive_fails) { Err(injected("creating")) } else { self.inner.receive(last) }
+    }
+
+    fn set_aside(&self, last: EntryId) -> Result<(), SnapshotError> {
+        if is(&self.faults.keeps_foreign) {
+            return Err(SnapshotError::OtherHistory { last });
+        }
+        self.inner.set_aside(last)
     }
 
     fn retain(&self, last: EntryId) {
@@ -284,6 +293,21 @@ impl Member {
             tolls: Arc::default(),
             raft: None,
         }
+    }
+
+    /// The same with this store, whatever is in it.
+    pub(crate) fn with_store(mut self, store: &FlakyStore) -> Self {
+        self.store = store.clone();
+        self.options.snapshots = Some(Snapshots::new(store.clone()));
+        self
+    }
+
+    /// What a start of it ends with, if it does not start.
+    pub(crate) fn refused(&self) -> Option<StartError> {
+        let road = Road { inner: self.network.transport(self.id), tolls: Arc::clone(&self.tolls) };
+        let log = FaultyLog { log: self.log.clone(), faults: Arc::clone(&self.faults) };
+        let (config, machine) = (config(self.id, &self.voters), Ledger::new(&self.hooks));
+        Raft::start_with(config, self.options.clone(), log, road, machine).err()
     }
 
     /// A cluster of its own that leads itself, once it is started.

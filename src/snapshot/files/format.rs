@@ -50,6 +50,11 @@ pub(super) fn file_name(last: EntryId, role: Role) -> String {
     format!("{:016x}-{:016x}.{}", last.index.0, last.term.0, role.extension())
 }
 
+/// The name of a snapshot that is not of this store's log: none of ours, so it is left alone from then on.
+pub(super) fn foreign_name(last: EntryId, identity: u64) -> String {
+    format!("{:016x}-{:016x}-{identity:016x}.foreign", last.index.0, last.term.0)
+}
+
 /// What a name says; `None` if it is none of ours.
 pub(super) fn parse_name(name: &str) -> Option<(EntryId, Role)> {
     let (index, rest) = name.split_once('-')?;

@@ -20,7 +20,7 @@ use super::{
 use crate::log::wal::{Directory, LockGuard, OsDirectory, RawFile};
 use crate::types::{EntryId, GroupId};
 use bytes::Bytes;
-use format::{Place, Role, Source, file_name, parse_name};
+use format::{Place, Role, Source, file_name, foreign_name, parse_name};
 use reader::FileReader;
 use receiver::FileReceiver;
 use std::boxed::Box;
@@ -417,6 +417,16 @@ impl SnapshotStore for SnapshotFiles {
         let receiver = FileReceiver::begin(self.shared.claim(last)?)?;
         self.shared.remove_partials(|other| other != last);
         Ok(Box::new(receiver))
+    }
+
+    fn set_aside(&self, last: EntryId) -> Result<(), SnapshotError> {
+        let identity = self.shared.state().catalogue.find(last)?.info.identity;
+        let (from, to) = (file_name(last, Role::Complete), foreign_name(last, identity));
+        let io = |operation| self.shared.io(operation, last, Role::Complete);
+        self.shared.directory.rename(&from, &to).map_err(io("renaming"))?;
+        self.shared.state().catalogue.remove(last);
+        // Else a crash would bring it back under its name.
+        self.shared.directory.sync().map_err(io("syncing the directory of"))
     }
 
     fn retain(&self, last: EntryId) {
