@@ -33,7 +33,7 @@ pub enum WalError {
         /// The node asked for.
         expected: NodeId,
     },
-    /// The log holds records of another group. Nothing was touched.
+    /// The log holds records of another group. Nothing that it needs was touched.
     #[error("the log holds group {found}, not group {expected}")]
     WrongGroup {
         /// The group found in a record.
