@@ -128,3 +128,85 @@ fn a_new_log_begins_beside_foreign_files_and_never_over_segments() {
     assert!(matches!(WalLog::open(folder.path(), options()), Err(WalError::Corrupt { .. })));
     assert_eq!(fs::read(folder.path().join("0000000000000001.wal")).expect("it is still there"), b"precious");
 }
+
+/// The story of the second demonstration in one folder: it deleted the first one's directories, and that went on
+/// acknowledging into files without names. And its neighbours: moved, replaced by a copy, made anew, emptied.
+#[cfg(unix)]
+#[test]
+fn a_log_whose_directory_was_moved_deleted_or_replaced_acknowledges_nothing_more() {
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir(to).expect("a directory");
+        for entry in fs::read_dir(from).expect("a directory") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+        }
+    };
+    type Harm<'a> = (&'a str, Box<dyn Fn(&Path, &Path) + 'a>);
+    let harms: Vec<Harm<'_>> = vec![
+        ("moved", Box::new(|path, aside| fs::rename(path, aside).unwrap())),
+        ("deleted", Box::new(|path, _| fs::remove_dir_all(path).unwrap())),
+        (
+            "made anew",
+            Box::new(|path, _| {
+                fs::remove_dir_all(path).unwrap();
+                fs::create_dir(path).unwrap();
+            }),
+        ),
+        (
+            "replaced by a copy",
+            Box::new(|path, aside| {
+                fs::rename(path, aside).unwrap();
+                copy(aside, path);
+            }),
+        ),
+        (
+            "replaced by another log",
+            Box::new(|path, aside| {
+                fs::rename(path, aside).unwrap();
+                make(path);
+            }),
+        ),
+        (
+            "emptied",
+            Box::new(|path, _| {
+                fs::read_dir(path).unwrap().for_each(|entry| fs::remove_file(entry.unwrap().path()).unwrap());
+            }),
+        ),
+    ];
+    for (name, harm) in harms {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (folder.path().join("log"), folder.path().join("aside"));
+        let mut log = WalLog::open(&path, options()).expect("a new log opens");
+        append(&mut log, 100);
+        harm(&path, &aside);
+        let entry = Entry { id: EntryId::new(2, 1), payload: Payload::Noop };
+        let written = log.append(&mut vec![Write { entries: vec![entry].into(), ..Write::default() }]);
+        let refused = written.and_then(|()| log.sync()).expect_err("nothing more is acknowledged");
+        assert!(matches!(&refused, WalError::Displaced { .. }), "{name}: {refused}");
+        assert!(refused.to_string().contains("moved, deleted or replaced"), "{name}: {refused}");
+        assert!(matches!(log.sync(), Err(WalError::Poisoned { .. })), "{name}");
+        drop(log);
+        if name == "moved" {
+            // What was acknowledged is where the directory went.
+            assert!(WalLog::open(&aside, options()).expect("it opens").last().index >= Index(1));
+        }
+    }
+}
+
+/// The same directory by another road is the same directory.
+#[cfg(unix)]
+#[test]
+fn a_directory_behind_a_link_is_in_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+    fs::create_dir(&real).expect("a directory");
+    std::os::unix::fs::symlink(&real, &link).expect("a link");
+    let mut log = WalLog::open(&link, options()).expect("a new log opens");
+    (0..8).for_each(|_| append(&mut log, 1500));
+    // Moved, and reached by the same path all the same.
+    fs::rename(&real, folder.path().join("elsewhere")).expect("a move");
+    fs::remove_file(&link).expect("a link");
+    std::os::unix::fs::symlink(folder.path().join("elsewhere"), &link).expect("a link");
+    (0..8).for_each(|_| append(&mut log, 1500));
+    log.close().expect("it closes");
+}

@@ -142,4 +142,10 @@ pub trait RaftLog: LogView {
     /// # Errors
     /// The entries cannot be read back.
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, Self::Error>;
+
+    /// Whether space runs out, so that a compaction is wanted now: there is still room, but not for much. Asked after each
+    /// sync. Never unless overridden.
+    fn is_short_of_space(&self) -> bool {
+        false
+    }
 }

@@ -111,6 +111,10 @@ impl<L: RaftLog> RaftLog for Locked<L> {
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, L::Error> {
         self.reading().read_blocking(first, end, bytes_max)
     }
+
+    fn is_short_of_space(&self) -> bool {
+        self.reading().is_short_of_space()
+    }
 }
 
 impl<L: RaftLog + Send + Sync + 'static> SharedLog for Locked<L> {

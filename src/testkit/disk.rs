@@ -420,6 +420,11 @@ impl Directory for FaultyDisk {
         Ok(state.live.names.keys().cloned().collect())
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let state = self.state();
+        state.faults.volume.map(|_| state.free())
+    }
+
     fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
         let mut state = self.state();
         state.operate()?;

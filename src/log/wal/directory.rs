@@ -34,6 +34,20 @@ pub trait Directory: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// How much space is free for new files, in bytes; `None` if that is not known, as it is unless overridden.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether what this directory writes is still found at its path: nobody moved, deleted or replaced it. Asked at each
+    /// sync of the log. Always unless overridden.
+    ///
+    /// # Errors
+    /// It is not there, or another one is.
+    fn check_in_place(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Creates a file, or empties the one that is there. Its name is durable after
     /// [`Directory::sync`].
     ///
@@ -97,6 +111,14 @@ pub trait RawFile: Send + Sync {
     /// # Errors
     /// The length is not known.
     fn size(&self) -> io::Result<u64>;
+
+    /// Whether the file still has a name: nobody deleted it. Asked at each sync of the log. Always unless overridden.
+    ///
+    /// # Errors
+    /// That is not known.
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// Fills `buffer` from `offset` as far as the file reaches; returns how far that is.
@@ -117,6 +139,9 @@ pub(crate) fn read_full(file: &dyn RawFile, offset: u64, buffer: &mut [u8]) -> i
 #[derive(Debug)]
 pub struct OsDirectory {
     path: PathBuf,
+    /// Open as long as this lives, so that its identity stays its own: what comes to its path later has another.
+    #[cfg(unix)]
+    handle: fs::File,
 }
 
 impl OsDirectory {
@@ -136,7 +161,13 @@ impl OsDirectory {
                 }
             }
         }
-        Ok(Self { path })
+        // Where it is does not change with the process's current directory.
+        let path = std::path::absolute(&path)?;
+        Ok(Self {
+            #[cfg(unix)]
+            handle: fs::File::open(&path)?,
+            path,
+        })
     }
 
     /// The names of all regular files, or of everything else.
@@ -188,6 +219,24 @@ impl Directory for OsDirectory {
 
     fn others(&self) -> io::Result<Vec<String>> {
         self.names_of(false)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        fs4::available_space(&self.path).ok()
+    }
+
+    #[cfg(unix)]
+    fn check_in_place(&self) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let (own, found) = (self.handle.metadata()?, fs::metadata(&self.path)?);
+        let same = (own.dev(), own.ino()) == (found.dev(), found.ino());
+        if same { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "another directory is there")) }
+    }
+
+    /// The standard library tells no identity of a directory here: only whether there is one.
+    #[cfg(not(unix))]
+    fn check_in_place(&self) -> io::Result<()> {
+        if fs::metadata(&self.path)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
@@ -277,6 +326,11 @@ impl RawFile for OsFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(std::os::unix::fs::MetadataExt::nlink(&self.0.metadata()?) > 0)
     }
 }
 

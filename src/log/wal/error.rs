@@ -33,7 +33,7 @@ pub enum WalError {
         /// The node asked for.
         expected: NodeId,
     },
-    /// The log holds records of another group. Nothing was touched.
+    /// The log holds records of another group. Nothing that it needs was touched.
     #[error("the log holds group {found}, not group {expected}")]
     WrongGroup {
         /// The group found in a record.
@@ -112,6 +112,21 @@ pub enum WalError {
         bytes: u64,
         /// The system's error.
         source: io::Error,
+    },
+    /// The log's directory, or the file that it writes, is not where it was: somebody moved, deleted or replaced it while
+    /// the log was open. What was appended since the last sync is not acknowledged; what was durable is where the
+    /// directory has gone, if it still exists. The log accepts nothing more. Put the directory back and start again, or
+    /// let the node rejoin under a new id.
+    #[error(
+        "{} was moved, deleted or replaced while the log was open ({reason}): put it back and start again, or rejoin \
+         under a new id",
+        file.display()
+    )]
+    Displaced {
+        /// The directory or file that is missed.
+        file: PathBuf,
+        /// What was found instead.
+        reason: String,
     },
     /// An earlier write or sync failed. Nothing was written; open the log again to learn what is
     /// durable.

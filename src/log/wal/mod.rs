@@ -398,14 +398,21 @@ impl RaftLog for WalLog {
             return Ok(());
         }
         self.wal.sync().map_err(|error| store.stop(WalError::from_wal_db(error, self.directory.clone())))?;
+        store.check_in_place().map_err(|error| store.stop(error))?;
         self.durable = store.end();
         let mark = self.mark();
         self.watermark.write(&mark).map_err(|error| store.stop(error))?;
-        self.purge()
+        self.purge()?;
+        store.prepare_ahead();
+        Ok(())
     }
 
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, WalError> {
         self.shared.read_blocking(first, end, bytes_max)
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        self.shared.store.is_short()
     }
 }
 

@@ -14,7 +14,7 @@ use super::record::u32_at;
 use super::room::{Numbers, Reserve, Sizes, lacks_space};
 use std::path::PathBuf;
 use std::string::ToString;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::vec;
 use std::vec::Vec;
@@ -106,13 +106,18 @@ pub(super) struct SegmentStore {
     end: AtomicU64,
     /// The checksum of the last record written.
     chain: AtomicU32,
+    /// The position before which no next segment is prepared: an attempt failed not long ago.
+    prepare_at: AtomicU64,
+    /// Whether the last attempt found no space.
+    is_short: AtomicBool,
     /// Why the store stopped.
     poison: OnceLock<std::string::String>,
 }
 
 impl SegmentStore {
-    /// How many purged segments are kept.
+    /// How many purged segments are kept, if the volume has room for many times that.
     const SPARES_MAX: usize = 4;
+    const SPARES_ROOM: u64 = 32;
 
     /// A store that goes on behind what was recovered, in the manifest's last segment. Creates the first segment if
     /// there is none, and the reserve if there is room for it.
@@ -146,6 +151,8 @@ impl SegmentStore {
             opened_at: end,
             end: AtomicU64::new(end),
             chain: AtomicU32::new(chain),
+            prepare_at: AtomicU64::new(0),
+            is_short: AtomicBool::new(false),
             poison: OnceLock::new(),
         })
     }
@@ -246,6 +253,47 @@ impl SegmentStore {
         })
     }
 
+    /// Prepares the next segment once a quarter of this one is used. If that fails, nothing is lost but time: it is tried
+    /// again after a while, and once more when the next segment is needed.
+    pub(super) fn prepare_ahead(&self) {
+        let active = self.active().segment;
+        let end = self.end();
+        if end < active.base + active.bytes / 4 || end < self.prepare_at.load(Ordering::Relaxed) {
+            return;
+        }
+        let writing = &mut *self.writing();
+        let mut prepared = Ok(());
+        if !writing.spares.iter().any(|spare| spare.bytes >= self.segment_bytes) {
+            prepared = writing.reserve.restore(&*self.directory);
+            prepared = prepared.and_then(|()| {
+                writing.prepare(&*self.directory, self.segment_bytes).map(|next| writing.spares.push(next.segment))
+            });
+        }
+        let lacking = matches!(&prepared, Err(WalError::Io { source, .. }) if lacks_space(source));
+        self.is_short.store(lacking, Ordering::Relaxed);
+        let again = if prepared.is_ok() { active.base + active.bytes } else { end + self.segment_bytes / 16 };
+        self.prepare_at.store(again, Ordering::Relaxed);
+    }
+
+    /// Whether there was no space for the next segment.
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Checks that what was just written is where somebody else would look for it.
+    pub(super) fn check_in_place(&self) -> Result<(), WalError> {
+        let displaced = |file, error: std::io::Error| WalError::Displaced { file, reason: error.to_string() };
+        let directory = &self.directory;
+        directory.check_in_place().map_err(|error| displaced(directory.path().to_path_buf(), error))?;
+        let active = self.active();
+        if active.file.has_name().unwrap_or(true) {
+            return Ok(());
+        }
+        // Some file systems count no names. Only one that cannot be opened either has gone.
+        let opened = directory.open(&active.segment.name()).map(|_| ());
+        opened.map_err(|error| displaced(self.path_of(&active.segment), error))
+    }
+
     /// Removes the segments that lie wholly before `floor`: from the manifest first. A few stay to be
     /// used again.
     pub(super) fn purge(&self, floor: u64) -> Result<(), WalError> {
@@ -269,8 +317,10 @@ impl SegmentStore {
             return Ok(());
         }
         *self.segments.write().unwrap_or_else(PoisonError::into_inner) = writing.manifest.segments.clone();
+        let roomy = self.directory.free_bytes().is_none_or(|free| free / Self::SPARES_ROOM >= self.segment_bytes);
+        let spares_max = if roomy { Self::SPARES_MAX } else { 1 };
         for segment in removed {
-            if writing.spares.len() < Self::SPARES_MAX && segment.bytes == self.segment_bytes {
+            if writing.spares.len() < spares_max && segment.bytes == self.segment_bytes {
                 writing.spares.push(segment);
                 continue;
             }
@@ -279,6 +329,7 @@ impl SegmentStore {
         }
         // Without it the log goes on; the next purge tries again.
         let _ = writing.reserve.restore(&*self.directory);
+        self.prepare_at.store(0, Ordering::Relaxed);
         Ok(())
     }
 
