@@ -217,9 +217,12 @@ fn stop_when_told(server: &Arc<Server>) {
         let server = Arc::clone(server);
         move || {
             eprintln!("node {}: stops", server.raft.id());
+            let mut watch = server.raft.watch();
             server.raft.shutdown();
+            let changes = std::iter::from_fn(|| watch.next(Duration::ZERO));
+            let next_leader = changes.filter_map(|change| change.leader).last();
             // A batch that waits for the next leader does so for as long as ever.
-            server.ending.close(server.settings.leader_wait + CLOSING_MAX);
+            server.ending.close(next_leader, server.settings.leader_wait + CLOSING_MAX);
             std::process::exit(0);
         }
     };

@@ -212,7 +212,7 @@ fn run_segment(server: &Server, commands: &[Bytes], allowance: &SharedAllowance)
             Attempt::Answered(answers) => return answers,
             Attempt::Refused(Refusal::Elsewhere(hint)) => (hint, true),
             // It does not lead any more, or hands over: the next leader is the one that it knows then.
-            Attempt::Refused(Refusal::Stopping) => (server.raft.status().leader, false),
+            Attempt::Refused(Refusal::Stopping) => (next_leader(server), false),
             Attempt::Refused(Refusal::Stopped(message)) => {
                 return Answer::errors(commands.len(), &format!("CLUSTERDOWN {message}"));
             }
@@ -240,6 +240,12 @@ fn run_segment(server: &Server, commands: &[Bytes], allowance: &SharedAllowance)
         }
         await_change(server, remaining.min(LOOK_AGAIN));
     }
+}
+
+/// The leader, as this node knows it while it stops and after.
+fn next_leader(server: &Server) -> Option<LeaderHint> {
+    let stopped = || server.ending.next_leader().map(|id| LeaderHint { id, client_address: server.address_of(id) });
+    server.raft.status().leader.or_else(stopped)
 }
 
 /// Answers to writes up to this size are always given.
