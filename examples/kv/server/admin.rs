@@ -227,6 +227,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("open_reads", number(status.open_reads as u64)),
         ("connections", number(server.places.taken() as u64)),
         ("request_bytes", number(server.request_bytes() as u64)),
+        ("reply_bytes", number(server.replies.taken() as u64)),
     ];
     match print {
         Ok(print) => fields.extend([

@@ -3,6 +3,7 @@
 use super::admin;
 use super::command::{self, Local, Meaning};
 use super::node::Server;
+use super::replies::Out;
 use super::resp::{self, Decoder};
 use super::router;
 use super::store;
@@ -16,8 +17,6 @@ use std::time::Duration;
 const BATCH_COMMANDS_MAX: usize = 1024;
 /// A batch takes no further command once it holds this much, in bytes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// A client that takes no byte of its replies for this long is cut off.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client whose connection is closed may go on sending before that takes its last reply back.
 const LINGER: Duration = Duration::from_secs(1);
 /// The same when the node stops, for the clients all at once.
@@ -44,6 +43,8 @@ enum Source {
     Local(Range<usize>),
     /// From the next of the commands that the leader runs.
     ForLeader,
+    /// From this replica as it is then.
+    Stale(Bytes),
     /// A snapshot, taken once the commands of the batch have run.
     Snapshot,
 }
@@ -85,11 +86,10 @@ impl Batch {
 /// Serves a client until it leaves.
 pub(crate) fn serve(server: &Server, mut stream: &TcpStream, id: u64) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut session = Session { id, stale_reads: false, closing: false, is_lane: false };
     let mut decoder = Decoder::default();
     let mut chunk = vec![0; 16 << 10];
-    let mut out = Vec::new();
+    let mut out = Out::new(stream, &server.replies)?;
     let mut share = MemoryShare { server, bytes: 0 };
     let mut last_rounds = LAST_ROUNDS_MAX;
     while !session.closing && last_rounds > 0 {
@@ -102,29 +102,21 @@ pub(crate) fn serve(server: &Server, mut stream: &TcpStream, id: u64) -> io::Res
         decoder.feed(&chunk[..count]);
         if !share.grow_to(decoder.held()) {
             session.closing = true;
-            resp::write_error(
-                &mut out,
-                "BUSY the clients' unfinished requests take all the memory they may; nothing ran",
-            );
-            stream.write_all(&out)?;
+            let reason = "BUSY the clients' unfinished requests take all the memory they may; nothing ran";
+            resp::write_error(&mut out.bytes, reason);
+            out.flush()?;
             break;
         }
         loop {
             let (mut batch, exhausted) = gather(server, &mut session, &mut decoder);
-            answer(server, &mut batch, &mut out, stream)?;
+            answer(server, &mut batch, &mut out)?;
             if exhausted || session.closing {
                 break;
-            }
-            if out.len() >= BATCH_BYTES_MAX {
-                stream.write_all(&out)?;
-                out.clear();
             }
         }
         decoder.compact();
         share.shrink_to(decoder.held());
-        stream.write_all(&out)?;
-        out.clear();
-        out.shrink_to(BATCH_BYTES_MAX);
+        out.flush()?;
         // What has arrived is answered; a client that goes on asking is cut off.
         last_rounds -= usize::from(server.ending.is_closing());
     }
@@ -208,7 +200,7 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
                 let start = batch.ends.last().copied().unwrap_or(0);
                 if session.stale_reads && store::is_read(&batch.encoded[start..]) {
                     let command = batch.encoded.split_off(start);
-                    batch.push_local(|out| read_locally(server, command, out));
+                    batch.sources.push(Source::Stale(command.into()));
                 } else {
                     batch.ends.push(batch.encoded.len());
                     batch.sources.push(Source::ForLeader);
@@ -224,35 +216,39 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
     (batch, false)
 }
 
-fn read_locally(server: &Server, command: Vec<u8>, out: &mut Vec<u8>) {
-    match server.raft.stale_read(move |store| store.read(&command)) {
-        Ok(reply) => reply.write(out),
-        Err(error) => resp::write_error(out, &format!("CLUSTERDOWN {error}")),
-    }
-}
-
-/// Runs a batch and writes its replies in the order of the requests: to `out`, and from there to the
-/// client as they pile up, for a thousand short requests can ask for gigabytes.
-fn answer(server: &Server, batch: &mut Batch, out: &mut Vec<u8>, mut stream: &TcpStream) -> io::Result<()> {
+/// Runs a batch and writes its replies in the order of the requests. They go to the client as they pile up, and what comes
+/// next runs once they have gone: a thousand short requests can ask for gigabytes.
+fn answer(server: &Server, batch: &mut Batch, out: &mut Out<'_>) -> io::Result<()> {
     let commands = batch.take_commands();
-    let answers = if commands.is_empty() { Vec::new() } else { router::run(server, &commands) };
-    let mut leaders = answers.iter();
+    let mut run = router::Run::new(server, &commands);
+    let mut answers = Vec::new().into_iter();
     for source in &batch.sources {
         match source {
-            Source::Local(range) => out.extend_from_slice(&batch.local[range.clone()]),
-            Source::Snapshot => admin::snapshot(server, out),
-            Source::ForLeader => match leaders.next() {
-                Some(answer) => answer.write(out),
-                None => resp::write_error(out, "UNKNOWN the answer was lost; the command may or may not have run"),
-            },
+            Source::Local(range) => out.bytes.extend_from_slice(&batch.local[range.clone()]),
+            Source::Snapshot => admin::snapshot(server, &mut out.bytes),
+            Source::Stale(command) => {
+                let (answer, allowance) = router::read_stale(server, command);
+                out.begin(&allowance);
+                out.answer(&answer)?;
+            }
+            Source::ForLeader => {
+                if answers.len() == 0 {
+                    answers = run.next().into_iter();
+                }
+                out.begin(run.allowance());
+                match answers.next() {
+                    Some(answer) => out.answer(&answer)?,
+                    None => {
+                        let reason = "UNKNOWN the answer was lost; the command may or may not have run";
+                        resp::write_error(&mut out.bytes, reason);
+                    }
+                }
+            }
         }
-        if out.len() >= BATCH_BYTES_MAX {
-            stream.write_all(out)?;
-            out.clear();
-        }
+        out.relieve()?;
     }
-    if let Some(commands) = batch.forwarded.take() {
-        router::run_forwarded(server, &commands, out);
+    match batch.forwarded.take() {
+        Some(commands) => router::run_forwarded(server, &commands, out),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -5,10 +5,11 @@
 //! each connection answers what has arrived and ends. On a lane, the last word says that whatever comes next did not run, so
 //! a node whose batch crossed it on the way asks the next leader.
 
+use raft_io::NodeId;
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The connections of a node and whether they are to end.
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Ending {
     /// Written under the lock.
     closing: AtomicBool,
+    /// Who led when the driver stopped; set before the connections close.
+    next_leader: OnceLock<NodeId>,
     open: Mutex<BTreeMap<u64, Arc<TcpStream>>>,
     left: Condvar,
 }
@@ -49,8 +52,17 @@ impl Ending {
         self.closing.load(Ordering::SeqCst)
     }
 
-    /// Has every connection answer what it took and end. Returns once all have, or after `longest`.
-    pub(crate) fn close(&self, longest: Duration) {
+    /// Who led when the driver stopped, which knows of no leader any more.
+    pub(crate) fn next_leader(&self) -> Option<NodeId> {
+        self.next_leader.get().copied()
+    }
+
+    /// Has every connection answer what it took, with the help of this leader, and end. Returns once all have, or after
+    /// `longest`.
+    pub(crate) fn close(&self, next_leader: Option<NodeId>, longest: Duration) {
+        if let Some(leader) = next_leader {
+            let _ = self.next_leader.set(leader);
+        }
         let deadline = Instant::now() + longest;
         let mut open = self.lock();
         self.closing.store(true, Ordering::SeqCst);

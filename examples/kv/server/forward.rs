@@ -7,9 +7,10 @@
 //! keeps its order, or one read: a read among writes would wait for a sync, and they for it.
 
 use super::node::{NO_THREAD, Server, TOO_MANY_CLIENTS};
+use super::replies::{Allowance, SharedAllowance};
 use super::reply::{ReplyReader, Value};
 use super::resp;
-use super::router::{self, Answer, Attempt, NOT_LEADER, Refusal};
+use super::router::{self, Answer, Attempt, NO_ROOM, NOT_LEADER, REPLY_DROPPED, Refusal, SHORT_ANSWER_BYTES};
 use bytes::Bytes;
 use raft_io::NodeId;
 use std::cell::Cell;
@@ -17,7 +18,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many connections a node keeps to the leader.
@@ -52,8 +53,16 @@ struct State {
 
 /// A batch, reads or writes, that waits for a lane.
 struct Queued {
-    commands: Vec<Bytes>,
+    batch: Batch,
     wake: SyncSender<Wake>,
+}
+
+/// Commands of one client, and what their replies may hold.
+struct Batch {
+    commands: Vec<Bytes>,
+    allowance: SharedAllowance,
+    /// It has taken room for large replies, which those of others must not fill up.
+    is_alone: bool,
 }
 
 /// What a queued thread wakes up to.
@@ -61,7 +70,7 @@ enum Wake {
     /// Somebody sent its batch.
     Done(Attempt),
     /// It is its turn to send, its own batch first.
-    Send(Lane, Vec<Bytes>),
+    Send(Lane, Batch),
 }
 
 impl Forwarder {
@@ -75,13 +84,21 @@ impl Forwarder {
     }
 
     /// Hands a batch to the leader, alone or with those of other clients.
-    pub(crate) fn forward(&self, server: &Server, leader: &Leader, commands: &[Bytes]) -> Attempt {
+    pub(crate) fn forward(
+        &self,
+        server: &Server,
+        leader: &Leader,
+        commands: &[Bytes],
+        allowance: &SharedAllowance,
+    ) -> Attempt {
+        let is_alone = Allowance::lock(allowance).has_room();
+        let batch = Batch { commands: commands.to_vec(), allowance: Arc::clone(allowance), is_alone };
         let mut state = self.lock();
         let (mut lane, own) = match state.free.pop() {
-            Some(lane) => (lane, commands.to_vec()),
+            Some(lane) => (lane, batch),
             None => {
                 let (wake, woken) = sync_channel(1);
-                state.queue.push_back(Queued { commands: commands.to_vec(), wake });
+                state.queue.push_back(Queued { batch, wake });
                 drop(state);
                 match woken.recv() {
                     Ok(Wake::Done(attempt)) => return attempt,
@@ -96,12 +113,10 @@ impl Forwarder {
         };
         let group = state.take_group(&own);
         drop(state);
-        let own_count = own.len();
-        let mut all = own;
-        all.extend(group.iter().flat_map(|queued| queued.commands.iter().cloned()));
+        let all: Vec<&Batch> = std::iter::once(&own).chain(group.iter().map(|queued| &queued.batch)).collect();
         let attempt = lane.send(server, leader, &all);
         self.release(lane);
-        distribute(attempt, own_count, group)
+        distribute(attempt, own.commands.len(), group)
     }
 
     /// Passes a lane to the first in the queue.
@@ -109,10 +124,10 @@ impl Forwarder {
         let mut state = self.lock();
         match state.queue.pop_front() {
             None => state.free.push(lane),
-            Some(Queued { commands, wake }) => {
+            Some(Queued { batch, wake }) => {
                 drop(state);
                 // The thread waits in `recv`, so this neither fails nor blocks.
-                let _ = wake.send(Wake::Send(lane, commands));
+                let _ = wake.send(Wake::Send(lane, batch));
             }
         }
     }
@@ -120,18 +135,19 @@ impl Forwarder {
 
 impl State {
     /// Takes as many queued batches of the same kind as fit into one request with `own`.
-    fn take_group(&mut self, own: &[Bytes]) -> Vec<Queued> {
-        let bytes = |commands: &[Bytes]| commands.iter().map(Bytes::len).sum::<usize>();
-        let (mut count, mut size) = (own.len(), bytes(own));
+    fn take_group(&mut self, own: &Batch) -> Vec<Queued> {
+        let bytes = |batch: &Batch| batch.commands.iter().map(Bytes::len).sum::<usize>();
+        let (mut count, mut size) = (own.commands.len(), bytes(own));
         let (mut group, mut rest) = (Vec::new(), VecDeque::new());
-        let mut full = false;
+        let mut full = own.is_alone;
         for next in self.queue.drain(..) {
-            if full || router::are_reads(&next.commands) != router::are_reads(own) {
+            let same_kind = router::are_reads(&next.batch.commands) == router::are_reads(&own.commands);
+            if full || next.batch.is_alone || !same_kind {
                 rest.push_back(next);
                 continue;
             }
-            count += next.commands.len();
-            size += bytes(&next.commands);
+            count += next.batch.commands.len();
+            size += bytes(&next.batch);
             full = count > GROUP_COMMANDS_MAX || size > GROUP_BYTES_MAX;
             if full { rest.push_back(next) } else { group.push(next) }
         }
@@ -153,7 +169,7 @@ fn distribute(attempt: Attempt, own_count: usize, group: Vec<Queued>) -> Attempt
     };
     let mut others = rest.split_off(own_count);
     for queued in group {
-        let rest = others.split_off(queued.commands.len());
+        let rest = others.split_off(queued.batch.commands.len());
         let part = std::mem::replace(&mut others, rest);
         let _ = queued.wake.send(Wake::Done(Attempt::Answered(part)));
     }
@@ -167,22 +183,24 @@ struct Lane {
 }
 
 impl Lane {
-    fn send(&mut self, server: &Server, leader: &Leader, commands: &[Bytes]) -> Attempt {
+    fn send(&mut self, server: &Server, leader: &Leader, batches: &[&Batch]) -> Attempt {
         let Ok(upstream) = self.connect(server, leader) else { return Attempt::Refused(Refusal::SOMEWHERE) };
+        let commands = || batches.iter().flat_map(|batch| &batch.commands);
         let mut request = Vec::new();
-        resp::write_array(&mut request, commands.len() + 1);
+        resp::write_array(&mut request, commands().count() + 1);
         resp::write_bulk(&mut request, REQUEST_NAME);
-        commands.iter().for_each(|command| resp::write_bulk(&mut request, command));
+        commands().for_each(|command| resp::write_bulk(&mut request, command));
         if upstream.stream().write_all(&request).is_err() {
             // The request did not leave as a whole, and a part of one never runs.
             self.upstream = None;
             return Attempt::Refused(Refusal::SOMEWHERE);
         }
-        match receive(upstream, commands.len()) {
+        match receive(upstream, batches) {
             Ok(attempt) => attempt,
             Err(error) => {
                 self.upstream = None;
-                lost(&format!("lost node {} at {} ({error})", leader.id, leader.address), commands)
+                let commands: Vec<Bytes> = commands().cloned().collect();
+                lost(&format!("lost node {} at {} ({error})", leader.id, leader.address), &commands)
             }
         }
     }
@@ -245,23 +263,25 @@ fn is_open(reader: &ReplyReader) -> bool {
     !reader.has_unread() && peek(stream).unwrap_or(false)
 }
 
-fn receive(upstream: &mut ReplyReader, count: usize) -> io::Result<Attempt> {
+fn receive(upstream: &mut ReplyReader, batches: &[&Batch]) -> io::Result<Attempt> {
+    let count = batches.iter().map(|batch| batch.commands.len()).sum();
     match upstream.read_array_header()? {
         Ok(found) if found == count => {
-            let mut raw = Vec::new();
-            let mut ends = Vec::with_capacity(count);
-            for _ in 0..count {
-                upstream.copy(&mut raw)?;
-                ends.push(raw.len());
+            let mut answers = Vec::with_capacity(count);
+            for batch in batches {
+                receive_batch(upstream, batch, &mut answers)?;
             }
-            let (raw, mut start) = (Bytes::from(raw), 0);
-            let slices = ends.into_iter().map(|end| raw.slice(std::mem::replace(&mut start, end)..end));
-            let replies: Vec<Bytes> = slices.collect();
             // A leader of version 0.6 that stops says so to each command.
-            if replies.iter().all(|reply| reply.strip_prefix(b"-").is_some_and(says_that_nothing_ran)) {
+            let is_refusal = |answer: &Answer| match answer {
+                Answer::Raw(reply) => {
+                    reply.first().and_then(|start| start.strip_prefix(b"-")).is_some_and(says_that_nothing_ran)
+                }
+                _ => false,
+            };
+            if answers.iter().all(is_refusal) {
                 return Ok(Attempt::Refused(Refusal::SOMEWHERE));
             }
-            Ok(Attempt::Answered(replies.into_iter().map(Answer::Raw).collect()))
+            Ok(Attempt::Answered(answers))
         }
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered another number of commands")),
         Err(Value::Error(message)) if says_that_nothing_ran(message.as_bytes()) => {
@@ -270,6 +290,68 @@ fn receive(upstream: &mut ReplyReader, count: usize) -> io::Result<Attempt> {
         Err(Value::Error(message)) => Ok(Attempt::Answered(Answer::errors(count, &message))),
         Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered something else")),
     }
+}
+
+/// Reads the replies to one client's batch, and keeps those that may be held. The others are passed over, for a lane waits
+/// for nobody: a read is asked again when there is room for its reply.
+fn receive_batch(upstream: &mut ReplyReader, batch: &Batch, answers: &mut Vec<Answer>) -> io::Result<()> {
+    let mut allowance = Allowance::lock(&batch.allowance);
+    let are_reads = router::are_reads(&batch.commands);
+    for position in 0..batch.commands.len() {
+        let (mut reply, mut size, mut counted, mut is_kept) = (Pieces::default(), 0, 0, true);
+        upstream.pass(&mut |piece| {
+            size += piece.len();
+            if !is_kept {
+                return;
+            }
+            let admitted = allowance.admit(piece.len(), position == 0);
+            counted += if admitted { piece.len() } else { 0 };
+            is_kept = admitted || !are_reads && size <= SHORT_ANSWER_BYTES;
+            if is_kept {
+                reply.push(piece);
+            }
+        })?;
+        if is_kept {
+            let reply = reply.finish();
+            let lacking = reply.first().and_then(|start| no_room(start)).filter(|_| are_reads);
+            answers.push(lacking.map_or(Answer::Raw(reply), Answer::NoRoom));
+        } else {
+            allowance.take_back(counted);
+            answers.push(if are_reads { Answer::NoRoom(size) } else { Answer::Error(REPLY_DROPPED.into()) });
+        }
+    }
+    Ok(())
+}
+
+/// A reply as it arrives. In pieces, because allocators keep large blocks that were freed, each thread's for itself.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Pieces {
+    const BYTES: usize = 64 << 10;
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.last.len() + bytes.len() > Self::BYTES {
+            self.full.push(std::mem::take(&mut self.last).into());
+            self.last.reserve_exact(Self::BYTES);
+        }
+        self.last.extend_from_slice(bytes);
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.full.push(self.last.into());
+        self.full
+    }
+}
+
+/// The size of a reply for which the leader had no room.
+fn no_room(reply: &[u8]) -> Option<usize> {
+    let rest = reply.strip_prefix(b"-")?.strip_prefix(NO_ROOM.as_bytes())?.strip_prefix(b" ")?;
+    let digits = rest.split(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Whether an error says that nothing ran and that it can be asked again, here or elsewhere.

@@ -7,6 +7,7 @@
 //! | `places` | how many may be connected, and that the other nodes always may |
 //! | `ending` | a node that stops answers what it took, then closes its clients' connections |
 //! | `connection` | one client: batches of pipelined requests in, one write of replies out |
+//! | `replies` | what the replies of all clients may hold together, and writing them |
 //! | `router` | getting a batch to the leader: here, forwarded, or a redirect |
 //! | `forward` | the lanes to the leader, on which the batches of many clients travel together |
 //! | `command` | what the words of a request mean |
@@ -29,6 +30,7 @@ mod node;
 mod options;
 mod places;
 pub(crate) mod recover;
+mod replies;
 pub(crate) mod reply;
 pub(crate) mod resp;
 mod router;

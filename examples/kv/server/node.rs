@@ -5,6 +5,7 @@ use super::ending::Ending;
 use super::forward::Forwarder;
 use super::options::{ServeOptions, Settings};
 use super::places::{self, Places};
+use super::replies::ReplyMemory;
 use super::store::Store;
 use raft_io::driver::{DriverOptions, Raft, Snapshots};
 use raft_io::log::wal::{WalLog, WalOptions};
@@ -22,8 +23,6 @@ use std::time::{Duration, Instant};
 
 /// How a node ends that was asked for something impossible.
 const BAD_CONFIGURATION: u8 = 2;
-/// For how many other nodes there is room at least: clusters grow.
-const PEERS_EXPECTED: usize = 4;
 /// What a client is told that finds no place; nothing of it ran.
 pub(crate) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
 /// Likewise, when the system gives no thread.
@@ -43,6 +42,7 @@ pub(crate) struct Server {
     transport: TcpTransport,
     pub(crate) places: Places,
     pub(crate) ending: Ending,
+    pub(crate) replies: Arc<ReplyMemory>,
     /// Bytes of unfinished requests, of all clients.
     request_bytes: AtomicUsize,
 }
@@ -130,8 +130,7 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let (Some(log), Some(listener), Some(transport)) = (log, listener, transport) else { return Err(problems) };
     let Some(snapshots) = snapshots else { return Err(problems) };
     // Before anything runs that needs descriptors of its own.
-    let (wanted, peers) =
-        (settings.options.connections_max, settings.peers.len().saturating_sub(1).max(PEERS_EXPECTED));
+    let (wanted, peers) = (settings.options.connections_max, settings.peers.len().saturating_sub(1));
     let places = Places::new(&listener, wanted, peers, handshakes_max);
     if places.clients_max() < wanted {
         let granted = places.clients_max();
@@ -149,8 +148,8 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let raft = Raft::start_with(settings.config.clone(), driver, log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
     let (started, forwarder, request_bytes) = (Instant::now(), Forwarder::new(), AtomicUsize::new(0));
-    let ending = Ending::default();
-    Ok((Server { raft, settings, started, forwarder, transport, places, ending, request_bytes }, listener))
+    let (ending, replies) = (Ending::default(), ReplyMemory::new(settings.reply_bytes_shared));
+    Ok((Server { raft, settings, started, forwarder, transport, places, ending, replies, request_bytes }, listener))
 }
 
 /// Beside the log, and not in its directory itself: each syncs its own.
@@ -218,9 +217,12 @@ fn stop_when_told(server: &Arc<Server>) {
         let server = Arc::clone(server);
         move || {
             eprintln!("node {}: stops", server.raft.id());
+            let mut watch = server.raft.watch();
             server.raft.shutdown();
+            let changes = std::iter::from_fn(|| watch.next(Duration::ZERO));
+            let next_leader = changes.filter_map(|change| change.leader).last();
             // A batch that waits for the next leader does so for as long as ever.
-            server.ending.close(server.settings.leader_wait + CLOSING_MAX);
+            server.ending.close(next_leader, server.settings.leader_wait + CLOSING_MAX);
             std::process::exit(0);
         }
     };

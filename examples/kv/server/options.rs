@@ -1,5 +1,7 @@
 //! The command line of a server, checked as a whole: every problem is reported at once.
 
+use super::places::lanes_max;
+use super::replies;
 use super::resp;
 use clap::{Args, ValueEnum};
 use raft_io::RaftConfig;
@@ -82,6 +84,10 @@ pub(crate) struct ServeOptions {
     /// How much unfinished requests of all clients may hold together, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub(crate) request_memory_mib: usize,
+    /// How much the replies to all clients may hold together, in MiB, until the clients have read them: 64 KiB for each
+    /// connection, and the rest shared
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub(crate) reply_memory_mib: usize,
     /// Record every step in this directory, one file per life of the node; needs a build with the feature `trace`
     #[arg(long, value_name = "DIR")]
     pub(crate) trace: Option<PathBuf>,
@@ -108,6 +114,8 @@ pub(crate) struct Settings {
     pub(crate) advertised: String,
     pub(crate) leader_wait: Duration,
     pub(crate) result_wait: Duration,
+    /// What replies may hold beyond what each connection may.
+    pub(crate) reply_bytes_shared: usize,
 }
 
 impl ServeOptions {
@@ -149,6 +157,18 @@ impl ServeOptions {
         if self.connections_max == 0 {
             problems.push("--connections-max 0: must be at least 1".into());
         }
+        let own_bytes = replies::OWN_BYTES.saturating_mul(self.connections_max.saturating_add(lanes_max(peers.len())));
+        let least_bytes = own_bytes.saturating_add(replies::ReplyMemory::LEAST_BYTES);
+        let reply_bytes = self.reply_memory_mib.saturating_mul(1 << 20);
+        if reply_bytes < least_bytes {
+            problems.push(format!(
+                "--reply-memory-mib {}: with --connections-max {} it must be at least {}: 64 KiB for each connection, the \
+                 nodes' included, and one large reply",
+                self.reply_memory_mib,
+                self.connections_max,
+                least_bytes.div_ceil(1 << 20),
+            ));
+        }
         let mut config = RaftConfig::new(self.id, peers.keys().copied());
         for (id, address) in &peers {
             config.membership = config.membership.with_address(*id, address.clone());
@@ -167,7 +187,8 @@ impl ServeOptions {
         }
         let leader_wait = Duration::from_millis(self.leader_wait_ms);
         let result_wait = Duration::from_millis(self.result_wait_ms);
-        Ok(Settings { options: self, config, peers, advertised, leader_wait, result_wait })
+        let reply_bytes_shared = reply_bytes.saturating_sub(own_bytes);
+        Ok(Settings { options: self, config, peers, advertised, leader_wait, result_wait, reply_bytes_shared })
     }
 }
 

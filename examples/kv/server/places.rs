@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// What the log, a lane's reconnection and the process itself open at a time, generously.
 const OWN_DESCRIPTORS: usize = 32;
+/// For how many other nodes there is room at least: clusters grow.
+const PEERS_EXPECTED: usize = 4;
 /// What the transport opens for each peer: two connections, and their successors.
 const DESCRIPTORS_PER_PEER: usize = 4;
 /// A connection beyond the clients' places says within this time that it is a node's, or leaves.
@@ -38,12 +40,18 @@ impl Drop for Place {
     }
 }
 
+/// How many lanes so many nodes may have here, or the few that a cluster grows to. A lane's successor may come before its
+/// predecessor is seen to have gone.
+pub(crate) fn lanes_max(nodes: usize) -> usize {
+    2 * forward::LANES * nodes.max(PEERS_EXPECTED)
+}
+
 impl Places {
     /// Places for `clients_wanted` clients, or fewer if the system grants no more descriptors, and for
     /// the lanes of `peers` nodes. Everything else that stays open is open already.
     pub(crate) fn new(listener: &TcpListener, clients_wanted: usize, peers: usize, handshakes_max: usize) -> Self {
-        // A lane's successor may come before its predecessor is seen to have gone.
-        let nodes_max = 2 * forward::LANES * peers;
+        let nodes_max = lanes_max(peers);
+        let peers = peers.max(PEERS_EXPECTED);
         let own = OWN_DESCRIPTORS + handshakes_max + DESCRIPTORS_PER_PEER * peers;
         let granted = descriptors_granted(listener, clients_wanted.saturating_add(nodes_max + own));
         let clients_max = clients_wanted.min(granted.saturating_sub(nodes_max + own)).max(1);

@@ -77,12 +77,10 @@ impl ReplyReader {
         Ok(Ok(length(&line)?.unwrap_or(0)))
     }
 
-    /// Copies the next reply, as it stands, to `out`.
-    pub(crate) fn copy(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+    /// Gives the next reply piece by piece, as it stands and as it arrives: no more of it is held here.
+    pub(crate) fn pass(&mut self, piece: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         self.compact();
-        self.skip(DEPTH_MAX)?;
-        out.extend_from_slice(&self.bytes[..self.at]);
-        Ok(())
+        self.pass_value(DEPTH_MAX, piece)
     }
 
     fn compact(&mut self) {
@@ -120,21 +118,37 @@ impl ReplyReader {
         }
     }
 
-    fn skip(&mut self, depth: usize) -> io::Result<()> {
+    fn pass_value(&mut self, depth: usize, piece: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        if self.at == self.bytes.len() {
+            self.bytes.clear();
+            self.at = 0;
+        }
+        let start = self.at;
         let (kind, line) = self.line()?;
+        piece(&self.bytes[start..self.at]);
         match kind {
-            b'$' => {
-                if let Some(length) = length(&line)? {
-                    self.fill(length + 2)?;
-                    self.at += length + 2;
-                }
-                Ok(())
-            }
+            b'$' => length(&line)?.map_or(Ok(()), |length| self.pass_bytes(length + 2, piece)),
             b'*' if depth == 0 => Err(malformed("a reply nests too deeply")),
-            b'*' => (0..length(&line)?.unwrap_or(0)).try_for_each(|_| self.skip(depth - 1)),
+            b'*' => (0..length(&line)?.unwrap_or(0)).try_for_each(|_| self.pass_value(depth - 1, piece)),
             b'+' | b'-' | b':' => Ok(()),
             _ => Err(malformed("a reply of unknown kind")),
         }
+    }
+
+    fn pass_bytes(&mut self, count: usize, piece: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut missing = count;
+        while missing > 0 {
+            if self.at == self.bytes.len() {
+                self.bytes.clear();
+                self.at = 0;
+                self.receive()?;
+            }
+            let end = self.bytes.len().min(self.at + missing);
+            piece(&self.bytes[self.at..end]);
+            missing -= end - self.at;
+            self.at = end;
+        }
+        Ok(())
     }
 
     /// Kind and rest of the next line.

@@ -274,9 +274,14 @@ pub(crate) fn write_integer(out: &mut Vec<u8>, number: i64) {
     header(out, b':', number);
 }
 
+/// The start of a bulk string; its bytes follow, and CRLF.
+pub(crate) fn write_bulk_header(out: &mut Vec<u8>, length: usize) {
+    header(out, b'$', length as i64);
+}
+
 /// `$3 foo`
 pub(crate) fn write_bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    header(out, b'$', bytes.len() as i64);
+    write_bulk_header(out, bytes.len());
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }

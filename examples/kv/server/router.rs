@@ -9,15 +9,22 @@
 //! A command that was refused did not run and may go elsewhere: whoever refuses it, this node or the one
 //! it was forwarded to, it is tried again until --leader-wait-ms is over. A write that may have been
 //! proposed is never sent twice. A read has no effect, so it is tried again until somebody answers it.
+//!
+//! Replies are counted before they are fetched (`replies`). A read whose reply finds no room is asked again
+//! once there is room; a write that may answer much has its room before it runs.
 
 use super::forward::Leader;
 use super::node::Server;
 use super::options::OnFollower;
+use super::replies::{Allowance, Out, SINGLE_BYTES_MAX, SharedAllowance};
 use super::resp;
 use super::sessions::unwrapped;
 use super::store::{self, Reply, Store};
 use bytes::Bytes;
 use raft_io::driver::{LeaderHint, RequestError, WaitError};
+use std::io;
+use std::slice;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,17 +35,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 pub(crate) enum Answer {
     Reply(Reply),
     Error(String),
-    /// As another node wrote it.
-    Raw(Bytes),
+    /// As another node wrote it, in pieces.
+    Raw(Vec<Bytes>),
+    /// Not fetched: the reply to a read holds so many bytes, and there was no room for it.
+    NoRoom(usize),
 }
 
 impl Answer {
     /// The time for the batch is spent, and whether there is a leader is in doubt.
     fn is_lost(&self) -> bool {
         let message = match self {
-            Self::Reply(_) => return false,
+            Self::Reply(_) | Self::NoRoom(_) => return false,
             Self::Error(message) => message.as_bytes(),
-            Self::Raw(bytes) => bytes.strip_prefix(b"-").unwrap_or_default(),
+            Self::Raw(pieces) => pieces.first().and_then(|start| start.strip_prefix(b"-")).unwrap_or_default(),
         };
         [&b"UNKNOWN "[..], b"CLUSTERDOWN "].iter().any(|code| message.starts_with(code))
     }
@@ -48,11 +57,12 @@ impl Answer {
         (0..count).map(|_| Self::Error(message.to_owned())).collect()
     }
 
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+    /// About what it holds in memory.
+    fn bytes(&self) -> usize {
         match self {
-            Self::Reply(reply) => reply.write(out),
-            Self::Error(message) => resp::write_error(out, message),
-            Self::Raw(bytes) => out.extend_from_slice(bytes),
+            Self::Reply(reply) => reply.bytes(),
+            Self::Raw(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Error(_) | Self::NoRoom(_) => 0,
         }
     }
 }
@@ -80,17 +90,97 @@ impl Refusal {
     pub(crate) const SOMEWHERE: Self = Self::Elsewhere(None);
 }
 
-/// Runs a batch for a client of this node.
-pub(crate) fn run(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
-    match in_segments(commands, |segment| Attempt::Answered(run_segment(server, segment))) {
-        Attempt::Answered(answers) => answers,
-        Attempt::Refused(_) => Vec::new(),
+/// A batch of a client of this node, which runs as its replies are written.
+pub(crate) struct Run<'a> {
+    server: &'a Server,
+    /// Those that have not run.
+    rest: &'a [Bytes],
+    is_lost: bool,
+    allowance: SharedAllowance,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(server: &'a Server, commands: &'a [Bytes]) -> Self {
+        Self { server, rest: commands, is_lost: false, allowance: Allowance::new(&server.replies) }
+    }
+
+    /// What the answers hold that were given out last.
+    pub(crate) fn allowance(&self) -> &Mutex<Allowance> {
+        &self.allowance
+    }
+
+    /// The next answers: one at least, if a command has not run. Those before are written.
+    pub(crate) fn next(&mut self) -> Vec<Answer> {
+        let segment = first_segment(self.rest);
+        self.allowance = Allowance::new(&self.server.replies);
+        let answers = if self.is_lost {
+            // Its client would wait for each segment anew.
+            Answer::errors(segment.len(), "CLUSTERDOWN one before it got no answer; the command did not run")
+        } else {
+            self.run(segment)
+        };
+        self.is_lost |= answers.last().is_some_and(Answer::is_lost);
+        self.rest = &self.rest[answers.len().min(self.rest.len())..];
+        answers
+    }
+
+    /// Runs a segment, or as much from its start as there is room for.
+    fn run(&mut self, segment: &[Bytes]) -> Vec<Answer> {
+        let deadline = Instant::now() + self.server.settings.result_wait;
+        let mut wanted = segment.iter().map(store::write_reply_bytes_max).sum();
+        loop {
+            if wanted > 0 {
+                match self.server.replies.take(wanted, deadline) {
+                    Some(room) => self.allowance = Allowance::with(room),
+                    None => return Answer::errors(segment.len(), NO_ROOM_IN_TIME),
+                }
+            }
+            let mut answers = run_segment(self.server, segment, &self.allowance);
+            let lacking = answers.iter().position(|answer| matches!(answer, Answer::NoRoom(_)));
+            answers.truncate(lacking.map_or(answers.len(), |at| at.max(1)));
+            match answers.first() {
+                Some(Answer::NoRoom(bytes)) if *bytes > SINGLE_BYTES_MAX => {
+                    return vec![Answer::Error("ERR the reply is too large".into())];
+                }
+                Some(Answer::NoRoom(bytes)) => wanted = *bytes,
+                _ => {
+                    Allowance::lock(&self.allowance).keep(answers.iter().map(Answer::bytes).sum());
+                    return answers;
+                }
+            }
+        }
+    }
+}
+
+/// Answers a read from this replica as it is, and what its reply holds.
+pub(crate) fn read_stale(server: &Server, command: &Bytes) -> (Answer, SharedAllowance) {
+    let deadline = Instant::now() + server.settings.result_wait;
+    let mut allowance = Allowance::new(&server.replies);
+    loop {
+        match server.raft.stale_read(fetch(slice::from_ref(command), &allowance)).as_deref() {
+            Ok([Answer::NoRoom(bytes)]) => match server.replies.take(*bytes, deadline) {
+                Some(room) => allowance = Allowance::with(room),
+                None => return (Answer::Error(NO_ROOM_IN_TIME.into()), allowance),
+            },
+            Ok([Answer::Reply(reply)]) => return (Answer::Reply(reply.clone()), allowance),
+            Ok(_) => return (Answer::Error("ERR the read has no answer".into()), allowance),
+            Err(error) => return (Answer::Error(format!("CLUSTERDOWN {error}")), allowance),
+        }
     }
 }
 
 /// Whether the commands of a segment are reads.
 pub(crate) fn are_reads(segment: &[Bytes]) -> bool {
     segment.first().is_some_and(|command| store::is_read(command))
+}
+
+/// The commands at the start that run together: of one kind, and a write that may answer much by itself.
+fn first_segment(commands: &[Bytes]) -> &[Bytes] {
+    let alone = |command: &Bytes| store::write_reply_bytes_max(command) > 0;
+    commands
+        .chunk_by(|one, next| store::is_read(one) == store::is_read(next) && !alone(one) && !alone(next))
+        .next()
+        .unwrap_or_default()
 }
 
 /// Runs a batch segment by segment. It is refused if the first one is. Behind commands without an
@@ -114,14 +204,15 @@ fn in_segments(commands: &[Bytes], mut run: impl FnMut(&[Bytes]) -> Attempt) -> 
     Attempt::Answered(answers)
 }
 
-fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
+fn run_segment(server: &Server, commands: &[Bytes], allowance: &SharedAllowance) -> Vec<Answer> {
     let deadline = Instant::now() + server.settings.leader_wait;
     loop {
-        let (hint, may_stay) = match run_here(server, commands) {
+        Allowance::lock(allowance).reset();
+        let (hint, may_stay) = match run_here(server, commands, allowance) {
             Attempt::Answered(answers) => return answers,
             Attempt::Refused(Refusal::Elsewhere(hint)) => (hint, true),
             // It does not lead any more, or hands over: the next leader is the one that it knows then.
-            Attempt::Refused(Refusal::Stopping) => (server.raft.status().leader, false),
+            Attempt::Refused(Refusal::Stopping) => (next_leader(server), false),
             Attempt::Refused(Refusal::Stopped(message)) => {
                 return Answer::errors(commands.len(), &format!("CLUSTERDOWN {message}"));
             }
@@ -135,7 +226,7 @@ fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
             if server.settings.options.on_follower == OnFollower::Moved {
                 return moved(commands, &leader.address);
             }
-            match server.forwarder.forward(server, &leader, commands) {
+            match server.forwarder.forward(server, &leader, commands, allowance) {
                 Attempt::Answered(answers) => return answers,
                 Attempt::Refused(_) => {}
             }
@@ -151,48 +242,94 @@ fn run_segment(server: &Server, commands: &[Bytes]) -> Vec<Answer> {
     }
 }
 
-/// What the answers to a forwarded batch may hold together, in bytes.
-const FORWARDED_BYTES_MAX: usize = 64 << 20;
-/// Answers up to this size are always given.
-const SHORT_ANSWER_BYTES: usize = 512;
+/// The leader, as this node knows it while it stops and after.
+fn next_leader(server: &Server) -> Option<LeaderHint> {
+    let stopped = || server.ending.next_leader().map(|id| LeaderHint { id, client_address: server.address_of(id) });
+    server.raft.status().leader.or_else(stopped)
+}
+
+/// Answers to writes up to this size are always given.
+pub(crate) const SHORT_ANSWER_BYTES: usize = 512;
+/// How long a lane waits for room: others need it too.
+const LANE_ROOM_WAIT: Duration = Duration::from_secs(1);
+const NO_ROOM_IN_TIME: &str =
+    "BUSY the replies to other clients take all the memory that replies may; the command did not run";
+/// A command ran that cannot be asked again, and its reply is lost.
+pub(crate) const REPLY_DROPPED: &str = "ERR the command ran, but there was no memory for its reply";
+/// Tells another node that a read has not been answered, and the size of its reply.
+pub(crate) const NO_ROOM: &str = "NOROOM";
 
 /// Begins the answer to a forwarded batch of which nothing ran.
 pub(crate) const NOT_LEADER: &str = "NOTLEADER";
 
 /// Runs a batch that another node forwarded; never forwards it again. Writes one array, or one error
 /// if nothing ran.
-pub(crate) fn run_forwarded(server: &Server, commands: &[Bytes], out: &mut Vec<u8>) {
-    match in_segments(commands, |segment| run_here(server, segment)) {
-        Attempt::Refused(_) => resp::write_error(out, "NOTLEADER this node does not lead; nothing ran"),
-        Attempt::Answered(answers) => {
-            resp::write_array(out, commands.len());
-            answers.iter().for_each(|answer| write_forwarded(answer, out));
+pub(crate) fn run_forwarded(server: &Server, commands: &[Bytes], out: &mut Out<'_>) -> io::Result<()> {
+    let mut allowance = Allowance::new(&server.replies);
+    let mut wanted = commands.iter().map(store::write_reply_bytes_max).sum::<usize>().min(SINGLE_BYTES_MAX);
+    let mut deadline = Instant::now() + server.settings.result_wait;
+    let answers = loop {
+        if wanted > 0 {
+            match server.replies.take(wanted, deadline) {
+                Some(room) => allowance = Allowance::with(room),
+                None => {
+                    resp::write_error(&mut out.bytes, NO_ROOM_IN_TIME);
+                    return Ok(());
+                }
+            }
         }
+        match in_segments(commands, |segment| run_here(server, segment, &allowance)) {
+            Attempt::Refused(_) => {
+                resp::write_error(&mut out.bytes, &format!("{NOT_LEADER} this node does not lead; nothing ran"));
+                return Ok(());
+            }
+            // Only reads have no room, and are asked again.
+            Attempt::Answered(answers) => match answers.first() {
+                Some(Answer::NoRoom(bytes)) if wanted == 0 && are_reads(commands) => {
+                    (wanted, deadline) = (*bytes, Instant::now() + LANE_ROOM_WAIT);
+                }
+                _ => break answers,
+            },
+        }
+    };
+    out.begin(&allowance);
+    resp::write_array(&mut out.bytes, commands.len());
+    for (position, (answer, command)) in answers.iter().zip(commands).enumerate() {
+        let admitted = store::is_read(command)
+            || answer.bytes() <= SHORT_ANSWER_BYTES
+            || Allowance::lock(&allowance).admit(answer.bytes(), position == 0);
+        if admitted { out.answer(answer)? } else { resp::write_error(&mut out.bytes, REPLY_DROPPED) }
     }
+    out.flush()
 }
 
-/// Writes an answer that another node will hold in memory together with the rest of its batch. A large
-/// one that no longer fits is left out, and says that its command ran.
-fn write_forwarded(answer: &Answer, out: &mut Vec<u8>) {
-    let start = out.len();
-    answer.write(out);
-    if out.len() > FORWARDED_BYTES_MAX && out.len() - start > SHORT_ANSWER_BYTES {
-        out.truncate(start);
-        resp::write_error(out, "ERR the command ran, but the replies exceed 64 MiB; ask for less at a time");
-    }
+/// Tells another node that a read has no answer yet.
+pub(crate) fn write_no_room(out: &mut Vec<u8>, bytes: usize) {
+    resp::write_error(out, &format!("{NO_ROOM} {bytes} bytes of reply found no room; ask for less at a time"));
 }
 
 /// Runs a segment on this node, if it leads, or may read without.
-fn run_here(server: &Server, commands: &[Bytes]) -> Attempt {
-    if are_reads(commands) { read(server, commands) } else { propose(server, commands) }
+fn run_here(server: &Server, commands: &[Bytes], allowance: &SharedAllowance) -> Attempt {
+    if are_reads(commands) { read(server, commands, allowance) } else { propose(server, commands) }
+}
+
+/// Looks for the replies to these reads, and takes those that may be held.
+fn fetch(commands: &[Bytes], allowance: &SharedAllowance) -> impl FnOnce(&Store) -> Vec<Answer> + Send + use<> {
+    let (asked, allowance) = (commands.to_vec(), Arc::clone(allowance));
+    move |store| {
+        let mut allowance = Allowance::lock(&allowance);
+        let answer = |(position, command): (usize, &Bytes)| {
+            let reply = store.read(command);
+            let bytes = reply.bytes();
+            if allowance.admit(bytes, position == 0) { Answer::Reply(reply) } else { Answer::NoRoom(bytes) }
+        };
+        asked.iter().enumerate().map(answer).collect()
+    }
 }
 
 /// Looks once for all of them.
-fn read(server: &Server, commands: &[Bytes]) -> Attempt {
-    let look = || {
-        let asked = commands.to_vec();
-        move |store: &Store| asked.iter().map(|command| store.read(command)).collect::<Vec<_>>()
-    };
+fn read(server: &Server, commands: &[Bytes], allowance: &SharedAllowance) -> Attempt {
+    let look = || fetch(commands, allowance);
     let (options, patience) = (&server.settings.options, server.settings.result_wait);
     let outcome = if options.follower_reads && options.lease_ticks.is_none() {
         server.raft.follower_read(look()).wait(patience)
@@ -206,7 +343,7 @@ fn read(server: &Server, commands: &[Bytes]) -> Attempt {
         }
     };
     match outcome {
-        Ok(replies) => Attempt::Answered(replies.into_iter().map(Answer::Reply).collect()),
+        Ok(answers) => Attempt::Answered(answers),
         Err(error) => refused(&error)
             .map_or_else(|| Attempt::Answered(Answer::errors(commands.len(), &explain(&error))), Attempt::Refused),
     }

@@ -3,6 +3,7 @@
 //! Lives here: the encoding of commands in the log, the state machine, its hash. Does not live here:
 //! Redis syntax, which ends in `command`.
 
+use super::replies::SINGLE_BYTES_MAX;
 use super::resp;
 use super::sessions;
 use super::shards::Shards;
@@ -148,6 +149,22 @@ pub(crate) fn first_key(command: &[u8]) -> &[u8] {
 /// Whether an encoded command leaves the state as it is.
 pub(crate) fn is_read(command: &[u8]) -> bool {
     command.first().and_then(|byte| Operation::from_byte(*byte)).is_some_and(Operation::is_read)
+}
+
+/// What the reply of an encoded command that writes may hold, if that is much; 0 if not. A read can be asked again when
+/// there is no memory for its reply, but a write runs once.
+pub(crate) fn write_reply_bytes_max(command: &Bytes) -> usize {
+    let [operation, flags, ..] = command[..] else { return 0 };
+    match Operation::from_byte(operation) {
+        Some(Operation::Set) if flags & SET_RETURNS_OLD != 0 => VALUE_BYTES_MAX,
+        Some(Operation::Session) => match sessions::unwrapped(command) {
+            inner if inner.starts_with(&[Operation::Get as u8]) => VALUE_BYTES_MAX,
+            inner if inner.starts_with(&[Operation::MultiGet as u8]) => SINGLE_BYTES_MAX,
+            inner if inner.starts_with(&[Operation::Session as u8]) => 0,
+            inner => write_reply_bytes_max(&inner),
+        },
+        _ => 0,
+    }
 }
 
 /// What a command answers.
