@@ -2,7 +2,7 @@
 
 use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::Write;
-use crate::types::{EntryId, HardState, Index, Term};
+use crate::types::{EntryId, HardState, Identity, Index, Term};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::vec::Vec;
 
@@ -94,6 +94,10 @@ impl<L: RaftLog> RaftLog for Locked<L> {
 
     fn sync(&mut self) -> Result<(), L::Error> {
         self.writing().sync()
+    }
+
+    fn identity(&self) -> Identity {
+        self.reading().identity()
     }
 
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, L::Error> {

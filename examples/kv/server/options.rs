@@ -150,6 +150,7 @@ impl ServeOptions {
             problems.push("--connections-max 0: must be at least 1".into());
         }
         let mut config = RaftConfig::new(self.id, peers.keys().copied());
+        config.joins = peers.is_empty();
         for (id, address) in &peers {
             config.membership = config.membership.with_address(*id, address.clone());
         }

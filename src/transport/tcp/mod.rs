@@ -37,10 +37,10 @@ pub use config::{TcpConfig, TransportError};
 pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
-use super::{FetchError, MessageLimits, RaftTransport, Receiver, message_cost};
+use super::{AddressError, FetchError, MessageLimits, RaftTransport, Receiver, address, message_cost, same_address};
 use crate::message::Envelope;
 use crate::snapshot::{Chunk, ChunkRequest};
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, Identity, NodeId};
 use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Refusal};
 use events::Monitor;
 use identity::Identities;
@@ -192,6 +192,19 @@ impl RaftTransport for TcpTransport {
             Err(Refused::Full) => counters.dropped_full.add(1),
             Err(Refused::Closed) => counters.dropped_disconnected.add(1),
         }
+    }
+
+    fn identity(&self) -> Identity {
+        let config = &self.handle.shared.config;
+        Identity { cluster: Some(config.cluster), node: Some(config.id), group: None }
+    }
+
+    /// It must be `HOST:PORT`, and for another server not this one's.
+    fn check_address(&self, peer: NodeId, address: &str) -> Result<(), AddressError> {
+        let shared = &self.handle.shared;
+        address::normalise(address)?;
+        let own = peer != shared.config.id && same_address(address, &shared.peer_address());
+        if own && !shared.config.shared_addresses { Err(AddressError::Own) } else { Ok(()) }
     }
 
     /// What fits into a frame of `frame_bytes_max`.
