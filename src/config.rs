@@ -19,8 +19,11 @@ pub struct RaftConfig {
     /// This node's id; one of the members in `membership`, unless that is empty.
     pub id: NodeId,
     /// The configuration that the cluster begins with, the same on all its first servers. A log that knows a later one
-    /// prevails. Empty on a server that [joins](RaftConfig::joining).
+    /// prevails. Empty on a server that [joins](RaftConfig::joining), and only there.
     pub membership: Membership,
+    /// This server joins a cluster that runs: `membership` may be empty. Default false; [`RaftConfig::joining`] sets it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub joins: bool,
     /// The length of a tick where clocks exist (the driver). Default 50 ms.
     pub tick: Duration,
     /// Heartbeat interval in ticks, at least 1. Default 1.
@@ -88,6 +91,7 @@ impl RaftConfig {
         Self {
             id: id.into(),
             membership: Membership::new(voters),
+            joins: false,
             tick: Duration::from_millis(50),
             heartbeat_ticks: 1,
             election_ticks: 10,
@@ -109,7 +113,7 @@ impl RaftConfig {
     /// A node that joins a cluster which runs: it knows nobody, and is added there (§4.2.1). It never campaigns before the
     /// cluster has given it a vote. The rest as [`RaftConfig::new`].
     pub fn joining(id: impl Into<NodeId>) -> Self {
-        Self::new(id, [] as [NodeId; 0])
+        Self { joins: true, ..Self::new(id, [] as [NodeId; 0]) }
     }
 
     /// A cluster of one.
@@ -135,12 +139,13 @@ impl RaftConfig {
                 problems.push(ConfigProblem { field, value: value.to_string(), rule });
             }
         };
-        let joins = self.membership == Membership::default();
+        let nobody = self.membership == Membership::default();
+        let joins = nobody && self.joins;
         check(
             joins || !self.membership.is_empty(),
             "membership",
-            &self.membership,
-            "must name at least one voter, or nobody at all on a server that joins",
+            if nobody { &"nobody" } else { &self.membership },
+            "must name at least one voter; a server that joins a cluster which runs is configured by RaftConfig::joining",
         );
         check(!self.membership.is_joint(), "membership", &self.membership, "must not be a joint configuration");
         let is_member = |id| self.membership.contains(id);
@@ -156,7 +161,7 @@ impl RaftConfig {
             &self.membership.encoded_len(),
             "must be at most 48 KiB, encoded",
         );
-        check(joins || self.membership.contains(self.id), "id", &self.id, "must be one of the members in membership");
+        check(nobody || self.membership.contains(self.id), "id", &self.id, "must be one of the members in membership");
         check(!self.tick.is_zero(), "tick", &"0", "must be longer than zero");
         check(self.heartbeat_ticks >= 1, "heartbeat_ticks", &self.heartbeat_ticks, "must be at least 1");
         check(

@@ -435,6 +435,32 @@ impl<'de> serde::Deserialize<'de> for Entries {
     }
 }
 
+/// Whose something is: a log, or a transport. What it does not know of itself is `None`, and compared with nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Identity {
+    /// The cluster that it belongs to.
+    pub cluster: Option<ClusterId>,
+    /// The node that it belongs to.
+    pub node: Option<NodeId>,
+    /// The group that it belongs to.
+    pub group: Option<GroupId>,
+}
+
+/// `node 1 of cluster 7 (group 0)`, as far as known.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.node {
+            Some(node) => write!(f, "node {node}")?,
+            None => f.write_str("any node")?,
+        }
+        if let Some(cluster) = self.cluster {
+            write!(f, " of cluster {cluster}")?;
+        }
+        self.group.map_or(Ok(()), |group| write!(f, " (group {group})"))
+    }
+}
+
 /// What a server must never forget: its term and its vote in it (`currentTerm` and `votedFor` of
 /// Figure 3.1). Durable before any message that depends on it leaves the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

@@ -54,6 +54,7 @@ impl Server {
         // Some of these servers join, and hear from liars who belongs to the cluster.
         let servers = [0, 1, 2, 3, 3, 5][random.draw() as usize % 6];
         let mut config = RaftConfig::new(SELF, 1..=servers);
+        config.joins = servers == 0;
         config.pre_vote = random.draw() % 2 == 0;
         config.check_quorum = random.draw() % 2 == 0;
         config.lease_ticks = [None, Some(5)][random.draw() as usize % 2].filter(|_| config.check_quorum);

@@ -6,10 +6,13 @@
 //! configuration is in the log it waits for the commit; of a joint one, for that of the one that follows; of a learner that is
 //! to become a voter by itself, for its vote. Each request has one end, by its deadline at the latest, which the ticker keeps.
 
+use super::contain::{CodePlace, contain};
 use super::error::{LeaderHint, MembershipChangeError, UnknownReason};
+use super::identities;
 use super::node::{Node, State};
 use super::raft::{StateMachine, deadline};
 use super::slot::{self, Completer, Completion, Outcome};
+use super::stopped::StopReason;
 use super::sync::lock;
 use crate::error::{ChangeError, StepError};
 use crate::event::Event;
@@ -22,7 +25,7 @@ use std::future::Future;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::string::String;
+use std::string::{String, ToString};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -161,6 +164,9 @@ impl Changes {
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Takes a request.
     pub(super) fn begin_change(&self, wanted: Wanted, timeout: Duration) -> MembershipChange {
+        if let Err(error) = self.check_addresses(&wanted) {
+            return MembershipChange { stage: ChangeStage::Ready(Some(Err(error))) };
+        }
         let mut state = lock(&self.state);
         let refused = match state.fatal() {
             Some(reason) => Some(MembershipChangeError::Fatal { reason }),
@@ -179,6 +185,30 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.advance_changes(&mut state);
         self.release(state);
         MembershipChange { stage: ChangeStage::Open(completion) }
+    }
+
+    /// Asks the transport, which is the user's code, whether somebody can be there. Not under the lock.
+    fn check_addresses(&self, wanted: &Wanted) -> Result<(), MembershipChangeError> {
+        let check = |server: NodeId, address: &str| {
+            let checked = contain(|| self.transport.check_address(server, address));
+            match checked {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(reason)) => Err(MembershipChangeError::Address { server, address: address.to_string(), reason }),
+                Err(message) => {
+                    let reason = StopReason::Panicked { place: CodePlace::Transport, entry: None, message };
+                    self.fail_now(reason.clone());
+                    Err(MembershipChangeError::Fatal { reason: reason.to_string() })
+                }
+            }
+        };
+        match wanted {
+            Wanted::Learner { id, address } | Wanted::Voter { id, address } if !address.is_empty() => {
+                check(*id, address)
+            }
+            Wanted::Address { id, address } => check(*id, address),
+            Wanted::Exactly(target) => target.addresses().try_for_each(|(id, address)| check(id, address)),
+            _ => Ok(()),
+        }
     }
 
     /// Looks which changes are done, and whether others can begin.
@@ -241,8 +271,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Asks the protocol for it.
     fn try_change(&self, state: &mut State<M>, change: &mut OpenChange) -> Option<Answer> {
         let Some(led) = state.leading else { return Some(Err(not_leading(state))) };
-        let target = match change.wanted.target(&state.protocol.membership().settled()) {
-            Ok(target) => Arc::new(target),
+        let present = state.protocol.membership().settled();
+        let target = change.wanted.target(&present).and_then(|target| {
+            identities::check_change(&present, &target, &self.options)?;
+            Ok(Arc::new(target))
+        });
+        let target = match target {
+            Ok(target) => target,
             Err(error) => return Some(Err(error)),
         };
         let refusal = match self.step(state, Event::ChangeMembership { target }) {

@@ -4,7 +4,8 @@ use crate::error::{ChangeError, ConfigError, RestoreError, TransferError};
 use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::snapshot::SnapshotError;
-use crate::types::{EntryId, NodeId, Term};
+use crate::transport::AddressError;
+use crate::types::{EntryId, Identity, NodeId, Term};
 use std::boxed::Box;
 use std::error::Error as StdError;
 use std::fmt;
@@ -300,6 +301,28 @@ pub enum MembershipChangeError {
         /// The server.
         server: NodeId,
     },
+    /// The server cannot be found at this address; nothing was appended.
+    #[error("node {server} cannot be found at \"{address}\": {reason}; nothing was appended")]
+    Address {
+        /// The server.
+        server: NodeId,
+        /// The address that it was to have.
+        address: String,
+        /// What is wrong with it.
+        reason: AddressError,
+    },
+    /// Two members would be at one address; nothing was appended. If that is meant,
+    /// [`DriverOptions::shared_addresses`](super::DriverOptions::shared_addresses) says so.
+    #[error(
+        "nodes {} and {} would both be at {address}; nothing was appended, give each its own address",
+        servers[0], servers[1]
+    )]
+    SharedAddress {
+        /// The two.
+        servers: [NodeId; 2],
+        /// The address.
+        address: String,
+    },
     /// The server was added as a learner that becomes a voter by itself, and another change put an end to that.
     #[error("another change took its place: {membership}")]
     Overtaken {
@@ -410,6 +433,10 @@ pub enum StartError {
     /// The configuration or the options break rules: all of them, each with field, value and rule.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The log, the transport and the configuration are not of one node of one cluster and group. Nothing was written: start
+    /// each node with what is its own.
+    #[error(transparent)]
+    Identity(Box<IdentityMismatch>),
     /// The log begins with a snapshot, and the options name no store to find it in. Give
     /// [`DriverOptions::snapshots`](super::DriverOptions::snapshots) the store that this node had.
     #[error(
@@ -475,6 +502,22 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Whose the parts of a node are that do not belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[error(
+    "the configuration is that of {configuration}, the log that of {log}, the transport that of {transport}; \
+     start each node with its own log and transport"
+)]
+pub struct IdentityMismatch {
+    /// What `RaftConfig` and `DriverOptions` say.
+    pub configuration: Identity,
+    /// What the log says.
+    pub log: Identity,
+    /// What the transport says.
+    pub transport: Identity,
 }
 
 impl From<RestoreError> for StartError {

@@ -120,7 +120,7 @@ pub(super) fn bootstrap<'a, L: SharedLog>(
         return Ok((Cow::Borrowed(config), overruled));
     }
     // A server that joined knows of no configuration before the first in its log, whatever it is configured with now.
-    Ok((Cow::Owned(RaftConfig { membership: Membership::default(), ..config.clone() }), overruled))
+    Ok((Cow::Owned(RaftConfig { membership: Membership::default(), joins: true, ..config.clone() }), overruled))
 }
 
 /// The identity that a node gives the cluster's history if it leads an empty log.

@@ -54,6 +54,7 @@ mod contain;
 mod error;
 mod feed;
 mod fetch;
+mod identities;
 mod lease;
 mod lifecycle;
 mod limits;
@@ -84,8 +85,8 @@ mod trigger;
 pub use changes::MembershipChange;
 pub use contain::CodePlace;
 pub use error::{
-    LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError, StartError,
-    TakeSnapshotError, UnknownReason,
+    IdentityMismatch, LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError,
+    StartError, TakeSnapshotError, UnknownReason,
 };
 pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};

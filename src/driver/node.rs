@@ -8,6 +8,7 @@ use super::error::{
 };
 use super::feed::{Feed, Reader};
 use super::fetch::Order;
+use super::identities;
 use super::lease::Leases;
 use super::lifecycle::Lifecycle;
 use super::limits;
@@ -210,9 +211,11 @@ where
     let write_bytes_max = log.write_bytes_max();
     problems.extend(config.log_problems(write_bytes_max));
     problems.extend(limits::problems(config, &carries));
+    problems.extend(identities::address_problems(config, &options, &transport));
     if !problems.is_empty() {
         return Err(ConfigError { problems }.into());
     }
+    identities::check(config, &options, log.identity(), transport.identity())?;
     let config = &limits::within(config, &carries);
     let (config, overruled) = members::bootstrap(config, &mut log)?;
     let config =

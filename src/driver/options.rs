@@ -17,6 +17,9 @@ use std::vec::Vec;
 pub struct DriverOptions {
     /// The group whose messages this node sends and takes. Default 0.
     pub group: GroupId,
+    /// Whether several members may have one address: something between them tells by other means who is meant. Default
+    /// false: such a configuration is refused, at the start and in a change.
+    pub shared_addresses: bool,
     /// The most proposals without an answer, at least 1; further ones are `Overloaded`. Default
     /// 65,536.
     pub proposals_max: usize,
@@ -66,6 +69,7 @@ impl Default for DriverOptions {
     fn default() -> Self {
         Self {
             group: GroupId(0),
+            shared_addresses: false,
             proposals_max: 65_536,
             reads_max: 65_536,
             apply_bytes_max: 1 << 20,

@@ -29,7 +29,7 @@ pub use write_through::WriteThrough;
 
 use crate::action::Write;
 use crate::membership::Membership;
-use crate::types::{Entries, Entry, EntryId, HardState, Index, Payload, Term};
+use crate::types::{Entries, Entry, EntryId, HardState, Identity, Index, Payload, Term};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -135,6 +135,11 @@ pub trait RaftLog: LogView {
     /// # Errors
     /// The log accepts nothing from now on; what was not synced may be lost.
     fn sync(&mut self) -> Result<(), Self::Error>;
+
+    /// Whose log this is. A node starts with its own only. Default: it does not know.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
 
     /// Reads entries wherever they are, as [`LogView::read`] does, and waits for the medium if it
     /// must; never [`Read::Cold`].

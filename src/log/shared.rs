@@ -4,7 +4,7 @@ use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::Write;
 use crate::life::Lives;
 use crate::peers::PeerMemory;
-use crate::types::{EntryId, HardState, Index, Term};
+use crate::types::{EntryId, HardState, Identity, Index, Term};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::vec::Vec;
 
@@ -106,6 +106,10 @@ impl<L: RaftLog> RaftLog for Locked<L> {
 
     fn sync(&mut self) -> Result<(), L::Error> {
         self.writing().sync()
+    }
+
+    fn identity(&self) -> Identity {
+        self.reading().identity()
     }
 
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, L::Error> {

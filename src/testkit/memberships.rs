@@ -36,7 +36,8 @@ impl Cluster {
 
     /// A server starts with an empty disk.
     pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
-        let mut config = RaftConfig { id, membership, ..self.options.config.clone() };
+        let mut config =
+            RaftConfig { id, joins: membership == Membership::default(), membership, ..self.options.config.clone() };
         config.pre_vote &= !self.options.without_pre_vote.contains(&id);
         config.validate()?;
         let mut node = Node::on_disk(config, MemoryLog::new());

@@ -8,7 +8,7 @@ use super::queue::{BoundedQueue, Popped};
 use super::{FetchError, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
 use crate::snapshot::{Chunk, ChunkRequest};
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, Identity, NodeId};
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -225,6 +225,10 @@ impl RaftTransport for MemoryTransport {
         let builder = thread::Builder::new().name(std::format!("raft-memory-{}", self.node.id));
         let handle = builder.spawn(move || deliver(&network, &inbox, &*receiver));
         *delivery = Some(handle.expect("the system can start a thread"));
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { node: Some(self.node.id), ..Identity::default() }
     }
 
     fn send(&self, group: GroupId, envelope: Envelope) {

@@ -3,6 +3,7 @@
 //! Lives here: the contract, a network in memory, and TCP on threads (feature `tcp`). Does not live
 //! here: what messages say, and who fetches which snapshot when.
 
+mod address;
 mod fetch;
 mod memory;
 #[cfg_attr(not(feature = "tcp"), allow(dead_code, reason = "the network in memory uses a part of it"))]
@@ -10,6 +11,8 @@ mod queue;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 
+pub use address::AddressError;
+pub(crate) use address::same as same_address;
 pub use fetch::FetchError;
 pub use memory::{MemoryNetwork, MemoryTransport};
 #[cfg(feature = "tcp")]
@@ -19,7 +22,7 @@ use crate::life::Lives;
 use crate::message::{Envelope, Message};
 use crate::peers::PeerMemory;
 use crate::snapshot::{Chunk, ChunkRequest};
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, Identity, NodeId};
 use std::collections::BTreeMap;
 use std::string::String;
 use std::sync::Arc;
@@ -75,6 +78,22 @@ pub trait RaftTransport: Send + Sync + 'static {
     /// Sends a message to `envelope.to`. Never blocks; drops the message when the way is closed or
     /// its queue full.
     fn send(&self, group: GroupId, envelope: Envelope);
+
+    /// Whose transport this is. A node starts with its own only. Asked before [`start`](Self::start). Default: it does not
+    /// know.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+
+    /// Whether `peer` can be found at this address, in the words that [`Membership`](crate::Membership) was given. Asked
+    /// before a configuration with it is taken, at the start and in a change. Default: it can.
+    ///
+    /// # Errors
+    /// It cannot, and why.
+    fn check_address(&self, peer: NodeId, address: &str) -> Result<(), AddressError> {
+        let _ = (peer, address);
+        Ok(())
+    }
 
     /// What one message may carry. A node does not start with a configuration that lets it accept more, and sends no more
     /// entries in one message. Asked before [`start`](Self::start); never changes. Default: unbounded.

@@ -343,6 +343,7 @@ impl SharedLog for FaultyLog {
 /// A configuration with timeouts that a busy machine keeps.
 pub(crate) fn config(id: u64, voters: &[u64]) -> RaftConfig {
     let mut config = RaftConfig::new(id, voters.iter().copied());
+    config.joins = voters.is_empty();
     config.tick = Duration::from_millis(10);
     config.election_ticks = 30;
     config

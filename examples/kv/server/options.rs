@@ -170,6 +170,7 @@ impl ServeOptions {
             ));
         }
         let mut config = RaftConfig::new(self.id, peers.keys().copied());
+        config.joins = peers.is_empty();
         for (id, address) in &peers {
             config.membership = config.membership.with_address(*id, address.clone());
         }

@@ -34,7 +34,7 @@ use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};
 use crate::life::Lives;
 use crate::peers::PeerMemory;
-use crate::types::{EntryId, GroupId, HardState, Index, Payload, Term};
+use crate::types::{EntryId, GroupId, HardState, Identity, Index, Payload, Term};
 use reader::Shared;
 use record::{Encoder, FRAME_BYTES, Header};
 use recovery::Recovered;
@@ -77,6 +77,7 @@ pub struct WalLog {
     /// what is before.
     floor: Option<u64>,
     group: GroupId,
+    identity: Identity,
     cache_bytes: usize,
     directory: PathBuf,
     foreign: Vec<PathBuf>,
@@ -140,6 +141,7 @@ impl WalLog {
             durable: end,
             floor: None,
             group: options.group,
+            identity: Identity { cluster: Some(options.cluster), node: Some(options.node), group: Some(options.group) },
             cache_bytes: options.cache_bytes,
             directory: path,
             foreign,
@@ -405,6 +407,11 @@ impl RaftLog for WalLog {
         self.purge()?;
         store.prepare_ahead();
         Ok(())
+    }
+
+    /// That of its directory, which was compared with the options when it was opened.
+    fn identity(&self) -> Identity {
+        self.identity
     }
 
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, WalError> {

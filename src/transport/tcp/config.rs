@@ -1,6 +1,8 @@
 //! What a TCP transport needs to know before it binds.
 
 use super::events::{EventHandler, TransportEvent};
+use crate::transport::address::normalise;
+use crate::transport::{AddressError, same_address};
 use crate::types::{ClusterId, NodeId};
 use crate::wire::{CLIENT_ADDRESS_BYTES_MAX, CONTROL_FRAME_BYTES_MAX};
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::path::PathBuf;
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::Vec;
 use thiserror::Error;
 
 /// The configuration of a [`TcpTransport`](super::TcpTransport). [`TcpConfig::new`] sets defaults
@@ -26,6 +29,9 @@ pub struct TcpConfig {
     /// The other servers' addresses, `HOST:PORT`, resolved anew at every connect. This server's
     /// own id may be among them and is ignored. What the cluster's configuration says of its members prevails.
     pub peers: BTreeMap<NodeId, String>,
+    /// Whether several servers may have one address: something between them tells by other means who is meant. Default
+    /// false: a peer at this server's own address, and two peers at one, are mistakes and are refused.
+    pub shared_addresses: bool,
     /// Where clients reach this server, told to every peer. At most 256 bytes.
     pub client_address: Option<String>,
     /// Where peers reach this server, `HOST:PORT`, told to those that it connects to, for one that has not heard of this
@@ -74,6 +80,7 @@ impl TcpConfig {
             id: id.into(),
             listen: listen.into(),
             peers: BTreeMap::new(),
+            shared_addresses: false,
             client_address: None,
             peer_address: None,
             incarnation: 0,
@@ -142,6 +149,7 @@ impl TcpConfig {
 
     pub(super) fn validate(&self) -> Result<(), TransportError> {
         let invalid = |field, rule| Err(TransportError::Config { field, rule });
+        self.check_addresses()?;
         if !is_advertisable(self.client_address.as_deref()) {
             return invalid("client_address", "must have at most 256 bytes and no control characters");
         }
@@ -167,6 +175,34 @@ impl TcpConfig {
         }
         if self.silence_max < self.ping_interval.saturating_mul(2) {
             return invalid("silence_max", "must be at least twice ping_interval");
+        }
+        Ok(())
+    }
+}
+
+impl TcpConfig {
+    /// Each peer's address can be one, and is nobody else's.
+    fn check_addresses(&self) -> Result<(), TransportError> {
+        let refused = |(id, address): (NodeId, &String), reason| {
+            Err(TransportError::Address { peer: id, address: address.clone(), reason })
+        };
+        let peers: Vec<_> = self.peers.iter().map(|(id, address)| (*id, address)).collect();
+        let others: Vec<_> = peers.into_iter().filter(|(id, _)| *id != self.id).collect();
+        let own = self.peer_address.as_ref().unwrap_or(&self.listen);
+        for (position, peer) in others.iter().enumerate() {
+            if let Err(reason) = normalise(peer.1) {
+                return refused(*peer, reason);
+            }
+            if self.shared_addresses {
+                continue;
+            }
+            if same_address(peer.1, own) {
+                return refused(*peer, AddressError::Own);
+            }
+            if let Some((first, _)) = others[..position].iter().find(|(_, address)| same_address(address, peer.1)) {
+                let (peers, address) = ([*first, peer.0], peer.1.clone());
+                return Err(TransportError::SharedAddress { peers, address });
+            }
         }
         Ok(())
     }
@@ -211,6 +247,24 @@ pub enum TransportError {
         file: PathBuf,
         /// What is wrong with it.
         source: io::Error,
+    },
+    /// A peer cannot be found at its address.
+    #[error("node {peer} cannot be found at \"{address}\": {reason}")]
+    Address {
+        /// The peer.
+        peer: NodeId,
+        /// Its address as configured.
+        address: String,
+        /// What is wrong with it.
+        reason: AddressError,
+    },
+    /// Two peers have one address. If that is meant, [`TcpConfig::shared_addresses`] says so.
+    #[error("nodes {} and {} are both at {address}; give each its own address, or set shared_addresses", peers[0], peers[1])]
+    SharedAddress {
+        /// The two.
+        peers: [NodeId; 2],
+        /// The address, as it is configured for the second.
+        address: String,
     },
     /// A field of the configuration breaks its rule.
     #[error("invalid transport configuration: {field} {rule}")]

@@ -21,7 +21,7 @@ use std::string::ToString;
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 /// Who this server is, and what it remembers of its peers.
-pub(super) struct Identity {
+pub(super) struct Recognition {
     /// Of its data directory; none of a server that keeps no data, or was not told of it.
     lives: OnceLock<Lives>,
     /// The log's once there is one.
@@ -30,7 +30,7 @@ pub(super) struct Identity {
     lost: OnceLock<NodeId>,
 }
 
-impl Identity {
+impl Recognition {
     pub(super) fn new(memory: PeerMemory) -> Self {
         Self { lives: OnceLock::new(), memory: RwLock::new(memory), lost: OnceLock::new() }
     }

@@ -37,15 +37,15 @@ pub use config::{TcpConfig, TransportError};
 pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
-use super::{FetchError, MessageLimits, RaftTransport, Receiver, message_cost};
+use super::{AddressError, FetchError, MessageLimits, RaftTransport, Receiver, address, message_cost, same_address};
 use crate::life::Lives;
 use crate::message::Envelope;
 use crate::peers::PeerMemory;
 use crate::snapshot::{Chunk, ChunkRequest};
-use crate::types::{GroupId, NodeId};
-use crate::wire::{self, CONTROL_FRAME_BYTES_MAX};
+use crate::types::{GroupId, Identity, NodeId};
+use crate::wire::{self, CONTROL_FRAME_BYTES_MAX, Refusal};
 use events::Monitor;
-use identity::Identity;
+use identity::Recognition;
 use inbound::Lobby;
 use peer::Peer;
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ struct Shared {
     monitor: Monitor,
     threads: Arc<Threads>,
     lobby: Lobby,
-    identity: Identity,
+    identity: Recognition,
     closed: AtomicBool,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     start: Mutex<Start>,
@@ -115,7 +115,7 @@ impl TcpTransport {
             local_address,
             threads: Arc::default(),
             lobby: Lobby::default(),
-            identity: Identity::new(memory),
+            identity: Recognition::new(memory),
             closed: AtomicBool::new(false),
             peers: RwLock::new(peers),
             start: Mutex::new(Start::Bound(listener)),
@@ -197,6 +197,19 @@ impl RaftTransport for TcpTransport {
             Err(Refused::Full) => counters.dropped_full.add(1),
             Err(Refused::Closed) => counters.dropped_disconnected.add(1),
         }
+    }
+
+    fn identity(&self) -> Identity {
+        let config = &self.handle.shared.config;
+        Identity { cluster: Some(config.cluster), node: Some(config.id), group: None }
+    }
+
+    /// It must be `HOST:PORT`, and for another server not this one's.
+    fn check_address(&self, peer: NodeId, address: &str) -> Result<(), AddressError> {
+        let shared = &self.handle.shared;
+        address::normalise(address)?;
+        let own = peer != shared.config.id && same_address(address, &shared.peer_address());
+        if own && !shared.config.shared_addresses { Err(AddressError::Own) } else { Ok(()) }
     }
 
     /// What fits into a frame of `frame_bytes_max`.
