@@ -6,9 +6,11 @@
 //! configuration is in the log it waits for the commit; of a joint one, for that of the one that follows; of a learner that is
 //! to become a voter by itself, for its vote. Each request has one end, by its deadline at the latest, which the ticker keeps.
 
+use super::contain::{CodePlace, contain};
 use super::error::{LeaderHint, MembershipChangeError, UnknownReason};
+use super::inside::NodeKey;
 use super::node::{Node, State};
-use super::raft::{StateMachine, deadline};
+use super::raft::{StateMachine, deadline, now};
 use super::slot::{self, Completer, Completion, Outcome};
 use super::sync::lock;
 use crate::error::{ChangeError, StepError};
@@ -20,7 +22,6 @@ use crate::types::{EntryId, NodeId, Term};
 use std::fmt;
 use std::future::Future;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::string::String;
 use std::sync::Arc;
@@ -169,7 +170,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             None => None,
         };
         if let Some(error) = refused {
-            return MembershipChange { stage: ChangeStage::Ready(Some(Err(error))) };
+            return MembershipChange { node: self.key, stage: ChangeStage::Ready(Some(Err(error))) };
         }
         let (completer, completion) = slot::slot();
         let stage = Stage::Waiting(None);
@@ -178,7 +179,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.changed = true;
         self.advance_changes(&mut state);
         self.release(state);
-        MembershipChange { stage: ChangeStage::Open(completion) }
+        MembershipChange { node: self.key, stage: ChangeStage::Open(completion) }
     }
 
     /// Looks which changes are done, and whether others can begin.
@@ -248,7 +249,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             Ok(_) | Err(_) => {
                 let index = state.protocol.membership_index();
                 // Found in force already, it may be of an earlier term; what is being written is of this one.
-                let term = self.view.term(index).unwrap_or(led);
+                let term = match contain(|| self.view.term(index)) {
+                    Ok(term) => term.unwrap_or(led),
+                    Err(message) => {
+                        self.fail_at(state, CodePlace::LogView, message);
+                        return Some(Err(closed(state)));
+                    }
+                };
                 let id = EntryId { index, term };
                 change.stage = Stage::Appended { id, led };
                 return self.look_at_appended(state, &change.wanted, id, led);
@@ -297,14 +304,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let mut wakes = Vec::new();
         for (completer, mut answer) in settled {
             if let Err(MembershipChangeError::NotLeader { leader: Some(leader), .. }) = &mut answer {
-                leader.client_address = self.transport.client_address(leader.id);
+                leader.client_address = self.client_address(leader.id);
             }
-            wakes.extend(completer.complete(answer));
+            wakes.extend(self.panics.survive(CodePlace::AnswerDrop, || completer.complete(answer)).flatten());
         }
-        for wake in wakes {
-            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
-            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
-        }
+        self.wake_all(wakes);
     }
 }
 
@@ -322,6 +326,7 @@ fn closed<M: StateMachine>(state: &State<M>) -> MembershipChangeError {
 /// until its deadline.
 #[must_use = "the outcome is known only here"]
 pub struct MembershipChange {
+    node: NodeKey,
     stage: ChangeStage,
 }
 
@@ -338,6 +343,10 @@ impl MembershipChange {
     pub fn wait(self) -> Result<Arc<Membership>, MembershipChangeError> {
         match self.stage {
             ChangeStage::Ready(answer) => answer.unwrap_or(Err(MembershipChangeError::Shutdown)),
+            ChangeStage::Open(completion) if self.node.is_entered() => match completion.wait(now()) {
+                Outcome::Expired(_) => Err(MembershipChangeError::CalledFromWithin),
+                outcome => settle(outcome),
+            },
             ChangeStage::Open(completion) => settle(completion.wait(None)),
         }
     }

@@ -54,6 +54,7 @@ mod contain;
 mod error;
 mod feed;
 mod fetch;
+mod inside;
 mod lease;
 mod lifecycle;
 mod limits;
