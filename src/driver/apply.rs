@@ -1,10 +1,10 @@
 //! The apply thread: committed entries into the state machine, responses to their proposers, images
 //! out of it and snapshots into it.
 
-use super::contain::{CodePlace, panic_message};
+use super::contain::{CodePlace, contain};
 use super::error::{RequestError, TakeSnapshotError, UnknownReason};
 use super::mailbox::Mail;
-use super::node::{Handle, Node, Settled, StaleRead, life};
+use super::node::{Handle, Node, Settled, life};
 use super::proposals::Appended;
 use super::raft::{Applied, StateMachine};
 use super::reads::{BoxedRead, ByIndex};
@@ -19,7 +19,6 @@ use crate::types::{Entries, Entry, EntryId, Index, Payload};
 use std::collections::VecDeque;
 use std::format;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
@@ -40,7 +39,7 @@ pub(super) struct ApplyWork<M: StateMachine> {
     /// Confirmed reads, each with the index that must be applied first.
     pub(super) reads: Vec<(Index, BoxedRead<M>)>,
     /// Who wants to look at the state machine as it is. Each waits in a thread of its own.
-    pub(super) stale_reads: Vec<StaleRead<M>>,
+    pub(super) stale_reads: Vec<BoxedRead<M>>,
     /// Who wants a snapshot now.
     pub(super) snapshot_requests: Vec<Requester>,
     /// A snapshot is due, whatever was counted.
@@ -91,6 +90,8 @@ struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     trigger: Trigger,
     /// The snapshot that the snapshot thread is writing.
     taking: Option<EntryId>,
+    /// Who wanted to look when the node broke down.
+    stale_reads: Vec<BoxedRead<M>>,
     /// Who asked for a snapshot when the node broke down.
     requesters: Vec<Requester>,
     /// Answers not yet given.
@@ -116,15 +117,15 @@ where
         awaits_restore: false,
         trigger: Trigger::new(&node.options),
         taking: None,
+        stale_reads: Vec::new(),
         requesters: Vec::new(),
         answers: Vec::new(),
     };
-    let ran = catch_unwind(AssertUnwindSafe(|| applier.run()));
-    match ran {
+    match contain(|| applier.run()) {
         Ok(Ok(())) => {}
         Ok(Err(reason)) => node.fail_now(reason),
-        Err(panic) => {
-            let message = format!("the apply thread panicked: {}", panic_message(panic));
+        Err(message) => {
+            let message = format!("the apply thread panicked: {message}");
             node.fail_now(StopReason::Internal { message });
         }
     }
@@ -161,12 +162,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             if let Err(reason) = self.restore(last) {
                 // What would be lost here is refused with the rest.
                 self.reads.add_all(work.reads);
+                self.stale_reads.extend(work.stale_reads);
                 self.requesters.extend(work.snapshot_requests);
                 return Err(reason);
             }
         }
-        for look in work.stale_reads {
-            look(&self.machine);
+        for mut read in work.stale_reads {
+            read.look(&self.machine, &self.node.panics);
+            read.wake(&self.node.panics);
         }
         let applied = self.applied.index;
         let (due, later): (Vec<_>, Vec<_>) = work.reads.into_iter().partition(|(index, _)| *index <= applied);
@@ -187,17 +190,18 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let node = self.node;
         let failed = |message: String| StopReason::SnapshotNotRestored { snapshot: last, message };
         let store = node.options.snapshots.as_ref().ok_or_else(|| failed("there is no store for it".to_string()))?;
-        let mut reader = match store.open(last) {
+        let panicked = |message: String| failed(snapshots::panicked(CodePlace::StoreOpen, &message).to_string());
+        let mut reader = match contain(|| store.open(last)).map_err(panicked)? {
             Ok(reader) => reader,
             // A newer one superseded it while this thread was busy, and is about to come.
-            Err(_) if node.view.snapshot().index > last.index => {
+            Err(_) if self.ask(CodePlace::LogView, |view| view.snapshot())?.index > last.index => {
                 self.awaits_restore = true;
                 return Ok(());
             }
             Err(error) => return Err(failed(error.to_string())),
         };
         snapshots::restore(&mut self.machine, &mut *reader).map_err(|error| failed(error.to_string()))?;
-        drop(reader);
+        node.panics.survive(CodePlace::StoreOpen, || drop(reader));
         self.entries = Entries::EMPTY;
         self.awaits_restore = false;
         self.applied = last;
@@ -237,11 +241,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             return Ok(());
         }
         let (machine, last) = (&mut self.machine, self.applied);
-        let image = match catch_unwind(AssertUnwindSafe(|| machine.snapshot())) {
+        let image = match contain(|| machine.snapshot()) {
             Ok(image) => image,
-            Err(panic) => {
+            Err(message) => {
                 self.requesters.extend(requesters);
-                let message = panic_message(panic);
                 return Err(StopReason::Panicked { place: CodePlace::Snapshot, entry: None, message });
             }
         };
@@ -308,29 +311,38 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let (first, end) = (self.applied.index.next(), self.through.next());
         let node = self.node;
         let bytes_max = node.options.apply_bytes_max;
-        let read = match node.view.read(first, end, bytes_max) {
-            Read::Cold => {
-                L::read_cold(&node.view, first, end, bytes_max).map_err(|error| StopReason::LogReadFailed {
-                    message: format!("committed entries from {first} on cannot be read from the log: {error}"),
+        let read = match self.ask(CodePlace::LogView, |view| view.read(first, end, bytes_max))? {
+            Read::Cold => self
+                .ask(CodePlace::LogRead, |view| {
+                    L::read_cold(view, first, end, bytes_max).map_err(|error| error.to_string())
                 })?
-            }
+                .map_err(|error| StopReason::LogReadFailed {
+                    message: format!("committed entries from {first} on cannot be read from the log: {error}"),
+                })?,
             read => read,
         };
         match read {
             Read::Entries(entries) if entries.first().is_some_and(|entry| entry.id.index == first) => Ok(Some(entries)),
-            Read::Compacted if node.view.snapshot().index >= first => Ok(None),
+            Read::Compacted if self.ask(CodePlace::LogView, |view| view.snapshot())?.index >= first => Ok(None),
             other => Err(StopReason::LogInconsistent {
                 message: format!("the log does not give the committed entry {first}: {}", found(&other)),
             }),
         }
     }
 
+    fn ask<R>(&self, place: CodePlace, ask: impl FnOnce(&L::Reader) -> R) -> Result<R, StopReason> {
+        contain(|| ask(&self.node.view)).map_err(|message| StopReason::Panicked { place, entry: None, message })
+    }
+
     fn apply(&mut self, entry: &Entry) -> Result<(), StopReason> {
         let id = entry.id;
         if let Payload::Command(command) = &entry.payload {
             let machine = &mut self.machine;
-            let response = catch_unwind(AssertUnwindSafe(|| machine.apply(id, command))).map_err(|panic| {
-                StopReason::Panicked { place: CodePlace::Apply, entry: Some(id), message: panic_message(panic) }
+            let place = CodePlace::Apply;
+            let response = contain(|| machine.apply(id, command)).map_err(|message| StopReason::Panicked {
+                place,
+                entry: Some(id),
+                message,
             })?;
             self.respond(entry, response)?;
         }
@@ -343,7 +355,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let id = entry.id;
         match self.proposals.front() {
             Some(proposal) if proposal.id.index <= id.index => {}
-            _ => return Ok(()),
+            _ => {
+                // Nobody here waits for it.
+                if mem::needs_drop::<M::Response>() {
+                    self.node.panics.survive(CodePlace::AnswerDrop, || drop(response));
+                }
+                return Ok(());
+            }
         }
         let Some(proposal) = self.proposals.pop_front() else { return Ok(()) };
         if proposal.id != id {
@@ -362,13 +380,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let mut requesters = mem::take(&mut self.requesters);
         while let Mail::Content(work) = self.node.applies.poll() {
             requesters.extend(work.snapshot_requests);
-            // Dropped stale reads tell their callers by themselves.
+            self.stale_reads.extend(work.stale_reads);
             self.proposals.extend(work.proposals);
             reads.extend(work.reads.into_iter().map(|(_, read)| read));
         }
         if !reads.is_empty() {
             let error = self.node.why_closed();
             self.node.refuse_reads(reads.into_iter().map(|read| (read, error.clone())).collect());
+        }
+        for mut read in mem::take(&mut self.stale_reads) {
+            read.refuse(self.node.why_closed(), &self.node.panics);
+            read.wake(&self.node.panics);
         }
         self.node.refuse_requesters(requesters);
         let fatal = self.node.life.load(Ordering::SeqCst) == life::FATAL;
@@ -377,7 +399,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let unknown =
             rest.map(|Appended { id, completer }| (completer, Err(RequestError::OutcomeUnknown { id, reason })));
         self.answers.extend(unknown);
-        self.node.answer(self.answers);
+        self.node.answer(mem::take(&mut self.answers));
+        let machine = self.machine;
+        self.node.panics.survive(CodePlace::MachineDrop, || drop(machine));
         self.node.changed.notify();
     }
 }

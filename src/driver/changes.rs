@@ -9,8 +9,9 @@
 use super::contain::{CodePlace, contain};
 use super::error::{LeaderHint, MembershipChangeError, UnknownReason};
 use super::identities;
+use super::inside::NodeKey;
 use super::node::{Node, State};
-use super::raft::{StateMachine, deadline};
+use super::raft::{StateMachine, deadline, now};
 use super::slot::{self, Completer, Completion, Outcome};
 use super::stopped::StopReason;
 use super::sync::lock;
@@ -23,7 +24,6 @@ use crate::types::{EntryId, NodeId, Term};
 use std::fmt;
 use std::future::Future;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::string::{String, ToString};
 use std::sync::Arc;
@@ -175,7 +175,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             None => None,
         };
         if let Some(error) = refused {
-            return MembershipChange { stage: ChangeStage::Ready(Some(Err(error))) };
+            return MembershipChange { node: self.key, stage: ChangeStage::Ready(Some(Err(error))) };
         }
         let (completer, completion) = slot::slot();
         let stage = Stage::Waiting(None);
@@ -184,7 +184,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.changed = true;
         self.advance_changes(&mut state);
         self.release(state);
-        MembershipChange { stage: ChangeStage::Open(completion) }
+        MembershipChange { node: self.key, stage: ChangeStage::Open(completion) }
     }
 
     /// Asks the transport, which is the user's code, whether somebody can be there. Not under the lock.
@@ -286,7 +286,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             Ok(_) | Err(_) => {
                 let index = state.protocol.membership_index();
                 // Found in force already, it may be of an earlier term; what is being written is of this one.
-                let term = self.view.term(index).unwrap_or(led);
+                let term = match contain(|| self.view.term(index)) {
+                    Ok(term) => term.unwrap_or(led),
+                    Err(message) => {
+                        self.fail_at(state, CodePlace::LogView, message);
+                        return Some(Err(closed(state)));
+                    }
+                };
                 let id = EntryId { index, term };
                 change.stage = Stage::Appended { id, led };
                 return self.look_at_appended(state, &change.wanted, id, led);
@@ -335,14 +341,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let mut wakes = Vec::new();
         for (completer, mut answer) in settled {
             if let Err(MembershipChangeError::NotLeader { leader: Some(leader), .. }) = &mut answer {
-                leader.client_address = self.transport.client_address(leader.id);
+                leader.client_address = self.client_address(leader.id);
             }
-            wakes.extend(completer.complete(answer));
+            wakes.extend(self.panics.survive(CodePlace::AnswerDrop, || completer.complete(answer)).flatten());
         }
-        for wake in wakes {
-            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
-            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
-        }
+        self.wake_all(wakes);
     }
 }
 
@@ -360,6 +363,7 @@ fn closed<M: StateMachine>(state: &State<M>) -> MembershipChangeError {
 /// until its deadline.
 #[must_use = "the outcome is known only here"]
 pub struct MembershipChange {
+    node: NodeKey,
     stage: ChangeStage,
 }
 
@@ -376,6 +380,10 @@ impl MembershipChange {
     pub fn wait(self) -> Result<Arc<Membership>, MembershipChangeError> {
         match self.stage {
             ChangeStage::Ready(answer) => answer.unwrap_or(Err(MembershipChangeError::Shutdown)),
+            ChangeStage::Open(completion) if self.node.is_entered() => match completion.wait(now()) {
+                Outcome::Expired(_) => Err(MembershipChangeError::CalledFromWithin),
+                outcome => settle(outcome),
+            },
             ChangeStage::Open(completion) => settle(completion.wait(None)),
         }
     }

@@ -1,5 +1,6 @@
 //! What the driver answers when it does not answer with a result.
 
+use super::contain::CodePlace;
 use crate::error::{ChangeError, ConfigError, RestoreError, TransferError};
 use crate::history::HistoryId;
 use crate::membership::Membership;
@@ -37,9 +38,9 @@ impl fmt::Display for LeaderHint {
 /// Why a request was not answered with a result (law 5: each request ends exactly once).
 ///
 /// Retry safety: after `NotLeader`, `TransferInProgress`, `Overloaded`, `TooLarge`, `TooLargeForPeer`, `BatchTooLarge`, `Shutdown`, `Fatal` and
-/// `DeadlineExceeded { proposed: None }` the command is in no log and never will be through this
+/// `DeadlineExceeded` or `CalledFromWithin` with `proposed: None` the command is in no log and never will be through this
 /// request, so a retry cannot apply it twice. After `OutcomeUnknown` and
-/// `DeadlineExceeded { proposed: Some(..) }` it may or may not be applied, now or later: retry only
+/// `DeadlineExceeded` or `CalledFromWithin` with `proposed: Some(..)` it may or may not be applied, now or later: retry only
 /// what is idempotent, or within a client session. A read changes nothing, so after any error it can
 /// be tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -132,6 +133,14 @@ pub enum RequestError {
     Fatal {
         /// What happened.
         reason: String,
+    },
+    /// The call came from code that this node runs itself, a state machine, a look or a waker, and would wait for its own
+    /// thread. A read is not answered; of a command `proposed` says whether it is appended. Await the outcome, which does not
+    /// block, or wait on another thread.
+    #[error("the node itself runs the code that waits for it here{}; await it or wait on another thread", proposed_hint(*proposed))]
+    CalledFromWithin {
+        /// Where the command was appended; `None` for a read, and for a command that was not and never will be.
+        proposed: Option<EntryId>,
     },
 }
 
@@ -266,6 +275,12 @@ pub enum LeadershipTransferError {
         /// What happened.
         reason: String,
     },
+    /// The call came from code that this node runs itself, and would wait for its own thread. The transfer goes on. Await it, which
+    /// does not block, or wait on another thread.
+    #[error(
+        "the node itself runs the code that waits for it here; the target may come to lead all the same; await it or wait on another thread"
+    )]
+    CalledFromWithin,
 }
 
 /// Why a change of the membership did not end with its configuration committed.
@@ -361,6 +376,12 @@ pub enum MembershipChangeError {
         /// What happened.
         reason: String,
     },
+    /// The call came from code that this node runs itself, and would wait for its own thread. The change goes on until its deadline. Await it, which
+    /// does not block, or wait on another thread.
+    #[error(
+        "the node itself runs the code that waits for it here; the change goes on until its deadline; await it or wait on another thread"
+    )]
+    CalledFromWithin,
 }
 
 fn change_hint(appended: Option<EntryId>, refusal: Option<ChangeError>) -> String {
@@ -409,6 +430,12 @@ pub enum TakeSnapshotError {
         /// What happened.
         reason: String,
     },
+    /// The call came from code that this node runs itself, and would wait for its own thread. The snapshot may still be taken. Await it, which
+    /// does not block, or wait on another thread.
+    #[error(
+        "the node itself runs the code that waits for it here; the snapshot may still be taken; await it or wait on another thread"
+    )]
+    CalledFromWithin,
 }
 
 impl From<TransferError> for LeadershipTransferError {
@@ -494,6 +521,14 @@ pub enum StartError {
     /// The log has lost its hard state; see [`RestoreError`].
     #[error(transparent)]
     Restore(RestoreError),
+    /// Code that the node was given panicked before anything ran. What was made for the node is shut down again.
+    #[error("{place} panicked: {message}")]
+    Panicked {
+        /// Where.
+        place: CodePlace,
+        /// What the panic said.
+        message: String,
+    },
     /// The system gave no thread.
     #[error("cannot start the {thread} thread")]
     Thread {

@@ -6,11 +6,13 @@
 //! order or the node's end is heard. What cannot be had is reported to the protocol, which takes up
 //! the leader's next offer.
 
+use super::contain::{CodePlace, contain};
 use super::mailbox::Mail;
 use super::node::Node;
 use super::options::Snapshots;
 use super::origins::{check_received, use_or_set_aside};
 use super::raft::StateMachine;
+use super::snapshots::panicked;
 use super::status::FetchStatus;
 use super::sync::lock;
 use super::trace::trace_event;
@@ -67,7 +69,11 @@ where
         if !node.is_running() {
             return;
         }
-        match fetcher.fetch(order) {
+        let end = contain(|| fetcher.fetch(order)).unwrap_or_else(|message| {
+            node.panics.note(CodePlace::StoreReceive, &message);
+            End::Failed(panicked(CodePlace::StoreReceive, &message).to_string())
+        });
+        match end {
             End::Complete => {
                 fetcher.errors = 0;
                 node.fetch_ended(order, None);
@@ -145,7 +151,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Fetcher<'_, M, L, T> {
         // A slow line gets more time, and not the same question for ever.
         let timeout = options.snapshot_chunk_timeout.saturating_mul(1 << self.errors.min(3));
         let (group, request) = (options.group, receiver.next());
-        let chunk = self.node.transport.fetch_chunk(group, order.from, request, timeout).map_err(|error| {
+        let transport = &self.node.transport;
+        let fetched = contain(|| transport.fetch_chunk(group, order.from, request, timeout)).map_err(|message| {
+            self.node.panics.note(CodePlace::TransportFetch, &message);
+            Next::Fail(panicked(CodePlace::TransportFetch, &message).to_string())
+        })?;
+        let chunk = fetched.map_err(|error| {
             let reason = std::format!("from node {}: {error}", order.from);
             match error {
                 FetchError::Unreachable { .. } | FetchError::TimedOut | FetchError::Corrupt { .. } => {

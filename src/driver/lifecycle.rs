@@ -1,10 +1,11 @@
 //! How a node ends, and the calls of the handle.
 
 use super::changes::{MembershipChange, Wanted};
-use super::contain::contain;
+use super::contain::CodePlace;
 use super::error::{LeadershipTransferError, MembershipChangeError, RequestError, TakeSnapshotError, UnknownReason};
 use super::feed::{Feed, Reader};
-use super::node::{Handle, Node, StaleRead, Waiting, life};
+use super::inside::{NodeKey, is_inside};
+use super::node::{Handle, Node, Waiting, life};
 use super::raft::{RoleChange, StateMachine, WaitError};
 use super::reads::{BoxedRead, ReadWay};
 use super::snapshots::Requester;
@@ -12,41 +13,18 @@ use super::status::Status;
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
-use super::trace::trace_event;
 use super::transfers::LeadershipTransfer;
 use crate::log::SharedLog;
 use crate::transport::RaftTransport;
 use crate::types::NodeId;
 use bytes::Bytes;
 use std::boxed::Box;
-use std::cell::Cell;
 use std::mem;
 use std::string::{String, ToString};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
-
-std::thread_local! {
-    /// How deep this thread is inside a driver: it must not wait for a driver's threads to end.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
-}
-
-/// This thread works for a driver while it lives.
-pub(super) struct Inside(());
-
-impl Inside {
-    pub(super) fn enter() -> Self {
-        DEPTH.set(DEPTH.get() + 1);
-        Self(())
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
-    }
-}
 
 /// The node's threads and how far its end has come.
 pub(super) struct Lifecycle {
@@ -94,9 +72,20 @@ impl Lifecycle {
     }
 }
 
+/// Tells all who wait for the end.
+struct Ends<'a>(&'a Lifecycle);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Refuses, drains, hands over, stops, joins. Runs once.
     fn close(&self) {
+        // However it ends, nobody is to wait for ever.
+        let _ends = Ends(&self.lifecycle);
         lock(&self.state).draining = true;
         self.changed.notify();
         let deadline = Instant::now().checked_add(self.options.drain_timeout);
@@ -106,11 +95,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         });
         self.hand_over(deadline);
         self.stop();
-        if let Err(message) = contain(|| self.transport.shutdown()) {
-            // The node ends anyway; its threads depend on nothing of the transport's.
-            trace_event!(error, node = self.id.0, "the transport panicked at its shutdown: {message}");
-            drop(message);
-        }
+        // The node ends anyway; its threads depend on nothing of the transport's.
+        self.panics.survive(CodePlace::TransportShutdown, || self.transport.shutdown());
         let threads = mem::take(&mut *lock(&self.lifecycle.threads));
         for thread in threads {
             // A thread catches its own panics; there is nothing left to learn from its end.
@@ -119,7 +105,6 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         // A message may have been on its way through a step while the node stopped.
         self.release(lock(&self.state));
         self.changed.notify();
-        self.lifecycle.end();
     }
 
     /// What is queued for the log still gets there; every request gets its answer now.
@@ -147,6 +132,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         self.id
     }
 
+    fn key(&self) -> NodeKey {
+        self.key
+    }
+
     fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError> {
         self.propose_one(command)
     }
@@ -159,7 +148,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         self.begin_read(read, way)
     }
 
-    fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError> {
+    fn stale_read(&self, read: BoxedRead<M>) -> Result<(), RequestError> {
         if lock(&self.state).draining {
             return Err(self.why_closed());
         }
@@ -200,6 +189,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         deadline: Option<Instant>,
         predicate: &mut dyn FnMut(&Status) -> bool,
     ) -> Result<Status, WaitError> {
+        let waits = deadline.is_none_or(|deadline| deadline > Instant::now());
+        let within = waits && self.key.is_entered();
         let mut last = None;
         let found = self.changed.wait_until(deadline, || {
             let status = self.status_now();
@@ -212,7 +203,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
                 None => WaitError::Shutdown,
             });
             last = Some(status);
-            over.map(Err)
+            over.or_else(|| within.then_some(WaitError::CalledFromWithin)).map(Err)
         });
         match (found, last) {
             (Some(result), _) => result,
@@ -224,7 +215,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
     }
 
     fn shutdown(self: Arc<Self>) {
-        let inside = DEPTH.get() > 0;
+        let inside = is_inside();
         if !self.lifecycle.begin() {
             if !inside {
                 self.lifecycle.wait_for_end();

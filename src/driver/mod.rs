@@ -55,6 +55,7 @@ mod error;
 mod feed;
 mod fetch;
 mod identities;
+mod inside;
 mod lease;
 mod lifecycle;
 mod limits;

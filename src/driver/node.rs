@@ -2,13 +2,14 @@
 
 use super::apply::ApplyWork;
 use super::changes::{Changes, MembershipChange, Wanted};
-use super::contain::panic_message;
+use super::contain::{Asked, CodePlace, Foreign, Panics, contain, panic_message};
 use super::error::{
     LeadershipTransferError, MembershipChangeError, RequestError, StartError, TakeSnapshotError, UnknownReason,
 };
 use super::feed::{Feed, Reader};
 use super::fetch::Order;
 use super::identities;
+use super::inside::NodeKey;
 use super::lease::Leases;
 use super::lifecycle::Lifecycle;
 use super::limits;
@@ -43,7 +44,6 @@ use crate::ticker::Ticker;
 use crate::transport::RaftTransport;
 use crate::types::{EntryId, NodeId, Term};
 use bytes::Bytes;
-use std::boxed::Box;
 use std::collections::VecDeque;
 use std::format;
 use std::mem;
@@ -63,15 +63,15 @@ pub(super) type Completer<R> = slot::Completer<EntryId, Answer<R>>;
 pub(super) type Settled<R> = (Completer<R>, Answer<R>);
 /// The proposer's side of an open proposal.
 pub(super) type Waiting<R> = Completion<EntryId, Answer<R>>;
-pub(super) type StaleRead<M> = Box<dyn FnOnce(&M) + Send>;
 
 /// A node as its handle sees it, whatever its log and transport are.
 pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn id(&self) -> NodeId;
+    fn key(&self) -> NodeKey;
     fn propose(&self, command: Bytes) -> Result<Waiting<M::Response>, RequestError>;
     fn propose_batch(&self, commands: Vec<Bytes>) -> Result<Vec<Waiting<M::Response>>, RequestError>;
     fn read(&self, read: BoxedRead<M>, way: ReadWay) -> Result<(), RequestError>;
-    fn stale_read(&self, read: StaleRead<M>) -> Result<(), RequestError>;
+    fn stale_read(&self, read: BoxedRead<M>) -> Result<(), RequestError>;
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
     fn change_membership(&self, wanted: Wanted, timeout: Duration) -> MembershipChange;
     fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError>;
@@ -99,18 +99,21 @@ pub(super) mod life {
 /// One running node.
 pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) id: NodeId,
+    pub(super) key: NodeKey,
+    /// Panics of code that is not ours, which the node survived.
+    pub(super) panics: Panics,
     pub(super) tick: Duration,
     pub(super) election_ticks: u32,
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
     /// What the log stores in one write.
     pub(super) write_bytes_max: usize,
-    pub(super) options: DriverOptions,
+    pub(super) options: Foreign<DriverOptions>,
     pub(super) state: Mutex<State<M>>,
     /// Of `state`: wakes the ticker thread before its time.
     pub(super) tick_wake: Condvar,
-    pub(super) view: L::Reader,
-    pub(super) transport: T,
+    pub(super) view: Foreign<L::Reader>,
+    pub(super) transport: Foreign<T>,
     pub(super) writes: Mailbox<Vec<Write>>,
     pub(super) applies: Mailbox<ApplyWork<M>>,
     pub(super) cold_reads: Mailbox<Vec<ColdRead>>,
@@ -207,8 +210,8 @@ where
 {
     let mut problems = config.problems();
     problems.extend(options.problems());
-    let carries = transport.limits();
-    let write_bytes_max = log.write_bytes_max();
+    let carries = starting(CodePlace::TransportStart, || transport.limits())?;
+    let write_bytes_max = starting(CodePlace::LogAppend, || log.write_bytes_max())?;
     problems.extend(config.log_problems(write_bytes_max));
     problems.extend(limits::problems(config, &carries));
     problems.extend(identities::address_problems(config, &options, &transport));
@@ -217,30 +220,33 @@ where
     }
     identities::check(config, &options, log.identity(), transport.identity())?;
     let config = &limits::within(config, &carries);
-    let (config, overruled) = members::bootstrap(config, &mut log)?;
+    let (config, overruled) = starting(CodePlace::LogAppend, || members::bootstrap(config, &mut log))??;
     let config =
         &RaftConfig { history: config.history.or_else(|| Some(members::draw_history())), ..config.into_owned() };
-    let view = log.reader();
-    let protocol = Protocol::new(config, &view)?;
-    let snapshot = view.snapshot();
-    let info = snapshots::restore_at_start(&options, &view, &mut machine)?;
-    let begins_with = SnapshotState::new(snapshot, info);
-    if let (Some(lives), Some(memory)) = (log.lives(), log.peer_memory()) {
-        transport.introduce(&lives, &memory);
+    let view = starting(CodePlace::LogAppend, || log.reader())?;
+    let protocol = starting(CodePlace::LogView, || Protocol::new(config, &view))??;
+    let snapshot = starting(CodePlace::LogView, || view.snapshot())?;
+    let restored = starting(CodePlace::StoreOpen, || snapshots::restore_at_start(&options, &view, &mut machine));
+    let begins_with = SnapshotState::new(snapshot, restored??);
+    let identity = starting(CodePlace::LogView, || log.lives().zip(log.peer_memory()))?;
+    if let Some((lives, memory)) = identity {
+        starting(CodePlace::TransportStart, || transport.introduce(&lives, &memory))?;
     }
-    let recording = Recording::start::<L>(&options, config, &protocol, &view);
+    let recording = starting(CodePlace::LogView, || Recording::start::<L>(&options, config, &protocol, &view))?;
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
+        key: NodeKey::new(),
+        panics: Panics::new(config.id),
         tick: config.tick,
         election_ticks: config.election_ticks,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
         write_bytes_max,
-        options,
+        options: Foreign::new(options),
         state: Mutex::new(State::new(config, protocol, recording, begins_with, overruled)),
         tick_wake: Condvar::new(),
-        view,
-        transport,
+        view: Foreign::new(view),
+        transport: Foreign::new(transport),
         writes: Mailbox::new(),
         applies: Mailbox::new(),
         cold_reads: Mailbox::new(),
@@ -263,13 +269,23 @@ where
     });
     let first = lock(&node.state).protocol_role();
     node.roles.publish(first);
-    node.introduce_members();
-    node.transport.start(Arc::new(Inbound::new(&node)));
-    if let Err(error) = threads::spawn(&node, log, machine, snapshot) {
-        Arc::clone(&node).shutdown();
-        return Err(error);
+    let introduced = starting(CodePlace::TransportMembers, || node.introduce_members());
+    let started = introduced.and_then(|()| {
+        starting(CodePlace::TransportStart, || node.transport.start(Arc::new(Inbound::new(&node))))?;
+        threads::spawn(&node, log, machine, snapshot)
+    });
+    match started {
+        Ok(()) => Ok(node),
+        Err(error) => {
+            Arc::clone(&node).shutdown();
+            Err(error)
+        }
     }
-    Ok(node)
+}
+
+/// Runs what is not ours while nothing else runs yet.
+fn starting<R>(place: CodePlace, run: impl FnOnce() -> R) -> Result<R, StartError> {
+    contain(run).map_err(|message| StartError::Panicked { place, message })
 }
 
 impl<M: StateMachine> State<M> {
@@ -376,7 +392,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.reads.leader_lost |= matches!(event, Event::MinimumElectionTimeout) && state.leading.is_none();
         let State { protocol, actions, recording, .. } = state;
         let input = recording.input(&event);
-        match catch_unwind(AssertUnwindSafe(|| protocol.step(&self.view, event, actions))) {
+        let view = Asked::new(&*self.view);
+        match catch_unwind(AssertUnwindSafe(|| protocol.step(&view, event, actions))) {
             Ok(Ok(())) => {}
             Ok(Err(
                 error @ (StepError::Propose(_)
@@ -390,6 +407,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             Ok(Err(error)) => {
                 let message = format!("the driver broke the protocol's contract: {error}");
                 self.fail(state, StopReason::Internal { message });
+                return Ok(None);
+            }
+            Err(panic) if view.panicked() => {
+                self.fail_at(state, CodePlace::LogView, panic_message(panic));
                 return Ok(None);
             }
             Err(panic) => {
@@ -520,6 +541,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.reads.abort_all(&error);
         state.answer_appended(UnknownReason::Fatal);
         self.halt(state, stopped);
+    }
+
+    /// What is not ours panicked, and the node cannot do without it.
+    pub(super) fn fail_at(&self, state: &mut State<M>, place: CodePlace, message: String) {
+        self.fail(state, StopReason::Panicked { place, entry: None, message });
     }
 
     /// [`fail`](Self::fail) for threads that do not hold the lock.

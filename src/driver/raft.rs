@@ -3,7 +3,8 @@
 use super::changes::{MembershipChange, Wanted};
 use super::error::{RequestError, StartError, UnknownReason};
 use super::feed;
-use super::node::{self, Answer, Handle, StaleRead, Waiting};
+use super::inside::NodeKey;
+use super::node::{self, Answer, Handle, Waiting};
 use super::options::DriverOptions;
 use super::reads::{self, ReadWay, Reading};
 use super::slot::{self, Outcome};
@@ -21,7 +22,6 @@ use std::boxed::Box;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::string::String;
 use std::sync::Arc;
@@ -143,17 +143,18 @@ impl<M: StateMachine> Raft<M> {
 
     /// Proposes a command. The proposal resolves once this node has applied it.
     pub fn propose(&self, command: impl Into<Bytes>) -> Proposal<M::Response> {
-        Proposal::new(self.owner.node.propose(command.into()))
+        let node = &self.owner.node;
+        Proposal::new(node.key(), node.propose(command.into()))
     }
 
     /// Proposes commands that are appended next to each other in this order, or refused together.
     /// Each has an outcome of its own. To wait for all, wait for the last first: the others are
     /// then there already.
     pub fn propose_batch(&self, commands: Vec<Bytes>) -> Vec<Proposal<M::Response>> {
-        let count = commands.len();
+        let (count, key) = (commands.len(), self.owner.node.key());
         match self.owner.node.propose_batch(commands) {
-            Ok(completions) => completions.into_iter().map(|completion| Proposal::new(Ok(completion))).collect(),
-            Err(error) => (0..count).map(|_| Proposal::new(Err(error.clone()))).collect(),
+            Ok(completions) => completions.into_iter().map(|completion| Proposal::new(key, Ok(completion))).collect(),
+            Err(error) => (0..count).map(|_| Proposal::new(key, Err(error.clone()))).collect(),
         }
     }
 
@@ -193,10 +194,11 @@ impl<M: StateMachine> Raft<M> {
     }
 
     fn open_read<R: Send + 'static>(&self, look: impl FnOnce(&M) -> R + Send + 'static, way: ReadWay) -> Reading<R> {
+        let node = &self.owner.node;
         let (read, completion) = reads::open(look);
-        match self.owner.node.read(read, way) {
-            Ok(()) => Reading::open(completion),
-            Err(error) => Reading::refused(error),
+        match node.read(read, way) {
+            Ok(()) => Reading::open(node.key(), completion),
+            Err(error) => Reading::refused(node.key(), error),
         }
     }
 
@@ -211,18 +213,15 @@ impl<M: StateMachine> Raft<M> {
         &self,
         look: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<R, RequestError> {
-        let (completer, completion) = slot::slot::<(), _>();
-        let read: StaleRead<M> = Box::new(move |machine: &M| {
-            let answer = catch_unwind(AssertUnwindSafe(|| look(machine)));
-            if let Some(wake) = completer.complete(answer) {
-                wake.wake();
-            }
-        });
-        self.owner.node.stale_read(read)?;
+        let node = &self.owner.node;
+        if node.key().is_entered() {
+            return Err(RequestError::CalledFromWithin { proposed: None });
+        }
+        let (read, completion) = reads::open(look);
+        node.stale_read(read)?;
         match completion.wait(None) {
-            Outcome::Done(Ok(found)) => Ok(found),
-            Outcome::Done(Err(panic)) => resume_unwind(panic),
-            Outcome::Expired(_) | Outcome::Abandoned(_) => Err(self.owner.node.why_closed()),
+            Outcome::Expired(_) | Outcome::Abandoned(_) => Err(node.why_closed()),
+            outcome => reads::settle(outcome),
         }
     }
 
@@ -308,7 +307,8 @@ impl<M: StateMachine> Raft<M> {
     /// A node with a store takes snapshots by itself: see [`DriverOptions::snapshot_entries`].
     pub fn snapshot(&self) -> TakingSnapshot {
         let (requester, completion) = slot::slot();
-        TakingSnapshot::new(self.owner.node.snapshot(requester).map(|()| completion))
+        let node = &self.owner.node;
+        TakingSnapshot::new(node.key(), node.snapshot(requester).map(|()| completion))
     }
 
     /// The node's state now.
@@ -346,6 +346,12 @@ impl<M: StateMachine> Raft<M> {
     }
 }
 
+/// A deadline that has passed: for a look at what is there.
+#[allow(clippy::unnecessary_wraps, reason = "it is a deadline like any other")]
+pub(super) fn now() -> Option<Instant> {
+    Some(Instant::now())
+}
+
 /// A deadline; `None` when it is too far away to be one.
 pub(super) fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
@@ -365,6 +371,7 @@ pub struct Applied<R> {
 /// without a witness.
 #[must_use = "the outcome is known only here"]
 pub struct Proposal<R> {
+    node: NodeKey,
     state: State<R>,
 }
 
@@ -374,12 +381,12 @@ enum State<R> {
 }
 
 impl<R> Proposal<R> {
-    fn new(result: Result<Waiting<R>, RequestError>) -> Self {
+    fn new(node: NodeKey, result: Result<Waiting<R>, RequestError>) -> Self {
         let state = match result {
             Ok(completion) => State::Open(completion),
             Err(error) => State::Refused(Some(error)),
         };
-        Self { state }
+        Self { node, state }
     }
 
     /// Waits for the outcome for at most `timeout`.
@@ -390,6 +397,10 @@ impl<R> Proposal<R> {
     pub fn wait(self, timeout: Duration) -> Result<Applied<R>, RequestError> {
         match self.state {
             State::Refused(error) => Err(error.unwrap_or(RequestError::Shutdown)),
+            State::Open(completion) if self.node.would_wait_for_itself(timeout) => match completion.wait(now()) {
+                Outcome::Expired(proposed) => Err(RequestError::CalledFromWithin { proposed }),
+                outcome => settle(outcome),
+            },
             State::Open(completion) => settle(completion.wait(deadline(timeout))),
         }
     }
@@ -484,4 +495,7 @@ pub enum WaitError {
         /// What happened.
         reason: String,
     },
+    /// The call came from code that this node runs itself, and would wait for its own thread. Wait on another thread.
+    #[error("the node itself runs the code that waits for it here; wait on another thread")]
+    CalledFromWithin,
 }

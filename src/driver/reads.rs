@@ -6,10 +6,12 @@
 //! node or another, ends it in the first two. In the third it needs nothing but the state machine. Each
 //! read goes its own way, for the indexes of two leaders need not ascend.
 
+use super::contain::{CodePlace, Panics};
 use super::error::{Limit, RequestError};
+use super::inside::NodeKey;
 use super::node::{Handle, Node, State};
 use super::proposals::{admit_anywhere, admit_request, not_leader};
-use super::raft::{StateMachine, deadline};
+use super::raft::{StateMachine, deadline, now};
 use super::slot::{self, Completer, Completion, Outcome, Wake};
 use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::sync::lock;
@@ -48,11 +50,11 @@ pub(super) enum ReadWay {
 /// called and none is dropped under a lock of the driver.
 pub(super) trait OpenRead<M>: Send {
     /// Looks, and stores what was found. `false` if the reader has given up and nobody looked.
-    fn look(&mut self, machine: &M) -> bool;
+    fn look(&mut self, machine: &M, panics: &Panics) -> bool;
     /// Stores why there is nothing to find.
-    fn refuse(&mut self, error: RequestError);
+    fn refuse(&mut self, error: RequestError, panics: &Panics);
     /// Wakes the reader, once its answer and those of the reads beside it are stored.
-    fn wake(&mut self);
+    fn wake(&mut self, panics: &Panics);
 }
 
 pub(super) type BoxedRead<M> = Box<dyn OpenRead<M>>;
@@ -60,7 +62,7 @@ pub(super) type BoxedRead<M> = Box<dyn OpenRead<M>>;
 pub(super) type RefusedRead<M> = (BoxedRead<M>, RequestError);
 
 /// What a reader gets; a panic of its `look` is its own.
-type Answer<R> = Result<thread::Result<R>, RequestError>;
+pub(super) type Answer<R> = Result<thread::Result<R>, RequestError>;
 
 struct Look<R, F> {
     look: Option<F>,
@@ -73,34 +75,30 @@ where
     R: Send,
     F: FnOnce(&M) -> R + Send,
 {
-    fn look(&mut self, machine: &M) -> bool {
+    fn look(&mut self, machine: &M, panics: &Panics) -> bool {
         let (Some(look), Some(completer)) = (self.look.take(), self.completer.take()) else { return false };
         if completer.is_cancelled() {
-            contain(|| drop(look));
+            panics.survive(CodePlace::LookDrop, || drop(look));
             return false;
         }
         let found = catch_unwind(AssertUnwindSafe(|| look(machine)));
         // Without a reader the answer ends here.
-        self.wake = contain(|| completer.complete(Ok(found))).flatten();
+        self.wake = panics.survive(CodePlace::AnswerDrop, || completer.complete(Ok(found))).flatten();
         true
     }
 
-    fn refuse(&mut self, error: RequestError) {
+    fn refuse(&mut self, error: RequestError, panics: &Panics) {
         let look = self.look.take();
-        contain(|| drop(look));
-        self.wake = self.completer.take().and_then(|completer| completer.complete(Err(error)));
+        panics.survive(CodePlace::LookDrop, || drop(look));
+        let Some(completer) = self.completer.take() else { return };
+        self.wake = panics.survive(CodePlace::AnswerDrop, || completer.complete(Err(error))).flatten();
     }
 
-    fn wake(&mut self) {
+    fn wake(&mut self, panics: &Panics) {
         if let Some(wake) = self.wake.take() {
-            contain(|| wake.wake());
+            panics.survive(CodePlace::Wake, || wake.wake());
         }
     }
-}
-
-/// The user's code, whose panic must not cost others their answers.
-fn contain<T>(run: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
 /// A new read, and its reader's side.
@@ -304,20 +302,20 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let running = self.is_running();
             self.reads.open.fetch_sub(1, Ordering::SeqCst);
             let looked = if running {
-                read.look(machine)
+                read.look(machine, &self.panics)
             } else {
-                read.refuse(self.why_closed());
+                read.refuse(self.why_closed(), &self.panics);
                 false
             };
             let tally = if looked { &self.reads.answered } else { &self.reads.aborted };
             tally.fetch_add(1, Ordering::Relaxed);
             stored.push(read);
             if began.elapsed() >= TURN_MAX {
-                stored.drain(..).for_each(|mut read| read.wake());
+                stored.drain(..).for_each(|mut read| read.wake(&self.panics));
                 *began = Instant::now();
             }
         }
-        stored.into_iter().for_each(|mut read| read.wake());
+        stored.into_iter().for_each(|mut read| read.wake(&self.panics));
         if began.is_some() {
             self.changed.notify();
         }
@@ -332,11 +330,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.reads.open.fetch_sub(count, Ordering::SeqCst);
         self.reads.aborted.fetch_add(count as u64, Ordering::Relaxed);
         for (read, error) in &mut reads {
-            // The user's transport is asked.
-            contain(|| self.name_leader(error));
-            read.refuse(error.clone());
+            self.name_leader(error);
+            read.refuse(error.clone(), &self.panics);
         }
-        reads.into_iter().for_each(|(mut read, _)| read.wake());
+        reads.into_iter().for_each(|(mut read, _)| read.wake(&self.panics));
         self.changed.notify();
     }
 }
@@ -345,6 +342,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 /// way without a witness.
 #[must_use = "what was read is known only here"]
 pub struct Reading<R> {
+    node: NodeKey,
     stage: Stage<R>,
 }
 
@@ -354,12 +352,12 @@ enum Stage<R> {
 }
 
 impl<R> Reading<R> {
-    pub(super) fn open(completion: Completion<(), Answer<R>>) -> Self {
-        Self { stage: Stage::Open(completion) }
+    pub(super) fn open(node: NodeKey, completion: Completion<(), Answer<R>>) -> Self {
+        Self { node, stage: Stage::Open(completion) }
     }
 
-    pub(super) fn refused(error: RequestError) -> Self {
-        Self { stage: Stage::Refused(Some(error)) }
+    pub(super) fn refused(node: NodeKey, error: RequestError) -> Self {
+        Self { node, stage: Stage::Refused(Some(error)) }
     }
 
     /// Waits for the answer for at most `timeout`.
@@ -373,6 +371,10 @@ impl<R> Reading<R> {
     pub fn wait(self, timeout: Duration) -> Result<R, RequestError> {
         match self.stage {
             Stage::Refused(error) => Err(error.unwrap_or(RequestError::Shutdown)),
+            Stage::Open(completion) if self.node.would_wait_for_itself(timeout) => match completion.wait(now()) {
+                Outcome::Expired(_) => Err(RequestError::CalledFromWithin { proposed: None }),
+                outcome => settle(outcome),
+            },
             Stage::Open(completion) => settle(completion.wait(deadline(timeout))),
         }
     }
@@ -389,7 +391,7 @@ impl<R> Future for Reading<R> {
     }
 }
 
-fn settle<R>(outcome: Outcome<(), Answer<R>>) -> Result<R, RequestError> {
+pub(super) fn settle<R>(outcome: Outcome<(), Answer<R>>) -> Result<R, RequestError> {
     match outcome {
         Outcome::Done(Ok(Ok(found))) => Ok(found),
         Outcome::Done(Ok(Err(panic))) => resume_unwind(panic),

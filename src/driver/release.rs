@@ -1,9 +1,10 @@
 //! What a step leaves behind when the lock is released: wake-ups, messages, answers.
 
-use super::contain::{CodePlace, panic_message};
+use super::contain::{CodePlace, contain};
 use super::members::Reachable;
 use super::node::{Guard, Node, Settled};
 use super::raft::StateMachine;
+use super::slot::Wake;
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
@@ -11,7 +12,6 @@ use crate::log::SharedLog;
 use crate::message::Envelope;
 use crate::transport::RaftTransport;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Vec;
 
 /// How many rounds of messages a thread sends for others before it hands that over to the ticker.
@@ -46,28 +46,35 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 batch = mem::replace(&mut state.outbox, spare);
             }
             drop(state);
-            // The disk takes longest: it starts first.
-            if wake_log {
-                self.writes.wake();
-            }
-            if wake_apply {
-                self.applies.wake();
-            }
-            if wake_reader {
-                self.cold_reads.wake();
-            }
-            if wake_fetch {
-                self.fetches.wake();
-                self.fetch_orders.notify();
-            }
-            self.send_all(members, &mut batch);
-            self.answer(answers);
-            self.refuse_reads(refused_reads);
-            self.answer_transfers(transfers);
-            self.answer_changes(changes);
-            self.answer_requesters(requesters);
-            if changed {
-                self.changed.notify();
+            let dispatched = contain(|| {
+                let _inside = self.key.enter();
+                // The disk takes longest: it starts first.
+                if wake_log {
+                    self.writes.wake();
+                }
+                if wake_apply {
+                    self.applies.wake();
+                }
+                if wake_reader {
+                    self.cold_reads.wake();
+                }
+                if wake_fetch {
+                    self.fetches.wake();
+                    self.fetch_orders.notify();
+                }
+                self.send_all(members, &mut batch);
+                self.answer(answers);
+                self.refuse_reads(refused_reads);
+                self.answer_transfers(transfers);
+                self.answer_changes(changes);
+                self.answer_requesters(requesters);
+                if changed {
+                    self.changed.notify();
+                }
+            });
+            if let Err(message) = dispatched {
+                // Nobody would send any more.
+                self.fail(&mut lock(&self.state), StopReason::Internal { message });
             }
             if !sends {
                 return;
@@ -89,21 +96,22 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     fn send_all(&self, members: Option<Reachable>, batch: &mut Vec<Envelope>) {
-        let sent = catch_unwind(AssertUnwindSafe(|| {
-            // Who is new is known before the first message to it.
-            if let Some(members) = members {
-                self.transport.members(self.options.group, &members);
+        let group = self.options.group;
+        // Who is new is known before the first message to it.
+        if let Some(members) = members {
+            if let Err(message) = contain(|| self.transport.members(group, &members)) {
+                return self.fail_at(&mut lock(&self.state), CodePlace::TransportMembers, message);
             }
+        }
+        let sent = contain(|| {
             for envelope in batch.drain(..) {
                 if self.is_running() {
-                    self.transport.send(self.options.group, envelope);
+                    self.transport.send(group, envelope);
                 }
             }
-        }));
-        if let Err(panic) = sent {
-            let mut state = lock(&self.state);
-            let message = panic_message(panic);
-            self.fail(&mut state, StopReason::Panicked { place: CodePlace::Transport, entry: None, message });
+        });
+        if let Err(message) = sent {
+            self.fail_at(&mut lock(&self.state), CodePlace::TransportSend, message);
         }
     }
 
@@ -118,11 +126,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             if let Err(error) = &mut answer {
                 self.name_leader(error);
             }
-            wakes.extend(completer.complete(answer));
+            wakes.extend(self.panics.survive(CodePlace::AnswerDrop, || completer.complete(answer)).flatten());
         }
+        self.wake_all(wakes);
+    }
+
+    /// The wakers are the user's code: the panic of one is no reason to lose the others.
+    pub(super) fn wake_all<N, A>(&self, wakes: Vec<Wake<N, A>>) {
         for wake in wakes {
-            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
-            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
+            self.panics.survive(CodePlace::Wake, || wake.wake());
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::sync::{Arc, Condvar, Mutex, lock, wait, wait_until};
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -150,7 +151,10 @@ impl<N: Copy, T> Drop for Completer<N, T> {
         inner.stage = Stage::Abandoned(note);
         let waiter = mem::replace(&mut inner.waiter, Waiter::None);
         drop(inner);
-        Wake { slot, waiter }.wake();
+        // This may be a thread that unwinds: a second panic would end the process.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Wake { slot, waiter }.wake())) {
+            mem::forget(panic);
+        }
     }
 }
 
@@ -195,13 +199,20 @@ impl<N: Copy, T> Completion<N, T> {
         if let Some(outcome) = take(&mut inner.stage) {
             return Poll::Ready(outcome);
         }
-        let known = matches!(&inner.waiter, Waiter::Task(waker) if waker.will_wake(context.waker()));
-        if !known {
-            // The replaced waker is the user's code: it is dropped after the lock.
-            let replaced = mem::replace(&mut inner.waiter, Waiter::Task(context.waker().clone()));
-            drop(inner);
-            drop(replaced);
+        if matches!(&inner.waiter, Waiter::Task(waker) if waker.will_wake(context.waker())) {
+            return Poll::Pending;
         }
+        // Cloning a waker and dropping one is the user's code: neither happens under the lock. The answer may come meanwhile.
+        drop(inner);
+        let waker = context.waker().clone();
+        let mut inner = lock(&self.slot.inner);
+        if let Some(outcome) = take(&mut inner.stage) {
+            drop(inner);
+            return Poll::Ready(outcome);
+        }
+        let replaced = mem::replace(&mut inner.waiter, Waiter::Task(waker));
+        drop(inner);
+        drop(replaced);
         Poll::Pending
     }
 }

@@ -8,13 +8,14 @@
 //! is gone. A crash between the two leaves a snapshot that nobody needs, or that is found complete
 //! when the same one is taken again.
 
-use super::contain::panic_message;
+use super::contain::{CodePlace, contain};
 use super::error::{StartError, TakeSnapshotError};
+use super::inside::NodeKey;
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
 use super::origins::{check_recorded, use_or_set_aside};
-use super::raft::{StateMachine, deadline};
+use super::raft::{StateMachine, deadline, now};
 use super::slot::{Completer, Completion, Outcome};
 use super::status::{FetchStatus, SnapshotStatus};
 use super::stopped::StopReason;
@@ -37,7 +38,6 @@ use std::format;
 use std::future::Future;
 use std::io;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::string::{String, ToString};
 use std::sync::Arc;
@@ -228,13 +228,17 @@ pub(super) fn restore_at_start<M: StateMachine>(
 /// Restores a machine, all of it; a panic is a failure like any other.
 pub(super) fn restore<M: StateMachine>(machine: &mut M, mut reader: &mut dyn SnapshotReader) -> io::Result<()> {
     // A reference to the reference: compilers before 1.86 do not make a `dyn Read` of the reader itself.
-    catch_unwind(AssertUnwindSafe(|| machine.restore(&mut reader)))
-        .unwrap_or_else(|panic| Err(io::Error::other(format!("a panic: {}", panic_message(panic)))))?;
+    contain(|| machine.restore(&mut reader)).unwrap_or_else(|message| Err(panicked(CodePlace::Restore, &message)))?;
     // Only the end of the stream says that what was read was the whole.
-    match io::copy(reader, &mut io::sink())? {
+    let rest = contain(|| io::copy(reader, &mut io::sink()));
+    match rest.unwrap_or_else(|message| Err(panicked(CodePlace::StoreOpen, &message)))? {
         0 => Ok(()),
         rest => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{rest} bytes at its end were not read"))),
     }
+}
+
+pub(super) fn panicked(place: CodePlace, message: &str) -> io::Error {
+    io::Error::other(format!("{place} panicked: {message}"))
 }
 
 /// Writes images and deletes what they supersede, until the node stops.
@@ -248,8 +252,9 @@ where
         if work.recorded {
             node.retain_recorded(store);
         }
-        if let Some(job) = work.job.filter(|_| node.is_running()) {
-            node.take_snapshot(store, job);
+        match work.job {
+            Some(job) if node.is_running() => node.take_snapshot(store, job),
+            job => drop(node.panics.survive(CodePlace::Image, || drop(job))),
         }
     }
 }
@@ -262,7 +267,14 @@ struct WhileRunning<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> io::Write for WhileRunning<'_, M, L, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.node.is_running() { self.writer.write(bytes) } else { Err(io::Error::other("the node stops")) }
+        if !self.node.is_running() {
+            return Err(io::Error::other("the node stops"));
+        }
+        // The image is another's code than the store: which of them panicked is to be told.
+        contain(|| self.writer.write(bytes)).unwrap_or_else(|message| {
+            self.node.panics.note(CodePlace::StoreWrite, &message);
+            Err(panicked(CodePlace::StoreWrite, &message))
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -281,14 +293,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     ) {
         let mut state = lock(&self.state);
         let membership = membership_as_of(&state.protocol, last.index);
-        let job = SnapshotJob { last, compact_through, membership, image };
-        if self.snapshots.post(|work| work.job = Some(job)) == Some(true) {
+        let mut job = Some(SnapshotJob { last, compact_through, membership, image });
+        if self.snapshots.post(|work| work.job = job.take()) == Some(true) {
             self.snapshots.wake();
         }
         state.snapshots.taking = Some(last);
         state.changed = true;
         self.await_snapshot(&mut state, last, requesters);
         self.release(state);
+        // The node has stopped. An image is not ours: it is dropped without the lock.
+        self.panics.survive(CodePlace::Image, || drop(job));
     }
 
     /// These wait for a snapshot that is being written.
@@ -318,8 +332,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let SnapshotJob { last, compact_through, membership, image } = job;
         let known = !membership.is_empty();
         let written = if known {
-            self.write_image(store, last, &membership, image)
+            contain(|| self.write_image(store, last, &membership, image)).unwrap_or_else(|message| {
+                self.panics.note(CodePlace::StoreWrite, &message);
+                Err(panicked(CodePlace::StoreWrite, &message).to_string())
+            })
         } else {
+            self.panics.survive(CodePlace::Image, || drop(image));
             Err(SnapshotRefused::MembershipUnknown { snapshot: last }.to_string())
         };
         let mut state = lock(&self.state);
@@ -386,10 +404,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         };
         let mut writer = begun.map_err(|error| error.to_string())?;
         let mut out = WhileRunning { node: self, writer: &mut *writer };
-        match catch_unwind(AssertUnwindSafe(|| image.write_to(&mut out))) {
+        match contain(|| image.write_to(&mut out)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(panic) => return Err(format!("the image panicked: {}", panic_message(panic))),
+            Err(message) => {
+                self.panics.note(CodePlace::Image, &message);
+                return Err(panicked(CodePlace::Image, &message).to_string());
+            }
         }
         writer.finish().map(|_| ()).map_err(|error| error.to_string())
     }
@@ -401,7 +422,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             return;
         }
         // Not under the lock: it asks the user's store.
-        let listed = self.options.snapshots.as_ref().map(|store| store.list());
+        let list = |store: &Snapshots| self.panics.survive(CodePlace::StoreList, || store.list());
+        let listed = self.options.snapshots.as_ref().and_then(list);
         let info = listed.and_then(|list| list.into_iter().find(|info| info.last == last));
         let mut state = lock(&self.state);
         state.snapshots.durable = last;
@@ -416,17 +438,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
     /// Deletes what the snapshot supersedes that the log has, durably.
     fn retain_recorded(&self, store: &Snapshots) {
-        self.served.release_idle();
+        self.panics.survive(CodePlace::StoreChunk, || self.served.release_idle());
         let durable = lock(&self.state).snapshots.durable;
-        store.retain(durable);
+        self.panics.survive(CodePlace::StoreRetain, || store.retain(durable));
     }
 
     /// A peer asks for a chunk. Called by the transport; reads the disk.
     pub(super) fn serve_chunk(&self, peer: NodeId, request: ChunkRequest) -> Option<Chunk> {
         let store = self.options.snapshots.as_ref()?;
-        match store.chunk(request) {
+        match self.panics.survive(CodePlace::StoreChunk, || store.chunk(request))? {
             Ok(chunk) => {
-                self.served.note(store, peer, &chunk);
+                self.panics.survive(CodePlace::StoreChunk, || self.served.note(store, peer, &chunk));
                 Some(chunk)
             }
             Err(error) => {
@@ -495,11 +517,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             return;
         }
         self.snapshot_requests.fetch_sub(settled.len(), Ordering::SeqCst);
-        let wakes: Vec<_> = settled.into_iter().filter_map(|(requester, answer)| requester.complete(answer)).collect();
-        for wake in wakes {
-            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
-            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
-        }
+        let wakes = settled.into_iter().filter_map(|(requester, answer)| {
+            self.panics.survive(CodePlace::AnswerDrop, || requester.complete(answer)).flatten()
+        });
+        self.wake_all(wakes.collect());
     }
 }
 
@@ -528,6 +549,7 @@ pub(super) fn why_not_taken<M: StateMachine>(state: &State<M>) -> TakeSnapshotEr
 /// without a witness.
 #[must_use = "whether it was taken is known only here"]
 pub struct TakingSnapshot {
+    node: NodeKey,
     stage: Stage,
 }
 
@@ -537,12 +559,12 @@ enum Stage {
 }
 
 impl TakingSnapshot {
-    pub(super) fn new(result: Result<Completion<(), Answer>, TakeSnapshotError>) -> Self {
+    pub(super) fn new(node: NodeKey, result: Result<Completion<(), Answer>, TakeSnapshotError>) -> Self {
         let stage = match result {
             Ok(completion) => Stage::Open(completion),
             Err(error) => Stage::Refused(Some(error)),
         };
-        Self { stage }
+        Self { node, stage }
     }
 
     /// Waits for at most `timeout` until the log begins with the snapshot.
@@ -552,6 +574,10 @@ impl TakingSnapshot {
     pub fn wait(self, timeout: Duration) -> Result<SnapshotInfo, TakeSnapshotError> {
         match self.stage {
             Stage::Refused(error) => Err(error.unwrap_or(TakeSnapshotError::Shutdown)),
+            Stage::Open(completion) if self.node.would_wait_for_itself(timeout) => match completion.wait(now()) {
+                Outcome::Expired(_) => Err(TakeSnapshotError::CalledFromWithin),
+                outcome => settle(outcome),
+            },
             Stage::Open(completion) => settle(completion.wait(deadline(timeout))),
         }
     }

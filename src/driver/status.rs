@@ -1,7 +1,8 @@
 //! What a node says about itself: an owned value, never a guard.
 
+use super::contain::{CodePlace, contain};
 use super::error::{LeaderHint, RequestError};
-use super::node::Node;
+use super::node::{Guard, Node};
 use super::raft::StateMachine;
 use super::stopped::{NodeRole, StopReason};
 use super::sync::atomic::Ordering;
@@ -67,6 +68,8 @@ pub struct Status {
     /// Why the recording of a trace ended before the node did; `None` while it goes on, and without one.
     #[cfg(feature = "trace")]
     pub trace_stopped: Option<String>,
+    /// The latest panic of code that the node was given and goes on without; see [`Counters::panics_survived`].
+    pub last_panic: Option<String>,
     /// What happened since the start.
     pub counters: Counters,
 }
@@ -269,6 +272,8 @@ pub struct Counters {
     pub snapshots_fetched: u64,
     /// Fetches given up; the leader's next offer is taken up.
     pub snapshot_fetches_failed: u64,
+    /// Panics of code that the node was given, after which it goes on: see [`CodePlace`].
+    pub panics_survived: u64,
 }
 
 impl Status {
@@ -365,6 +370,7 @@ impl Status {
             ("raft_snapshots_failed_total", "Snapshots lost to an error.", counters.snapshots_failed),
             ("raft_snapshots_fetched_total", "Snapshots fetched from a leader.", counters.snapshots_fetched),
             ("raft_snapshot_fetches_failed_total", "Fetches given up.", counters.snapshot_fetches_failed),
+            ("raft_panics_survived_total", "Panics of code that the node was given.", counters.panics_survived),
         ];
         for (name, help, value) in families {
             page.family(name, "counter", help);
@@ -394,9 +400,14 @@ impl Status {
 }
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// What a peer advertises to clients. Not under the lock: it asks the transport.
+    pub(super) fn client_address(&self, peer: NodeId) -> Option<String> {
+        self.panics.survive(CodePlace::TransportAddress, || self.transport.client_address(peer)).flatten()
+    }
+
     /// Where this node believes the leader to be.
     pub(super) fn leader_hint(&self, leader: Option<NodeId>) -> Option<LeaderHint> {
-        leader.map(|id| LeaderHint { id, client_address: self.transport.client_address(id) })
+        leader.map(|id| LeaderHint { id, client_address: self.client_address(id) })
     }
 
     /// Adds the leader's address to an error that names a leader. Not under the lock: it asks the
@@ -405,12 +416,25 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if let RequestError::NotLeader { leader: Some(leader), .. }
         | RequestError::TransferInProgress { target: leader, .. } = error
         {
-            leader.client_address = self.transport.client_address(leader.id);
+            leader.client_address = self.client_address(leader.id);
+        }
+    }
+
+    /// The state, and where the log begins: as its reader says, which is not ours.
+    fn lock_with_base(&self) -> (Guard<'_, M>, EntryId) {
+        let mut state = lock(&self.state);
+        match contain(|| self.view.base()) {
+            Ok(base) => (state, base),
+            Err(message) => {
+                self.fail_at(&mut state, CodePlace::LogView, message);
+                self.release(state);
+                (lock(&self.state), EntryId::ZERO)
+            }
         }
     }
 
     pub(super) fn status_now(&self) -> Status {
-        let state = lock(&self.state);
+        let (state, base) = self.lock_with_base();
         let protocol = &state.protocol;
         let in_force = Arc::clone(protocol.membership());
         let stopped = state.stopped.clone();
@@ -443,7 +467,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             term: protocol.term(),
             role: if works { protocol.role().into() } else { NodeRole::Stopped },
             leader: None,
-            first_index: self.view.base().index.next(),
+            first_index: base.index.next(),
             last_index: protocol.last().index,
             durable_index: protocol.durable_index(),
             commit_index: protocol.commit_index(),
@@ -462,12 +486,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             #[cfg(feature = "trace")]
             trace_stopped: state.recording.stopped(),
             counters: state.counters,
+            last_panic: self.panics.last(),
         };
         drop(state);
         status.leader = self.leader_hint(leader);
         status.counters.commands_applied = self.commands_applied.load(Ordering::Relaxed);
         status.counters.reads_answered = self.reads.answered.load(Ordering::Relaxed);
         status.counters.reads_aborted = self.reads.aborted.load(Ordering::Relaxed);
+        status.counters.panics_survived = self.panics.count();
         status.counters.log_syncs = self.log_syncs.load(Ordering::Relaxed);
         status.counters.cold_reads = self.cold_reads_done.load(Ordering::Relaxed);
         status.counters.cold_reads_dropped = self.cold_reads_dropped.load(Ordering::Relaxed);

@@ -1,10 +1,9 @@
 //! The threads that wait: for the disk, for cold reads, for the clock, for peers.
 
 use super::apply::apply_loop;
-use super::contain::panic_message;
+use super::contain::{CodePlace, contain};
 use super::error::StartError;
 use super::fetch::fetch_loop;
-use super::lifecycle::Inside;
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::raft::StateMachine;
@@ -19,8 +18,7 @@ use crate::snapshot::{Chunk, ChunkRequest};
 use crate::transport::{RaftTransport, Receiver};
 use crate::types::{EntryId, GroupId, Index, NodeId};
 use std::format;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::string::ToString;
+use std::string::{String, ToString};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
@@ -66,9 +64,9 @@ where
 {
     let shared = Arc::clone(node);
     let run = move || {
-        let _inside = Inside::enter();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&shared))) {
-            let message = format!("the {name} thread panicked: {}", panic_message(panic));
+        let _inside = shared.key.enter();
+        if let Err(message) = contain(|| work(&shared)) {
+            let message = format!("the {name} thread panicked: {message}");
             shared.fail_now(StopReason::Internal { message });
         }
     };
@@ -78,26 +76,42 @@ where
     Ok(())
 }
 
+fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>, mut log: L) {
+    write_all(node, &mut log);
+    node.panics.survive(CodePlace::LogDrop, || drop(log));
+}
+
 /// Everything that is queued becomes one append and one sync. After a failure nothing is tried
 /// again (law 6): what the kernel did with the dirty pages is unknown.
-fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>, mut log: L) {
+fn write_all<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>, log: &mut L) {
     while let Mail::Content(mut batch) = node.writes.take() {
         if node.is_fatal() {
             return;
         }
         let writes = batch.len();
         let compaction = batch.iter().filter_map(|write| write.compaction.clone()).next_back();
-        if let Err(error) = log.append(&mut batch) {
-            return node.fail_now(StopReason::LogWriteFailed { message: format!("the log failed to append: {error}") });
+        let appended = contain(|| log.append(&mut batch).map_err(|error| error.to_string()));
+        if let Err(reason) = written(CodePlace::LogAppend, "append", appended) {
+            return node.fail_now(reason);
         }
-        if let Err(error) = log.sync() {
-            return node.fail_now(StopReason::LogWriteFailed { message: format!("the log failed to sync: {error}") });
+        let synced = contain(|| log.sync().map_err(|error| error.to_string()));
+        if let Err(reason) = written(CodePlace::LogSync, "sync", synced) {
+            return node.fail_now(reason);
         }
         node.log_syncs.fetch_add(1, Ordering::Relaxed);
         node.step_event(Event::Persisted { writes });
         if let Some(compaction) = compaction {
             node.snapshot_recorded(compaction.snapshot);
         }
+    }
+}
+
+/// What a call of the log came to: an error, or a panic.
+fn written(place: CodePlace, verb: &str, result: Result<Result<(), String>, String>) -> Result<(), StopReason> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StopReason::LogWriteFailed { message: format!("the log failed to {verb}: {error}") }),
+        Err(message) => Err(StopReason::Panicked { place, entry: None, message }),
     }
 }
 
@@ -124,12 +138,16 @@ fn read_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             if !node.is_running() {
                 return;
             }
-            match fill::<L>(&node.view, read) {
-                Ok(filled) => send_filled(node, filled),
+            match contain(|| fill::<L>(&node.view, read).map_err(|error| error.to_string())) {
+                Ok(Ok(filled)) => send_filled(node, filled),
                 // Durable entries that cannot be read are lost: another node must lead.
-                Err(error) => {
+                Ok(Err(error)) => {
                     let message = format!("entries for a peer cannot be read from the log: {error}");
                     return node.fail_now(StopReason::LogReadFailed { message });
+                }
+                Err(message) => {
+                    let place = CodePlace::LogRead;
+                    return node.fail_now(StopReason::Panicked { place, entry: None, message });
                 }
             }
         }
@@ -220,7 +238,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L,
         if group != node.options.group || !node.is_running() {
             return;
         }
-        let _inside = Inside::enter();
+        let _inside = node.key.enter();
         let mut state = lock(&node.state);
         state.counters.messages_received += 1;
         // Messages are never refused.
@@ -230,7 +248,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L,
 
     fn snapshot_chunk(&self, group: GroupId, from: NodeId, request: ChunkRequest) -> Option<Chunk> {
         let node = self.node.upgrade()?;
-        let _inside = Inside::enter();
+        let _inside = node.key.enter();
         (group == node.options.group && node.is_running()).then(|| node.serve_chunk(from, request))?
     }
 }

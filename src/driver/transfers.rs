@@ -5,9 +5,11 @@
 //! leads no more, for word of the next leader. Each has its end: the first and the last by the
 //! ticks that are counted here, the second by the protocol's own timeout.
 
+use super::contain::CodePlace;
 use super::error::{LeaderHint, LeadershipTransferError};
+use super::inside::NodeKey;
 use super::node::{Node, State};
-use super::raft::{StateMachine, deadline};
+use super::raft::{StateMachine, deadline, now};
 use super::slot::{self, Completer, Completion, Outcome};
 use super::sync::lock;
 use crate::action::RoleKind;
@@ -19,7 +21,6 @@ use crate::transport::RaftTransport;
 use crate::types::{NodeId, Term};
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -117,7 +118,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 TransferStage::Ready(Some(answer))
             }
         };
-        LeadershipTransfer { stage }
+        LeadershipTransfer { node: self.key, stage }
     }
 
     fn admit_transfer(&self, state: &mut State<M>, target: NodeId) -> Result<Completion<(), Answer>, Answer> {
@@ -193,12 +194,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let mut wakes = Vec::new();
         for (waiters, mut answer) in settled {
             self.name_next_leader(&mut answer);
-            wakes.extend(waiters.into_iter().filter_map(|waiter| waiter.complete(answer.clone())));
+            wakes.extend(waiters.into_iter().filter_map(|waiter| {
+                self.panics.survive(CodePlace::AnswerDrop, || waiter.complete(answer.clone())).flatten()
+            }));
         }
-        for wake in wakes {
-            // A waker is the user's code; its panic is no reason to lose the other wake-ups.
-            let _ = catch_unwind(AssertUnwindSafe(|| wake.wake()));
-        }
+        self.wake_all(wakes);
     }
 
     /// Adds the leader's address to an answer that names a leader. Not under the lock: it asks the
@@ -209,7 +209,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             | LeadershipTransferError::OtherLeader { leader, .. },
         ) = answer
         {
-            leader.client_address = self.transport.client_address(leader.id);
+            leader.client_address = self.client_address(leader.id);
         }
     }
 
@@ -257,6 +257,7 @@ fn closed<M: StateMachine>(state: &State<M>) -> LeadershipTransferError {
 /// way without a witness.
 #[must_use = "the outcome is known only here"]
 pub struct LeadershipTransfer {
+    node: NodeKey,
     stage: TransferStage,
 }
 
@@ -274,6 +275,11 @@ impl LeadershipTransfer {
     pub fn wait(self, timeout: Duration) -> Result<Term, LeadershipTransferError> {
         match self.stage {
             TransferStage::Ready(answer) => answer.unwrap_or(Err(LeadershipTransferError::Shutdown)),
+            TransferStage::Open(completion) if self.node.would_wait_for_itself(timeout) => match completion.wait(now())
+            {
+                Outcome::Expired(_) => Err(LeadershipTransferError::CalledFromWithin),
+                outcome => settle(outcome),
+            },
             TransferStage::Open(completion) => settle(completion.wait(deadline(timeout))),
         }
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 pub(crate) mod snapshots;
+pub(crate) mod traps;
 
 use bytes::Bytes;
 use raft_io::driver::{Applied, DriverOptions, Raft, RequestError};

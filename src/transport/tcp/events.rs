@@ -5,7 +5,9 @@ use crate::wire::{FrameError, Refusal};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::String;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -361,7 +363,10 @@ impl Monitor {
         #[cfg(feature = "tracing")]
         tracing::info!(target: "raft_io::transport", "{event}");
         if let Some(handler) = &self.handler {
-            handler(event);
+            // The user's code, on a thread that carries messages: a panic of it costs this report and nothing else.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler(event))) {
+                mem::forget(panic);
+            }
         }
     }
 
