@@ -2,13 +2,15 @@
 //!
 //! The servers and their laws are those of `raft_io::testkit`: the real protocol over real logs, with the laws of
 //! `docs/INVARIANTS.md` checked over the whole history after every move. There the numbers have no bounds, as the packed
-//! facts of the exhaustive model do. Lives here: the walk over the testkit's moves, and the shrinking.
+//! facts of the exhaustive model do. After the last move of a walk everything is mended and nobody asks for anything: then
+//! all logs must become equal. Lives here: the walk over the testkit's moves, its end, and the shrinking.
 
 use crate::configurations::named;
 use crate::counterexample::script;
 use crate::server::quietly;
 use raft_io::Protocol;
 use raft_io::testkit::cluster::{Cluster, MoveError};
+use raft_io::testkit::liveness::{ROUNDS_MAX, healing, unsettled};
 use raft_io::testkit::script::Script;
 use raft_io::testkit::walk::choose;
 use std::time::{Duration, Instant};
@@ -198,6 +200,26 @@ impl Run {
     }
 }
 
+/// What a walk breaks after which the cluster does not come to rest: no law of a state, so that it has no row of its own in
+/// `docs/INVARIANTS.md`.
+pub const CONVERGENCE: &str = "LogsConverge";
+
+impl Run {
+    /// Mends everything and waits until all logs are equal, without a proposal; what is broken by then, and how.
+    fn settle(&mut self) -> Option<(String, String)> {
+        let mut commands = self.script.cluster().map(healing)?.into_iter();
+        for _ in 0..ROUNDS_MAX {
+            let waits_for = self.script.cluster().and_then(unsettled);
+            let next = commands.next().or_else(|| waits_for.is_some().then(|| "run 1".to_string()))?;
+            if let Ran::Failed(law, words) = self.run(&next) {
+                return Some((law, words));
+            }
+        }
+        let words = self.script.cluster().and_then(unsettled)?;
+        Some((CONVERGENCE.to_string(), format!("{CONVERGENCE} is broken: healed, and {words}")))
+    }
+}
+
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_string()
 }
@@ -235,7 +257,8 @@ pub fn walk(setup: &Setup, settings: &Settings, mut watch: impl FnMut(&Reached))
         }
         if reached.steps == settings.steps {
             run.script.cluster().into_iter().for_each(|cluster| reached.note(cluster));
-            return (reached, End::Clean);
+            let end = run.settle().map_or(End::Clean, |(law, words)| End::Failed(Failure { law, words, commands }));
+            return (reached, end);
         }
         reached.steps += 1;
         next = run.script.cluster().and_then(|cluster| move_of(cluster, reached.steps, random.next()));
@@ -275,7 +298,7 @@ pub fn shrink(failure: &Failure, settings: &Settings, time: Duration, mut watch:
             }
             let end = (at + part).min(best.commands.len());
             let candidate = [&best.commands[..at], &best.commands[end..]].concat();
-            match replay(&candidate, settings).filter(|found| found.law == failure.law) {
+            match replay(&candidate, settings, &failure.law).filter(|found| found.law == failure.law) {
                 Some(found) => {
                     best = found;
                     shorter = true;
@@ -290,8 +313,8 @@ pub fn shrink(failure: &Failure, settings: &Settings, time: Duration, mut watch:
     best
 }
 
-/// Runs commands, leaves out what is impossible, and returns the failure that they lead to.
-fn replay(commands: &[String], settings: &Settings) -> Option<Failure> {
+/// Runs commands, leaves out what is impossible, and returns the failure that they lead to; of convergence, by what follows.
+fn replay(commands: &[String], settings: &Settings, law: &str) -> Option<Failure> {
     let mut run = Run::new(settings.forbidden);
     let mut made = Vec::new();
     for command in commands {
@@ -304,7 +327,8 @@ fn replay(commands: &[String], settings: &Settings) -> Option<Failure> {
             }
         }
     }
-    None
+    let (law, words) = (law == CONVERGENCE).then(|| run.settle())??;
+    Some(Failure { law, words, commands: made })
 }
 
 #[cfg(test)]
@@ -335,11 +359,15 @@ mod tests {
         assert_eq!(shrunk.law, "Forbidden");
         // Two elections of a quorum and one commit.
         assert!(shrunk.commands.len() < 30, "{} of {}: {shrunk:?}", shrunk.commands.len(), failure.commands.len());
-        assert_eq!(replay(&shrunk.commands, &settings(1, 0)).as_ref(), Some(&shrunk), "what is left replays");
+        assert_eq!(
+            replay(&shrunk.commands, &settings(1, 0), "Forbidden").as_ref(),
+            Some(&shrunk),
+            "what is left replays"
+        );
         let without_one = (1..shrunk.commands.len()).filter(|at| {
             let mut commands = shrunk.commands.clone();
             commands.remove(*at);
-            replay(&commands, &settings(1, 0)).is_some()
+            replay(&commands, &settings(1, 0), "Forbidden").is_some()
         });
         assert_eq!(without_one.count(), 0, "no single command can go");
     }

@@ -1,7 +1,9 @@
 //! The mutants' files against the sources and the catalogue, without building any of them.
 
+use raft_io::testkit::invariants;
 use raft_model::laws::Law;
 use raft_model::mutants::{Expectation, Mutant, catalogue};
+use raft_model::simulate::CONVERGENCE;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -42,10 +44,26 @@ fn every_law_breaks_in_some_mutant() {
     let broken: BTreeSet<Law> = expectations
         .filter_map(|expectation| match expectation {
             Expectation::Dies { law, .. } => Some(*law),
-            Expectation::Survives { .. } => None,
+            Expectation::DiesOnWalks { .. } | Expectation::Survives { .. } => None,
         })
         .collect();
     let unbroken: Vec<Law> = Law::ALL.iter().copied().filter(|law| !broken.contains(law)).collect();
+    assert!(unbroken.is_empty(), "no mutant breaks {unbroken:?}");
+}
+
+/// Laws of the simulation that the model does not have need mutants of their own, which die on walks.
+#[test]
+fn every_law_of_the_simulation_alone_breaks_on_some_walk() {
+    let mutants = mutants();
+    let names = mutants.iter().flat_map(|mutant| &mutant.expectations);
+    let broken: BTreeSet<&str> = names
+        .filter(|expectation| matches!(expectation, Expectation::DiesOnWalks { .. }))
+        .map(Expectation::law_name)
+        .collect();
+    let in_model = |name: &String| Law::named(name).is_some();
+    let alone = invariants::Law::ALL.iter().map(ToString::to_string).filter(|name| !in_model(name));
+    let unbroken: Vec<String> =
+        alone.chain([CONVERGENCE.to_string()]).filter(|name| !broken.contains(name.as_str())).collect();
     assert!(unbroken.is_empty(), "no mutant breaks {unbroken:?}");
 }
 

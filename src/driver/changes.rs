@@ -13,7 +13,6 @@ use super::inside::NodeKey;
 use super::node::{Node, State};
 use super::raft::{StateMachine, deadline, now};
 use super::slot::{self, Completer, Completion, Outcome};
-use super::stopped::StopReason;
 use super::sync::lock;
 use crate::error::{ChangeError, StepError};
 use crate::event::Event;
@@ -165,7 +164,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Takes a request.
     pub(super) fn begin_change(&self, wanted: Wanted, timeout: Duration) -> MembershipChange {
         if let Err(error) = self.check_addresses(&wanted) {
-            return MembershipChange { stage: ChangeStage::Ready(Some(Err(error))) };
+            return MembershipChange { node: self.key, stage: ChangeStage::Ready(Some(Err(error))) };
         }
         let mut state = lock(&self.state);
         let refused = match state.fatal() {
@@ -190,16 +189,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Asks the transport, which is the user's code, whether somebody can be there. Not under the lock.
     fn check_addresses(&self, wanted: &Wanted) -> Result<(), MembershipChangeError> {
         let check = |server: NodeId, address: &str| {
-            let checked = contain(|| self.transport.check_address(server, address));
-            match checked {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(reason)) => Err(MembershipChangeError::Address { server, address: address.to_string(), reason }),
-                Err(message) => {
-                    let reason = StopReason::Panicked { place: CodePlace::Transport, entry: None, message };
-                    self.fail_now(reason.clone());
-                    Err(MembershipChangeError::Fatal { reason: reason.to_string() })
-                }
-            }
+            let ask = || self.transport.check_address(server, address);
+            // After a panic nothing is known against the address.
+            let checked = self.panics.survive(CodePlace::TransportAddress, ask).unwrap_or(Ok(()));
+            checked.map_err(|reason| MembershipChangeError::Address { server, address: address.to_string(), reason })
         };
         match wanted {
             Wanted::Learner { id, address } | Wanted::Voter { id, address } if !address.is_empty() => {

@@ -52,7 +52,8 @@ pub enum CodePlace {
     TransportMembers,
     /// [`RaftTransport::fetch_chunk`](crate::RaftTransport::fetch_chunk).
     TransportFetch,
-    /// [`RaftTransport::client_address`](crate::RaftTransport::client_address).
+    /// [`RaftTransport::client_address`](crate::RaftTransport::client_address), and what else is asked about a peer: its limits, and
+    /// whether a server can be at an address.
     TransportAddress,
     /// [`RaftTransport::shutdown`](crate::RaftTransport::shutdown).
     TransportShutdown,

@@ -218,7 +218,8 @@ where
     if !problems.is_empty() {
         return Err(ConfigError { problems }.into());
     }
-    identities::check(config, &options, log.identity(), transport.identity())?;
+    let ids = starting(CodePlace::LogView, || log.identity())?;
+    identities::check(config, &options, ids, starting(CodePlace::TransportStart, || transport.identity())?)?;
     let config = &limits::within(config, &carries);
     let (config, overruled) = starting(CodePlace::LogAppend, || members::bootstrap(config, &mut log))??;
     let config =

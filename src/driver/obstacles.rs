@@ -7,11 +7,10 @@
 //! quorum, nothing would be committed any more: the leader steps down and for a while does not campaign, so that one can be
 //! elected which does not have the entry and replaces it. Either way the status says which entry it is and what to do.
 
-use super::contain::{CodePlace, contain};
+use super::contain::CodePlace;
 use super::node::{Node, State};
 use super::raft::StateMachine;
 use super::status::HeldUp;
-use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use super::trace::trace_event;
@@ -98,10 +97,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Asks the transport, which is the user's code: not under the lock.
     fn limits_of_peers(&self, peers: Vec<NodeId>) -> Vec<(NodeId, MessageLimits)> {
         let ask = || peers.into_iter().map(|peer| (peer, self.transport.limits_of(peer))).collect();
-        contain(ask).unwrap_or_else(|message| {
-            self.fail_now(StopReason::Panicked { place: CodePlace::Transport, entry: None, message });
-            Vec::new()
-        })
+        self.panics.survive(CodePlace::TransportAddress, ask).unwrap_or_default()
     }
 
     /// A tick passed: is there anything that a peer is not sent because it would not take it?

@@ -120,7 +120,7 @@ fn choose<'a>(arguments: &Arguments, mutants: &'a [Mutant]) -> Result<Vec<&'a Mu
     for name in &arguments.mutants {
         let number: Option<u32> = name.parse().ok();
         let is_meant = |mutant: &&Mutant| {
-            let configurations = mutant.expectations.iter().map(|each| each.configuration().name);
+            let configurations = mutant.expectations.iter().map(Expectation::place);
             number.map_or_else(|| configurations.into_iter().any(|each| each == name), |number| mutant.number == number)
         };
         let found: Vec<&Mutant> = mutants.iter().filter(is_meant).collect();
@@ -148,7 +148,7 @@ fn run_one(
     let bounds = Bounds { timeout_seconds: arguments.timeout, threads: arguments.threads.max(1) };
     let check_all = |program: &Program<'_>| {
         let each = |expectation: &Expectation| {
-            line.say(|| format!("checking {}", expectation.configuration().name));
+            line.say(|| format!("checking {}", expectation.place()));
             program.check(expectation, bounds)
         };
         mutant.expectations.iter().map(each).collect()
@@ -159,7 +159,7 @@ fn run_one(
 /// Whether the code as it is breaks no law where the mutants must.
 fn check_unmutated(arguments: &Arguments, mutants: &[&Mutant]) -> bool {
     let mut configurations: Vec<_> =
-        mutants.iter().flat_map(|mutant| mutant.expectations.iter().map(Expectation::configuration)).collect();
+        mutants.iter().flat_map(|mutant| mutant.expectations.iter().filter_map(Expectation::configuration)).collect();
     configurations.sort_by_key(|configuration| configuration.name);
     configurations.dedup_by_key(|configuration| configuration.name);
     // The model reports what stops a server; its backtrace would only hide that.
@@ -189,7 +189,7 @@ fn check_unmutated(arguments: &Arguments, mutants: &[&Mutant]) -> bool {
 }
 
 fn say(arguments: &Arguments, mutant: &Mutant, expectation: &Expectation, outcome: Option<&Outcome>) {
-    let (law, configuration) = (expectation.law_name(), expectation.configuration().name);
+    let (law, configuration) = (expectation.law_name(), expectation.place());
     if arguments.json {
         println!("{}", json(Some(mutant), law, configuration, outcome));
         return;

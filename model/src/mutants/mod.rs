@@ -11,7 +11,9 @@ pub mod scratch;
 
 use crate::config::Configuration;
 use crate::laws::Law;
+use crate::simulate::{self, CONVERGENCE};
 use patch::{FilePatch, PatchError};
+use raft_io::testkit::invariants;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -44,6 +46,13 @@ pub enum Expectation {
         /// Within these bounds.
         configuration: &'static Configuration,
     },
+    /// Random walks through a cluster break this law of the simulation, or [`CONVERGENCE`].
+    DiesOnWalks {
+        /// The law's name in `docs/INVARIANTS.md`.
+        law: String,
+        /// The name of the setup; see `raft-model simulate --list`.
+        setup: String,
+    },
     /// It does not break this law.
     Survives {
         /// The law; all of them if none is named.
@@ -56,20 +65,31 @@ pub enum Expectation {
 }
 
 impl Expectation {
-    /// The bounds.
+    /// The bounds; a walk has none.
     #[must_use]
-    pub fn configuration(&self) -> &'static Configuration {
+    pub fn configuration(&self) -> Option<&'static Configuration> {
         match self {
-            Self::Dies { configuration, .. } | Self::Survives { configuration, .. } => configuration,
+            Self::Dies { configuration, .. } | Self::Survives { configuration, .. } => Some(configuration),
+            Self::DiesOnWalks { .. } => None,
         }
     }
 
-    /// The only law that counts, if not all do.
+    /// The name of the configuration, or of the setup of the walks.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        match self {
+            Self::Dies { configuration, .. } | Self::Survives { configuration, .. } => configuration.name,
+            Self::DiesOnWalks { setup, .. } => setup,
+        }
+    }
+
+    /// The only law of the model that counts, if not all do.
     #[must_use]
     pub fn law(&self) -> Option<Law> {
         match self {
             Self::Dies { law, .. } => Some(*law),
             Self::Survives { law, .. } => *law,
+            Self::DiesOnWalks { .. } => None,
         }
     }
 
@@ -78,6 +98,7 @@ impl Expectation {
     pub fn law_name(&self) -> &str {
         match self {
             Self::Dies { assertion: Some(assertion), .. } => assertion,
+            Self::DiesOnWalks { law, .. } => law,
             _ => self.law().map_or(ALL_LAWS, Law::name),
         }
     }
@@ -220,8 +241,14 @@ impl Mutant {
     }
 }
 
-/// `Law in configuration`, or `ServerLaws/Assertion in configuration`.
+/// `Law in configuration`, or `ServerLaws/Assertion in configuration`, or `Law on walks through setup`.
 fn parse_death(value: &str) -> Result<Expectation, String> {
+    if let Some((law, setup)) = value.split_once(" on walks through ") {
+        let is_law = law == CONVERGENCE || invariants::Law::ALL.iter().any(|known| known.to_string() == law);
+        let known = is_law.then_some(()).ok_or(format!("no law of the simulation is called {law}"));
+        let setup = known.and_then(|()| simulate::setup(setup).ok_or(format!("no setup is called {setup}")))?;
+        return Ok(Expectation::DiesOnWalks { law: law.to_string(), setup: setup.name.to_string() });
+    }
     let (law, configuration) = value.split_once(" in ").ok_or("`dies:` is not like `Law in configuration`")?;
     let (law, assertion) = match law.split_once('/') {
         Some((law, assertion)) => (law, Some(assertion.to_string())),
@@ -269,12 +296,12 @@ mod tests {
 
     #[test]
     fn a_header_says_what_must_come_of_the_mutant() {
-        let header =
-            "does: Something.\ndies: ServerLaws/CommitWithinLog in core\nsurvives: AllLaws in core because of that\n";
+        let header = "does: Something.\ndies: ServerLaws/CommitWithinLog in core\nsurvives: AllLaws in core because of that\n\
+             dies: LogsConverge on walks through five\n";
         let mutant = parse(header).expect("a mutant");
         assert_eq!((mutant.number, mutant.title().as_str()), (7, "07-some-name"));
         let names: Vec<&str> = mutant.expectations.iter().map(Expectation::law_name).collect();
-        assert_eq!(names, ["CommitWithinLog", "AllLaws"]);
+        assert_eq!(names, ["CommitWithinLog", "AllLaws", "LogsConverge"]);
     }
 
     #[test]
@@ -288,6 +315,8 @@ mod tests {
             "does: Something.\ndies: ServerLaws in core\n",
             "does: Something.\nsurvives: AllLaws in core\n",
             "does: Something.\nkills: ElectionSafety in core\n",
+            "does: Something.\ndies: Murphy on walks through five\n",
+            "does: Something.\ndies: ElectionSafety on walks through nowhere\n",
         ] {
             assert!(parse(header).is_err(), "{header:?}");
         }

@@ -144,9 +144,12 @@ impl Program<'_> {
     /// The program did not answer.
     pub fn check(&self, expectation: &Expectation, bounds: Bounds) -> Result<Outcome, Trouble> {
         let mut command = Command::new(&self.path);
-        command.arg("check").arg(expectation.configuration().name).arg("--json");
-        command.arg("--timeout").arg(bounds.timeout_seconds.to_string());
-        command.arg("--threads").arg(bounds.threads.to_string());
+        if matches!(expectation, Expectation::DiesOnWalks { .. }) {
+            command.arg("simulate").args(["--walks", WALKS, "--steps", STEPS, "--shrink", "10"]);
+        } else {
+            command.arg("check").arg("--threads").arg(bounds.threads.to_string());
+        }
+        command.arg(expectation.place()).arg("--json").arg("--timeout").arg(bounds.timeout_seconds.to_string());
         if let Some(law) = expectation.law() {
             command.arg("--law").arg(law.name());
         }
@@ -161,6 +164,10 @@ impl Program<'_> {
         Ok(judge(expectation, &report))
     }
 }
+
+/// How many walks a mutant must survive that dies on one, and how long each is.
+const WALKS: &str = "20";
+const STEPS: &str = "5000";
 
 /// Compares what a check reported with what must come of the mutant.
 fn judge(expectation: &Expectation, report: &serde_json::Value) -> Outcome {
@@ -178,12 +185,15 @@ fn judge(expectation: &Expectation, report: &serde_json::Value) -> Outcome {
                 (false, _) => (false, format!("ALIVE: {says}")),
             }
         }
+        Expectation::DiesOnWalks { law, .. } if text("law") == *law => (true, "dead".to_string()),
+        Expectation::DiesOnWalks { .. } => (false, format!("ALIVE: {says}")),
         Expectation::Survives { .. } if says == "complete" => (true, "alive, as expected".to_string()),
         Expectation::Survives { .. } => (false, says),
     };
-    let path = list("counterexample").len() as u64;
+    // Of a walk: the commands that are left of it, and the moves that it made.
+    let path = list("counterexample").len().max(list("script").len()) as u64;
     let depth = if path > 0 { path } else { report["depth"].as_u64().unwrap_or(0) };
-    let states = report["states"].as_u64().unwrap_or(0);
+    let states = report["states"].as_u64().or_else(|| report["steps"].as_u64()).unwrap_or(0);
     let seconds = report["seconds"].as_f64().unwrap_or(0.0);
     Outcome { is_expected, verdict, depth, states, seconds }
 }
