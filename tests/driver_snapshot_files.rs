@@ -36,7 +36,8 @@ impl Sockets {
         let mut tcp = TcpConfig::new(CLUSTER, id, "127.0.0.1:0").incarnation(incarnation);
         for peer in (1..=3).filter(|peer| *peer != id) {
             // Nobody is there before it has said where it is.
-            let address = self.0.get(&peer).map_or("127.0.0.1:1".to_owned(), |peer| peer.local_addr().to_string());
+            let address =
+                self.0.get(&peer).map_or_else(|| format!("127.0.0.1:{peer}"), |peer| peer.local_addr().to_string());
             tcp = tcp.peer(peer, address);
         }
         let transport = TcpTransport::bind(tcp).unwrap();
