@@ -127,14 +127,63 @@ fn a_changed_address_is_followed_while_connected() {
 #[test]
 fn names_are_resolved_at_each_connect() {
     let two = TcpTransport::bind(config(2)).unwrap();
-    let one = TcpTransport::bind(config(1).peer(2, "no-such-host.invalid:1")).unwrap();
+    let names = Names::default();
+    let one = TcpTransport::bind(config(1).peer(2, "two.test:1").resolver(names.lookup())).unwrap();
     two.set_address(1, one.local_addr().to_string());
     let at_two = Inbox::new();
     one.start(Inbox::new().receiver());
     two.start(at_two.receiver());
     eventually("the name is not found", || one.stats().connect_failures > 0);
-    one.set_address(2, format!("localhost:{}", two.local_addr().port()));
+    // The same name, which leads somewhere now.
+    names.set("two.test:1", two.local_addr());
     send_until_received(&one, &at_two, || envelope(1, 2, vote(1)));
+}
+
+/// A name server that did not answer kept a peer from being dialled at its other address, and the test of names asked the
+/// machine's own resolver, which was too slow on one of two runs.
+#[test]
+fn a_name_that_nobody_resolves_holds_up_no_other_name() {
+    let two = TcpTransport::bind(config(2)).unwrap();
+    let names = Names::default();
+    let (never, hold) = std::sync::mpsc::channel::<()>();
+    let hold = std::sync::Mutex::new(hold);
+    let known = names.lookup();
+    let lookup = move |name: &str| {
+        if name.starts_with("slow") {
+            // Until the test ends.
+            let _ = hold.lock().unwrap().recv();
+        }
+        known(name)
+    };
+    let mut one = config(1).peer(2, "slow.test:1").resolver(lookup);
+    one.connect_timeout = Duration::from_millis(20);
+    let one = TcpTransport::bind(one).unwrap();
+    let at_two = Inbox::new();
+    one.start(Inbox::new().receiver());
+    two.start(at_two.receiver());
+    eventually("the lookup takes too long", || one.stats().connect_failures > 0);
+    names.set("two.test:1", two.local_addr());
+    one.set_address(2, "two.test:1");
+    send_until_received(&one, &at_two, || envelope(1, 2, vote(1)));
+    drop(never);
+}
+
+/// A resolver of the test's own.
+#[derive(Clone, Default)]
+struct Names(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<String, std::net::SocketAddr>>>);
+
+impl Names {
+    fn set(&self, name: &str, address: std::net::SocketAddr) {
+        self.0.lock().unwrap().insert(name.to_string(), address);
+    }
+
+    fn lookup(&self) -> impl Fn(&str) -> std::io::Result<Vec<std::net::SocketAddr>> + Send + Sync + 'static {
+        let names = self.clone();
+        move |name| {
+            let found = names.0.lock().unwrap().get(name).copied();
+            found.map(|address| vec![address]).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        }
+    }
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! What a TCP transport needs to know before it binds.
 
 use super::events::{EventHandler, TransportEvent};
+use super::resolve::Resolver;
 use crate::types::{ClusterId, NodeId};
 use crate::wire::{CLIENT_ADDRESS_BYTES_MAX, CONTROL_FRAME_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::Vec;
 use thiserror::Error;
 
 /// The configuration of a [`TcpTransport`](super::TcpTransport). [`TcpConfig::new`] sets defaults
@@ -46,7 +49,7 @@ pub struct TcpConfig {
     pub queue_messages_max: usize,
     /// The most bytes that wait for one peer, though one message of any size. Default 64 MiB.
     pub queue_bytes_max: usize,
-    /// How long a connection attempt to one address may take. Default 1 s.
+    /// How long a connection attempt to one address may take, and how long it waits for the lookup of a name. Default 1 s.
     pub connect_timeout: Duration,
     /// How long a handshake may take as a whole, on either side. Default 2 s.
     pub handshake_timeout: Duration,
@@ -64,6 +67,7 @@ pub struct TcpConfig {
     /// oldest. Default 64.
     pub handshakes_max: usize,
     on_event: Option<EventHandler>,
+    pub(super) resolver: Resolver,
 }
 
 impl TcpConfig {
@@ -89,6 +93,7 @@ impl TcpConfig {
             backoff_last: Duration::from_secs(2),
             handshakes_max: 64,
             on_event: None,
+            resolver: Resolver::of_the_machine(),
         }
     }
 
@@ -133,6 +138,15 @@ impl TcpConfig {
     #[must_use]
     pub fn on_event(mut self, handler: impl Fn(&TransportEvent) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(handler));
+        self
+    }
+
+    /// Finds the addresses of peers by `lookup` instead of the machine's resolver. It gets `HOST:PORT` as configured, at
+    /// each connect, unless that is an address already. It runs on a thread of its own: a connection attempt waits for it
+    /// at most for [`TcpConfig::connect_timeout`], and fails if it panics.
+    #[must_use]
+    pub fn resolver(mut self, lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+        self.resolver = Resolver::new(lookup);
         self
     }
 

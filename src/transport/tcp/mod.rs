@@ -29,6 +29,7 @@ mod inbound;
 mod members;
 mod outbound;
 mod peer;
+mod resolve;
 mod stream;
 mod threads;
 mod transfer;

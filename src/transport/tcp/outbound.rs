@@ -2,6 +2,7 @@
 
 use super::events::{CloseReason, TransportEvent};
 use super::peer::Peer;
+use super::resolve::Resolver;
 use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::{Shared, limits_of};
 use crate::message::{AppendEntriesRequest, Message};
@@ -14,7 +15,7 @@ use crate::wire::{
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::string::String;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,7 +123,7 @@ struct Connection {
 fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     let (configured, address_version) = peer.addresses();
     let timeout = shared.config.connect_timeout;
-    let dialled = shared.threads.uncounted(|| dial(&configured, timeout));
+    let dialled = shared.threads.uncounted(|| dial(&configured, &shared.config.resolver, timeout));
     let Reached { stream, address, name } = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
     let socket = Arc::new(Socket::new(stream));
     if !peer.begin_outbound(&socket, address_version) {
@@ -154,10 +155,10 @@ pub(super) struct Reached {
 }
 
 /// Tries each address of each name in turn. The first failure tells most: that of the name that comes first.
-pub(super) fn dial(names: &[String], timeout: Duration) -> io::Result<Reached> {
+pub(super) fn dial(names: &[String], resolver: &Resolver, timeout: Duration) -> io::Result<Reached> {
     let mut failure = None;
     for name in names {
-        match dial_name(name, timeout) {
+        match dial_name(name, resolver, timeout) {
             Ok((stream, address)) => return Ok(Reached { stream, address, name: name.clone() }),
             Err(error) => failure = failure.or(Some(error)),
         }
@@ -165,9 +166,9 @@ pub(super) fn dial(names: &[String], timeout: Duration) -> io::Result<Reached> {
     Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address is known")))
 }
 
-fn dial_name(name: &str, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+fn dial_name(name: &str, resolver: &Resolver, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in name.to_socket_addrs()? {
+    for address in resolver.resolve(name, timeout)? {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok((stream, address)),
             Err(error) => failure = error,

@@ -339,7 +339,7 @@ fn dial(
     let spawned = shared.threads.spawn(std::format!("raft-dial-{}", peer.id), move || {
         let connect_timeout = own.config.connect_timeout;
         let result = own.threads.uncounted(|| {
-            let result = outbound::dial(&configured, connect_timeout);
+            let result = outbound::dial(&configured, &own.config.resolver, connect_timeout);
             dialler.lane.dialling.store(false, Ordering::SeqCst);
             result
         });
