@@ -49,6 +49,7 @@
 //! a lock of the driver.
 
 mod apply;
+mod beat;
 mod changes;
 mod contain;
 mod error;

@@ -1,6 +1,7 @@
 //! The threads that wait: for the disk, for cold reads, for the clock, for peers.
 
 use super::apply::apply_loop;
+use super::beat::Beat;
 use super::contain::{CodePlace, contain};
 use super::error::StartError;
 use super::fetch::fetch_loop;
@@ -186,15 +187,11 @@ fn send_filled<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L
 
 /// Ticks, and sends when the other threads have better things to do.
 fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T>) {
-    let mut next_tick = Instant::now() + node.tick;
+    let mut beat = Beat::new(node.tick, Instant::now());
     let mut due = Vec::new();
     let mut state = lock(&node.state);
     while node.is_running() {
-        if Instant::now() >= next_tick {
-            // After a pause of the process the missed ticks are gone: a burst of them would be an
-            // election timeout that nobody waited for. Nor may two ticks be less than one apart: whoever promised a leader
-            // something just before them would count too much (`lease_ticks`).
-            next_tick = Instant::now() + node.tick;
+        if beat.is_due(Instant::now()) {
             let role = state.protocol.role();
             state.ticker.tick(role, &mut |event| due.push(event));
             for event in due.drain(..) {
@@ -216,7 +213,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             node.release(state);
             state = lock(&node.state);
         } else {
-            (state, _) = wait_until(&node.tick_wake, state, Some(next_tick));
+            (state, _) = wait_until(&node.tick_wake, state, Some(beat.next()));
         }
     }
 }
