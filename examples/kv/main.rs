@@ -41,6 +41,11 @@ use std::process::ExitCode;
 /// RAFT.STATUS tells what a node knows. RAFT.TRANSFER <id>, sent to the leader, has another node lead: +OK once
 /// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or
 /// the target took too long. -ERR: it is no voter, or another node came to lead. -UNKNOWN: look at RAFT.STATUS.
+///
+/// Exit codes of serve: 0: it was told to stop, and did. 2: it could not start, or the command line is
+/// wrong. 3: it has stopped for good, because its disk failed for example; look at what it said last, and at docs/RECOVERY.md.
+/// With --stay such a node stays up instead, refuses every command with the reason, and ends with 3 when it is told to.
+/// Exit codes of recover: 0: done. 2: refused, and nothing was changed.
 #[derive(Parser)]
 #[command(name = "kv", version)]
 struct Cli {
