@@ -36,7 +36,8 @@ use std::process::ExitCode;
 /// that gets a vote once it has caught up, or with LEARNER at the end none; RAFT.PROMOTE <id> gives a learner a vote and
 /// RAFT.DEMOTE <id> takes it; RAFT.REMOVE <id> removes a node, the leader too; RAFT.ADDRESS <id> <peer address> says where one is
 /// from now on. +OK and the members once that is committed; asking again is always safe. Errors: -NOTLEADER: ask the leader
-/// named. -TRYAGAIN: nothing changed, and why. -UNKNOWN: it may still change; look at RAFT.MEMBERS. -ERR: it cannot be.
+/// named. -TRYAGAIN: nothing changed, and why. -PENDING: the node is a learner now and has no vote yet, and why. -UNKNOWN: it
+/// may still change; look at RAFT.MEMBERS. -ERR: it cannot be.
 ///
 /// RAFT.STATUS tells what a node knows. RAFT.TRANSFER <id>, sent to the leader, has another node lead: +OK once
 /// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or

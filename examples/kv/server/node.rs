@@ -101,6 +101,12 @@ pub(crate) fn serve(options: ServeOptions) -> u8 {
         }
     };
     eprintln!("node {id}: serves clients on {}", server.settings.advertised);
+    if let Some(configured) = server.raft.status().membership.overruled {
+        let members = server.raft.status().membership.in_force;
+        eprintln!(
+            "node {id}: the members are {members}, as its log knows; --peers names those of the beginning: {configured}"
+        );
+    }
     let server = Arc::new(server);
     report_roles(&server);
     stop_when_told(&server);
