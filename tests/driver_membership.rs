@@ -145,9 +145,13 @@ fn a_voter_that_is_not_there_costs_nothing_and_gets_its_vote_when_it_comes() {
     let mut servers = Servers::with(&[1, 2, 3]);
     let leader = servers.leader();
     let error = servers.at(leader).add_voter(4, "", Duration::from_millis(300)).wait().unwrap_err();
-    let MembershipChangeError::DeadlineExceeded { appended: Some(_), refusal: None } = error else {
+    // What is in force is said, and what is not: it was "the configuration may still come to be in force".
+    let MembershipChangeError::VotePending { server: NodeId(4), membership, answers: false, .. } = &error else {
         panic!("{error:?}");
     };
+    assert_eq!((membership.learners(), membership.promoting()), (&ids(&[4])[..], &ids(&[4])[..]), "{membership}");
+    let said = error.to_string();
+    assert!(said.contains("node 4 is a member now") && said.contains("does not answer"), "{said}");
     servers.write(leader, 10);
     let status = servers.at(leader).status();
     assert!(is_done(&status, &[1, 2, 3], &[4]), "{status:?}");

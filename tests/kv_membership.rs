@@ -28,7 +28,8 @@ fn id(node: usize) -> String {
 fn ask_leader(cluster: &Cluster, among: &[usize], command: &[&str]) -> String {
     let answered = await_some(|| {
         let answer = cluster.cli(cluster.leader_among(among), command);
-        let again = ["NOTLEADER", "TRYAGAIN", "UNKNOWN", "CLUSTERDOWN"].iter().any(|code| answer.starts_with(code));
+        let again =
+            ["NOTLEADER", "TRYAGAIN", "PENDING", "UNKNOWN", "CLUSTERDOWN"].iter().any(|code| answer.starts_with(code));
         (!again).then_some(answer)
     });
     answered.unwrap_or_else(|| panic!("{command:?}\n{}", cluster.logs()))
@@ -132,7 +133,7 @@ fn what_cannot_be_is_refused_and_says_what_to_do() {
     assert_eq!(ask(&["raft.remove", "9"]), "OK voters 1 2 3");
     // Nobody is there yet.
     let waiting = ask(&["raft.add", "9", "127.0.0.1:1"]);
-    assert!(waiting.starts_with("UNKNOWN the deadline passed") && waiting.contains("RAFT.MEMBERS"), "{waiting}");
+    assert!(waiting.starts_with("PENDING node 9 is a member now"), "{waiting}");
     assert_eq!(member(&cluster, leader, 8, "part").as_deref(), Some("promoting"));
     assert_eq!(member(&cluster, leader, 8, "online").as_deref(), Some("no"));
     let silent = ask(&["raft.promote", "9"]);
@@ -148,6 +149,40 @@ fn what_cannot_be_is_refused_and_says_what_to_do() {
     let code = careful.starts_with("ERR ") || careful.starts_with("TRYAGAIN ");
     assert!(code && careful.contains("are needed to commit"), "{careful}");
     assert_eq!(ask(&["raft.remove", &id(follower)]).split(' ').next(), Some("OK"));
+}
+
+/// "It may still come to be in force" was said when the learner was in force; and nobody said that the node does not answer.
+#[test]
+fn adding_a_node_that_never_answers_says_what_is_in_force() {
+    let cluster = Cluster::start(&["--result-wait-ms", "1500"]);
+    let leader = cluster.leader();
+    let answer = cluster.cli(leader, &["raft.add", "9", "127.0.0.1:9"]);
+    assert!(answer.starts_with("PENDING node 9 is a member now, as a learner"), "{answer}");
+    assert!(answer.contains("it does not answer") && answer.contains("RAFT.REMOVE 9"), "{answer}");
+    assert!(cluster.cli(leader, &["raft.members"]).contains("promoting"));
+    assert_eq!(cluster.cli(leader, &["set", "k", "v"]), "OK");
+    assert!(ask_leader(&cluster, &[0, 1, 2], &["raft.remove", "9"]).starts_with("OK"));
+}
+
+/// After a change of the members, a restart by the line that the cluster began with was a warning, for ever.
+#[test]
+fn a_restart_by_the_first_line_says_whom_the_log_knows() {
+    let mut cluster = Cluster::start(&[]);
+    let said = |cluster: &Cluster| cluster.logs().matches("as its log knows").count();
+    cluster.kill(0);
+    cluster.restart(0);
+    cluster.leader();
+    assert_eq!(said(&cluster), 0, "nothing has changed: {}", cluster.logs());
+    let joined = cluster.join();
+    let answer = ask_leader(&cluster, &[0, 1, 2], &["raft.add", &id(joined), &cluster.peer_address(joined)]);
+    assert!(answer.starts_with("OK"), "{answer}");
+    wait_applied(&cluster, 0, cluster.leader());
+    cluster.kill(0);
+    cluster.restart(0);
+    cluster.leader();
+    assert_eq!(said(&cluster), 1, "{}", cluster.logs());
+    assert!(!cluster.logs().to_lowercase().contains("warn"), "{}", cluster.logs());
+    assert!(cluster.raft_status(0, "members").contains('4'));
 }
 
 #[test]

@@ -26,6 +26,7 @@
 //! | `run`, `churn` | the two schedules |
 //! | `faults`, `members` | the parts of the first one |
 //! | `stage` | what they share |
+//! | `folder` | the folder that one run has at a time |
 //! | `nodes`, `links` | the processes, and the connections between them that can be cut |
 //! | `load`, `client`, `keys` | the clients, and what they write down |
 //! | `verify`, `timeline` | the verdicts and the figures |
@@ -34,6 +35,7 @@
 mod churn;
 mod client;
 mod faults;
+mod folder;
 mod keys;
 /// The checker of `raft_io::testkit`, as a module of this program: the command to run it then needs
 /// no features beyond the default ones.

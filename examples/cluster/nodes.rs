@@ -2,6 +2,7 @@
 
 use crate::Options;
 use crate::client::{Client, NodeStatus};
+use crate::folder::Folder;
 use crate::links::Links;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -38,6 +39,7 @@ pub(crate) struct Nodes {
 struct Shared {
     nodes: Mutex<Vec<Node>>,
     dir: PathBuf,
+    _folder: Folder,
     /// Where the nodes record their steps, if they do.
     trace: Option<PathBuf>,
     /// How many nodes the cluster begins with.
@@ -75,7 +77,8 @@ impl Nodes {
     /// Starts the first nodes anew in a directory, from which what an earlier run left is removed.
     pub(crate) fn start(options: &Options, first: usize) -> io::Result<Self> {
         let dir = &options.dir;
-        fs::create_dir_all(dir)?;
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let folder = Folder::take(dir, &format!("cluster {}", words.join(" ")), STOP_PATIENCE)?;
         let trace = options.trace.then(|| dir.join("trace"));
         for traces in trace.iter().filter(|traces| traces.exists()) {
             fs::remove_dir_all(traces)?;
@@ -84,6 +87,7 @@ impl Nodes {
         let shared = Shared {
             nodes: Mutex::default(),
             dir: dir.clone(),
+            _folder: folder,
             trace,
             first,
             links: Links::default(),

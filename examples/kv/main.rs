@@ -36,11 +36,17 @@ use std::process::ExitCode;
 /// that gets a vote once it has caught up, or with LEARNER at the end none; RAFT.PROMOTE <id> gives a learner a vote and
 /// RAFT.DEMOTE <id> takes it; RAFT.REMOVE <id> removes a node, the leader too; RAFT.ADDRESS <id> <peer address> says where one is
 /// from now on. +OK and the members once that is committed; asking again is always safe. Errors: -NOTLEADER: ask the leader
-/// named. -TRYAGAIN: nothing changed, and why. -UNKNOWN: it may still change; look at RAFT.MEMBERS. -ERR: it cannot be.
+/// named. -TRYAGAIN: nothing changed, and why. -PENDING: the node is a learner now and has no vote yet, and why. -UNKNOWN: it
+/// may still change; look at RAFT.MEMBERS. -ERR: it cannot be.
 ///
 /// RAFT.STATUS tells what a node knows. RAFT.TRANSFER <id>, sent to the leader, has another node lead: +OK once
 /// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or
 /// the target took too long. -ERR: it is no voter, or another node came to lead. -UNKNOWN: look at RAFT.STATUS.
+///
+/// Exit codes of serve: 0: it was told to stop, and did. 2: it could not start, or the command line is
+/// wrong. 3: it has stopped for good, because its disk failed for example; look at what it said last, and at docs/RECOVERY.md.
+/// With --stay such a node stays up instead, refuses every command with the reason, and ends with 3 when it is told to.
+/// Exit codes of recover: 0: done. 2: refused, and nothing was changed.
 #[derive(Parser)]
 #[command(name = "kv", version)]
 struct Cli {

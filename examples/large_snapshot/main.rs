@@ -11,6 +11,8 @@
 //! all four at the end. On the disk it takes about six times the state, which is removed at the end.
 
 mod blocks;
+#[path = "../cluster/folder.rs"]
+mod folder;
 mod load;
 mod node;
 mod nodes;
@@ -64,6 +66,9 @@ struct Cli {
     keep: bool,
 }
 
+/// How long nodes of an earlier run that was killed may take to end.
+const NODES_END_WITHIN: Duration = Duration::from_secs(10);
+
 #[derive(Subcommand)]
 enum Command {
     /// One node
@@ -93,6 +98,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(cli: &Cli) -> std::io::Result<bool> {
+    let _folder = folder::Folder::take(&cli.dir, "large_snapshot", NODES_END_WITHIN)?;
     let plan = run::Plan {
         directory: cli.dir.clone(),
         state_bytes: cli.mib.map_or(cli.gib << 30, |mib| mib << 20),

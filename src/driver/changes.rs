@@ -321,7 +321,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let now = Instant::now();
         for change in mem::take(&mut state.changes.open) {
             if change.deadline.is_some_and(|deadline| deadline <= now) {
-                let error = change.expired();
+                let error = vote_pending(state, &change).unwrap_or_else(|| change.expired());
                 state.changes.settle(change, Err(error));
             } else {
                 state.changes.open.push(change);
@@ -340,6 +340,21 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         self.wake_all(wakes);
     }
+}
+
+/// A server was added that has no vote yet, and what it lacks.
+fn vote_pending<M: StateMachine>(state: &State<M>, change: &OpenChange) -> Option<MembershipChangeError> {
+    let Stage::Appended { id, .. } = change.stage else { return None };
+    let (index, committed) = state.protocol.committed_membership();
+    let server = change.wanted.lacks_vote(committed).filter(|server| committed.promoting().contains(server))?;
+    let (_, progress) = state.protocol.progress().find(|(peer, _)| *peer == server)?;
+    (index >= id.index).then(|| MembershipChangeError::VotePending {
+        server,
+        membership: Arc::new(committed.without_history()),
+        answers: progress.active,
+        match_index: progress.match_index,
+        last_index: state.protocol.last().index,
+    })
 }
 
 fn not_leading<M: StateMachine>(state: &State<M>) -> MembershipChangeError {

@@ -6,7 +6,7 @@ use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::snapshot::SnapshotError;
 use crate::transport::AddressError;
-use crate::types::{EntryId, Identity, NodeId, Term};
+use crate::types::{EntryId, Identity, Index, NodeId, Term};
 use std::boxed::Box;
 use std::error::Error as StdError;
 use std::fmt;
@@ -352,11 +352,29 @@ pub enum MembershipChangeError {
         /// Why this node cannot tell.
         reason: UnknownReason,
     },
+    /// The server was to get a vote, and the deadline passed first. It is a learner from now on, which is committed and stays,
+    /// and it gets its vote by itself once it has caught up: start it if it is down, or remove it.
+    #[error(
+        "node {server} is a member now, as a learner, and has no vote yet: {}; it gets its vote by itself once it has caught up",
+        lag(*answers, *match_index, *last_index)
+    )]
+    VotePending {
+        /// The server.
+        server: NodeId,
+        /// The configuration that is committed.
+        membership: Arc<Membership>,
+        /// Whether it answered the leader lately.
+        answers: bool,
+        /// Highest index known durable on it.
+        match_index: Index,
+        /// The leader's last index.
+        last_index: Index,
+    },
     /// The deadline passed first.
     #[error("the deadline passed{}", change_hint(*appended, *refusal))]
     DeadlineExceeded {
-        /// Where the configuration was appended, which may still be committed, or whose learner may still become a voter;
-        /// `None` if none was, nor will be through this request.
+        /// Where the configuration was appended, which may still be committed; `None` if none was, nor will be through this
+        /// request.
         appended: Option<EntryId>,
         /// What was waited for until then.
         refusal: Option<ChangeError>,
@@ -382,6 +400,14 @@ pub enum MembershipChangeError {
         "the node itself runs the code that waits for it here; the change goes on until its deadline; await it or wait on another thread"
     )]
     CalledFromWithin,
+}
+
+fn lag(answers: bool, match_index: Index, last_index: Index) -> String {
+    if answers {
+        std::format!("it holds entries up to {match_index} of {last_index}")
+    } else {
+        String::from("it does not answer")
+    }
 }
 
 fn change_hint(appended: Option<EntryId>, refusal: Option<ChangeError>) -> String {

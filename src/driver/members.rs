@@ -109,10 +109,11 @@ pub(super) fn bootstrap<'a, L: SharedLog>(
     let known = later.last().map(|(_, membership)| membership).or(at_snapshot.as_ref());
     let differs = !configured.is_empty() && known.is_some_and(|known| known.without_history() != *configured);
     if differs {
+        // No warning: a configuration names those that the cluster began with, and goes on naming them.
         trace_event!(
-            warn,
+            info,
             node = config.id.0,
-            "the log knows other members than the configuration, which names: {configured}"
+            "the log knows the members; the configuration, which does not count any more, names others: {configured}"
         );
     }
     let overruled = differs.then(|| Arc::new(configured.clone()));

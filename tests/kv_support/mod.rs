@@ -236,6 +236,12 @@ pub(crate) fn start_in_vain(line: &[String]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// As [`start_in_vain`], with a limit on the files that the node may have open.
+pub(crate) fn start_in_vain_with_open_files(open_files: u32, line: &[String]) -> (Option<i32>, String) {
+    let output = command(line, Some(open_files)).stderr(Stdio::piped()).output().expect("the process runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// Runs `kv recover` with this line: its exit code and everything that it said.
 pub(crate) fn run_recover(line: &[&str]) -> (Option<i32>, String) {
     let line: Vec<String> = std::iter::once("recover").chain(line.iter().copied()).map(str::to_owned).collect();

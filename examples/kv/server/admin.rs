@@ -7,8 +7,7 @@ use super::node::Server;
 use super::options::Settings;
 use super::resp::{self, Request};
 use raft_io::RoleKind;
-use raft_io::driver::NodeRole;
-use raft_io::driver::{FetchStatus, LeadershipTransferError, Status};
+use raft_io::driver::{FetchStatus, LeadershipTransferError, NodeRole, Status};
 use raft_io::error::TransferError;
 use std::fmt::Write as _;
 
@@ -18,6 +17,9 @@ pub(crate) const SLOTS: u16 = 16384;
 /// Answers a local command.
 pub(crate) fn answer(server: &Server, session: &mut Session, local: Local, request: &Request<'_>, out: &mut Vec<u8>) {
     match local {
+        Local::Ping if server.why_stopped().is_some() => {
+            resp::write_error(out, server.why_stopped().unwrap_or_default());
+        }
         Local::Ping if request.len() > 1 => resp::write_bulk(out, request.get(1)),
         Local::Ping => resp::write_simple(out, "PONG"),
         Local::Echo => resp::write_bulk(out, request.get(1)),
@@ -91,7 +93,11 @@ fn config(request: &Request<'_>, out: &mut Vec<u8>) {
 }
 
 fn redis_role(role: NodeRole) -> &'static str {
-    if role == RoleKind::Leader { "master" } else { "slave" }
+    match role {
+        NodeRole::Leader => "master",
+        NodeRole::Stopped => "stopped",
+        _ => "slave",
+    }
 }
 
 /// Takes a snapshot of this node's state now, leader or not, and waits until the log begins with it.
@@ -178,8 +184,9 @@ fn replication(server: &Server, text: &mut String) {
     }
     let _ = write!(
         text,
-        "master_repl_offset:{}\r\nraft_id:{}\r\nraft_role:{}\r\nraft_term:{}\r\nraft_leader:{}\r\n\
+        "raft_stopped:{}\r\nmaster_repl_offset:{}\r\nraft_id:{}\r\nraft_role:{}\r\nraft_term:{}\r\nraft_leader:{}\r\n\
          raft_commit_index:{}\r\nraft_applied_index:{}\r\nraft_last_index:{}\r\n\r\n",
+        status.stopped.as_ref().map_or("no".into(), |reason| reason.to_string().replace(['\r', '\n'], " ")),
         status.commit_index,
         status.id,
         status.role.name(),

@@ -71,6 +71,9 @@ fn explain(error: &Error) -> String {
         }
         Error::NotAMember { server } => format!("ERR node {server} is not a member; RAFT.ADD it first"),
         Error::IsVoter { server } => format!("ERR node {server} has a vote; RAFT.DEMOTE makes it a learner"),
+        Error::VotePending { server, .. } => {
+            format!("PENDING {error}: start it if it is down, or RAFT.REMOVE {server}")
+        }
         Error::DeadlineExceeded { appended: None, .. } => format!("TRYAGAIN {error}"),
         Error::DeadlineExceeded { .. } | Error::OutcomeUnknown { .. } => {
             format!("UNKNOWN {error}; look at RAFT.MEMBERS, or send it again, which is safe")

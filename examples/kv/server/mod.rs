@@ -5,6 +5,7 @@
 //! | `options` | the command line, checked as a whole |
 //! | `node` | opening the log, the transport and the listener; the accept loop |
 //! | `places` | how many may be connected, and that the other nodes always may |
+//! | `limits` | what the system lets a process do with files |
 //! | `ending` | a node that stops answers what it took, then closes its clients' connections |
 //! | `connection` | one client: batches of pipelined requests in, one write of replies out |
 //! | `replies` | what the replies of all clients may hold together, and writing them |
@@ -25,6 +26,7 @@ mod connection;
 mod ending;
 mod forward;
 mod image;
+mod limits;
 mod members;
 mod node;
 mod options;

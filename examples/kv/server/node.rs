@@ -3,6 +3,7 @@
 use super::connection;
 use super::ending::Ending;
 use super::forward::Forwarder;
+use super::limits;
 use super::options::{ServeOptions, Settings};
 use super::places::{self, Places};
 use super::replies::ReplyMemory;
@@ -16,13 +17,15 @@ use raft_io::transport::tcp::{TcpConfig, TcpTransport};
 use raft_io::{ClusterId, NodeId};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How a node ends that was asked for something impossible.
-const BAD_CONFIGURATION: u8 = 2;
+/// How a process ends whose node cannot start.
+const CANNOT_START: u8 = 2;
+/// How a process ends whose node has stopped for good.
+const STOPPED_FOR_GOOD: i32 = 3;
 /// What a client is told that finds no place; nothing of it ran.
 pub(crate) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
 /// Likewise, when the system gives no thread.
@@ -42,6 +45,8 @@ pub(crate) struct Server {
     transport: TcpTransport,
     pub(crate) places: Places,
     pub(crate) ending: Ending,
+    /// Why the node has stopped for good, since it has.
+    stopped: OnceLock<String>,
     pub(crate) replies: Arc<ReplyMemory>,
     /// Bytes of unfinished requests, of all clients.
     request_bytes: AtomicUsize,
@@ -69,6 +74,11 @@ impl Server {
         self.request_bytes.load(Ordering::Relaxed)
     }
 
+    /// Why the node answers nothing any more, as an error for clients; `None` while it works.
+    pub(crate) fn why_stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
     /// Where clients reach a node; `None` while this one has not heard.
     pub(crate) fn address_of(&self, node: NodeId) -> Option<String> {
         if node == self.raft.id() {
@@ -87,10 +97,16 @@ pub(crate) fn serve(options: ServeOptions) -> u8 {
             for problem in problems {
                 eprintln!("node {id}: {problem}");
             }
-            return BAD_CONFIGURATION;
+            return CANNOT_START;
         }
     };
     eprintln!("node {id}: serves clients on {}", server.settings.advertised);
+    if let Some(configured) = server.raft.status().membership.overruled {
+        let members = server.raft.status().membership.in_force;
+        eprintln!(
+            "node {id}: the members are {members}, as its log knows; --peers names those of the beginning: {configured}"
+        );
+    }
     let server = Arc::new(server);
     report_roles(&server);
     stop_when_told(&server);
@@ -100,6 +116,7 @@ pub(crate) fn serve(options: ServeOptions) -> u8 {
 /// Opens everything that a node needs, or says everything that is in the way.
 fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let mut settings = options.check()?;
+    limits::make_oversize_an_error().map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
     let (cluster, id) = (ClusterId(settings.options.cluster_id), settings.config.id);
     let data = &settings.options.data;
@@ -131,7 +148,7 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let Some(snapshots) = snapshots else { return Err(problems) };
     // Before anything runs that needs descriptors of its own.
     let (wanted, peers) = (settings.options.connections_max, settings.peers.len().saturating_sub(1));
-    let places = Places::new(&listener, wanted, peers, handshakes_max);
+    let places = Places::new(&listener, wanted, peers, handshakes_max).map_err(|problem| vec![problem])?;
     if places.clients_max() < wanted {
         let granted = places.clients_max();
         eprintln!(
@@ -148,8 +165,12 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let raft = Raft::start_with(settings.config.clone(), driver, log, transport.clone(), Store::default());
     let raft = raft.map_err(|error| vec![error.to_string()])?;
     let (started, forwarder, request_bytes) = (Instant::now(), Forwarder::new(), AtomicUsize::new(0));
-    let (ending, replies) = (Ending::default(), ReplyMemory::new(settings.reply_bytes_shared));
-    Ok((Server { raft, settings, started, forwarder, transport, places, ending, replies, request_bytes }, listener))
+    let (ending, stopped, replies) =
+        (Ending::default(), OnceLock::new(), ReplyMemory::new(settings.reply_bytes_shared));
+    Ok((
+        Server { raft, settings, started, forwarder, transport, places, ending, stopped, replies, request_bytes },
+        listener,
+    ))
 }
 
 /// Beside the log, and not in its directory itself: each syncs its own.
@@ -202,13 +223,27 @@ fn report_roles(server: &Arc<Server>) {
             }
             if let Some(reason) = status.fatal {
                 eprintln!("node {id}: has stopped for good and answers nothing any more: {reason}");
-                return;
+                return end_for_good(&server, &reason);
             }
             if status.shutdown {
                 return;
             }
         }
     });
+}
+
+/// A node that has stopped for good tells its clients, and ends the process so that whoever runs it notices.
+fn end_for_good(server: &Server, reason: &str) {
+    let _ = server.stopped.set(format!("CLUSTERDOWN the node has stopped for good: {reason}"));
+    if server.settings.options.stay {
+        eprintln!(
+            "node {}: stays, for somebody to look: every command is refused, RAFT.STATUS tells",
+            server.raft.id()
+        );
+        return;
+    }
+    server.ending.close(None, CLOSING_MAX);
+    std::process::exit(STOPPED_FOR_GOOD);
 }
 
 /// SIGINT, SIGTERM, and the end of standard input if a supervisor asked for it.
@@ -223,7 +258,7 @@ fn stop_when_told(server: &Arc<Server>) {
             let next_leader = changes.filter_map(|change| change.leader).last();
             // A batch that waits for the next leader does so for as long as ever.
             server.ending.close(next_leader, server.settings.leader_wait + CLOSING_MAX);
-            std::process::exit(0);
+            std::process::exit(if server.why_stopped().is_some() { STOPPED_FOR_GOOD } else { 0 });
         }
     };
     if server.settings.options.until_stdin_ends {

@@ -88,6 +88,10 @@ pub(crate) struct ServeOptions {
     /// connection, and the rest shared
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub(crate) reply_memory_mib: usize,
+    /// When the node stops for good, because its disk failed for example, keep the process up for somebody to look. Without
+    /// this it ends with exit code 3
+    #[arg(long)]
+    pub(crate) stay: bool,
     /// Record every step in this directory, one file per life of the node; needs a build with the feature `trace`
     #[arg(long, value_name = "DIR")]
     pub(crate) trace: Option<PathBuf>,

@@ -1,9 +1,11 @@
 //! Who may be connected: so many clients, and the other nodes whatever the clients do.
 //!
 //! Every connection costs a file descriptor, and the log and the transport need theirs: a log that
-//! cannot create its next segment stops for good. So the places are fitted to what the system grants.
+//! cannot create its next segment stops for good. So the places are fitted to what the system grants, and
+//! a node for which it grants too few does not start.
 
 use super::forward;
+use super::limits;
 use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ const OWN_DESCRIPTORS: usize = 32;
 const PEERS_EXPECTED: usize = 4;
 /// What the transport opens for each peer: two connections, and their successors.
 const DESCRIPTORS_PER_PEER: usize = 4;
+/// For fewer clients a node does not start.
+const CLIENTS_LEAST: usize = 8;
 /// A connection beyond the clients' places says within this time that it is a node's, or leaves.
 const INTRODUCTION_MAX: Duration = Duration::from_secs(1);
 
@@ -49,13 +53,33 @@ pub(crate) fn lanes_max(nodes: usize) -> usize {
 impl Places {
     /// Places for `clients_wanted` clients, or fewer if the system grants no more descriptors, and for
     /// the lanes of `peers` nodes. Everything else that stays open is open already.
-    pub(crate) fn new(listener: &TcpListener, clients_wanted: usize, peers: usize, handshakes_max: usize) -> Self {
-        let nodes_max = lanes_max(peers);
-        let peers = peers.max(PEERS_EXPECTED);
+    ///
+    /// # Errors
+    /// It grants too few for a node that works, and this is what to do.
+    pub(crate) fn new(
+        listener: &TcpListener,
+        clients_wanted: usize,
+        peers: usize,
+        handshakes_max: usize,
+    ) -> Result<Self, String> {
+        let (nodes_max, peers) = (lanes_max(peers), peers.max(PEERS_EXPECTED));
         let own = OWN_DESCRIPTORS + handshakes_max + DESCRIPTORS_PER_PEER * peers;
-        let granted = descriptors_granted(listener, clients_wanted.saturating_add(nodes_max + own));
-        let clients_max = clients_wanted.min(granted.saturating_sub(nodes_max + own)).max(1);
-        Self { clients_max, clients: Arc::default(), nodes_max, nodes: Arc::default() }
+        let wanted = clients_wanted.saturating_add(nodes_max + own);
+        let least = CLIENTS_LEAST.min(clients_wanted) + nodes_max + own;
+        let granted = descriptors_granted(listener, wanted);
+        if granted < least {
+            let limit = limits::open_files_max().map_or(String::new(), |limit| format!(" of {limit}"));
+            let taken = limits::open_files_max().map_or(0, |limit| (limit as usize).saturating_sub(granted));
+            return Err(format!(
+                "the limit{limit} on open files leaves room for {granted} more, and a node needs {least} at least: {own} \
+                 for its log and the other nodes' messages, {nodes_max} for the commands that they forward, the rest for \
+                 clients; start it with ulimit -n {}, or {} for the {clients_wanted} clients of --connections-max",
+                taken + least,
+                taken + wanted,
+            ));
+        }
+        let clients_max = clients_wanted.min(granted - (nodes_max + own));
+        Ok(Self { clients_max, clients: Arc::default(), nodes_max, nodes: Arc::default() })
     }
 
     /// How many clients may be connected.
