@@ -94,10 +94,12 @@ fn log_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, T
             return node.fail_now(StopReason::LogWriteFailed { message: format!("the log failed to sync: {error}") });
         }
         node.log_syncs.fetch_add(1, Ordering::Relaxed);
+        let is_short = log.is_short_of_space();
         node.step_event(Event::Persisted { writes });
         if let Some(compaction) = compaction {
             node.snapshot_recorded(compaction.snapshot);
         }
+        node.note_space(is_short);
     }
 }
 
@@ -189,6 +191,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             node.tick_disk(&mut state);
             node.tick_transfers(&mut state);
             node.tick_changes(&mut state);
+            node.tick_snapshots(&mut state);
             state.handover = false;
             node.release(state);
             node.tick_obstacles();
