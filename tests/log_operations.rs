@@ -92,7 +92,10 @@ fn whichever_operation_fails_the_log_loses_nothing_and_says_which() {
                 Some(error) => {
                     assert_of_the_disk(error);
                     if let Some(log) = run.log.as_mut() {
-                        assert!(log.append(&mut Vec::new()).is_err() && log.sync().is_err(), "a stopped log takes nothing");
+                        assert!(
+                            log.append(&mut Vec::new()).is_err() && log.sync().is_err(),
+                            "a stopped log takes nothing"
+                        );
                     }
                     *outcomes.entry("stopped").or_default() += 1;
                 }

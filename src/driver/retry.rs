@@ -6,8 +6,13 @@ use super::snapshots::SnapshotState;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use super::trace::trace_event;
+use super::trigger::Trail;
+use crate::error::StepError;
+use crate::event::Event;
 use crate::log::SharedLog;
+use crate::snapshot::SnapshotInfo;
 use crate::transport::RaftTransport;
+use crate::types::EntryId;
 use std::time::{Duration, Instant};
 
 /// How long the first repetition waits; each later one waits twice as long as the one before.
@@ -81,6 +86,29 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if state.snapshots.retry.is_due() || (is_short && state.snapshots.retry.is_pressed()) {
             state.wake_apply |= self.applies.post(|work| work.snapshot_wanted = true) == Some(true);
         }
+    }
+
+    /// The store has the snapshot: the protocol may let it stand in for the log's beginning.
+    pub(super) fn note_written(
+        &self,
+        state: &mut State<M>,
+        info: SnapshotInfo,
+        trail: &Trail,
+        is_short: bool,
+    ) -> Result<Option<EntryId>, StepError> {
+        state.snapshots.retry.succeeded();
+        let last = info.last;
+        let compact_through = trail.compact_through(info.bytes, is_short);
+        if state.snapshots.durable == last {
+            // Taken once more, because the one before could not be read.
+            state.snapshots.info = Some(info);
+        }
+        self.step(state, Event::SnapshotTaken { last, compact_through })
+    }
+
+    /// Whether the store can read the beginning and the end of this snapshot.
+    pub(super) fn has_snapshot(&self, last: EntryId) -> bool {
+        self.options.snapshots.as_ref().is_some_and(|store| store.open(last).is_ok())
     }
 
     /// The log says whether it is short of space. Called by the log thread, after each sync: when it is, a snapshot takes

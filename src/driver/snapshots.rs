@@ -23,7 +23,6 @@ use super::sync::{Mutex, lock};
 use super::trace::trace_event;
 use super::trigger::Trail;
 use crate::error::{SnapshotRefused, StepError};
-use crate::event::Event;
 use crate::log::SharedLog;
 use crate::membership::Membership;
 use crate::protocol::Protocol;
@@ -90,7 +89,7 @@ pub(super) struct SnapshotState {
     /// The one that the log begins with, durably; `EntryId::ZERO` without any. Only grows.
     pub(super) durable: EntryId,
     /// What the store says of it.
-    info: Option<SnapshotInfo>,
+    pub(super) info: Option<SnapshotInfo>,
     /// The one that is being written.
     pub(super) taking: Option<EntryId>,
     /// The one that is being fetched.
@@ -366,29 +365,6 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if superseded {
             self.retain_recorded(store);
         }
-    }
-
-    /// The store has the snapshot: the protocol may let it stand in for the log's beginning.
-    fn note_written(
-        &self,
-        state: &mut State<M>,
-        info: SnapshotInfo,
-        trail: &Trail,
-        is_short: bool,
-    ) -> Result<Option<EntryId>, StepError> {
-        state.snapshots.retry.succeeded();
-        let last = info.last;
-        let compact_through = trail.compact_through(info.bytes, is_short);
-        if state.snapshots.durable == last {
-            // Taken once more, because the one before could not be read.
-            state.snapshots.info = Some(info);
-        }
-        self.step(state, Event::SnapshotTaken { last, compact_through })
-    }
-
-    /// Whether the store can read the beginning and the end of this snapshot.
-    pub(super) fn has_snapshot(&self, last: EntryId) -> bool {
-        self.options.snapshots.as_ref().is_some_and(|store| store.open(last).is_ok())
     }
 
     /// Makes the snapshot durable in the store. It says by itself who belonged to the cluster.
