@@ -227,7 +227,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             self.node.answer_requesters(answers.collect());
             return Ok(());
         }
-        if !replaces_damaged && lock(&self.node.state).protocol.snapshot() == self.applied {
+        let covered = !replaces_damaged && lock(&self.node.state).protocol.snapshot() == self.applied;
+        // The log says that it begins with it; only the store can say that it is there.
+        if covered && self.node.has_snapshot(self.applied) {
             self.node.join_snapshot(self.applied, requesters);
             return Ok(());
         }
@@ -252,7 +254,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         match image {
             Some(image) => {
                 self.taking = Some(last);
-                self.node.begin_snapshot(last, self.trigger.compact_through(last), image, requesters);
+                self.node.begin_snapshot(last, self.trigger.trail(last), image, requesters);
             }
             None => {
                 let answers = requesters.into_iter().map(|requester| (requester, Err(TakeSnapshotError::Unsupported)));

@@ -72,6 +72,7 @@ mod reads;
 mod recording;
 mod recovery;
 mod release;
+mod retry;
 mod signal;
 mod slot;
 mod snapshots;

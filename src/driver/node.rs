@@ -27,7 +27,7 @@ use super::snapshots::{self, Requester, Served, SnapshotState, SnapshotWork, why
 use super::stall::Stall;
 use super::status::{Counters, Status};
 use super::stopped::{NodeRole, StopReason};
-use super::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use super::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
 use super::threads::{self, ColdRead, Inbound};
 use super::trace::trace_event;
@@ -140,6 +140,8 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) applied_index: AtomicU64,
     pub(super) commands_applied: AtomicU64,
     pub(super) log_syncs: AtomicU64,
+    /// Whether the log was short of space at its last sync.
+    pub(super) log_short: AtomicBool,
     pub(super) cold_reads_done: AtomicU64,
     pub(super) cold_reads_dropped: AtomicU64,
 }
@@ -265,6 +267,7 @@ where
         applied_index: AtomicU64::new(snapshot.index.0),
         commands_applied: AtomicU64::new(0),
         log_syncs: AtomicU64::new(0),
+        log_short: AtomicBool::new(false),
         cold_reads_done: AtomicU64::new(0),
         cold_reads_dropped: AtomicU64::new(0),
     });

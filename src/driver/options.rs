@@ -51,7 +51,9 @@ pub struct DriverOptions {
     /// How many entries the log keeps behind a snapshot, for followers that are a little behind.
     /// Default 10,000.
     pub snapshot_trail_entries: usize,
-    /// How many bytes of entries it keeps there at most. Default 64 MiB.
+    /// How many bytes of entries it keeps there at most. It never keeps more than the snapshot has (1 MiB, if the snapshot
+    /// is smaller): a follower that lacks more is better served by the snapshot. It keeps none while the log is short of
+    /// space. Default 64 MiB.
     pub snapshot_trail_bytes: u64,
     /// How long a peer of whom a chunk of a snapshot was asked may be silent before it is asked
     /// again; longer than zero. A chunk that keeps coming may take longer. Default 10 s.

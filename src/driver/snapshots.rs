@@ -16,14 +16,15 @@ use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
 use super::origins::{check_recorded, use_or_set_aside};
 use super::raft::{StateMachine, deadline, now};
+use super::retry::Retry;
 use super::slot::{Completer, Completion, Outcome};
 use super::status::{FetchStatus, SnapshotStatus};
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{Mutex, lock};
 use super::trace::trace_event;
+use super::trigger::Trail;
 use crate::error::{SnapshotRefused, StepError};
-use crate::event::Event;
 use crate::log::{LogView, SharedLog};
 use crate::membership::Membership;
 use crate::protocol::Protocol;
@@ -89,13 +90,15 @@ pub(super) struct SnapshotState {
     /// The one that the log begins with, durably; `EntryId::ZERO` without any. Only grows.
     pub(super) durable: EntryId,
     /// What the store says of it.
-    info: Option<SnapshotInfo>,
+    pub(super) info: Option<SnapshotInfo>,
     /// The one that is being written.
     pub(super) taking: Option<EntryId>,
     /// The one that is being fetched.
     pub(super) fetch: Option<FetchStatus>,
     /// What went wrong last.
     pub(super) failure: Option<String>,
+    /// When one that failed is tried again.
+    pub(super) retry: Retry,
     /// Who waits until the log has this snapshot or a later one.
     waiting: Vec<(EntryId, Requester)>,
     /// Answers that go out as soon as the lock is released.
@@ -104,7 +107,8 @@ pub(super) struct SnapshotState {
 
 impl SnapshotState {
     pub(super) fn new(durable: EntryId, info: Option<SnapshotInfo>) -> Self {
-        Self { durable, info, taking: None, fetch: None, failure: None, waiting: Vec::new(), settled: Vec::new() }
+        let (waiting, settled, retry) = (Vec::new(), Vec::new(), Retry::default());
+        Self { durable, info, taking: None, fetch: None, failure: None, retry, waiting, settled }
     }
 
     pub(super) fn status(&self) -> SnapshotStatus {
@@ -114,6 +118,8 @@ impl SnapshotState {
             taking: self.taking,
             fetching: self.fetch,
             last_error: self.failure.clone(),
+            failures: self.retry.failures,
+            retry_after: self.retry.after(),
         }
     }
 
@@ -152,7 +158,7 @@ pub(super) struct SnapshotWork {
 /// An image to be written.
 struct SnapshotJob {
     last: EntryId,
-    compact_through: Index,
+    trail: Trail,
     /// The configuration as of `last`; empty if this node does not know it.
     membership: Arc<Membership>,
     image: SnapshotImage,
@@ -284,20 +290,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> io::Write for WhileRunning
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Hands an image to the snapshot thread, on behalf of these requesters and whoever joins them.
-    pub(super) fn begin_snapshot(
-        &self,
-        last: EntryId,
-        compact_through: Index,
-        image: SnapshotImage,
-        requesters: Vec<Requester>,
-    ) {
+    pub(super) fn begin_snapshot(&self, last: EntryId, trail: Trail, image: SnapshotImage, requesters: Vec<Requester>) {
         let mut state = lock(&self.state);
         let membership = membership_as_of(&state.protocol, last.index);
-        let mut job = Some(SnapshotJob { last, compact_through, membership, image });
+        let mut job = Some(SnapshotJob { last, trail, membership, image });
         if self.snapshots.post(|work| work.job = job.take()) == Some(true) {
             self.snapshots.wake();
         }
         state.snapshots.taking = Some(last);
+        state.snapshots.retry.begun();
         state.changed = true;
         self.await_snapshot(&mut state, last, requesters);
         self.release(state);
@@ -329,7 +330,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     }
 
     fn take_snapshot(&self, store: &Snapshots, job: SnapshotJob) {
-        let SnapshotJob { last, compact_through, membership, image } = job;
+        let SnapshotJob { last, trail, membership, image } = job;
         let known = !membership.is_empty();
         let written = if known {
             contain(|| self.write_image(store, last, &membership, image)).unwrap_or_else(|message| {
@@ -340,12 +341,18 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             self.panics.survive(CodePlace::Image, || drop(image));
             Err(SnapshotRefused::MembershipUnknown { snapshot: last }.to_string())
         };
+        let written = written.and_then(|()| {
+            let listed = self.panics.survive(CodePlace::StoreList, || store.list()).unwrap_or_default();
+            let info = listed.into_iter().find(|info| info.last == last);
+            info.ok_or_else(|| "the store has it no longer".to_string())
+        });
+        let is_short = self.log_short.load(Ordering::Relaxed);
         let mut state = lock(&self.state);
         state.snapshots.taking = None;
         state.changed = true;
         let mut superseded = false;
         match written {
-            Ok(()) => match self.step(&mut state, Event::SnapshotTaken { last, compact_through }) {
+            Ok(info) => match self.note_written(&mut state, info, &trail, is_short) {
                 Ok(_) => {
                     state.counters.snapshots_taken += 1;
                     state.snapshots.confirm();
@@ -371,6 +378,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 state.counters.snapshots_failed += 1;
                 state.snapshots.refuse(last, &TakeSnapshotError::Failed { reason: reason.clone() });
                 state.snapshots.failure = Some(reason);
+                state.snapshots.retry.failed();
             }
         }
         // The next one may be due already. Before anybody is told: who asks again then begins a new one.
@@ -453,7 +461,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             }
             Err(error) => {
                 trace_event!(warn, node = self.id.0, peer = peer.0, "a chunk of a snapshot is not given: {error}");
-                if matches!(error, SnapshotError::Corrupt { .. }) {
+                // A chunk that is none is the peer's mistake. Everything else says that this store cannot read it.
+                if !matches!(error, SnapshotError::NoSuchChunk { .. }) {
                     self.replace_damaged(request.snapshot, &error);
                 }
                 None
@@ -461,12 +470,14 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
     }
 
-    /// The snapshot that the log begins with is damaged: neither a peer nor the next start can do
+    /// The snapshot that the log begins with is damaged, gone, or cannot be read: neither a peer nor the next start can do
     /// anything with it. The state machine still has what was in it.
     fn replace_damaged(&self, last: EntryId, error: &SnapshotError) {
         let mut state = lock(&self.state);
         state.snapshots.failure = Some(error.to_string());
-        let needed = state.snapshots.durable == last;
+        // While one is being taken, or will be tried again, the peer asks again.
+        let idle = state.snapshots.is_idle() && state.snapshots.retry.after().is_none();
+        let needed = idle && state.snapshots.durable == last;
         self.release(state);
         if needed && self.applies.post(|work| work.snapshot_wanted = true) == Some(true) {
             self.applies.wake();

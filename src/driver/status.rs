@@ -17,6 +17,7 @@ use crate::types::{EntryId, Index, NodeId, Term};
 use std::fmt::{self, Display, Write};
 use std::string::String;
 use std::sync::Arc;
+use std::time::Duration;
 use std::vec::Vec;
 
 /// A node's state at one moment.
@@ -55,6 +56,9 @@ pub struct Status {
     pub transfer_target: Option<NodeId>,
     /// On a leader: what it proposed and has not yet committed, in bytes.
     pub uncommitted_bytes: usize,
+    /// The log is short of space: it found none for its next segment, and goes on in the one that it has. A snapshot is
+    /// taken, and all that it covers leaves the log; if that is not enough, free some space on the log's volume.
+    pub log_short_of_space: bool,
     /// How many proposals have no answer yet.
     pub open_proposals: usize,
     /// How many linearizable reads have no answer yet.
@@ -209,6 +213,11 @@ pub struct SnapshotStatus {
     pub fetching: Option<FetchStatus>,
     /// The latest error of taking, fetching or serving one, if there was any. Those are tried again.
     pub last_error: Option<String>,
+    /// How many could not be taken since the last that could.
+    pub failures: u32,
+    /// How long until one that failed is tried again: a second after the first failure, then twice as long each time, a
+    /// minute at most. `None` if nothing failed, and while one is being taken.
+    pub retry_after: Option<Duration>,
 }
 
 /// A snapshot that is being fetched.
@@ -478,6 +487,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             peers,
             transfer_target: protocol.transfer_target().filter(|_| works),
             uncommitted_bytes: if works { protocol.uncommitted_bytes() } else { 0 },
+            log_short_of_space: self.log_short.load(Ordering::Relaxed),
             open_proposals: self.open.load(Ordering::SeqCst),
             open_reads: self.reads.open.load(Ordering::SeqCst),
             stopped,

@@ -100,10 +100,12 @@ fn write_all<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             return node.fail_now(reason);
         }
         node.log_syncs.fetch_add(1, Ordering::Relaxed);
+        let is_short = log.is_short_of_space();
         node.step_event(Event::Persisted { writes });
         if let Some(compaction) = compaction {
             node.snapshot_recorded(compaction.snapshot);
         }
+        node.note_space(is_short);
     }
 }
 
@@ -204,6 +206,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             node.tick_disk(&mut state);
             node.tick_transfers(&mut state);
             node.tick_changes(&mut state);
+            node.tick_snapshots(&mut state);
             state.handover = false;
             node.release(state);
             node.tick_obstacles();

@@ -3,9 +3,40 @@
 use super::options::DriverOptions;
 use crate::types::{Entry, EntryId, Index};
 use std::collections::VecDeque;
+use std::vec::Vec;
 
 /// How finely the log's bytes are known: in so many parts of what the trail may hold.
-const SAMPLES: u64 = 16;
+const SAMPLES: u64 = 256;
+/// A trail of this size is kept whatever the size of the snapshot.
+const TRAIL_BYTES_MIN: u64 = 1 << 20;
+
+/// How far back the log goes behind a snapshot that is being taken, and how many bytes that is.
+pub(super) struct Trail {
+    last: Index,
+    entries_max: u64,
+    bytes_max: u64,
+    /// Some entries before `last`, ascending, each with the bytes behind it.
+    samples: Vec<(Index, u64)>,
+    /// The bytes of all entries that are known.
+    total: u64,
+}
+
+impl Trail {
+    /// The log forgets up to this index with a snapshot of so many bytes. A follower that lacks more than the snapshot has
+    /// is better served by that, so no more than this is kept; nothing, if the log is short of space. Of entries that were
+    /// never counted the bytes are not known.
+    pub(super) fn compact_through(&self, snapshot_bytes: u64, is_short: bool) -> Index {
+        let bytes_max = if is_short { 0 } else { self.bytes_max.min(snapshot_bytes.max(TRAIL_BYTES_MIN)) };
+        let entries_max = if is_short { 0 } else { self.entries_max };
+        let by_entries = Index(self.last.0.saturating_sub(entries_max));
+        let by_bytes = if self.total > bytes_max {
+            self.samples.iter().find(|(_, behind)| *behind <= bytes_max).map_or(self.last, |(index, _)| *index)
+        } else {
+            Index::ZERO
+        };
+        by_entries.max(by_bytes)
+    }
+}
 
 /// What was applied since the last snapshot, and what the log holds right before.
 pub(super) struct Trigger {
@@ -66,15 +97,15 @@ impl Trigger {
         self.samples.clear();
     }
 
-    /// What the log forgets with a snapshot up to `last`, the last entry counted: all but the trail.
-    /// Of entries that were never counted the bytes are not known.
-    pub(super) fn compact_through(&self, last: EntryId) -> Index {
-        let by_entries = Index(last.index.0.saturating_sub(self.trail_entries));
-        let by_bytes = match self.samples.front() {
-            Some((index, _)) if self.total > self.trail_bytes => *index,
-            _ => Index::ZERO,
-        };
-        by_entries.max(by_bytes)
+    /// What the log may keep behind a snapshot up to `last`, the last entry counted.
+    pub(super) fn trail(&self, last: EntryId) -> Trail {
+        Trail {
+            last: last.index,
+            entries_max: self.trail_entries,
+            bytes_max: self.trail_bytes,
+            samples: self.samples.iter().map(|(index, at)| (*index, self.total - at)).collect(),
+            total: self.total,
+        }
     }
 }
 
@@ -97,6 +128,29 @@ mod tests {
         let mut options = DriverOptions::default();
         change(&mut options);
         Trigger::new(&options)
+    }
+
+    impl Trigger {
+        /// With a large snapshot, and room for everything.
+        fn compact_through(&self, last: EntryId) -> Index {
+            self.trail(last).compact_through(u64::MAX, false)
+        }
+    }
+
+    /// The story of the snapshot of 800 KB on a volume of 40 MiB: 64 MiB might stay behind it, so that nothing was freed.
+    #[test]
+    fn the_trail_is_no_larger_than_the_snapshot_and_nothing_if_space_is_short() {
+        let mut trigger = trigger(|options| options.snapshot_trail_bytes = 64 << 20);
+        (1..=4000).for_each(|index| trigger.count(&entry(index, 8 << 10)));
+        let trail = trigger.trail(id(4000));
+        for mebibytes in [0, 1, 2, 8, 20] {
+            let kept = 4000 - trail.compact_through(mebibytes << 20, false).0;
+            let most = (mebibytes.max(1) << 20) / (8 << 10);
+            assert!(kept <= most && kept + 33 >= most, "{kept} entries of 8 KiB behind {mebibytes} MiB");
+        }
+        assert_eq!(trail.compact_through(u64::MAX, false), Index::ZERO, "all of it is within the option");
+        assert_eq!(trail.compact_through(u64::MAX, true), Index(4000));
+        assert_eq!(trail.compact_through(0, true), Index(4000));
     }
 
     #[test]

@@ -6,6 +6,22 @@ use std::path::PathBuf;
 use std::string::String;
 use thiserror::Error;
 
+/// What to do about an error of the file system, to be said after it; nothing where its own words say all.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull => " (the volume is full: free some space on it)",
+        QuotaExceeded => " (the quota is used up: raise it, or free some space)",
+        FileTooLarge => " (files may not grow so large here: raise the limit, `ulimit -f`)",
+        ReadOnlyFilesystem => " (the volume is read-only: the system's log says why; mount it writable)",
+        PermissionDenied => " (this process may not: check the owner and the mode)",
+        // ENFILE and EMFILE, which have no kind of their own.
+        _ if cfg!(unix) && error.raw_os_error() == Some(24) => " (raise the limit of this process, `ulimit -n`)",
+        _ if cfg!(unix) && error.raw_os_error() == Some(23) => " (the whole system has too many files open)",
+        _ => "",
+    }
+}
+
 /// Why a snapshot was not written, read or kept. No other snapshot is affected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -101,7 +117,7 @@ pub enum SnapshotError {
         reason: String,
     },
     /// The file system reported an error. A snapshot that was being written or received is lost.
-    #[error("{operation} {} failed: {source}", file.display())]
+    #[error("{operation} {} failed: {source}{}", file.display(), advice(source))]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -183,4 +199,35 @@ pub enum ReceiveError {
     /// The own store failed. What was received is lost.
     #[error(transparent)]
     Store(#[from] SnapshotError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each says which file, what the system said, and what to do.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn errors_of_the_disk_say_what_to_do() {
+        let errors = [
+            (28, "free some space"),
+            (122, "the quota"),
+            (27, "`ulimit -f`"),
+            (30, "read-only: "),
+            (13, "the owner and the mode"),
+            (24, "`ulimit -n`"),
+            (23, "the whole system"),
+        ];
+        for (number, says) in errors {
+            let source = io::Error::from_raw_os_error(number);
+            let words = std::string::ToString::to_string(&source);
+            let error = SnapshotError::Io { operation: "writing", file: PathBuf::from("/data/x"), source };
+            let text = std::string::ToString::to_string(&error);
+            assert!(
+                text.starts_with("writing /data/x failed: ") && text.contains(&words) && text.contains(says),
+                "{text}"
+            );
+        }
+        assert_eq!(advice(&io::Error::from_raw_os_error(5)), "", "an I/O error says all");
+    }
 }

@@ -34,6 +34,8 @@ pub mod files;
 mod memory;
 
 pub use chunk::{Chunk, ChunkRequest};
+#[cfg(feature = "persistence")]
+pub(crate) use error::advice;
 pub use error::{ReceiveError, SnapshotError};
 #[cfg(feature = "persistence")]
 pub use files::SnapshotFiles;

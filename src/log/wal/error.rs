@@ -1,6 +1,7 @@
 //! What can go wrong with the log on a disk.
 
 use crate::membership::MembershipError;
+use crate::snapshot::advice;
 use crate::types::{ClusterId, GroupId, Index, NodeId};
 use std::io;
 use std::path::PathBuf;
@@ -137,7 +138,7 @@ pub enum WalError {
     },
     /// The file system reported an error. If it was a write or a sync, the log accepts nothing
     /// more; what was not synced may be lost.
-    #[error("{operation} {} failed: {source}", file.display())]
+    #[error("{operation} {} failed: {source}{}", file.display(), advice(source))]
     Io {
         /// What was tried.
         operation: &'static str,

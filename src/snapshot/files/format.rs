@@ -37,6 +37,11 @@ pub(super) enum Role {
 impl Role {
     const ALL: [Self; 3] = [Self::Complete, Self::Temporary, Self::Partial];
 
+    /// Whether this is its extension, in whatever case.
+    pub(super) fn is_extension(self, extension: &str) -> bool {
+        self.extension().eq_ignore_ascii_case(extension)
+    }
+
     const fn extension(self) -> &'static str {
         match self {
             Self::Complete => "snapshot",

@@ -102,6 +102,7 @@ struct Shared {
     chunk_bytes: u32,
     sync_bytes: u64,
     state: Mutex<State>,
+    foreign: Vec<PathBuf>,
     _lock: LockGuard,
 }
 
@@ -149,7 +150,9 @@ impl SnapshotFiles {
         let names = directory.names().map_err(at("listing", ""))?;
         let chunk_bytes = options.chunk_bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         let SnapshotOptions { group, sync_bytes, .. } = options;
-        let shared = Shared { directory, group, chunk_bytes, sync_bytes, state: Mutex::default(), _lock: lock };
+        let foreign = foreign(&*directory, &names)?;
+        let state = Mutex::default();
+        let shared = Shared { directory, group, chunk_bytes, sync_bytes, state, foreign, _lock: lock };
         let ours: Vec<(EntryId, Role)> = names.iter().filter_map(|name| parse_name(name)).collect();
         for (last, _) in ours.iter().filter(|(_, role)| *role == Role::Complete) {
             shared.load(*last)?;
@@ -171,6 +174,13 @@ impl SnapshotFiles {
     pub fn damaged(&self) -> Vec<SnapshotError> {
         let state = self.shared.state();
         state.damaged.iter().map(|(last, found)| self.shared.corrupt(*last, *found)).collect()
+    }
+
+    /// What looked like a snapshot when the store was opened and is none that a store made: other names that end in
+    /// `.snapshot` or `.partial`, directories and links. It leaves them alone.
+    #[must_use]
+    pub fn foreign_files(&self) -> &[PathBuf] {
+        &self.shared.foreign
     }
 
     /// Where it is.
@@ -234,14 +244,29 @@ impl Shared {
         Ok((file, info, place))
     }
 
-    /// Lists a snapshot no longer that an error shows to be damaged.
+    /// Lists a snapshot no longer that an error shows to be damaged, gone or not readable: then another may be taken or
+    /// received in its place.
     fn note<T>(&self, last: EntryId, result: Result<T, SnapshotError>) -> Result<T, SnapshotError> {
-        if let Err(SnapshotError::Corrupt { offset, reason, .. }) = &result {
-            let mut state = self.state();
-            state.catalogue.remove(last);
-            state.damaged.insert(last, (*offset, reason));
-        }
+        let found = match &result {
+            Err(SnapshotError::Corrupt { offset, reason, .. }) => (*offset, *reason),
+            Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => (0, "it is gone"),
+            Err(SnapshotError::Io { source, .. }) if !passes(source) => (0, "it cannot be read"),
+            _ => return result,
+        };
+        let mut state = self.state();
+        state.catalogue.remove(last);
+        state.damaged.insert(last, found);
         result
+    }
+
+    /// Opens the file of a complete snapshot and checks that it is what was listed: everything but its chunks.
+    fn check(&self, held: &Held) -> Result<Arc<dyn RawFile>, SnapshotError> {
+        let last = held.info().last;
+        let opened = self.open_complete(last).and_then(|(file, info, _)| match &info == held.info() {
+            true => Ok(file),
+            false => Err(self.corrupt(last, (0, "it is not what it was when it was listed"))),
+        });
+        self.note(last, opened)
     }
 
     /// Holds a complete snapshot, or says why there is none.
@@ -254,8 +279,11 @@ impl Shared {
         Ok(Held { shared: Arc::clone(self), item: Some(item) })
     }
 
-    /// Takes the names of a snapshot that is to be written or received.
+    /// Takes the names of a snapshot that is to be written or received. One that is listed counts only if it is there.
     fn claim(self: &Arc<Self>, last: EntryId) -> Result<Claim, SnapshotError> {
+        if self.hold(last).is_ok_and(|held| self.check(&held).is_ok()) {
+            return Err(SnapshotError::Exists { last });
+        }
         self.state().catalogue.claim(last)?;
         Ok(Claim { shared: Arc::clone(self), last })
     }
@@ -273,7 +301,7 @@ impl Shared {
         let (from, to) = (file_name(last, Role::Temporary), file_name(last, Role::Complete));
         file.sync().map_err(self.io("syncing", last, Role::Temporary))?;
         self.directory.rename(&from, &to).map_err(self.io("renaming", last, Role::Temporary))?;
-        if let Err(source) = self.directory.sync() {
+        if let Err(source) = self.directory.sync().and_then(|()| self.directory.check_in_place()) {
             // If even this fails, a later opening finds a complete snapshot, which does no harm.
             let _ = self.remove(last, Role::Complete);
             let file = self.directory.path().to_path_buf();
@@ -311,6 +339,31 @@ impl Shared {
             }
         }
     }
+}
+
+/// Whether an error says that the process or the system has too much open, rather than that the file cannot be read.
+fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, TimedOut, WouldBlock};
+    // ENFILE and EMFILE, which have no kind of their own.
+    let descriptors = cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24));
+    descriptors || matches!(error.kind(), Interrupted | OutOfMemory | TimedOut | WouldBlock)
+}
+
+/// What looks like a snapshot and is none of a store's files: left alone, and named once.
+fn foreign(directory: &dyn Directory, names: &[String]) -> Result<Vec<PathBuf>, SnapshotError> {
+    let listing = |source| SnapshotError::Io { operation: "listing", file: directory.path().to_path_buf(), source };
+    let alike = |name: &String| {
+        let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+        [Role::Complete, Role::Partial].iter().any(|role| extension.is_some_and(|own| role.is_extension(own)))
+    };
+    let others = directory.others().map_err(listing)?;
+    let foreign = names.iter().filter(|name| parse_name(name).is_none()).chain(&others).filter(|name| alike(name));
+    let foreign: Vec<PathBuf> = foreign.map(|name| directory.path().join(name)).collect();
+    #[cfg(feature = "tracing")]
+    for file in &foreign {
+        tracing::warn!(file = %file.display(), "looks like a snapshot and is none of the store's: left alone");
+    }
+    Ok(foreign)
 }
 
 /// The bytes of a file that no sync has covered.
@@ -383,11 +436,7 @@ impl SnapshotStore for SnapshotFiles {
 
     fn open(&self, last: EntryId) -> Result<Box<dyn SnapshotReader>, SnapshotError> {
         let held = self.shared.hold(last)?;
-        let opened = self.shared.open_complete(last).and_then(|(file, info, _)| match &info == held.info() {
-            true => Ok(file),
-            false => Err(self.shared.corrupt(last, (0, "it is not what it was when it was listed"))),
-        });
-        let file = self.shared.note(last, opened)?;
+        let file = self.shared.check(&held)?;
         Ok(Box::new(FileReader::new(held, file)))
     }
 
@@ -401,7 +450,7 @@ impl SnapshotStore for SnapshotFiles {
         }
         let path = self.shared.path(last, Role::Complete);
         let opened = self.shared.directory.open(&file_name(last, Role::Complete));
-        let file = opened.map_err(self.shared.io("opening", last, Role::Complete))?;
+        let file = self.shared.note(last, opened.map_err(self.shared.io("opening", last, Role::Complete)))?;
         let source = Source { file: &*file, path: &path };
         let mut data = Vec::new();
         let before = match number.checked_sub(1) {
