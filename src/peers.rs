@@ -55,6 +55,8 @@ struct Shared {
     /// The store lacks something, because it failed; the next handshake tries again.
     unsaved: AtomicBool,
     dirty: Arc<Dirty>,
+    /// What this server's own log holds durably, to be told to the peers.
+    held: Mutex<EntryId>,
 }
 
 /// Whether something was noted that the log has not written yet.
@@ -121,6 +123,7 @@ impl PeerMemory {
                 store,
                 unsaved: AtomicBool::new(false),
                 dirty: Arc::default(),
+                held: Mutex::default(),
             }),
         }
     }
@@ -203,6 +206,18 @@ impl PeerMemory {
         if changed { self.save(&known) } else { Ok(()) }
     }
 
+    /// The own log holds entries up to this one durably, which is of the current term. Only then it stands for good while
+    /// the term lasts: what is of an older term, a leader of this one may remove.
+    pub(crate) fn set_held(&self, last: EntryId) {
+        *lock(&self.shared.held) = last;
+    }
+
+    /// What the own log holds durably; [`EntryId::ZERO`] while that may still be removed.
+    #[must_use]
+    pub fn held(&self) -> EntryId {
+        *lock(&self.shared.held)
+    }
+
     /// A handle to note what a peer says, if it is remembered at all.
     #[must_use]
     pub fn notes(&self, peer: NodeId) -> Option<PeerNotes> {
@@ -280,19 +295,35 @@ impl PeerNotes {
         if group != self.group {
             return;
         }
-        let term = message.term();
+        self.change(|position| {
+            let term = message.term();
+            position.note_term(term);
+            match message {
+                Message::AppendEntriesResponse(response) => {
+                    if let AppendResult::Accepted { match_index } = response.result {
+                        position.note_acknowledged(term, match_index);
+                    }
+                }
+                Message::RequestVoteResponse(response) if response.granted => position.note_vote(term, own),
+                _ => {}
+            }
+        });
+    }
+
+    /// The peer's log holds entries up to this one durably, of the peer's current term.
+    pub fn note_held(&self, group: GroupId, last: EntryId) {
+        if group == self.group {
+            self.change(|position| {
+                position.note_term(last.term);
+                position.note_acknowledged(last.term, last.index);
+            });
+        }
+    }
+
+    fn change(&self, note: impl FnOnce(&mut Remembered)) {
         let mut position = lock(&self.position);
         let before = *position;
-        position.note_term(term);
-        match message {
-            Message::AppendEntriesResponse(response) => {
-                if let AppendResult::Accepted { match_index } = response.result {
-                    position.note_acknowledged(term, match_index);
-                }
-            }
-            Message::RequestVoteResponse(response) if response.granted => position.note_vote(term, own),
-            _ => {}
-        }
+        note(&mut position);
         if *position == before {
             return;
         }

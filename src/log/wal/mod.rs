@@ -148,6 +148,7 @@ impl WalLog {
             _lock: lock,
         };
         log.warm_cache()?;
+        log.tell_held();
         Ok(log)
     }
 
@@ -281,6 +282,17 @@ impl WalLog {
         count
     }
 
+    /// Everything in memory is durable: the peers may be told, if it stands for good.
+    fn tell_held(&self) {
+        let (hard_state, last) = {
+            let view = self.shared.view();
+            (view.hard_state, view.last)
+        };
+        if last.term == hard_state.term {
+            self.memory.set_held(last);
+        }
+    }
+
     /// Adds what peers said to be durable to the record, if it is due. A checkpoint has it always: the records before it may
     /// be purged.
     fn encode_memory(&mut self, writes: &[Write]) {
@@ -402,6 +414,7 @@ impl RaftLog for WalLog {
         self.wal.sync().map_err(|error| store.stop(WalError::from_wal_db(error, self.directory.clone())))?;
         store.check_in_place().map_err(|error| store.stop(error))?;
         self.durable = store.end();
+        self.tell_held();
         let mark = self.mark();
         self.watermark.write(&mark).map_err(|error| store.stop(error))?;
         self.purge()?;
