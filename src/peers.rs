@@ -227,11 +227,18 @@ impl PeerMemory {
 
     /// What was noted, if the log should write it now: `bytes` were written since it last did.
     pub(crate) fn take_due(&self, bytes: u64) -> Option<Vec<(NodeId, Remembered)>> {
-        /// At most one note per so many bytes, but for terms and votes: a note is a few hundred bytes.
-        const BYTES_BETWEEN: u64 = 64 << 10;
+        /// So many bytes of log for one peer of a note, but for terms and votes: a note has 49 bytes per peer.
+        const BYTES_BETWEEN: u64 = 8 << 10;
         let dirty = &self.shared.dirty;
-        let due = dirty.urgent.load(Ordering::Relaxed) || (bytes >= BYTES_BETWEEN && dirty.any.load(Ordering::Relaxed));
+        let is_long_ago = || bytes >= BYTES_BETWEEN && bytes >= BYTES_BETWEEN * lock(&self.shared.known).len() as u64;
+        let due = dirty.urgent.load(Ordering::Relaxed) || (dirty.any.load(Ordering::Relaxed) && is_long_ago());
         due.then(|| self.take_all())
+    }
+
+    /// Writes down what was noted and is nowhere yet, before an orderly end.
+    pub(crate) fn save_noted(&self) -> io::Result<()> {
+        let noted = self.shared.dirty.any.swap(false, Ordering::SeqCst);
+        if noted { self.save(&lock(&self.shared.known)) } else { Ok(()) }
     }
 
     /// Everything that is noted, to be written now.

@@ -231,7 +231,7 @@ fn a_purge_forgets_nothing_of_the_peers() {
     assert_eq!((log.base().index, log.peer_memory().remembered(TWO)), (Index(39), expected));
 }
 
-/// Terms and votes are written at once, positions at most once per 64 KiB of log.
+/// Terms and votes are written at once, positions at most once per 8 KiB of log and peer.
 #[test]
 fn what_is_remembered_costs_the_log_less_than_a_hundredth() {
     let bytes = |noted: bool| {
@@ -309,4 +309,17 @@ fn a_crash_while_a_peer_is_written_down_forgets_none_that_was_let_in() {
         let other = memory.admit(TWO, 5 << 32 | 3, &[life(3, 30)], true);
         assert!(other.unwrap().is_none(), "older than all that it keeps");
     }
+}
+
+/// An orderly end forgets nothing, though nothing was written since.
+#[test]
+fn what_peers_said_last_is_written_down_when_the_log_is_closed() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk).unwrap();
+    let memory = log.peer_memory();
+    assert!(memory.admit(TWO, 5 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+    memory.notes(TWO).unwrap().note(GroupId(0), OWN, &accepted(4, 7));
+    drop(log);
+    let log = open(&FaultyDisk::from_image(&disk.durable_image())).unwrap();
+    assert_eq!(log.peer_memory().remembered(TWO), memory.remembered(TWO));
 }

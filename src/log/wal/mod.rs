@@ -168,7 +168,7 @@ impl WalLog {
     }
 
     /// What this log remembers of the peers, for the transport to ask and tell. What they said to be durable is written with
-    /// the next records, at most once per 64 KiB of them but for terms and votes, and never synced for itself.
+    /// the next records, at most once per 8 KiB of them and peer but for terms and votes, and never synced for itself.
     #[must_use]
     pub fn peer_memory(&self) -> PeerMemory {
         self.memory.clone()
@@ -204,6 +204,8 @@ impl WalLog {
     }
 
     fn note_end(&mut self) -> Result<(), WalError> {
+        // What peers said since the last record would be forgotten otherwise. Of no concern to the log itself.
+        let _ = self.memory.save_noted();
         let mark = self.mark();
         self.watermark.write_both(&mark).map_err(|error| self.shared.store.stop(error))
     }
