@@ -225,13 +225,20 @@ impl PeerMemory {
         Some(PeerNotes { group: self.shared.group, position, dirty: Arc::clone(&self.shared.dirty) })
     }
 
-    /// What was noted, if the log should write it now: `bytes` were written since it last did.
-    pub(crate) fn take_due(&self, bytes: u64) -> Option<Vec<(NodeId, Remembered)>> {
-        /// So many bytes of log for one peer of a note, but for terms and votes: a note has 49 bytes per peer.
+    /// What was noted, if the log should write it now: so many bytes in so many records were written since it last did.
+    pub(crate) fn take_due(&self, bytes: u64, records: u64) -> Option<Vec<(NodeId, Remembered)>> {
+        /// For each peer of a note, which has 49 bytes for it: less than a hundredth of what goes to the device, where a
+        /// record that is synced costs a page of 4 KiB at least. Terms and votes are rare, and do not wait.
         const BYTES_BETWEEN: u64 = 8 << 10;
+        const RECORDS_BETWEEN: u64 = 8;
         let dirty = &self.shared.dirty;
-        let is_long_ago = || bytes >= BYTES_BETWEEN && bytes >= BYTES_BETWEEN * lock(&self.shared.known).len() as u64;
-        let due = dirty.urgent.load(Ordering::Relaxed) || (dirty.any.load(Ordering::Relaxed) && is_long_ago());
+        let is_long_ago = || {
+            let peers = lock(&self.shared.known).len() as u64;
+            bytes >= BYTES_BETWEEN * peers || records >= RECORDS_BETWEEN * peers
+        };
+        let is_worth_a_look = records >= RECORDS_BETWEEN || bytes >= BYTES_BETWEEN;
+        let due = dirty.urgent.load(Ordering::Relaxed)
+            || (is_worth_a_look && dirty.any.load(Ordering::Relaxed) && is_long_ago());
         due.then(|| self.take_all())
     }
 

@@ -231,7 +231,7 @@ fn a_purge_forgets_nothing_of_the_peers() {
     assert_eq!((log.base().index, log.peer_memory().remembered(TWO)), (Index(39), expected));
 }
 
-/// Terms and votes are written at once, positions at most once per 8 KiB of log and peer.
+/// Terms and votes are written at once, positions now and then.
 #[test]
 fn what_is_remembered_costs_the_log_less_than_a_hundredth() {
     let bytes = |noted: bool| {
