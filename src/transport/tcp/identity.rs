@@ -100,7 +100,10 @@ impl Recognition {
 
     /// What the log's directory says and remembers counts from now on. What was remembered elsewhere before is added to it.
     pub(super) fn introduce(&self, lives: &Lives, memory: &PeerMemory) -> io::Result<()> {
-        let _ = self.lives.set(lives.clone());
+        // A transport is one server's, and the first log speaks for it.
+        if self.lives.set(lives.clone()).is_err() {
+            return Ok(());
+        }
         let mut current = self.memory.write().unwrap_or_else(PoisonError::into_inner);
         let merged = memory.merge(&current);
         *current = memory.clone();
