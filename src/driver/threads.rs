@@ -248,7 +248,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L,
 
     fn data_lost(&self, reason: String) {
         let Some(node) = self.node.upgrade() else { return };
-        let _inside = Inside::enter();
+        let _inside = node.key.enter();
         node.fail_now(StopReason::DataLost { message: reason });
     }
 
