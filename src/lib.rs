@@ -49,7 +49,8 @@
 //!
 //! [`types`], [`message`], [`event`] and [`action`] are the vocabulary; [`quorum`] is the algebra of
 //! majorities; [`protocol`] is Raft itself, one file per chapter of the dissertation; [`ticker`]
-//! turns ticks into the protocol's timeouts; [`log`], `snapshot` and `transport` are what it stands on;
+//! turns ticks into the protocol's timeouts; [`log`], `snapshot` and `transport` are what it stands on; [`life`] and `peers` tell
+//! a server from an older copy of itself;
 //! [`node`] and `driver` put them together; [`session`] is for state machines. References such as §3.5 are to Diego Ongaro's dissertation,
 //! *Consensus: Bridging Theory and Practice* (Stanford, 2014).
 //!

@@ -55,6 +55,8 @@ struct Shared {
     /// The store lacks something, because it failed; the next handshake tries again.
     unsaved: AtomicBool,
     dirty: Arc<Dirty>,
+    /// What this server's own log holds durably, to be told to the peers.
+    held: Mutex<EntryId>,
 }
 
 /// Whether something was noted that the log has not written yet.
@@ -121,6 +123,7 @@ impl PeerMemory {
                 store,
                 unsaved: AtomicBool::new(false),
                 dirty: Arc::default(),
+                held: Mutex::default(),
             }),
         }
     }
@@ -203,6 +206,18 @@ impl PeerMemory {
         if changed { self.save(&known) } else { Ok(()) }
     }
 
+    /// The own log holds entries up to this one durably, which is of the current term. Only then it stands for good while
+    /// the term lasts: what is of an older term, a leader of this one may remove.
+    pub(crate) fn set_held(&self, last: EntryId) {
+        *lock(&self.shared.held) = last;
+    }
+
+    /// What the own log holds durably; [`EntryId::ZERO`] while that may still be removed.
+    #[must_use]
+    pub fn held(&self) -> EntryId {
+        *lock(&self.shared.held)
+    }
+
     /// A handle to note what a peer says, if it is remembered at all.
     #[must_use]
     pub fn notes(&self, peer: NodeId) -> Option<PeerNotes> {
@@ -210,13 +225,27 @@ impl PeerMemory {
         Some(PeerNotes { group: self.shared.group, position, dirty: Arc::clone(&self.shared.dirty) })
     }
 
-    /// What was noted, if the log should write it now: `bytes` were written since it last did.
-    pub(crate) fn take_due(&self, bytes: u64) -> Option<Vec<(NodeId, Remembered)>> {
-        /// At most one note per so many bytes, but for terms and votes: a note is a few hundred bytes.
-        const BYTES_BETWEEN: u64 = 64 << 10;
+    /// What was noted, if the log should write it now: so many bytes in so many records were written since it last did.
+    pub(crate) fn take_due(&self, bytes: u64, records: u64) -> Option<Vec<(NodeId, Remembered)>> {
+        /// For each peer of a note, which has 49 bytes for it: less than a hundredth of what goes to the device, where a
+        /// record that is synced costs a page of 4 KiB at least. Terms and votes are rare, and do not wait.
+        const BYTES_BETWEEN: u64 = 8 << 10;
+        const RECORDS_BETWEEN: u64 = 8;
         let dirty = &self.shared.dirty;
-        let due = dirty.urgent.load(Ordering::Relaxed) || (bytes >= BYTES_BETWEEN && dirty.any.load(Ordering::Relaxed));
+        let is_long_ago = || {
+            let peers = lock(&self.shared.known).len() as u64;
+            bytes >= BYTES_BETWEEN * peers || records >= RECORDS_BETWEEN * peers
+        };
+        let is_worth_a_look = records >= RECORDS_BETWEEN || bytes >= BYTES_BETWEEN;
+        let due = dirty.urgent.load(Ordering::Relaxed)
+            || (is_worth_a_look && dirty.any.load(Ordering::Relaxed) && is_long_ago());
         due.then(|| self.take_all())
+    }
+
+    /// Writes down what was noted and is nowhere yet, before an orderly end.
+    pub(crate) fn save_noted(&self) -> io::Result<()> {
+        let noted = self.shared.dirty.any.swap(false, Ordering::SeqCst);
+        if noted { self.save(&lock(&self.shared.known)) } else { Ok(()) }
     }
 
     /// Everything that is noted, to be written now.
@@ -280,19 +309,35 @@ impl PeerNotes {
         if group != self.group {
             return;
         }
-        let term = message.term();
+        self.change(|position| {
+            let term = message.term();
+            position.note_term(term);
+            match message {
+                Message::AppendEntriesResponse(response) => {
+                    if let AppendResult::Accepted { match_index } = response.result {
+                        position.note_acknowledged(term, match_index);
+                    }
+                }
+                Message::RequestVoteResponse(response) if response.granted => position.note_vote(term, own),
+                _ => {}
+            }
+        });
+    }
+
+    /// The peer's log holds entries up to this one durably, of the peer's current term.
+    pub fn note_held(&self, group: GroupId, last: EntryId) {
+        if group == self.group {
+            self.change(|position| {
+                position.note_term(last.term);
+                position.note_acknowledged(last.term, last.index);
+            });
+        }
+    }
+
+    fn change(&self, note: impl FnOnce(&mut Remembered)) {
         let mut position = lock(&self.position);
         let before = *position;
-        position.note_term(term);
-        match message {
-            Message::AppendEntriesResponse(response) => {
-                if let AppendResult::Accepted { match_index } = response.result {
-                    position.note_acknowledged(term, match_index);
-                }
-            }
-            Message::RequestVoteResponse(response) if response.granted => position.note_vote(term, own),
-            _ => {}
-        }
+        note(&mut position);
         if *position == before {
             return;
         }

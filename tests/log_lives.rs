@@ -231,7 +231,7 @@ fn a_purge_forgets_nothing_of_the_peers() {
     assert_eq!((log.base().index, log.peer_memory().remembered(TWO)), (Index(39), expected));
 }
 
-/// Terms and votes are written at once, positions at most once per 64 KiB of log.
+/// Terms and votes are written at once, positions now and then.
 #[test]
 fn what_is_remembered_costs_the_log_less_than_a_hundredth() {
     let bytes = |noted: bool| {
@@ -308,5 +308,54 @@ fn a_crash_while_a_peer_is_written_down_forgets_none_that_was_let_in() {
         assert_eq!(known(&disk.durable_image()).unwrap().life, Some((2, 20)));
         let other = memory.admit(TWO, 5 << 32 | 3, &[life(3, 30)], true);
         assert!(other.unwrap().is_none(), "older than all that it keeps");
+    }
+}
+
+/// An orderly end forgets nothing, though nothing was written since.
+#[test]
+fn what_peers_said_last_is_written_down_when_the_log_is_closed() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk).unwrap();
+    let memory = log.peer_memory();
+    assert!(memory.admit(TWO, 5 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+    memory.notes(TWO).unwrap().note(GroupId(0), OWN, &accepted(4, 7));
+    drop(log);
+    let log = open(&FaultyDisk::from_image(&disk.durable_image())).unwrap();
+    assert_eq!(log.peer_memory().remembered(TWO), memory.remembered(TWO));
+}
+
+/// Killed at the same operation of its opening ten times over, a server starts at last, and is who it was.
+#[test]
+fn openings_that_are_killed_ten_times_over_accuse_nobody() {
+    let disk = FaultyDisk::new();
+    let mut log = open(&disk).unwrap();
+    synced(&mut log, [term(3, Some(1)), write(1, &[3], 10)]);
+    let lives = log.lives().clone();
+    let knows = |memory: &raft_io::peers::PeerMemory| {
+        assert!(memory.admit(OWN, lives.incarnation(), lives.as_slice(), true).unwrap().is_none());
+        memory.notes(OWN).unwrap().note(GroupId(0), TWO, &accepted(3, 1));
+    };
+    drop(log);
+    let image = disk.live_image();
+    for count in 0.. {
+        let mut image = image.clone();
+        let mut killed = 0;
+        for _ in 0..10 {
+            let disk = FaultyDisk::from_image(&image);
+            disk.fail_operation_after(count);
+            killed += u32::from(open(&disk).is_err());
+            // What the system has is there after a kill; nothing was lost with the power.
+            image = disk.live_image();
+        }
+        let log = open(&FaultyDisk::from_image(&image)).unwrap();
+        let memory = raft_io::peers::PeerMemory::volatile(GroupId(0));
+        knows(&memory);
+        let now = log.lives();
+        let admitted = memory.admit(OWN, now.incarnation(), now.as_slice(), true);
+        assert!(admitted.unwrap().is_none(), "operation {count}");
+        if killed == 0 {
+            assert!(count > 20, "{count} operations");
+            break;
+        }
     }
 }

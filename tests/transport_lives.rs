@@ -162,6 +162,19 @@ fn a_hot_copy_is_refused_by_what_it_had_acknowledged() {
     drop(server.lets_in(&after(4, (8, 3))));
 }
 
+/// A leader acknowledges nothing to anybody: nobody knew that its own copy of what it had committed was gone.
+#[test]
+fn a_leader_tells_what_it_holds_itself() {
+    let server = acceptor();
+    let before = life(1, 100, 0, (0, 0));
+    let mut stream = server.lets_in(&lives(&[before]));
+    stream.write_all(&control(&Frame::Position { group: GroupId(9), last: EntryId::new(99, 99) })).unwrap();
+    stream.write_all(&control(&Frame::Position { group: GroupId(0), last: EntryId::new(9, 3) })).unwrap();
+    eventually("it is noted", || server.memory.remembered(NodeId(2)).unwrap().acknowledged == EntryId::new(9, 3));
+    let copy = lives(&[before, life(2, 200, 3, (8, 3))]);
+    assert_eq!(server.refuses(&copy), Refusal::LostEntries { index: Index(9) });
+}
+
 /// Every server of a cluster remembers, and tells the one that lost data: it must not go on with those who know less.
 #[test]
 fn a_server_that_lost_data_is_told_so_and_takes_part_in_nothing_any_more() {

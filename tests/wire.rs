@@ -136,6 +136,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("refusal_other", Frame::Refusal(Refusal::Other { code: 500 })),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
+        ("position", Frame::Position { group: GroupId(5), last }),
         (
             "pre_vote_request",
             message(Message::PreVoteRequest(PreVoteRequest { term: Term(8), campaign_term: Term(9), last })),

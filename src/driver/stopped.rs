@@ -115,6 +115,13 @@ pub enum StopReason {
         /// What the panic said.
         message: String,
     },
+    /// The log's directory is an older copy of the one that this server had, or another one: a peer remembers more of it. It
+    /// may have forgotten votes and acknowledged entries. Remove its id from the cluster, and add the server under a new id.
+    #[error("{message}")]
+    DataLost {
+        /// Who found it, and what is missing.
+        message: String,
+    },
     /// An invariant of this library is broken: a bug, please report it.
     #[error("{message}")]
     Internal {
@@ -129,8 +136,8 @@ fn at(entry: Option<EntryId>) -> String {
 
 impl StopReason {
     /// The name of every reason, as in the Prometheus text.
-    pub(super) const NAMES: [&'static str; 7] =
-        ["shutdown", "log_write", "log_read", "log_inconsistent", "snapshot_restore", "panic", "internal"];
+    pub(super) const NAMES: [&'static str; 8] =
+        ["shutdown", "log_write", "log_read", "log_inconsistent", "snapshot_restore", "panic", "data_lost", "internal"];
 
     /// Its name in lower case, without what happened in particular: `shutdown`, `log_write`, …
     #[must_use]
@@ -142,6 +149,7 @@ impl StopReason {
             Self::LogInconsistent { .. } => "log_inconsistent",
             Self::SnapshotNotRestored { .. } => "snapshot_restore",
             Self::Panicked { .. } => "panic",
+            Self::DataLost { .. } => "data_lost",
             Self::Internal { .. } => "internal",
         }
     }
@@ -178,6 +186,7 @@ mod tests {
             StopReason::LogInconsistent { message: message() },
             StopReason::SnapshotNotRestored { snapshot: EntryId::new(7, 2), message: message() },
             StopReason::Panicked { place: CodePlace::Apply, entry: Some(EntryId::new(7, 2)), message: message() },
+            StopReason::DataLost { message: message() },
             StopReason::Internal { message: message() },
         ];
         assert_eq!(reasons.each_ref().map(StopReason::name), StopReason::NAMES);

@@ -246,6 +246,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L,
         node.release(state);
     }
 
+    fn data_lost(&self, reason: String) {
+        let Some(node) = self.node.upgrade() else { return };
+        let _inside = node.key.enter();
+        node.fail_now(StopReason::DataLost { message: reason });
+    }
+
     fn snapshot_chunk(&self, group: GroupId, from: NodeId, request: ChunkRequest) -> Option<Chunk> {
         let node = self.node.upgrade()?;
         let _inside = node.key.enter();

@@ -39,6 +39,13 @@ pub trait Receiver: Send + Sync + 'static {
     /// transport's threads; returns quickly.
     fn receive(&self, group: GroupId, envelope: Envelope);
 
+    /// This server's data directory is an older copy of the one that it had, or another one, as a peer found that remembers
+    /// more of it. The transport delivers and sends nothing any more, and neither must the server go on otherwise: it may have
+    /// forgotten votes and entries that it acknowledged.
+    fn data_lost(&self, reason: String) {
+        let _ = reason;
+    }
+
     /// A server that the transport has identified asks for a chunk of a snapshot; `None` if there is
     /// none, or none that is intact. Called from a thread that delivers no messages: it may read a
     /// disk.

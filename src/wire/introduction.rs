@@ -3,10 +3,11 @@
 //! The lists are blocks of bytes within the versioned bodies, with a bound of their own, so that nothing of a hostile
 //! block is allocated before it was found to be sound.
 
-use super::{EncodeError, FrameError};
+use super::body::view;
+use super::{EncodeError, Frame, FrameError, kind, write};
 use crate::life::{Life, Lives, Remembered};
-use crate::types::{EntryId, HardState, NodeId, Term};
-use pack_io::{Decode as _, Decoder, Encode as _, Encoder, SerialError, varint_len};
+use crate::types::{EntryId, GroupId, HardState, NodeId, Term};
+use pack_io::{Decode as _, Decoder, DeserializeView, Encode as _, Encoder, SerialError, Serialize, varint_len};
 use std::vec::Vec;
 
 /// The largest block of lives, in bytes: a hello with the longest addresses must stay within a frame of connection control.
@@ -166,4 +167,21 @@ fn decode_memory(decoder: &mut Decoder<'_>) -> Result<Option<Remembered>, Serial
         _ => Some((Term(decoder.read_varint_u64()?), NodeId(decoder.read_varint_u64()?))),
     };
     Ok(Some(Remembered { life, term, acknowledged: EntryId::new(index, acknowledged_term), vote }))
+}
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct PositionBody {
+    group: u64,
+    index: u64,
+    term: u64,
+}
+
+pub(super) fn encode_position(group: GroupId, last: EntryId, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    write(encoder, &PositionBody { group: group.0, index: last.index.0, term: last.term.0 })
+}
+
+pub(super) fn decode_position(body: &[u8]) -> Result<Frame, FrameError> {
+    let PositionBody { group, index, term } = view(kind::POSITION, body)?;
+    Ok(Frame::Position { group: GroupId(group), last: EntryId::new(index, term) })
 }

@@ -28,7 +28,7 @@ pub use transfer::CHUNK_FRAME_BYTES_MAX;
 
 use crate::message::Message;
 use crate::snapshot::{Chunk, ChunkRequest};
-use crate::types::{GroupId, Index};
+use crate::types::{EntryId, GroupId, Index};
 use bytes::Bytes;
 use pack_io::{Encoder, Serialize};
 use std::cell::OnceCell;
@@ -95,6 +95,8 @@ pub mod kind {
     pub const PING: u16 = 4;
     /// The answer to [`PING`].
     pub const PONG: u16 = 5;
+    /// What the sender's log holds durably; since 0.7.0, older servers skip it.
+    pub const POSITION: u16 = 6;
     /// The first kind that is a message; those below are connection control.
     pub const MESSAGES: u16 = 16;
     /// [`PreVoteRequest`](crate::message::PreVoteRequest).
@@ -147,6 +149,13 @@ pub enum Frame {
     Ping,
     /// Yes.
     Pong,
+    /// What the sender's log holds durably, all of it for good while the term lasts.
+    Position {
+        /// The group whose log it is.
+        group: GroupId,
+        /// The last entry, which is of the sender's current term.
+        last: EntryId,
+    },
     /// A message for a group. Sender and receiver are those of the connection.
     Message {
         /// The group whose log the message is about.
@@ -370,12 +379,14 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
         Frame::Refusal(_) => kind::REFUSAL,
         Frame::Ping => kind::PING,
         Frame::Pong => kind::PONG,
+        Frame::Position { .. } => kind::POSITION,
         _ => return Err(EncodeError::Field { field: "kind" }),
     };
     encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), CONTROL_FRAME_BYTES_MAX, buffer, |encoder| match frame {
         Frame::Hello(hello) => handshake::encode_hello(hello, encoder),
         Frame::Welcome(welcome) => handshake::encode_welcome(welcome, encoder),
         Frame::Refusal(refusal) => refusal::encode_refusal(refusal, encoder),
+        Frame::Position { group, last } => introduction::encode_position(*group, *last, encoder),
         _ => Ok(()),
     })
 }
@@ -481,6 +492,7 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
         kind::REFUSAL => refusal::decode_refusal(body).map(Frame::Refusal),
         kind::PING => empty(header.kind, body, Frame::Ping),
         kind::PONG => empty(header.kind, body, Frame::Pong),
+        kind::POSITION => introduction::decode_position(body),
         known if body::is_message(known) => {
             let message = body::decode(known, body, limits, share)?;
             Ok(Frame::Message { group: header.group, message })

@@ -69,8 +69,10 @@ pub struct WalLog {
     opening: u64,
     lives: Lives,
     memory: PeerMemory,
-    /// Where the last record stands that says what peers said to be durable; 0 for none of this opening.
+    /// Where the last record of this opening stands that says what peers said to be durable, or where the opening began.
     memory_written: u64,
+    /// How many records were written since.
+    records_since: u64,
     /// Everything before this position is durable. ≤ the end of the last record.
     durable: u64,
     /// The position that records are needed from once the newest checkpoint is durable; the sync that makes it so purges
@@ -137,7 +139,8 @@ impl WalLog {
             opening,
             lives,
             memory,
-            memory_written: 0,
+            memory_written: end,
+            records_since: 0,
             durable: end,
             floor: None,
             group: options.group,
@@ -148,6 +151,7 @@ impl WalLog {
             _lock: lock,
         };
         log.warm_cache()?;
+        log.tell_held();
         Ok(log)
     }
 
@@ -167,7 +171,7 @@ impl WalLog {
     }
 
     /// What this log remembers of the peers, for the transport to ask and tell. What they said to be durable is written with
-    /// the next records, at most once per 64 KiB of them but for terms and votes, and never synced for itself.
+    /// the next records, seldom enough to cost less than a hundredth, and never synced for itself.
     #[must_use]
     pub fn peer_memory(&self) -> PeerMemory {
         self.memory.clone()
@@ -203,6 +207,8 @@ impl WalLog {
     }
 
     fn note_end(&mut self) -> Result<(), WalError> {
+        // What peers said since the last record would be forgotten otherwise. Of no concern to the log itself.
+        let _ = self.memory.save_noted();
         let mark = self.mark();
         self.watermark.write_both(&mark).map_err(|error| self.shared.store.stop(error))
     }
@@ -281,6 +287,17 @@ impl WalLog {
         count
     }
 
+    /// Everything in memory is durable: the peers may be told, if it stands for good.
+    fn tell_held(&self) {
+        let (hard_state, last) = {
+            let view = self.shared.view();
+            (view.hard_state, view.last)
+        };
+        if last.term == hard_state.term {
+            self.memory.set_held(last);
+        }
+    }
+
     /// Adds what peers said to be durable to the record, if it is due. A checkpoint has it always: the records before it may
     /// be purged.
     fn encode_memory(&mut self, writes: &[Write]) {
@@ -288,10 +305,11 @@ impl WalLog {
         let due = if writes.iter().any(|write| write.compaction.is_some()) {
             Some(self.memory.take_all()).filter(|peers| !peers.is_empty())
         } else {
-            self.memory.take_due(end - self.memory_written)
+            self.memory.take_due(end - self.memory_written, self.records_since)
         };
+        self.records_since += 1;
         if let Some(peers) = due {
-            self.memory_written = end;
+            (self.memory_written, self.records_since) = (end, 0);
             self.encoder.peers(&peers);
         }
     }
@@ -402,6 +420,7 @@ impl RaftLog for WalLog {
         self.wal.sync().map_err(|error| store.stop(WalError::from_wal_db(error, self.directory.clone())))?;
         store.check_in_place().map_err(|error| store.stop(error))?;
         self.durable = store.end();
+        self.tell_held();
         let mark = self.mark();
         self.watermark.write(&mark).map_err(|error| store.stop(error))?;
         self.purge()?;

@@ -39,11 +39,12 @@ pub struct TcpConfig {
     /// Where peers reach this server, `HOST:PORT`, told to those that it connects to, for one that has not heard of this
     /// server, or knows it at another place, answers there. At most 256 bytes. Default: where it listens.
     pub peer_address: Option<String>,
-    /// Identifies this server's data directory and how often it was opened: what `WalLog::incarnation` says. Default 0: a
-    /// server that keeps no data.
+    /// Identifies this server's data directory and how often it was opened: what `WalLog::incarnation` says. Default 0: what
+    /// the log says that the driver introduces, or a server that keeps no data.
     pub incarnation: u64,
     /// Where to remember the peers' incarnations, so that one that lost its data is refused; a file in this server's data
-    /// directory. Default none: they are remembered while the transport lives.
+    /// directory. Default none: the log remembers them if it can, as `WalLog` does; otherwise they are remembered while the
+    /// transport lives. With such a log, what the file holds is read, and goes on in the log's directory.
     pub identities: Option<PathBuf>,
     /// The largest frame to accept, in bytes; frames beyond what a *peer* accepts are not sent to
     /// it. The entries of one message get all of it but 1 KiB, and one of them for each 64 bytes: a node does not start

@@ -11,14 +11,17 @@ use super::events::TransportEvent;
 use super::peer::Peer;
 use crate::life::Lives;
 use crate::peers::{FILE_BYTES_MAX, NotWhoItWas, PeerMemory, PeerStore};
+use crate::transport::Receiver;
 use crate::types::{GroupId, NodeId};
 use crate::wire::{Introduction, Refusal};
 use std::boxed::Box;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::string::ToString;
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 /// Who this server is, and what it remembers of its peers.
 pub(super) struct Recognition {
@@ -28,20 +31,87 @@ pub(super) struct Recognition {
     memory: RwLock<PeerMemory>,
     /// Which peer found that this server lost data.
     lost: OnceLock<NodeId>,
+    /// Who is to be told that. Weak: the transport outlives whom it delivers to.
+    receiver: OnceLock<Weak<dyn Receiver>>,
+    pub(super) greeting: Greeting,
+}
+
+/// The time between a start and the first message: every peer is greeted first, for any of them may know that this server
+/// lost data, and the others must not be led into counting on it before. A peer that cannot be reached at once is not
+/// waited for.
+#[derive(Default)]
+pub(super) struct Greeting {
+    state: Mutex<Ungreeted>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Ungreeted {
+    peers: BTreeSet<NodeId>,
+    /// When everybody has been waited for long enough; `None` before the start.
+    deadline: Option<Instant>,
+}
+
+impl Greeting {
+    pub(super) fn begin(&self, peers: impl IntoIterator<Item = NodeId>, patience: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = Ungreeted { peers: peers.into_iter().collect(), deadline: Some(Instant::now() + patience) };
+    }
+
+    /// The peer was spoken to, or could not be.
+    pub(super) fn greeted(&self, peer: NodeId) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.peers.remove(&peer) && state.peers.is_empty() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Everybody who waits goes on: the transport ends.
+    pub(super) fn end(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).peers.clear();
+        self.changed.notify_all();
+    }
+
+    /// Waits until every peer was greeted, or long enough.
+    pub(super) fn wait(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(deadline) = state.deadline.filter(|_| !state.peers.is_empty()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.peers.clear();
+                self.changed.notify_all();
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 impl Recognition {
     pub(super) fn new(memory: PeerMemory) -> Self {
-        Self { lives: OnceLock::new(), memory: RwLock::new(memory), lost: OnceLock::new() }
+        Self {
+            lives: OnceLock::new(),
+            memory: RwLock::new(memory),
+            lost: OnceLock::new(),
+            receiver: OnceLock::new(),
+            greeting: Greeting::default(),
+        }
     }
 
     /// What the log's directory says and remembers counts from now on. What was remembered elsewhere before is added to it.
     pub(super) fn introduce(&self, lives: &Lives, memory: &PeerMemory) -> io::Result<()> {
-        let _ = self.lives.set(lives.clone());
+        // A transport is one server's, and the first log speaks for it.
+        if self.lives.set(lives.clone()).is_err() {
+            return Ok(());
+        }
         let mut current = self.memory.write().unwrap_or_else(PoisonError::into_inner);
         let merged = memory.merge(&current);
         *current = memory.clone();
         merged
+    }
+
+    pub(super) fn set_receiver(&self, receiver: &Arc<dyn Receiver>) {
+        let _ = self.receiver.set(Arc::downgrade(receiver));
     }
 
     pub(super) fn memory(&self) -> PeerMemory {
@@ -99,8 +169,12 @@ impl Shared {
         if self.identity.lost.set(found_by).is_err() {
             return;
         }
-        self.monitor.report(&TransportEvent::DataLost { peer: found_by, reason });
+        let event = TransportEvent::DataLost { peer: found_by, reason };
+        self.monitor.report(&event);
         self.peers.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|peer| peer.disconnect());
+        if let Some(receiver) = self.identity.receiver.get().and_then(Weak::upgrade) {
+            receiver.data_lost(event.to_string());
+        }
     }
 
     /// Remembers a guest that has become a member, from the handshake that it had as a guest.

@@ -154,7 +154,10 @@ fn serve_messages(
     // It is there, so the way back is worth a try now.
     peer.queue.nudge();
     let mut reason = match welcome(shared, socket, peer.id, (PROTOCOL, shared.config.frame_bytes_max)) {
-        Ok(()) => read_messages(shared, socket, peer, reader, receiver),
+        Ok(()) => {
+            shared.identity.greeting.wait();
+            read_messages(shared, socket, peer, reader, receiver)
+        }
         Err(error) => close_reason(error),
     };
     if shared.is_closed() {
@@ -298,6 +301,11 @@ fn read_messages(
                 }
                 // Frames name no sender: it is who the handshake established, always.
                 receiver.receive(group, Envelope { from: peer.id, to: shared.config.id, message });
+            }
+            Frame::Position { group, last } => {
+                if let Some(notes) = &notes {
+                    notes.note_held(group, last);
+                }
             }
             Frame::Ping => {
                 if let Err(error) = source.pong() {

@@ -173,6 +173,10 @@ impl RaftTransport for TcpTransport {
                 return;
             }
         };
+        shared.identity.set_receiver(&receiver);
+        let ids: Vec<NodeId> = shared.peers.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        // Half of the silence that ends a connection: nothing that waits is taken for dead.
+        shared.identity.greeting.begin(ids, shared.config.connect_timeout.min(shared.config.silence_max / 2));
         let own = Arc::clone(shared);
         let name = std::format!("raft-accept-{}", shared.config.id);
         let acceptor = shared.threads.spawn(name, move || inbound::accept(&own, &listener, &receiver));
@@ -290,6 +294,7 @@ impl Shared {
         // Whoever notes a connection from here on sees the flag; what was noted before is closed
         // below.
         self.closed.store(true, Ordering::SeqCst);
+        self.identity.greeting.end();
         self.threads.close();
         self.lobby.close_all();
         for peer in self.peers.read().unwrap_or_else(PoisonError::into_inner).values() {

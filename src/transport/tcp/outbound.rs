@@ -6,8 +6,9 @@ use super::resolve::Resolver;
 use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::{Shared, limits_of};
 use crate::message::{AppendEntriesRequest, Message};
+use crate::peers::PeerMemory;
 use crate::transport::queue::Popped;
-use crate::types::{GroupId, Index};
+use crate::types::{EntryId, GroupId, Index};
 use crate::wire::{
     self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, Limits, PROTOCOL, Purpose, Refusal,
     TRANSFER_PROTOCOL, Welcome,
@@ -48,7 +49,9 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>) {
                 _ => continue,
             }
         }
-        match connect(shared, peer) {
+        let connected = connect(shared, peer);
+        shared.identity.greeting.greeted(peer.id);
+        match connected {
             Ok(connection) => {
                 series = Series::default();
                 let began = Instant::now();
@@ -125,6 +128,8 @@ struct Connection {
     reader: FrameReader,
     /// What the peer accepts.
     limits: Limits,
+    /// Whether it remembers what it is told of this server's log.
+    remembers: bool,
 }
 
 fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
@@ -145,7 +150,8 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     match introduced {
         Ok((welcome, reader)) => {
             let limits = Limits { frame_bytes_max: welcome.frame_bytes_max as usize };
-            Ok(Connection { socket, address, address_version, reader, limits })
+            let remembers = !welcome.introduction.lives.is_empty();
+            Ok(Connection { socket, address, address_version, reader, limits, remembers })
         }
         Err(error) => {
             shared.count_disconnected(peer.end_outbound());
@@ -257,7 +263,12 @@ pub(super) fn introduce(
 
 /// Carries messages until the connection ends, and says why it did.
 fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> CloseReason {
-    let Connection { socket, address, address_version, reader, limits } = connection;
+    shared.identity.greeting.wait();
+    if shared.identity.is_lost() {
+        shared.count_disconnected(peer.end_outbound());
+        return CloseReason::Identity(Refusal::OwnDataLost);
+    }
+    let Connection { socket, address, address_version, reader, limits, remembers } = connection;
     let ended = Arc::new(AtomicBool::new(false));
     let watcher = match watch(shared, peer, &socket, reader, &ended) {
         Ok(watcher) => watcher,
@@ -277,6 +288,8 @@ fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> C
         ping_interval: shared.config.ping_interval,
         // The first probe goes out at once: its answer proves both directions.
         next_ping: Instant::now(),
+        memory: remembers.then(|| shared.identity.memory()),
+        told: EntryId::ZERO,
     };
     let mut batch = VecDeque::new();
     let done = || ended.load(Ordering::Acquire) || peer.address_version() != address_version;
@@ -338,6 +351,10 @@ struct Writer<'a> {
     limits: Limits,
     ping_interval: Duration,
     next_ping: Instant,
+    /// Tells what this server's log holds durably; none for a peer that would not remember it.
+    memory: Option<PeerMemory>,
+    /// What the peer was told last.
+    told: EntryId,
 }
 
 impl Writer<'_> {
@@ -372,6 +389,17 @@ impl Writer<'_> {
         }
     }
 
+    /// Tells what is durable here with whatever goes out: so the peer knows if it is lost.
+    fn tell_position(&mut self) {
+        let Some(memory) = &self.memory else { return };
+        let last = memory.held();
+        if last != self.told {
+            self.told = last;
+            let frame = Frame::Position { group: memory.group(), last };
+            wire::encode_control(&frame, &mut self.buffer).expect("a position has only numbers");
+        }
+    }
+
     /// Writes everything, with a probe if one is due.
     fn flush(&mut self, shared: &Shared) -> io::Result<()> {
         let now = Instant::now();
@@ -382,6 +410,7 @@ impl Writer<'_> {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.tell_position();
         self.socket.write_all(&self.buffer)?;
         shared.monitor.counters.sent_bytes.add(self.buffer.len() as u64);
         shared.monitor.counters.sent_messages.add(self.messages as u64);
