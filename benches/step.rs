@@ -109,7 +109,10 @@ fn vote_granted() -> Message {
 
 fn accepted(from: u64, match_index: u64) -> Event {
     let result = AppendResult::Accepted { match_index: Index(match_index) };
-    receive_from(from, Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result }))
+    receive_from(
+        from,
+        Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result, session: Some(Index::ZERO) }),
+    )
 }
 
 /// An append of `count` commands after `prev`, by node 2, the leader of term 1.

@@ -47,9 +47,9 @@ NoCommit == committed = <<>>
 NoReelection == \A one, other \in leaders : one[1] = other[1]
 NoCommitOfAnOlderTerm == \A k \in DOMAIN committed : committed[k].commitTerm = committed[k].term
 NoTruncation ==
-    [][crashes' = crashes =>
+    [][LivesGoOn =>
         \A i \in Server : Len(log'[i]) >= Len(log[i]) /\ Prefix(log'[i], Len(log[i])) = log[i]]_vars
-NoLostWrite == [][crashes' = crashes \/ UNCHANGED <<currentTerm, votedFor, log>>]_vars
+NoLostWrite == [][LivesGoOn \/ UNCHANGED <<currentTerm, votedFor, log>>]_vars
 \* A server's log begins anew after a snapshot that it fetched.
 NoInstalledSnapshot == \A i \in Server : snapshot[i].index <= appliedIndex[i]
 NoRead == \A c \in DOMAIN readHistory : readHistory[c].index = Nil
@@ -62,6 +62,6 @@ NoReadAtADeposedLeader ==
 \* Where few campaign by themselves, the others lead by a transfer alone.
 NoLeaderByTransfer == \A led \in leaders : led[2] \in Campaigners
 NoStepDown ==
-    [][\A i \in Server : role[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ crashes' = crashes =>
+    [][\A i \in Server : role[i] = "Leader" /\ currentTerm'[i] = currentTerm[i] /\ LivesGoOn =>
                             role'[i] = "Leader"]_vars
 =============================================================================

@@ -13,6 +13,8 @@ WithoutFirst == {Target({s2, s3}, {}, {})}
 WithoutThird == {Target({s1, s2}, {}, {})}
 \* A joiner is taken in as a learner, and then as a voter.
 Joining == {Target({s1}, {s2}, {}), Target({s1, s2}, {}, {})}
+\* A joiner is taken in as a learner, removed, taken in again, and gets a vote.
+Readmission == {Target({s1}, {s2}, {}), Target({s1}, {}, {}), Target({s1, s2}, {}, {})}
 \* A learner that becomes a voter by itself.
 Promotion == {Target({s1, s2}, {s3}, {s3})}
 
@@ -30,7 +32,7 @@ NoLeaderAfterRemoval ==
     \A i \in Server : ~HasVote(InForce(Local(i)), s1) => \A led \in leaders : led[2] = s1
 \* A configuration is taken back.
 NoChangeTakenBack ==
-    [][crashes' = crashes =>
+    [][LivesGoOn =>
         \A i \in Server : \A k \in Changes(log[i]) : k <= Len(log'[i]) /\ log'[i][k].membership = log[i][k].membership]_vars
 \* A joiner knows the configuration by a snapshot.
 NoMembershipBySnapshot == \A i \in Server : InitialMembership(i) = NoMembership => snapshotMembership[i] = NoMembership

@@ -40,6 +40,7 @@ CONSTANTS
     MaxTransfers,       \* the most transfers of leadership in a history
     MaxSnapshots,       \* the most snapshots taken in a history
     MaxChanges,         \* the most changes of the configuration asked for in a history
+    MaxWipes,           \* the most disks wiped in a history, each of a server that was removed
     Trails,             \* how many of the entries that a snapshot covers the log may keep
     \* The network.  "lossy" holds at most MaxMessages; what is handled leaves it, anything may be lost, and what finds
     \* no room is lost.  "monotone" forgets nothing: a message can be handled at any later time, any number of times,
@@ -54,6 +55,7 @@ VARIABLES
     role,               \* "Follower", "PreCandidate", "Candidate" or "Leader"
     leader,             \* the leader of the term, as far as known
     leaderIsRecent,     \* the leader was heard within the minimum election timeout (4.2.3)
+    session,            \* in which session the leader last sent an append or an offer; Nil before the first
     votesGranted, votesRefused,     \* empty unless campaigning or asking to
     snapshot,           \* the last entry that the newest snapshot covers
     snapshotMembership, \* the configuration as of that entry
@@ -80,19 +82,20 @@ VARIABLES
     transfers,          \* how many there were
     snapshotsTaken,     \* how many there were
     changes,            \* how many were asked for
-    crashes             \* how many there were
+    crashes,            \* how many there were
+    losses              \* how often a disk lost what it held
 
-serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused, snapshot,
-                snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, leaseOver,
+serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, session, votesGranted, votesRefused,
+                snapshot, snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, leaseOver,
                 leaseGivenUp, reads, followerReads, readsAsked, transfer, pending, disk>>
-vars == <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes>>
+vars == <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes, losses>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
 
 Local(i) ==
     [id |-> i, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i], role |-> role[i], leader |-> leader[i],
-     recent |-> leaderIsRecent[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
+     recent |-> leaderIsRecent[i], session |-> session[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
      snapshot |-> snapshot[i], snapshotMembership |-> snapshotMembership[i], fetch |-> fetch[i],
      commit |-> commitIndex[i], applied |-> appliedIndex[i],
      durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i],
@@ -139,6 +142,7 @@ Install(server, held) == \E n \in {server} :
     /\ role' = [role EXCEPT ![n.id] = n.role]
     /\ leader' = [leader EXCEPT ![n.id] = n.leader]
     /\ leaderIsRecent' = [leaderIsRecent EXCEPT ![n.id] = n.recent]
+    /\ session' = [session EXCEPT ![n.id] = n.session]
     /\ votesGranted' = [votesGranted EXCEPT ![n.id] = n.granted]
     /\ votesRefused' = [votesRefused EXCEPT ![n.id] = n.refused]
     /\ snapshot' = [snapshot EXCEPT ![n.id] = n.snapshot]
@@ -165,7 +169,7 @@ Install(server, held) == \E n \in {server} :
 \* A server's own step: whatever it hears of the network it hears by messages.
 Stepped(n) ==
     /\ Install(n, messages)
-    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses>>
 
 \* What has arrived at a server, as far as the network delivers it.
 Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
@@ -177,7 +181,7 @@ Received(m) == LET n == Local(m.to) IN IF m.term > n.term THEN UpdateTerm(n, m.t
 Handle(m, n) ==
     /\ \E stays \in (IF Network = "monotone" THEN {TRUE} ELSE IF Duplication THEN BOOLEAN ELSE {FALSE}) :
           Install(n, IF stays THEN messages ELSE messages \ {m})
-    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses>>
 
 -----------------------------------------------------------------------------
 (* Timeouts (3.4, 4.2.3, 6.2) and clients                                  *)
@@ -302,6 +306,9 @@ Follow(n, from) ==
     LET follower == IF n.leader # from \/ n.role # "Follower" THEN BecomeFollower(n, from) ELSE n
     IN [follower EXCEPT !.recent = CheckQuorum]
 
+\* The same, and says in which session it does.
+Attend(n, m) == [Follow(n, m.from) EXCEPT !.session = m.session]
+
 \* How many of the entries are here already: all before the first that is new or differs.
 Known(n, m) ==
     LET isHere(k) == Admits(n.log, EntryId(m.prev.index + k, m.entries[k].term))
@@ -331,12 +338,12 @@ AcceptEntries(n, m) ==
         written == IF known = Len(m.entries) THEN PersistHardState(n)
                    ELSE Persist(n, truncateFrom, SubSeq(m.entries, known + 1, Len(m.entries)))
         advanced == AdvanceCommitTo(written, Min(m.commit, matchIndex))
-    IN Send(advanced, AppendEntriesResponse(advanced, m.from, ResultAccepted(matchIndex)))
+    IN Send(advanced, AppendEntriesResponse(advanced, m.from, ResultAccepted(matchIndex), m.session))
 
 RejectEntries(n, m) ==
     LET hint == AgreeMax(n.log, Min(m.prev.index, Len(n.log)), m.prev.term)
         durable == PersistHardState(n)
-    IN Send(durable, AppendEntriesResponse(durable, m.from, ResultRejected(m.prev.index, hint)))
+    IN Send(durable, AppendEntriesResponse(durable, m.from, ResultRejected(m.prev.index, hint), m.session))
 
 AskWithHeartbeat(n, m) == IF m.entries = <<>> THEN AskReadIndex(n) ELSE n
 
@@ -344,10 +351,10 @@ AskWithHeartbeat(n, m) == IF m.entries = <<>> THEN AskReadIndex(n) ELSE n
 AfterAppendEntriesRequest(m) ==
     LET n == Received(m)
         decision == IF m.term < n.term THEN "StaleTerm" ELSE DecideAppend(n, m)
-    IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm))
+    IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm, m.session))
          [] decision = "Misbehaved" -> PersistHardState(n)
-         [] decision = "Reject" -> AskWithHeartbeat(RejectEntries(Follow(n, m.from), m), m)
-         [] decision = "Accept" -> AskWithHeartbeat(AcceptEntries(Follow(n, m.from), m), m)
+         [] decision = "Reject" -> AskWithHeartbeat(RejectEntries(Attend(n, m), m), m)
+         [] decision = "Accept" -> AskWithHeartbeat(AcceptEntries(Attend(n, m), m), m)
 
 HandleAppendEntriesRequest(i) == \E m \in Inbox(i, "AppendEntriesRequest") : Handle(m, AfterAppendEntriesRequest(m))
 
@@ -360,24 +367,31 @@ LearnFrom(n, from, p) ==
         catchesUp == n.transfer = from /\ p.matchIndex > n.progress[from].matchIndex
     IN AdvanceMembership(IF catchesUp THEN SendTimeoutNow(sending) ELSE sending, from)
 
-\* Learns what a follower holds.  An acknowledgement of what this leader does not have comes from no honest follower.
+\* Learns what a follower holds.  An acknowledgement of what this leader does not have comes from no honest follower.  What
+\* is dropped changes nothing; but one that waits for a snapshot has no other answer to a heartbeat than a refusal.
 HandleResult(n, from, result) ==
-    LET p == n.progress[from]
+    LET answered == [n EXCEPT !.progress[from].active = TRUE]
+        p == answered.progress[from]
         bound == Min(result.hint.index, result.prevIndex - 1)
     IN CASE result.kind = "Accepted" ->
-                IF result.matchIndex > Len(n.log) THEN n ELSE LearnFrom(n, from, Accepted(p, result.matchIndex))
+                IF result.matchIndex > Len(n.log) THEN n ELSE LearnFrom(answered, from, Accepted(p, result.matchIndex))
          [] result.kind = "Rejected" ->
                 IF RefusalIsCurrent(p, result.prevIndex)
-                THEN LearnFrom(n, from, Refused(p, AgreeMax(n.log, bound, result.hint.term).index))
-                ELSE n
+                THEN LearnFrom(answered, from, Refused(p, AgreeMax(n.log, bound, result.hint.term).index))
+                ELSE IF p.state = "Snapshot" THEN answered ELSE n
          [] result.kind = "StaleTerm" -> n
 
-\* An answer to an earlier term's append says nothing about this term's; nor does one of who is no member any more.
+\* An answer to an earlier term's append says nothing about this term's; nor does one of who is no member any more, or of a
+\* former life of who was removed and added again.
+IsAnswer(n, m) ==
+    /\ m.term = n.term
+    /\ n.role = "Leader"
+    /\ m.from \in Peers(n)
+    /\ m.session = n.progress[m.from].session
+
 AfterAppendEntriesResponse(m) ==
     LET n == Received(m)
-    IN PersistHardState(IF m.term = n.term /\ n.role = "Leader" /\ m.from \in Peers(n)
-                        THEN HandleResult([n EXCEPT !.progress[m.from].active = TRUE], m.from, m.result)
-                        ELSE n)
+    IN PersistHardState(IF IsAnswer(n, m) THEN HandleResult(n, m.from, m.result) ELSE n)
 
 HandleAppendEntriesResponse(i) ==
     \E m \in Inbox(i, "AppendEntriesResponse") : Handle(m, AfterAppendEntriesResponse(m))
@@ -392,7 +406,7 @@ SnapshotTaken(i) ==
     /\ \E index \in (snapshot[i].index + 1)..appliedIndex[i], trail \in Trails :
           /\ AsOf(Local(i), index) # NoMembership
           /\ Install(TakeSnapshot(Local(i), index, index - trail), messages)
-    /\ UNCHANGED <<transfers, changes, crashes>>
+    /\ UNCHANGED <<transfers, changes, crashes, losses>>
 
 \* Decides what to do with an offer of the present term.  An honest leader offers nothing that contradicts what is committed.
 DecideSnapshot(n, m) ==
@@ -411,11 +425,11 @@ BeginFetch(n, m) ==
 AfterInstallSnapshotRequest(m) ==
     LET n == Received(m)
         decision == IF m.term < n.term THEN "StaleTerm" ELSE DecideSnapshot(n, m)
-        follower == PersistHardState(Follow(n, m.from))
+        follower == PersistHardState(Attend(n, m))
         known == AdvanceCommitTo(follower, m.last.index)
-    IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm))
+    IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm, m.session))
          [] decision = "Misbehaved" -> PersistHardState(n)
-         [] decision = "Known" -> Send(known, AppendEntriesResponse(known, m.from, ResultAccepted(m.last.index)))
+         [] decision = "Known" -> Send(known, AppendEntriesResponse(known, m.from, ResultAccepted(m.last.index), m.session))
          [] decision = "Fetch" -> BeginFetch(follower, m)
 
 HandleInstallSnapshotRequest(i) ==
@@ -432,8 +446,8 @@ AfterFetch(n) ==
         anew == WithdrawWithoutVote(BeginAnew(idle, last, n.fetch[1].membership))
     IN CASE Holds(n.log, last) -> WithdrawWithoutVote(AdvanceCommitTo(idle, last.index))
          [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) > last.term -> idle
-         [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) <= last.term /\ n.leader = Nil -> anew
-         [] OTHER -> Send(anew, AppendEntriesResponse(anew, n.leader, ResultAccepted(last.index)))
+         [] ~Holds(n.log, last) /\ TermAt(n.log, n.commit) <= last.term /\ n.session = Nil -> anew
+         [] OTHER -> Send(anew, AppendEntriesResponse(anew, n.leader, ResultAccepted(last.index), n.session))
 
 SnapshotFetched(i) ==
     /\ fetch[i] # NoFetch
@@ -493,7 +507,7 @@ HandleConfirmLeaderRequest(i) == \E m \in Inbox(i, "ConfirmLeaderRequest") : Han
 AfterConfirmLeaderResponse(m) ==
     LET n == Received(m)
         counts == /\ m.term = n.term /\ m.leaderTerm = n.term /\ n.role = "Leader"
-                  /\ m.from \in Peers(n) /\ m.round <= n.readRound
+                  /\ m.from \in Peers(n) /\ m.round \in (n.progress[m.from].roundBefore + 1)..n.readRound
         answered == [n EXCEPT !.progress[m.from].active = TRUE]
         isNews == m.round > n.progress[m.from].confirmedRound
     IN PersistHardState(
@@ -537,7 +551,7 @@ TransferLeadership(i) ==
     /\ transfer[i] = Nil
     /\ \E j \in OtherVoters(Local(i)) : IsReady(Local(i), j) /\ Install(BeginTransfer(Local(i), j), messages)
     /\ transfers' = transfers + 1
-    /\ UNCHANGED <<snapshotsTaken, changes, crashes>>
+    /\ UNCHANGED <<snapshotsTaken, changes, crashes, losses>>
 
 \* The target did not take over in time: this leader takes proposals again, unless it is removed.
 TransferTimeout(i) ==
@@ -564,7 +578,7 @@ ChangeMembership(i) ==
              /\ MayChange(Local(i), target)
              /\ Install(ChangeTo(Local(i), target), messages)
     /\ changes' = changes + 1
-    /\ UNCHANGED <<transfers, snapshotsTaken, crashes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes, losses>>
 
 -----------------------------------------------------------------------------
 (* Disks, crashes, and what gets lost (3.8)                                *)
@@ -581,23 +595,34 @@ Persisted(i) ==
 Crash(i) ==
     /\ crashes < MaxCrashes
     /\ crashes' = crashes + 1
-    /\ UNCHANGED <<transfers, snapshotsTaken, changes>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, losses>>
     /\ \E survive \in 0..Len(pending[i]) :
           Install([Started(i, DiskAfter(disk[i], pending[i], survive)) EXCEPT !.heard = heard[i]], messages)
-
-\* A message to `i` is lost.
-DropMessage(i) ==
-    /\ Network = "lossy"
-    /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes>>
-
------------------------------------------------------------------------------
 
 InitialMembership(i) ==
     IF i \in Voters \cup Learners THEN Stable(Voters, Learners, {}) ELSE NoMembership
 
 EmptyDisk(i) ==
     [term |-> 0, vote |-> Nil, log |-> <<>>, snapshot |-> NoEntry, membership |-> InitialMembership(i)]
+
+\* A server that was removed starts again with an empty disk, and knows nobody: it may be added again.  What it said in its
+\* former life may still be on its way.
+Wipe(i) ==
+    /\ losses < MaxWipes
+    /\ InitialMembership(i) = NoMembership
+    /\ disk[i] # EmptyDisk(i)
+    /\ \E j \in Server : role[j] = "Leader" /\ IsCommittedInForce(Local(j)) /\ i \notin Members(InForce(Local(j)))
+    /\ losses' = losses + 1
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes>>
+    /\ Install([Started(i, EmptyDisk(i)) EXCEPT !.heard = heard[i]], messages)
+
+\* A message to `i` is lost.
+DropMessage(i) ==
+    /\ Network = "lossy"
+    /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
+    /\ UNCHANGED <<serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes, losses>>
+
+-----------------------------------------------------------------------------
 
 Init ==
     /\ messages = {}
@@ -607,6 +632,7 @@ Init ==
     /\ role = [i \in Server |-> "Follower"]
     /\ leader = [i \in Server |-> Nil]
     /\ leaderIsRecent = [i \in Server |-> Leases]
+    /\ session = [i \in Server |-> Nil]
     /\ votesGranted = [i \in Server |-> {}]
     /\ votesRefused = [i \in Server |-> {}]
     /\ snapshot = [i \in Server |-> NoEntry]
@@ -633,6 +659,7 @@ Init ==
     /\ snapshotsTaken = 0
     /\ changes = 0
     /\ crashes = 0
+    /\ losses = 0
 
 \* TLC names a transition after the definition that a disjunct of `Next` is, which takes a constant to range over: so
 \* each action is one of a server, and chooses its message within.
@@ -655,6 +682,7 @@ Next ==
     \/ \E i \in Server : SnapshotFetchFailed(i)
     \/ \E i \in Server : Persisted(i)
     \/ \E i \in Server : Crash(i)
+    \/ \E i \in Server : Wipe(i)
     \/ \E i \in Server : HandlePreVoteRequest(i)
     \/ \E i \in Server : HandlePreVoteResponse(i)
     \/ \E i \in Server : HandleRequestVoteRequest(i)

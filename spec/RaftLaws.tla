@@ -8,6 +8,9 @@ EXTENDS Raft
 
 Leaders == {i \in Server : role[i] = "Leader"}
 
+\* No server's life ends with this step, and no disk loses anything.
+LivesGoOn == crashes' = crashes /\ losses' = losses
+
 -----------------------------------------------------------------------------
 (* The values of the variables                                             *)
 
@@ -59,7 +62,8 @@ IsMessage(m) ==
                 /\ IsEntryId(m.prev)
                 /\ AreEntries(m.entries) /\ Len(m.entries) <= MaxAppendEntries
                 /\ m.commit \in Indexes
-         [] m.type = "AppendEntriesResponse" -> IsResult(m.result)
+                /\ m.session \in Indexes
+         [] m.type = "AppendEntriesResponse" -> IsResult(m.result) /\ m.session \in Indexes
          [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
          [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
          [] m.type = "ReadIndexRequest" -> m.context \in DOMAIN readHistory
@@ -68,6 +72,7 @@ IsMessage(m) ==
          [] m.type = "TimeoutNowRequest" -> DOMAIN m = {"type", "from", "to", "term"}
          [] m.type = "InstallSnapshotRequest" ->
                 IsEntryId(m.last) /\ m.last.term \in 1..m.term /\ IsMembership(m.membership) /\ m.membership.voters # {}
+                /\ m.session \in Indexes
 
 IsProgress(p) ==
     /\ p.matchIndex \in Indexes
@@ -75,6 +80,8 @@ IsProgress(p) ==
     /\ p.state \in {"Probe", "ProbeSent", "Replicate", "Snapshot"}
     /\ p.active \in BOOLEAN
     /\ p.confirmedRound \in 0..MaxReads
+    /\ p.session \in Indexes
+    /\ p.roundBefore \in 0..MaxReads
     /\ Len(p.inflight) <= MaxInflight
     /\ \A k \in DOMAIN p.inflight : p.inflight[k] \in Indexes
 
@@ -105,6 +112,8 @@ TypeOK ==
         /\ role[i] \in {"Follower", "PreCandidate", "Candidate", "Leader"}
         /\ leader[i] \in Optional
         /\ leaderIsRecent[i] \in BOOLEAN
+        /\ session[i] \in Indexes \cup {Nil}
+        /\ session[i] # Nil => role[i] = "Follower" /\ leader[i] # Nil
         /\ votesGranted[i] \subseteq Server
         /\ votesRefused[i] \subseteq Server
         /\ role[i] \notin {"PreCandidate", "Candidate"} => votesGranted[i] = {} /\ votesRefused[i] = {}
@@ -143,6 +152,7 @@ TypeOK ==
     /\ snapshotsTaken \in 0..MaxSnapshots
     /\ changes \in 0..MaxChanges
     /\ crashes \in 0..MaxCrashes
+    /\ losses \in 0..MaxWipes
 
 -----------------------------------------------------------------------------
 (* Safety of the cluster (Figure 3.2)                                      *)
@@ -215,14 +225,24 @@ KeepsVote(term, vote, newTerm, newVote) == newTerm = term /\ vote # Nil => newVo
 
 VotesGrantedOnce ==
     [][\A i \in Server :
-        /\ KeepsVote(disk[i].term, disk[i].vote, disk'[i].term, disk'[i].vote)
-        /\ crashes' = crashes => KeepsVote(currentTerm[i], votedFor[i], currentTerm'[i], votedFor'[i])]_vars
+        /\ losses' = losses => KeepsVote(disk[i].term, disk[i].vote, disk'[i].term, disk'[i].vote)
+        /\ LivesGoOn => KeepsVote(currentTerm[i], votedFor[i], currentTerm'[i], votedFor'[i])]_vars
 
 MatchIndexSound ==
     \A i \in Leaders : \A j \in DOMAIN progress[i] :
         currentTerm[j] = currentTerm[i] =>
             LET k == progress[i][j].matchIndex
             IN k <= Len(log[i]) /\ k <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], k)
+
+\* What a server answered in a former life, before it was removed and added again, changes nothing at its leader: neither what
+\* that believes it to hold, nor whether it is there.  Whatever happens next, and said of what the handlers make of it.
+AnswersOfThisLife ==
+    [][\A m \in messages :
+        LET n == Local(m.to)
+        IN /\ m.type = "AppendEntriesResponse" /\ m.term = n.term /\ n.role = "Leader" /\ ~IsAnswer(n, m) =>
+                AfterAppendEntriesResponse(m) = n
+           /\ m.type = "ConfirmLeaderResponse" /\ m.term = n.term /\ n.role = "Leader" /\ m.from \in Peers(n) =>
+                m.round > n.progress[m.from].roundBefore \/ AfterConfirmLeaderResponse(m) = n]_vars
 
 \* A leader counts by the configuration in force, which is the last one committed or the one after that; the latter a crash
 \* may take back, with nothing left of it but what it let commit.
@@ -248,17 +268,18 @@ IsBacked(m, d) ==
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
 
-PersistFirst == \A m \in messages : IsBacked(m, disk[m.from])
+\* What a disk lost does not undo what was said before.
+PersistFirst == losses = 0 => \A m \in messages : IsBacked(m, disk[m.from])
 
 \* Of a crash it is the server's life that ends, and nobody else's that changes.
 TermMonotonic ==
-    [][\A i \in Server : /\ disk'[i].term >= disk[i].term
-                         /\ crashes' = crashes => currentTerm'[i] >= currentTerm[i]]_vars
+    [][\A i \in Server : /\ losses' = losses => disk'[i].term >= disk[i].term
+                         /\ LivesGoOn => currentTerm'[i] >= currentTerm[i]]_vars
 
-CommitMonotonic == [][crashes' = crashes => \A i \in Server : commitIndex'[i] >= commitIndex[i]]_vars
+CommitMonotonic == [][LivesGoOn => \A i \in Server : commitIndex'[i] >= commitIndex[i]]_vars
 
 AppliedInOrder ==
-    [][\A i \in Server : /\ crashes' = crashes => appliedIndex'[i] >= appliedIndex[i]
+    [][\A i \in Server : /\ LivesGoOn => appliedIndex'[i] >= appliedIndex[i]
                          /\ appliedIndex'[i] <= Min(commitIndex'[i], durableIndex'[i])]_vars
 
 \* Who is asked answers, now or behind a write, and changes nothing else; who asks keeps term and vote, and writes
@@ -268,8 +289,8 @@ WithoutMessages(writes) == [k \in DOMAIN writes |-> [writes[k] EXCEPT !.messages
 PreVoteLeavesHardStateAlone ==
     [][\A i \in Server :
         /\ HandlePreVoteRequest(i) =>
-            /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, votesGranted, votesRefused,
-                           snapshot, snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, disk>>
+            /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, session, votesGranted,
+                           votesRefused, snapshot, snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, disk>>
             /\ WithoutMessages(pending'[i]) = WithoutMessages(pending[i])
         /\ role'[i] = "PreCandidate" =>
             /\ currentTerm'[i] = currentTerm[i] /\ votedFor'[i] = votedFor[i]
@@ -323,7 +344,7 @@ SnapshotIsCommitted == \A i \in Server : snapshot[i].index <= commitIndex[i]
 
 \* A log that reaches a fetched snapshot by itself keeps what it has: some of it may be acknowledged.
 SnapshotKeepsWhatFollows ==
-    [][crashes' = crashes => \A i \in Server :
+    [][LivesGoOn => \A i \in Server :
         snapshot'[i] # snapshot[i] /\ Holds(log[i], snapshot'[i]) => Len(log'[i]) >= Len(log[i])]_vars
 
 \* What counts as applied is in the state machine: a snapshot is restored once it cannot be lost again.
@@ -452,13 +473,14 @@ CampaignersHaveAVote == \A i \in Server : role[i] \in {"PreCandidate", "Candidat
 
 PeersAreMembers == \A i \in Leaders : DOMAIN progress[i] = Members(InForce(Local(i))) \ {i}
 
-\* Who got a vote by a leader of this term holds durably the configurations that were there before, hence the one that made
+\* Who gets a vote with the configuration in force, by a leader of this term, holds durably the configurations that were there before, hence the one that made
 \* it a learner, and the leader's first entry of the term; what a log has forgotten is not asked after any more.
 PromotedHasLog ==
     \A i \in Leaders :
         LET due(k) == {p \in (Base(log[i]) + 1)..(k - 1) :
                           IsChange(log[i][p]) \/ log[i][p] = Entry(currentTerm[i], "Noop")}
-        IN \A k \in {k \in Changes(log[i]) : k > snapshot[i].index /\ log[i][k].term = currentTerm[i]} :
+            last == InForceAt(Local(i))
+        IN \A k \in {k \in Changes(log[i]) : k = last /\ k > snapshot[i].index /\ log[i][k].term = currentTerm[i]} :
                \A j \in log[i][k].membership[1].voters \ Voting(AsOf(Local(i), k - 1)) :
                    \A p \in due(k) : p <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], p)
 
@@ -511,6 +533,10 @@ TwoQuestionsPerFollower ==
     \A i \in Leaders : \A j \in Server : Cardinality({k \in DOMAIN reads[i] : reads[i][k].reader = j}) <= 2
 \* A transfer dies with the role of the leader that began it.
 TransferIsToAPeer == \A i \in Server : transfer[i] # Nil => role[i] = "Leader" /\ transfer[i] \in DOMAIN progress[i]
-ConfirmedWasAsked == \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].confirmedRound <= readRound[i]
+\* Of a follower that came, or came back, in this term no earlier round was asked.
+ConfirmedWasAsked ==
+    \A i \in Leaders : \A j \in DOMAIN progress[i] :
+        LET p == progress[i][j]
+        IN p.confirmedRound # 0 => p.confirmedRound \in (p.roundBefore + 1)..readRound[i]
 RecentLeaderOnlyWithCheckQuorum == \A i \in Server : leaderIsRecent[i] => CheckQuorum
 =============================================================================

@@ -79,7 +79,7 @@ NoEntry == EntryId(0, 0)
 \* A server that starts, or starts again, from what its disk holds (`Protocol::new`).
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
-     recent |-> Leases, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
+     recent |-> Leases, session |-> Nil, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
      snapshotMembership |-> d.membership, fetch |-> NoFetch,
      commit |-> d.snapshot.index, applied |-> d.snapshot.index, durable |-> Len(d.log), progress |-> NoProgress,
      readRound |-> 0, leaseOver |-> 0, leaseGivenUp |-> FALSE, heard |-> {}, reads |-> <<>>, followerReads |-> <<>>,
@@ -194,12 +194,15 @@ RequestVoteRequest(n, to, leadershipTransfer) ==
 RequestVoteResponse(n, to, granted) ==
     [type |-> "RequestVoteResponse", from |-> n.id, to |-> to, term |-> n.term, granted |-> granted]
 
+\* Says in which of its acquaintances with the receiver the leader sends it.
 AppendEntriesRequest(n, to, prevIndex, entries) ==
     [type |-> "AppendEntriesRequest", from |-> n.id, to |-> to, term |-> n.term,
-     prev |-> IdAt(n.log, prevIndex), entries |-> entries, commit |-> n.commit]
+     prev |-> IdAt(n.log, prevIndex), entries |-> entries, commit |-> n.commit, session |-> n.progress[to].session]
 
-AppendEntriesResponse(n, to, result) ==
-    [type |-> "AppendEntriesResponse", from |-> n.id, to |-> to, term |-> n.term, result |-> result]
+\* Echoes the session of the request: one of a former life says nothing about the present one.
+AppendEntriesResponse(n, to, result, requestSession) ==
+    [type |-> "AppendEntriesResponse", from |-> n.id, to |-> to, term |-> n.term, result |-> result,
+     session |-> requestSession]
 
 ConfirmLeaderRequest(n, to) ==
     [type |-> "ConfirmLeaderRequest", from |-> n.id, to |-> to, term |-> n.term, round |-> n.readRound]
@@ -223,7 +226,7 @@ TimeoutNowRequest(n, to) == [type |-> "TimeoutNowRequest", from |-> n.id, to |->
 \* The data is fetched beside the messages.  Answered like an append, once it is here.
 InstallSnapshotRequest(n, to) ==
     [type |-> "InstallSnapshotRequest", from |-> n.id, to |-> to, term |-> n.term, last |-> n.snapshot,
-     membership |-> n.snapshotMembership]
+     membership |-> n.snapshotMembership, session |-> n.progress[to].session]
 
 \* The follower's durable log agrees with the leader's up to and including `matchIndex`.
 ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
@@ -240,7 +243,8 @@ AbortReads(n) == [n EXCEPT !.reads = <<>>, !.followerReads = <<>>, !.readsAsked 
 
 \* The vote stays: it belongs to the term, not to the role.
 BecomeFollower(n, newLeader) ==
-    [AbortReads(n) EXCEPT !.role = "Follower", !.leader = newLeader, !.recent = Leases /\ @, !.granted = {}, !.refused = {},
+    [AbortReads(n) EXCEPT !.role = "Follower", !.leader = newLeader, !.session = Nil, !.recent = Leases /\ @,
+              !.granted = {}, !.refused = {},
               !.progress = NoProgress, !.readRound = 0, !.leaseOver = 0, !.leaseGivenUp = FALSE, !.transfer = Nil]
 
 \* A higher term was seen.  It is written by the end of the step, before any answer in it leaves.
@@ -255,9 +259,14 @@ UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.d
 (* has the last index of each.  "Snapshot": the leader's log does not      *)
 (* reach back far enough; no appends but heartbeats.                       *)
 
-NewProgress(last) ==
+(*                                                                         *)
+(* `session` is the index of the configuration that made the follower a    *)
+(* member within this term, 0 if it was one when the term began; rounds of *)
+(* confirmation up to `roundBefore` began before that.                     *)
+
+NewProgress(last, session, round) ==
     [matchIndex |-> 0, nextIndex |-> last + 1, state |-> "Probe", active |-> FALSE, confirmedRound |-> 0,
-     inflight |-> <<>>]
+     session |-> session, roundBefore |-> round, inflight |-> <<>>]
 
 WindowOpen(p) == Len(p.inflight) < MaxInflight
 
@@ -536,7 +545,7 @@ MayAppendMembership(n) ==
 \* The next configuration is in force as soon as it is appended: it goes to its own members, of whom the new ones are known
 \* by nothing yet, and whoever is none of them hears nothing more.
 AppendMembership(n, next) ==
-    LET new == NewProgress(Len(n.log))
+    LET new == NewProgress(Len(n.log), Len(n.log) + 1, n.readRound)
         members == Members(next) \ {n.id}
         reconfigured == [n EXCEPT !.progress = [j \in members |-> IF j \in Peers(n) THEN @[j] ELSE new]]
     IN AppendAsLeader(reconfigured, <<ChangeEntry(n.term, next)>>)
@@ -595,13 +604,13 @@ IsUpToDate(n, last) == AtLeast(last, LastId(n.log))
 BecomeCandidate(n, leadershipTransfer) ==
     LET candidate == PersistHardState(
             [AbortReads(n) EXCEPT !.term = @ + 1, !.vote = n.id, !.dirty = TRUE, !.role = "Candidate",
-                                  !.leader = Nil, !.recent = FALSE, !.granted = {}, !.refused = {},
+                                  !.leader = Nil, !.session = Nil, !.recent = FALSE, !.granted = {}, !.refused = {},
                                   !.progress = NoProgress])
     IN SendAll(candidate, {RequestVoteRequest(candidate, j, leadershipTransfer) : j \in OtherVoters(n)})
 
 \* Asks whether an election could succeed.  The own pre-vote is no promise, so it needs no write (9.6).
 BecomePreCandidate(n) ==
-    LET asking == [AbortReads(n) EXCEPT !.role = "PreCandidate", !.leader = Nil, !.recent = FALSE,
+    LET asking == [AbortReads(n) EXCEPT !.role = "PreCandidate", !.leader = Nil, !.session = Nil, !.recent = FALSE,
                                         !.granted = {n.id}, !.refused = {}, !.progress = NoProgress]
     IN IF IsQuorum(InForce(n), asking.granted) THEN BecomeCandidate(asking, FALSE)
        ELSE SendAll(asking, {PreVoteRequest(asking, j) : j \in OtherVoters(n)})
@@ -611,7 +620,7 @@ LeadersFirst(n) == Entry(n.term, "Noop")
 
 \* Leads the term, beginning with an entry whose commit commits everything before it (3.6.2, 6.4).
 BecomeLeader(n) ==
-    LET new == NewProgress(Len(n.log))
+    LET new == NewProgress(Len(n.log), 0, 0)
     IN AppendAsLeader([n EXCEPT !.role = "Leader", !.leader = n.id, !.recent = FALSE, !.granted = {}, !.refused = {},
                                 !.fetch = NoFetch,
                                 !.progress = [j \in Members(InForce(n)) \ {n.id} |-> new]],

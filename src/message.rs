@@ -131,6 +131,9 @@ pub struct AppendEntriesRequest {
     pub entries: Entries,
     /// The leader's commit index, which may lie beyond these entries.
     pub commit: Index,
+    /// Which of the leader's acquaintances with the receiver this belongs to: the index of the configuration that made it a
+    /// member within this term; 0 if it was one when the term began. The answer echoes it.
+    pub session: Index,
 }
 
 /// Answers an [`AppendEntriesRequest`].
@@ -141,6 +144,9 @@ pub struct AppendEntriesResponse {
     pub term: Term,
     /// What became of the request.
     pub result: AppendResult,
+    /// The request's `session`, echoed: an answer of a server's former life, from before it was removed, wiped and added
+    /// again, says nothing about the present one. `None` from servers before 0.7, which echo nothing: those are believed.
+    pub session: Option<Index>,
 }
 
 /// What became of an [`AppendEntriesRequest`].
@@ -236,4 +242,6 @@ pub struct InstallSnapshotRequest {
     pub last: EntryId,
     /// The configuration as of `last` (§5.1): who takes over the snapshot takes this over with it.
     pub membership: Arc<Membership>,
+    /// As in an [`AppendEntriesRequest`]: the answer echoes it.
+    pub session: Index,
 }

@@ -57,7 +57,13 @@ fn a_configuration_that_replaces_another_at_its_index_is_told() {
         let noop = Entry { id: EntryId::new(1, term), payload: Payload::Noop };
         let change = Entry { id: EntryId::new(2, term), payload: Payload::Membership(Arc::new(membership)) };
         let (entries, commit) = ([noop, change].into_iter().collect(), Index(commit));
-        let request = AppendEntriesRequest { term: Term(term), prev: EntryId::ZERO, entries, commit };
+        let request = AppendEntriesRequest {
+            term: Term(term),
+            prev: EntryId::ZERO,
+            entries,
+            commit,
+            session: raft_io::Index::ZERO,
+        };
         let message = Message::AppendEntriesRequest(request);
         receiver.receive(GroupId(0), Envelope { from: NodeId(leader), to: NodeId(2), message });
     };

@@ -382,7 +382,7 @@ impl Server {
                     3 => AppendResult::Rejected { prev_index: self.some_id().index, hint: self.some_id() },
                     _ => AppendResult::StaleTerm,
                 };
-                Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
+                Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session: Some(Index::ZERO) })
             }
         }
     }

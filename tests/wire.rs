@@ -106,7 +106,13 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let request_vote = |leadership_transfer| {
         message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last, leadership_transfer }))
     };
-    let response = |result| message(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(9), result }));
+    let response = |result| {
+        message(Message::AppendEntriesResponse(AppendEntriesResponse {
+            term: Term(9),
+            result,
+            session: Some(Index::ZERO),
+        }))
+    };
     let entries = vec![noop(301, 8), entry(302, 9, b"set x = 1"), entry(303, 9, b"")];
     let configuring =
         |index, membership| Entry { id: EntryId::new(index, 9), payload: Payload::Membership(membership) };

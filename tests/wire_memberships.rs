@@ -36,8 +36,9 @@ fn frames(configuration: &[u8]) -> [(u16, Vec<u8>); 2] {
 fn messages(membership: &Arc<Membership>) -> [Message; 2] {
     let entry = Entry { id: EntryId::new(1, 9), payload: Payload::Membership(Arc::clone(membership)) };
     let (term, prev, commit) = (Term(9), EntryId::ZERO, Index(0));
-    let append = AppendEntriesRequest { term, prev, entries: [entry].into_iter().collect(), commit };
-    let install = InstallSnapshotRequest { term, last: EntryId::new(4, 8), membership: Arc::clone(membership) };
+    let append = AppendEntriesRequest { term, prev, entries: [entry].into_iter().collect(), commit, session: Index(3) };
+    let (last, membership, session) = (EntryId::new(4, 8), Arc::clone(membership), Index(3));
+    let install = InstallSnapshotRequest { term, last, membership, session };
     [Message::AppendEntriesRequest(append), Message::InstallSnapshotRequest(install)]
 }
 

@@ -85,7 +85,11 @@ fn messages() -> impl Strategy<Value = Message> {
         }),
         appends().prop_map(Message::AppendEntriesRequest),
         (numbers(), results).prop_map(|(term, result)| {
-            Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result })
+            Message::AppendEntriesResponse(AppendEntriesResponse {
+                term: Term(term),
+                result,
+                session: Some(Index::ZERO),
+            })
         }),
         (numbers(), ids(), memberships()).prop_map(|(term, last, membership)| {
             Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(term), last, membership })

@@ -57,6 +57,7 @@ pub struct State {
     snapshots: u8,
     changes: u8,
     crashes: u8,
+    losses: u8,
     /// The laws that the last step broke.
     broken: u64,
     /// The same for all states that count as one.
@@ -136,6 +137,12 @@ impl State {
     #[must_use]
     pub fn changes(&self) -> u8 {
         self.changes
+    }
+
+    /// How often a disk lost what it held.
+    #[must_use]
+    pub fn losses(&self) -> u8 {
+        self.losses
     }
 
     /// How many crashes there were.
@@ -286,9 +293,28 @@ impl Cluster {
             })
     }
 
+    /// Whether a server that belonged to nobody at first was removed, and has something on its disk that may be wiped.
+    fn may_be_wiped(&self, copies: &Copies, state: &State, facts: &Facts) -> bool {
+        let is_removed = |leader: &Facts| {
+            let (index, membership) = leader.in_force;
+            let leads = leader.role == RoleKind::Leader && index <= leader.commit;
+            leads && membership.members() & 1 << facts.position == 0
+        };
+        let joined = self.initial.members() & 1 << facts.position == 0;
+        let holds_something = facts.disk_term > 0 || !facts.disk_log.is_empty() || facts.disk_snapshot != (0, 0);
+        joined && holds_something && self.present(state).iter().any(|&id| is_removed(copies.facts(id)))
+    }
+
     /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash. `bound` keeps its election
     /// timeouts from passing.
-    fn own_codes(&self, (position, bound): (u8, bool), facts: &Facts, state: &State, mut offer: impl FnMut(Code)) {
+    fn own_codes(
+        &self,
+        copies: &Copies,
+        (position, bound): (u8, bool),
+        facts: &Facts,
+        state: &State,
+        mut offer: impl FnMut(Code),
+    ) {
         let configuration = &self.configuration;
         let leads = facts.role == RoleKind::Leader;
         if !leads && position < configuration.campaigners && !bound {
@@ -345,6 +371,9 @@ impl Cluster {
         if state.crashes < configuration.crashes_max {
             (0..=facts.pending).for_each(|survive| offer(Code::Crash(survive)));
         }
+        if state.losses < configuration.wipes_max && self.may_be_wiped(copies, state, facts) {
+            offer(Code::Wipe);
+        }
     }
 
     fn offer(&self, copies: &mut Copies, state: &State, server: u8, code: Code, actions: &mut Vec<Action>) {
@@ -367,7 +396,7 @@ impl Cluster {
             if outcome.is_nothing
                 && removed.is_none()
                 && outcome.broken & self.watched == 0
-                && !matches!(code, Code::Crash(_) | Code::SnapshotTaken(..))
+                && !matches!(code, Code::Crash(_) | Code::Wipe | Code::SnapshotTaken(..))
             {
                 // Nothing changes.
                 return;
@@ -409,6 +438,7 @@ impl Cluster {
         next.broken = outcome.broken & self.watched;
         next.snapshots += u8::from(matches!(code, Code::SnapshotTaken(..)));
         next.crashes += u8::from(matches!(code, Code::Crash(_)));
+        next.losses += u8::from(matches!(code, Code::Wipe));
         // One that is refused is no step.
         next.transfers += u8::from(matches!(code, Code::TransferLeadership(_)));
         next.changes += u8::from(matches!(code, Code::ChangeMembership(_)));
@@ -491,7 +521,8 @@ impl Cluster {
         let counts = u64::from(state.changes) << 56
             | u64::from(state.snapshots) << 48
             | u64::from(state.transfers) << 40
-            | u64::from(state.crashes) << 32;
+            | u64::from(state.crashes) << 32
+            | u64::from(state.losses) << 24;
         let rest = mix(reads) ^ mix(counts ^ mix(state.broken));
         // Never 0, which the search keeps for itself.
         let committed = state.committed.0 as u64 ^ mix((state.committed.0 >> 64) as u64);
@@ -541,6 +572,7 @@ impl Model for Cluster {
             snapshots: 0,
             changes: 0,
             crashes: 0,
+            losses: 0,
             broken: 0,
             fingerprint: 0,
         };
@@ -552,9 +584,9 @@ impl Model for Cluster {
             for server in 0..self.configuration.servers {
                 let facts = *copies.facts(state.servers[usize::from(server)]);
                 let bound = self.configuration.leases && self.is_bound(copies, state, server);
-                self.own_codes((server, bound), &facts, state, |code| {
-                    self.offer(copies, state, server, code, actions);
-                });
+                let mut codes = SmallVec::<[Code; 16]>::new();
+                self.own_codes(copies, (server, bound), &facts, state, |code| codes.push(code));
+                codes.into_iter().for_each(|code| self.offer(copies, state, server, code, actions));
             }
             for &message in &state.messages {
                 let server = copies.message_facts(message).to;

@@ -49,6 +49,8 @@ pub struct Configuration {
     pub snapshots_max: u8,
     /// The most changes of the configuration asked for in a whole history.
     pub changes_max: u8,
+    /// The most disks wiped in a whole history, each of a server that was removed; it joins again.
+    pub wipes_max: u8,
     /// How many of the entries that a snapshot covers the log may keep: each of these is tried.
     pub trails: &'static [u8],
     /// The network.
@@ -141,6 +143,9 @@ impl Configuration {
             "MinimumElectionTimeout" => self.check_quorum || self.readers > 0,
             "QuorumCheckTimeout" => self.check_quorum,
             "HandlePreVoteRequest" | "HandlePreVoteResponse" => self.pre_vote,
+            "HandleRequestVoteRequest" | "HandleRequestVoteResponse" => {
+                self.term_max > 1 || self.initial().voters().len() > 1
+            }
             "HeartbeatTimeout" => self.heartbeats,
             "ClientRequest" => self.client_requests,
             "HandleAppendEntriesRequest" | "HandleAppendEntriesResponse" => self.log_max > 0,
@@ -156,6 +161,7 @@ impl Configuration {
             "SnapshotTaken" => self.snapshots_max > 0,
             "HandleInstallSnapshotRequest" | "SnapshotFetched" | "SnapshotFetchFailed" => self.snapshots_max > 0,
             "Crash" => self.crashes_max > 0,
+            "Wipe" => self.wipes_max > 0,
             "DropMessage" => matches!(self.network, Network::Lossy { .. }),
             _ => true,
         };
@@ -185,6 +191,9 @@ impl Configuration {
         }
         if self.changes_max > 0 {
             text += &format!(" D{}", self.changes_max);
+        }
+        if self.wipes_max > 0 {
+            text += &format!(" wipes {}", self.wipes_max);
         }
         for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum"), (self.leases, " leases")]
         {

@@ -79,6 +79,8 @@ names! {
         VotesGrantedOnce,
         /// `match_index = k`: the follower's durable log agrees with the leader's through `k`.
         MatchIndexSound,
+        /// What a server answered in a former life, before it was removed and added again, changes nothing at its leader.
+        AnswersOfThisLife,
         /// A committed entry is durable on a quorum.
         CommittedIsDurable,
         /// No message leaves before what it promises is durable.
@@ -200,13 +202,17 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     let after = &stepped.server;
     let (old, new) = (before.state(), after.state());
     let (old_disk, new_disk) = (before.disk.hard_state(), after.disk.hard_state());
-    let crash = matches!(input, Input::Crash { .. });
+    let crash = input.ends_life();
     let mut broken = 0;
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
-    check(new_disk.term >= old_disk.term && (crash || new.hard_state.term >= old.hard_state.term), Law::TermMonotonic);
+    let loses = input.loses_data();
+    check(
+        (loses || new_disk.term >= old_disk.term) && (crash || new.hard_state.term >= old.hard_state.term),
+        Law::TermMonotonic,
+    );
     check(crash || new.commit_index >= old.commit_index, Law::CommitMonotonic);
     check(
-        votes_once(old_disk, new_disk) && (crash || votes_once(old.hard_state, new.hard_state)),
+        (loses || votes_once(old_disk, new_disk)) && (crash || votes_once(old.hard_state, new.hard_state)),
         Law::VotesGrantedOnce,
     );
     let applied_grows = crash || new.applied_through >= old.applied_through;
@@ -236,6 +242,7 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
+    check(answers_of_this_life(input, stepped, &old, &new), Law::AnswersOfThisLife);
     broken |=
         of_transfer(configuration, input, stepped, &old, &new) | membership::of_membership(configuration, after, &new);
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
@@ -247,6 +254,19 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         check(enough && asked_anew, Law::CheckedLeaderHasAnswers);
     }
     broken
+}
+
+/// What answers another session than the present one of its sender, or a round from before it, changes nothing.
+fn answers_of_this_life(input: &Input, stepped: &Stepped, old: &ProtocolState, new: &ProtocolState) -> bool {
+    let Input::Event(Event::Receive(Envelope { from, message, .. })) = input else { return true };
+    let peer = old.progress.iter().find(|peer| peer.peer == *from);
+    let is_late = match message {
+        Message::AppendEntriesResponse(response) => peer.is_none_or(|peer| response.session != Some(peer.session)),
+        Message::ConfirmLeaderResponse(response) => peer.is_none_or(|peer| response.round <= peer.round_before),
+        _ => false,
+    };
+    let counts = is_late && old.role == RoleKind::Leader && message.term() == old.hard_state.term;
+    !counts || (new == old && stepped.sent.is_empty() && stepped.actions.is_empty())
 }
 
 fn positions_of(ids: impl Iterator<Item = NodeId>) -> u8 {
@@ -487,7 +507,7 @@ fn has_pre_votes(before: &Server, input: &Input, old: &ProtocolState) -> bool {
 pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Action]) -> u64 {
     let mut reached = 0;
     let mut reach = |is: bool, goal: Goal| reached |= if is { goal.bit() } else { 0 };
-    let crash = matches!(input, Input::Crash { .. });
+    let crash = input.ends_life();
     reach(after.role == RoleKind::Leader, Goal::Leader);
     reach(after.commit > before.commit, Goal::Commit);
     let length = before.log.len();
@@ -495,7 +515,7 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
     let replaced = after.snapshot != before.snapshot && after.log.len() == after.log.base();
     reach(!crash && !kept && !replaced, Goal::Truncation);
     reach(actions.iter().any(|action| matches!(action, Action::RestoreSnapshot { .. })), Goal::SnapshotRestored);
-    reach(crash && (after.log != before.log || after.term != before.term), Goal::LostWrite);
+    reach(crash && !input.loses_data() && (after.log != before.log || after.term != before.term), Goal::LostWrite);
     let checked = matches!(input, Input::Event(Event::QuorumCheckTimeout));
     reach(checked && before.role == RoleKind::Leader && after.role != RoleKind::Leader, Goal::StepDown);
     let answers = actions.iter().any(|action| matches!(action, Action::ReadReady { .. }));

@@ -10,7 +10,7 @@ use crate::server::Server;
 use crate::value::Value;
 use raft_io::message::AppendResult;
 use raft_io::protocol::{PeerState, ProgressState, ReadState, WriteInFlight};
-use raft_io::types::{HardState, Payload};
+use raft_io::types::{HardState, Index, Payload};
 use raft_io::{Compaction, Entry, EntryId, Envelope, LogView, Membership, MemoryLog, Message, NodeId, RoleKind, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +42,7 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
     variables.insert("snapshotsTaken".to_string(), Value::int(u64::from(state.snapshots())));
     variables.insert("changes".to_string(), Value::int(u64::from(state.changes())));
     variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
+    variables.insert("losses".to_string(), Value::int(u64::from(state.losses())));
     variables
 }
 
@@ -60,6 +61,7 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
         ("role", Value::str(role(state.role))),
         ("leader", optional(state.leader)),
         ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
+        ("session", session(state.session)),
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
         ("log", log(&server.log())),
@@ -121,6 +123,11 @@ fn optional(id: Option<NodeId>) -> Value {
 /// The id of an entry.
 pub(crate) fn entry_id(id: EntryId) -> Value {
     Value::record([("index", Value::int(id.index.0)), ("term", Value::int(id.term.0))])
+}
+
+/// A session, if there is one.
+pub(crate) fn session(session: Option<Index>) -> Value {
+    session.map_or_else(|| Value::Model("Nil".to_string()), |session| Value::int(session.0))
 }
 
 fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Value {
@@ -209,6 +216,8 @@ fn progress(peer: &PeerState) -> Value {
         ("state", Value::str(state)),
         ("active", Value::Bool(peer.active)),
         ("confirmedRound", Value::int(peer.confirmed_round)),
+        ("session", Value::int(peer.session.0)),
+        ("roundBefore", Value::int(peer.round_before)),
         ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
     ])
 }
@@ -264,9 +273,12 @@ pub fn envelope(envelope: &Envelope) -> Value {
                 ("prev", entry_id(m.prev)),
                 ("entries", entries(m.entries.iter())),
                 ("commit", Value::int(m.commit.0)),
+                ("session", Value::int(m.session.0)),
             ],
         ),
-        Message::AppendEntriesResponse(m) => ("AppendEntriesResponse", vec![("result", append_result(m.result))]),
+        Message::AppendEntriesResponse(m) => {
+            ("AppendEntriesResponse", vec![("result", append_result(m.result)), ("session", session(m.session))])
+        }
         Message::ConfirmLeaderRequest(m) => ("ConfirmLeaderRequest", vec![("round", Value::int(m.round))]),
         Message::ConfirmLeaderResponse(m) => {
             ("ConfirmLeaderResponse", vec![("leaderTerm", Value::int(m.leader_term.0)), ("round", Value::int(m.round))])
@@ -281,9 +293,14 @@ pub fn envelope(envelope: &Envelope) -> Value {
             ],
         ),
         Message::TimeoutNowRequest(_) => ("TimeoutNowRequest", vec![]),
-        Message::InstallSnapshotRequest(m) => {
-            ("InstallSnapshotRequest", vec![("last", entry_id(m.last)), ("membership", membership(&m.membership))])
-        }
+        Message::InstallSnapshotRequest(m) => (
+            "InstallSnapshotRequest",
+            vec![
+                ("last", entry_id(m.last)),
+                ("membership", membership(&m.membership)),
+                ("session", Value::int(m.session.0)),
+            ],
+        ),
         other => unreachable!("the spec has no message like {other:?}"),
     };
     let ends = [("type", Value::str(kind)), ("from", node(envelope.from)), ("to", node(envelope.to)), ("term", term)];

@@ -37,6 +37,8 @@ pub enum Input {
         /// How many writes had reached the disk.
         survive: usize,
     },
+    /// The server was removed, and starts again with an empty disk.
+    Wipe,
 }
 
 impl Input {
@@ -52,6 +54,7 @@ impl Input {
         match self {
             Self::Event(event) => event.transition().name(),
             Self::Crash { .. } => "Crash",
+            Self::Wipe => "Wipe",
         }
     }
 
@@ -60,8 +63,20 @@ impl Input {
     pub fn transition(&self) -> Option<Transition> {
         match self {
             Self::Event(event) => Some(event.transition()),
-            Self::Crash { .. } => None,
+            Self::Crash { .. } | Self::Wipe => None,
         }
+    }
+
+    /// Whether the server's life ends with this, and another one begins.
+    #[must_use]
+    pub fn ends_life(&self) -> bool {
+        matches!(self, Self::Crash { .. } | Self::Wipe)
+    }
+
+    /// Whether the disk loses what it held durably.
+    #[must_use]
+    pub fn loses_data(&self) -> bool {
+        matches!(self, Self::Wipe)
     }
 
     /// The same input to the server of the other name.
@@ -219,6 +234,10 @@ impl Server {
         let mut stepped = quietly(|| match input {
             Input::Crash { survive } => {
                 let server = Self::start(configuration, self.protocol.id(), self.disk_with(*survive));
+                Stepped { server, actions: Vec::new(), sent: Vec::new() }
+            }
+            Input::Wipe => {
+                let server = Self::new(configuration, self.protocol.id());
                 Stepped { server, actions: Vec::new(), sent: Vec::new() }
             }
             Input::Event(event) => self.step_protocol(event, log_ahead),

@@ -64,6 +64,8 @@ pub enum Code {
     Persisted(u8),
     /// `Crash`; so many writes survive.
     Crash(u8),
+    /// `Wipe`.
+    Wipe,
 }
 
 impl Code {
@@ -83,6 +85,7 @@ impl Code {
             Self::FollowerReadRequest(context) => 0xa_0000 | u32::from(context),
             Self::LeaseTimeout(round) => 0x9_0000 | u32::from(round),
             Self::StepDown => 0x1_0008,
+            Self::Wipe => 0x1_0009,
             Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
             Self::TransferTimeout => 0x1_0005,
             Self::ChangeMembership(target) => 0x7_0000 | u32::from(target),
@@ -304,6 +307,7 @@ impl Tables {
             Code::Receive(message) => Input::Event(Event::Receive((*self.message(message)).clone())),
             Code::Persisted(writes) => Input::Event(Event::Persisted { writes: usize::from(writes) }),
             Code::Crash(survive) => Input::Crash { survive: usize::from(survive) },
+            Code::Wipe => Input::Wipe,
         }
     }
 

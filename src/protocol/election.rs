@@ -12,7 +12,7 @@ use super::role::{Ballot, Leader, Role, Uncommitted};
 use crate::action::{Action, ActionSink};
 use crate::message::{Message, PreVoteRequest, PreVoteResponse, RequestVoteRequest, RequestVoteResponse};
 use crate::quorum::{VoteQuorum, VoteResult, vote_result};
-use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
+use crate::types::{Entries, Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 use alloc::vec::Vec;
 
 /// Why a server campaigns.
@@ -85,6 +85,7 @@ impl Protocol {
         self.role_changed |= !matches!(self.role, Role::PreCandidate(_));
         self.role = Role::PreCandidate(ballot);
         self.leader = None;
+        self.session = None;
         self.leader_is_recent = false;
         if let VoteResult::Won(_) = result {
             return self.become_candidate(Campaign::ElectionTimeout, actions);
@@ -104,6 +105,7 @@ impl Protocol {
         self.role = Role::Candidate(Ballot::default());
         self.role_changed = true;
         self.leader = None;
+        self.session = None;
         self.leader_is_recent = false;
         actions.push(Action::ResetElectionTimer);
         self.persist_hard_state(actions);
@@ -231,7 +233,7 @@ impl Protocol {
             reads: Reads::default(),
             transfer: None,
         };
-        leader.reconfigure(self.settings.id, self.membership(), last);
+        leader.reconfigure(self.settings.id, self.membership(), last, Index::ZERO);
         self.role = Role::Leader(leader);
         self.role_changed = true;
         self.leader = Some(self.settings.id);

@@ -245,7 +245,7 @@ impl Protocol {
         };
         assert!(self.commit_index >= leader.term_start, "ChangesAfterOwnCommit");
         self.configurations.push(id.index, Arc::clone(&membership));
-        leader.reconfigure(self.settings.id, &membership, last);
+        leader.reconfigure(self.settings.id, &membership, last, id.index);
         actions.push(Action::MembershipChanged { index: id.index, membership: Arc::clone(&membership) });
         self.append_as_leader(Entries::one(Entry { id, payload: Payload::Membership(membership) }), actions);
     }
@@ -383,15 +383,17 @@ impl Protocol {
 }
 
 impl Leader {
-    /// Another configuration is in force; its entry comes right after `last`. Who stays keeps what is known of it.
-    pub(super) fn reconfigure(&mut self, own: NodeId, membership: &Membership, last: Index) {
+    /// Another configuration is in force; its entry comes right after `last`. Who stays keeps what is known of it; with who
+    /// comes, or comes back, a new session begins.
+    pub(super) fn reconfigure(&mut self, own: NodeId, membership: &Membership, last: Index, session: Index) {
+        let round = self.reads.round;
         let mut known = core::mem::take(&mut self.peers).into_iter().peekable();
         let peers = membership.members().into_iter().filter(|&id| id != own).map(|id| {
             while known.peek().is_some_and(|(peer, _)| *peer < id) {
                 known.next();
             }
             let kept = known.next_if(|(peer, _)| *peer == id);
-            let mut progress = kept.map_or_else(|| Progress::new(last), |(_, progress)| progress);
+            let mut progress = kept.map_or_else(|| Progress::new(last, session, round), |(_, progress)| progress);
             progress.suffrage = Suffrage::of(membership, id);
             (id, progress)
         });

@@ -84,6 +84,9 @@ pub struct Protocol {
     /// The leader was heard within the minimum election timeout: candidates are ignored (§4.2.3).
     /// Always false without check-quorum. With leases it stays, whatever happens, until that time has passed.
     leader_is_recent: bool,
+    /// The session in which the leader that this server follows last addressed it, with an append or an offer; `None` before
+    /// the first, and without a leader.
+    session: Option<Index>,
     tail: Tail,
     /// The last entry that the newest snapshot covers, as decided; [`EntryId::ZERO`] before the first. Only grows.
     snapshot: EntryId,
@@ -160,6 +163,7 @@ impl Protocol {
             leader: None,
             // Before it stopped, this server may have promised a leader to ignore candidates.
             leader_is_recent: config.lease_ticks.is_some(),
+            session: None,
             tail: Tail::new(base, last),
             snapshot,
             fetch: None,
@@ -328,7 +332,7 @@ impl Protocol {
             Message::TimeoutNowRequest(request) => request.term <= Term::MAX,
             Message::InstallSnapshotRequest(request) => {
                 let last = request.last;
-                let fits = request.term <= Term::MAX && in_range(last);
+                let fits = request.term <= Term::MAX && in_range(last) && request.session <= Index::MAX;
                 if fits && (last.index == Index::ZERO || last.term == Term::ZERO || last.term > request.term) {
                     return Err(PeerMisbehaved::SnapshotOfNothing { last });
                 }
@@ -360,6 +364,7 @@ impl Protocol {
         self.role = Role::Follower(FollowerReads::default());
         self.role_changed = true;
         self.leader = leader;
+        self.session = None;
         self.leader_is_recent &= self.settings.lease;
     }
 

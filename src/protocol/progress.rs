@@ -24,6 +24,11 @@ pub struct Progress {
     pub active: bool,
     /// The last round of confirmation, for reads, in which the follower said that it follows; 0 before the first.
     pub confirmed_round: u64,
+    /// Which acquaintance this is: the index of the configuration that made the follower a member within this term; 0 if it
+    /// was one when the term began. What answers another one is an answer of a former life, and changes nothing.
+    pub session: Index,
+    /// The last round of confirmation that began before this acquaintance did: it was not asked of this follower.
+    pub(super) round_before: u64,
     pub(super) inflight: Inflight,
     /// Where its vote counts.
     pub(super) suffrage: Suffrage,
@@ -119,15 +124,17 @@ impl Inflight {
 }
 
 impl Progress {
-    /// A follower of a new leader whose last index is `last` (Figure 3.1: `nextIndex` starts right
-    /// after the leader's last entry, `matchIndex` at 0).
-    pub(super) fn new(last: Index) -> Self {
+    /// A follower of a leader whose last index is `last` (Figure 3.1: `nextIndex` starts right after the leader's last entry,
+    /// `matchIndex` at 0). Rounds of confirmation up to `round_before` began before that.
+    pub(super) fn new(last: Index, session: Index, round_before: u64) -> Self {
         Self {
             match_index: Index::ZERO,
             next_index: last.next(),
             state: ProgressState::Probe { sent: false },
             active: false,
             confirmed_round: 0,
+            session,
+            round_before,
             inflight: Inflight::default(),
             suffrage: Suffrage::default(),
         }

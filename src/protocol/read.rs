@@ -299,6 +299,10 @@ impl Protocol {
         let Role::Leader(leader) = &mut self.role else { return };
         let asked = leader.reads.round;
         let Some(progress) = leader.progress_mut(from) else { return };
+        // The question was put to a former life, before the server was removed and added again.
+        if response.round <= progress.round_before {
+            return;
+        }
         if response.round > asked {
             let reason = PeerMisbehaved::ConfirmedUnasked { round: response.round };
             return actions.push(Action::Misbehaved { peer: from, reason });
@@ -362,7 +366,12 @@ impl Protocol {
             reads.waiting.front().is_none_or(|read| read.round <= reads.round),
             "ReadsInOrder: a round is on its way"
         );
-        assert!(peers.iter().all(|(_, peer)| peer.confirmed_round <= reads.round), "ConfirmedWasAsked");
+        // Of a server that came, or came back, in this term no earlier round was asked.
+        let was_asked = |peer: &Progress| {
+            let round = peer.confirmed_round;
+            round == 0 || (round > peer.round_before && round <= reads.round)
+        };
+        assert!(peers.iter().all(|(_, peer)| was_asked(peer)), "ConfirmedWasAsked");
         let mut asked: Vec<NodeId> = reads.waiting.iter().filter_map(|read| read.reader).collect();
         asked.sort_unstable();
         assert!(asked.windows(3).all(|of| of[0] != of[2]), "TwoQuestionsPerFollower: {asked:?}");

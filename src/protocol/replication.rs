@@ -114,14 +114,16 @@ impl Protocol {
     ) {
         let term = self.hard_state.term;
         if request.term < term {
-            let response = AppendEntriesResponse { term, result: AppendResult::StaleTerm };
+            let response =
+                AppendEntriesResponse { term, result: AppendResult::StaleTerm, session: Some(request.session) };
             return self.send(from, Message::AppendEntriesResponse(response), actions);
         }
         match self.decide_append(log, from, &request) {
             Err(reason) => actions.push(Action::Misbehaved { peer: from, reason }),
             Ok(decision) => {
                 self.follow(from, actions);
-                let is_heartbeat = request.entries.is_empty();
+                let (session, is_heartbeat) = (Some(request.session), request.entries.is_empty());
+                self.session = session;
                 let result = match decision {
                     Decision::Reject(hint) => {
                         self.persist_hard_state(actions);
@@ -131,7 +133,7 @@ impl Protocol {
                         self.accept_entries(request, known, truncate_from, actions)
                     }
                 };
-                let response = AppendEntriesResponse { term, result };
+                let response = AppendEntriesResponse { term, result, session };
                 self.send(from, Message::AppendEntriesResponse(response), actions);
                 if is_heartbeat {
                     self.ask_read_index(actions);
@@ -230,8 +232,12 @@ impl Protocol {
         let Role::Leader(leader) = &mut self.role else { return };
         let is_target = leader.transfer == Some(from);
         let Some(progress) = leader.progress_mut(from) else { return };
-        progress.active = true;
+        // Nor does one of a former life, before the server was removed and added again.
+        if response.session.is_some_and(|session| session != progress.session) {
+            return;
+        }
         let matched_before = progress.match_index;
+        // What is dropped changes nothing: only what is believed shows that the follower is there.
         match response.result {
             AppendResult::Accepted { match_index } if match_index > last => {
                 let reason = PeerMisbehaved::AcknowledgedUnsent { index: match_index };
@@ -240,6 +246,8 @@ impl Protocol {
             AppendResult::Accepted { match_index } => progress.accepted(match_index),
             AppendResult::Rejected { prev_index, hint } => {
                 if !progress.refusal_is_current(prev_index) {
+                    // One that waits for a snapshot has no other answer to a heartbeat.
+                    progress.active |= progress.state == ProgressState::Snapshot;
                     return;
                 }
                 let bound = hint.index.min(prev_index.previous());
@@ -247,6 +255,7 @@ impl Protocol {
             }
             AppendResult::StaleTerm => return,
         }
+        progress.active = true;
         let catches_up = is_target && progress.match_index > matched_before;
         let may_commit = progress.match_index > self.commit_index;
         let may_send = progress.may_send(self.tail.durable());
@@ -403,7 +412,8 @@ impl Fresh<'_> {
         actions: &mut impl ActionSink,
     ) {
         progress.sent(prev.index.plus(entries.len()), bytes);
-        let request = AppendEntriesRequest { term: self.term, prev, entries, commit: self.commit };
+        let (term, commit, session) = (self.term, self.commit, progress.session);
+        let request = AppendEntriesRequest { term, prev, entries, commit, session };
         let message = Message::AppendEntriesRequest(request);
         actions.push(Action::Send(Envelope { from: self.from, to, message }));
     }
@@ -422,8 +432,9 @@ struct Sender<'a, L> {
 }
 
 impl<L: LogView> Sender<'_, L> {
-    fn envelope(&self, to: NodeId, prev: EntryId, entries: Entries) -> Envelope {
-        let request = AppendEntriesRequest { term: self.term, prev, entries, commit: self.commit };
+    fn envelope(&self, to: NodeId, progress: &Progress, prev: EntryId, entries: Entries) -> Envelope {
+        let (term, commit, session) = (self.term, self.commit, progress.session);
+        let request = AppendEntriesRequest { term, prev, entries, commit, session };
         Envelope { from: self.settings.id, to, message: Message::AppendEntriesRequest(request) }
     }
 
@@ -460,12 +471,12 @@ impl<L: LogView> Sender<'_, L> {
             Read::Entries(entries) => {
                 let last = entries.last_id().map_or(prev.index, |last| last.index);
                 progress.sent(last, entries.size_bytes());
-                actions.push(Action::Send(self.envelope(to, prev, entries)));
+                actions.push(Action::Send(self.envelope(to, progress, prev, entries)));
             }
             Read::Cold => {
                 // One message at a time until the follower is back in reach of the memory.
                 progress.become_waiting_probe();
-                let envelope = self.envelope(to, prev, Entries::EMPTY);
+                let envelope = self.envelope(to, progress, prev, Entries::EMPTY);
                 actions.push(Action::SendFromLog { envelope, end, bytes_max });
             }
             Read::Compacted => self.fall_back_to_snapshot(to, progress, actions),
@@ -474,13 +485,13 @@ impl<L: LogView> Sender<'_, L> {
 
     fn fall_back_to_snapshot(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         progress.become_snapshot();
-        self.offer_snapshot(to, actions);
+        self.offer_snapshot(to, progress.session, actions);
     }
 
     /// The data is fetched by the follower, and not with this message.
-    fn offer_snapshot(&self, to: NodeId, actions: &mut impl ActionSink) {
+    fn offer_snapshot(&self, to: NodeId, session: Index, actions: &mut impl ActionSink) {
         let membership = Arc::clone(self.membership);
-        let request = InstallSnapshotRequest { term: self.term, last: self.snapshot, membership };
+        let request = InstallSnapshotRequest { term: self.term, last: self.snapshot, membership, session };
         let message = Message::InstallSnapshotRequest(request);
         actions.push(Action::Send(Envelope { from: self.settings.id, to, message }));
     }
@@ -491,7 +502,8 @@ impl<L: LogView> Sender<'_, L> {
     fn send_heartbeat(&self, to: NodeId, progress: &mut Progress, actions: &mut impl ActionSink) {
         let index = progress.next_index.previous();
         let sent_last = self.tail.term_at(self.log, index).map(|term| EntryId { index, term });
-        actions.push(Action::Send(self.envelope(to, sent_last.unwrap_or(self.tail.base()), Entries::EMPTY)));
+        let prev = sent_last.unwrap_or(self.tail.base());
+        actions.push(Action::Send(self.envelope(to, progress, prev, Entries::EMPTY)));
         // No answer to a heartbeat would ever show where the logs agree: that is before the leader's first entry.
         if sent_last.is_none() {
             self.fall_back_to_snapshot(to, progress, actions);
@@ -503,7 +515,7 @@ impl<L: LogView> Sender<'_, L> {
 pub(super) fn check_entries(request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
     let prev = request.prev;
     let end_in_range = prev.index <= Index::MAX && prev.index.plus(request.entries.len()) <= Index::MAX;
-    if !(end_in_range && request.commit <= Index::MAX && request.term <= Term::MAX) {
+    if !(end_in_range && request.commit.max(request.session) <= Index::MAX && request.term <= Term::MAX) {
         return Err(PeerMisbehaved::NumberOutOfRange);
     }
     let mut last = prev;
@@ -526,5 +538,5 @@ pub(super) fn is_in_range(response: &AppendEntriesResponse) -> bool {
         }
         AppendResult::StaleTerm => true,
     };
-    result && response.term <= Term::MAX
+    result && response.term <= Term::MAX && response.session.is_none_or(|session| session <= Index::MAX)
 }

@@ -68,8 +68,9 @@ impl Protocol {
         actions: &mut impl ActionSink,
     ) {
         let (term, last) = (self.hard_state.term, request.last);
+        let session = request.session;
         if request.term < term {
-            return self.send_append_result(from, AppendResult::StaleTerm, actions);
+            return self.send_append_result(from, AppendResult::StaleTerm, session, actions);
         }
         let own_term = self.term_at(log, last.index);
         if let Some(leader) = self.leader.filter(|leader| *leader != from) {
@@ -82,12 +83,13 @@ impl Protocol {
             return actions.push(Action::Misbehaved { peer: from, reason });
         }
         self.follow(from, actions);
+        self.session = Some(session);
         self.persist_hard_state(actions);
         // What is covered is committed. An entry of the same id in this log says that all before it agree, too (§3.5): then
         // a snapshot, which may be late, must not take away what follows.
         if last.index <= self.commit_index || own_term == Some(last.term) {
             self.advance_commit_to(last.index, actions);
-            self.send_append_result(from, AppendResult::Accepted { match_index: last.index }, actions);
+            self.send_append_result(from, AppendResult::Accepted { match_index: last.index }, session, actions);
         } else if self.fetch.as_ref().is_none_or(|fetch| fetch.from != from) {
             // A fetch goes on though its leader has a newer snapshot by now: else one that takes longer than the time
             // between two snapshots would never end.
@@ -116,8 +118,9 @@ impl Protocol {
         self.report_membership(actions);
         self.withdraw_without_vote(actions);
         self.persist_compaction(Compaction { snapshot: last, base: last, membership }, actions);
-        if let Some(leader) = self.leader {
-            self.send_append_result(leader, AppendResult::Accepted { match_index: last.index }, actions);
+        // A leader that has not said yet which session it is in hears of it with the answer to its next append.
+        if let (Some(leader), Some(session)) = (self.leader, self.session) {
+            self.send_append_result(leader, AppendResult::Accepted { match_index: last.index }, session, actions);
         }
     }
 
@@ -131,8 +134,8 @@ impl Protocol {
         self.fetch.take_if(|fetch| fetch.last == last);
     }
 
-    fn send_append_result(&mut self, to: NodeId, result: AppendResult, actions: &mut impl ActionSink) {
-        let response = AppendEntriesResponse { term: self.hard_state.term, result };
+    fn send_append_result(&mut self, to: NodeId, result: AppendResult, session: Index, actions: &mut impl ActionSink) {
+        let response = AppendEntriesResponse { term: self.hard_state.term, result, session: Some(session) };
         self.send(to, Message::AppendEntriesResponse(response), actions);
     }
 }
@@ -150,7 +153,8 @@ mod tests {
         let mut protocol = Protocol::new(&RaftConfig::new(2, [1, 2, 3]), &log).expect("a valid configuration");
         let last = EntryId::new(5, 1);
         let mut offer = |membership| {
-            let request = InstallSnapshotRequest { term: Term(1), last, membership: Arc::new(membership) };
+            let (membership, session) = (Arc::new(membership), Index::ZERO);
+            let request = InstallSnapshotRequest { term: Term(1), last, membership, session };
             let message = Message::InstallSnapshotRequest(request);
             let envelope = Envelope { from: NodeId(1), to: NodeId(2), message };
             let mut actions = Vec::new();

@@ -27,6 +27,10 @@ pub struct ProtocolState {
     pub leader: Option<NodeId>,
     /// Whether candidates are ignored because the leader was heard just now (§4.2.3).
     pub leader_is_recent: bool,
+    /// The session in which the leader that this server follows last addressed it, with an append or an offer; `None` before
+    /// the first, and without a leader.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub session: Option<Index>,
     /// Who granted in this campaign, ascending; empty unless campaigning.
     pub votes_granted: Vec<NodeId>,
     /// Who refused in this campaign, ascending; empty unless campaigning.
@@ -86,6 +90,12 @@ pub struct PeerState {
     pub active: bool,
     /// The last round of confirmation in which the peer said that it follows; 0 before the first.
     pub confirmed_round: u64,
+    /// Which acquaintance with the peer this is; see [`Progress::session`].
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub session: Index,
+    /// The last round of confirmation that began before this acquaintance did.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub round_before: u64,
     /// The last index of each append in flight, oldest first.
     pub inflight: Vec<Index>,
 }
@@ -133,6 +143,7 @@ impl Protocol {
             role: self.role(),
             leader: self.leader,
             leader_is_recent: self.leader_is_recent,
+            session: self.session,
             votes_granted: ascending(granted),
             votes_refused: ascending(refused),
             snapshot: self.snapshot,
@@ -209,6 +220,8 @@ impl Progress {
             state: self.state,
             active: self.active,
             confirmed_round: self.confirmed_round,
+            session: self.session,
+            round_before: self.round_before,
             inflight: self.inflight.last_indexes().collect(),
         }
     }

@@ -551,6 +551,9 @@ impl Node {
             match_indexes: protocol.map_or_else(Vec::new, |protocol| {
                 protocol.progress().map(|(peer, progress)| (peer, progress.match_index)).collect()
             }),
+            sessions: protocol.map_or_else(Vec::new, |protocol| {
+                protocol.progress().map(|(peer, progress)| (peer, progress.session, progress.active)).collect()
+            }),
             memberships: protocol.map_or_else(Vec::new, |protocol| {
                 protocol.memberships().map(|(index, membership)| (index, membership.clone())).collect()
             }),

@@ -48,6 +48,8 @@ pub struct View<'a> {
     pub disk: &'a MemoryLog,
     /// The match index of each peer, when it leads.
     pub match_indexes: Vec<(NodeId, Index)>,
+    /// The session of each peer, when it leads, and whether that answered since the last quorum check.
+    pub sessions: Vec<(NodeId, Index, bool)>,
     /// The configurations that it goes by; see [`Protocol::memberships`](crate::Protocol::memberships). None while it is
     /// down.
     pub memberships: Vec<(Index, Arc<Membership>)>,
@@ -93,6 +95,9 @@ pub(super) struct Committed {
 struct Heard {
     /// Who answered this leader since its last quorum check.
     answers: BTreeSet<NodeId>,
+    /// The answer that this leader is about to handle is one of a former life: the server that sent it, and what the leader
+    /// knew of that before. `None` for any other message.
+    former_life: Option<FormerLife>,
     /// Who granted a pre-vote since this server last asked, and for a campaign in which term.
     pre_votes: BTreeSet<(NodeId, Term)>,
 }
@@ -173,6 +178,13 @@ impl Checker {
         self.applied.remove(&id);
     }
 
+    /// A server that was removed begins anew with an empty disk: what it promised in its former life binds it no more.
+    pub fn wiped(&mut self, id: NodeId) {
+        self.crashed(id);
+        self.durable_terms.remove(&id);
+        self.votes.retain(|(voter, _), _| *voter != id);
+    }
+
     /// A disk broke its promise: the laws that rest on it are not checked any more.
     pub fn lost_data(&mut self) {
         self.lost_data = true;
@@ -239,6 +251,7 @@ impl Checker {
         self.transfers.received(receiver, envelope, self.check_quorum);
         self.replication.received(receiver.id, envelope);
         let heard = self.heard.entry(receiver.id).or_default();
+        heard.former_life = of_former_life(receiver, envelope);
         match &envelope.message {
             Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
                 heard.answers.insert(envelope.from);
@@ -308,6 +321,7 @@ impl Checker {
     pub fn stepped(&mut self, id: NodeId, transition: Transition, actions: &[Action], views: &[View<'_>]) -> Checked {
         self.check_pre_vote(id, transition, actions, views)?;
         self.check_heard(id, transition, views)?;
+        self.check_former_life(id, views)?;
         if let Some(view) = views.iter().find(|view| view.id == id) {
             self.reads.stepped(view, actions, self.clocks_broken)?;
             let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));
@@ -385,6 +399,15 @@ impl Checker {
             })?;
         }
         Ok(())
+    }
+
+    fn check_former_life(&mut self, id: NodeId, views: &[View<'_>]) -> Checked {
+        let late = self.heard.get_mut(&id).and_then(|heard| heard.former_life.take());
+        let (Some(before), Some(view)) = (late, views.iter().find(|view| view.id == id)) else { return Ok(()) };
+        let after = known_of(view, before.from);
+        check(after == before.known, Law::AnswersOfThisLife, || {
+            format!("node {id} believes a former life of node {}: {:?}, then {after:?}", before.from, before.known)
+        })
     }
 
     /// What is durable obeys the laws on its own: it is what a crash would leave.
@@ -551,6 +574,32 @@ impl Checker {
             format!("{id} is committed and durable on {copies:?}, no quorum of ({})", committed.by)
         })
     }
+}
+
+/// What a leader knows of a peer: its match index, and whether it answered.
+type Known = (Option<Index>, Option<bool>);
+
+/// An answer of a former life of its sender, which is to change nothing.
+#[derive(Clone, Debug)]
+struct FormerLife {
+    from: NodeId,
+    known: Known,
+}
+
+fn known_of(leader: &View<'_>, peer: NodeId) -> Known {
+    let of_peer = |(id, index): &(NodeId, Index)| (*id == peer).then_some(*index);
+    let answered = |(id, _, active): &(NodeId, Index, bool)| (*id == peer).then_some(*active);
+    (leader.match_indexes.iter().find_map(of_peer), leader.sessions.iter().find_map(answered))
+}
+
+/// Whether an answer to this leader belongs to another session than its sender's present one.
+fn of_former_life(receiver: &View<'_>, envelope: &Envelope) -> Option<FormerLife> {
+    let Message::AppendEntriesResponse(response) = &envelope.message else { return None };
+    let from = envelope.from;
+    let present = receiver.sessions.iter().find(|(peer, ..)| *peer == from).map(|(_, session, _)| *session);
+    let is_late = response.session.is_some_and(|session| present.is_some_and(|present| present != session));
+    let known = known_of(receiver, from);
+    (is_late && response.term == receiver.hard_state.term).then_some(FormerLife { from, known })
 }
 
 /// The entry at `index`, if the log holds it.

@@ -50,6 +50,7 @@ pub(in crate::testkit) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit:
         log,
         disk: log,
         match_indexes: peers.map(|peer| (peer, Index::ZERO)).collect(),
+        sessions: Vec::new(),
         memberships,
         initial: three(),
     }
@@ -267,7 +268,7 @@ fn messages_that_leave_before_their_write() {
     assert_eq!(send(asks), Some(Law::PersistFirst), "the own vote is not durable");
     let accepted = |match_index| {
         let result = AppendResult::Accepted { match_index: Index(match_index) };
-        Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
+        Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session: Some(Index::ZERO) })
     };
     assert_eq!(send(accepted(1)), None);
     assert_eq!(send(accepted(2)), Some(Law::PersistFirst), "the entry is not durable");
@@ -344,7 +345,8 @@ fn a_leader_that_nobody_answered_stays() {
         |checker: &mut Checker| law(checker.stepped(NodeId(1), Transition::QuorumCheckTimeout, &[], &views));
     assert_eq!(quorum_check(&mut checker.clone()), Some(Law::CheckedLeaderHasAnswers));
     let result = AppendResult::Accepted { match_index: Index(1) };
-    let message = Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result });
+    let message =
+        Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result, session: Some(Index::ZERO) });
     checker.received(&views[0], &Envelope { from: NodeId(2), to: NodeId(1), message });
     assert_eq!(quorum_check(&mut checker), None);
     assert_eq!(quorum_check(&mut checker), Some(Law::CheckedLeaderHasAnswers), "an answer counts for one check");

@@ -23,6 +23,8 @@ pub enum Law {
     VotesGrantedOnce,
     /// `match_index = k` for a server of the leader's term: its durable log agrees with the leader's through `k` (§3.5).
     MatchIndexSound,
+    /// What a server answered before it was removed and added again changes nothing at its leader (§4.1).
+    AnswersOfThisLife,
     /// A committed entry is durable on a quorum (§3.5, §3.8).
     CommittedIsDurable,
     /// No message leaves before what it promises is durable (Figure 3.1: "before responding to RPCs").
@@ -95,6 +97,7 @@ impl Law {
         Self::LeaderHasQuorum,
         Self::VotesGrantedOnce,
         Self::MatchIndexSound,
+        Self::AnswersOfThisLife,
         Self::CommittedIsDurable,
         Self::PersistFirst,
         Self::TermMonotonic,

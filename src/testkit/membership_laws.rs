@@ -89,16 +89,16 @@ impl Checker {
         { last }.next().unwrap_or_else(|| Arc::clone(&self.initial))
     }
 
-    /// To whom a leader gave a vote, that server has on its disk what there was before: the configuration that it replaces, and
+    /// To whom a leader gave a vote with the configuration in force, that server has on its disk what there was before: the configuration that it replaces, and
     /// the leader's first entry of the term. Of what the leader has forgotten since nothing is said.
     pub(super) fn check_promoted(&self, leader: &View<'_>, views: &[View<'_>]) -> Checked {
         let (id, term) = (leader.id, leader.hard_state.term);
         let of_log = configurations(leader.log, leader.initial);
         let first = leader.log.iter().find(|entry| entry.id.term == term).filter(|_| leader.log.base().term < term);
-        for (position, pair) in of_log.windows(2).enumerate() {
-            let [(at, before), (index, after)] = pair else { continue };
+        if let Some((position, pair)) = of_log.windows(2).enumerate().last() {
+            let [(at, before), (index, after)] = pair else { return Ok(()) };
             if self.has_lost_data() || before.is_empty() || leader.log.term(*index) != Some(term) {
-                continue;
+                return Ok(());
             }
             let replaced = if position == 0 { Index::ZERO } else { *at };
             let floor = replaced.max(first.map_or(Index::ZERO, |first| first.id.index));

@@ -34,6 +34,24 @@ impl Cluster {
         Ok(())
     }
 
+    /// A server that is down, and was no member from the beginning, starts again with an empty disk, as one that joins. What
+    /// it said before may still be on its way.
+    ///
+    /// # Errors
+    /// It runs, or belonged to the cluster from the beginning.
+    pub fn wipe(&mut self, id: NodeId) -> Moved {
+        let node = self.node_mut(id)?;
+        if node.protocol.is_some() || !node.config.membership.is_empty() {
+            return impossible(format!("node {id} is running, or did not join"));
+        }
+        self.checker.wiped(id);
+        self.begin(id, Membership::default()).map_err(MoveError::from)?;
+        #[cfg(feature = "trace")]
+        self.record_start(id);
+        self.tell(format!("{id} starts with an empty disk"));
+        Ok(())
+    }
+
     /// A server starts with an empty disk.
     pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
         let mut config =

@@ -6,7 +6,7 @@
 use crate::action::{Compaction, RoleKind, Write};
 use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
-use crate::types::{Entry, HardState, Payload};
+use crate::types::{Entry, HardState, Index, Payload};
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
@@ -40,21 +40,33 @@ pub fn message_content(message: &Message) -> String {
         Message::RequestVoteRequest(m) if m.leadership_transfer => format!("last={} leadership_transfer", m.last),
         Message::RequestVoteRequest(m) => format!("last={}", m.last),
         Message::RequestVoteResponse(m) => granted(m.granted).to_string(),
-        Message::AppendEntriesRequest(m) if m.entries.is_empty() => format!("prev={} commit={}", m.prev, m.commit),
-        Message::AppendEntriesRequest(m) => format!("prev={} {} commit={}", m.prev, entries(&m.entries), m.commit),
-        Message::AppendEntriesResponse(m) => match m.result {
-            AppendResult::Accepted { match_index } => format!("accepted match={match_index}"),
-            AppendResult::Rejected { prev_index, hint } => format!("rejected prev={prev_index} hint={hint}"),
-            AppendResult::StaleTerm => "stale".to_string(),
-        },
+        Message::AppendEntriesRequest(m) => {
+            let run = if m.entries.is_empty() { String::new() } else { format!(" {}", entries(&m.entries)) };
+            format!("prev={}{run} commit={}{}", m.prev, m.commit, session(m.session))
+        }
+        Message::AppendEntriesResponse(m) => {
+            let result = match m.result {
+                AppendResult::Accepted { match_index } => format!("accepted match={match_index}"),
+                AppendResult::Rejected { prev_index, hint } => format!("rejected prev={prev_index} hint={hint}"),
+                AppendResult::StaleTerm => "stale".to_string(),
+            };
+            format!("{result}{}", m.session.map_or(" session=none".to_string(), session))
+        }
         Message::ConfirmLeaderRequest(m) => format!("round={}", m.round),
-        Message::InstallSnapshotRequest(m) => format!("last={} ({})", m.last, membership(&m.membership)),
+        Message::InstallSnapshotRequest(m) => {
+            format!("last={} ({}){}", m.last, membership(&m.membership), session(m.session))
+        }
         Message::ConfirmLeaderResponse(m) => format!("leader_term={} round={}", m.leader_term, m.round),
         Message::ReadIndexRequest(m) => format!("context={}", m.context),
         Message::ReadIndexResponse(m) => format!("context={} index={} commit={}", m.context, m.index, m.commit),
         Message::TimeoutNowRequest(_) => return format!("term={}", message.term()),
     };
     format!("term={} {content}", message.term())
+}
+
+/// Nothing for a server that was a member when the term began.
+fn session(session: Index) -> String {
+    if session == Index::ZERO { String::new() } else { format!(" session={session}") }
 }
 
 /// A message with its way: `1 → 2 RequestVoteRequest term=1 last=0@0`.

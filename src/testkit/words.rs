@@ -219,7 +219,8 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
             let entries = words.options.get("entries").map_or("", |entries| *entries);
             let entries = entries.split(',').filter(|word| !word.is_empty()).map(entry).collect::<Result<_, _>>()?;
             let commit = Index(words.option("commit")?.unwrap_or(0));
-            Message::AppendEntriesRequest(AppendEntriesRequest { term, prev: words.id("prev")?, entries, commit })
+            let (prev, session) = (words.id("prev")?, Index(words.option("session")?.unwrap_or(0)));
+            Message::AppendEntriesRequest(AppendEntriesRequest { term, prev, entries, commit, session })
         }
         Some("append_entries_response") => {
             let result = match words.words.get(3).copied() {
@@ -229,7 +230,11 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
                 }
                 _ => AppendResult::StaleTerm,
             };
-            Message::AppendEntriesResponse(AppendEntriesResponse { term, result })
+            let session = match words.options.get("session").copied() {
+                Some("none") => None,
+                _ => Some(Index(words.option("session")?.unwrap_or(0))),
+            };
+            Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session })
         }
         Some("confirm_leader_request") => {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: words.required("round")? })
@@ -252,6 +257,7 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
         Some("install_snapshot_request") => Message::InstallSnapshotRequest(InstallSnapshotRequest {
             term,
             last: words.id("last")?,
+            session: Index(words.option("session")?.unwrap_or(0)),
             membership: Arc::new(if words.options.contains_key("voters") {
                 words.membership()?
             } else {

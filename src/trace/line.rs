@@ -71,6 +71,12 @@ fn is_zero_id(id: &EntryId) -> bool {
     *id == EntryId::ZERO
 }
 
+/// Whether a session is that of a server that was a member when the term began; an answer without one counts as such.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+pub(super) fn is_first(session: &Index) -> bool {
+    *session == Index::ZERO
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 pub(super) fn is_false(value: &bool) -> bool {
     !*value
@@ -268,6 +274,9 @@ pub struct ServerState {
     pub leader: Option<NodeId>,
     /// Whether candidates are ignored because the leader was heard just now.
     pub leader_is_recent: bool,
+    /// The session in which the leader that it follows last addressed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Index>,
     /// Who granted in this campaign, ascending.
     pub votes_granted: Vec<NodeId>,
     /// Who refused in this campaign, ascending.
@@ -396,6 +405,12 @@ pub struct ProgressRecord {
     /// The last round of confirmation in which it said that it follows.
     #[serde(default, skip_serializing_if = "is_zero_round")]
     pub confirmed_round: u64,
+    /// Which acquaintance with it this is.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub session: Index,
+    /// The last round of confirmation that began before this acquaintance did.
+    #[serde(default, skip_serializing_if = "is_zero_round")]
+    pub round_before: u64,
     /// The last index of each append on its way, oldest first.
     pub inflight: Vec<Index>,
 }
@@ -423,6 +438,8 @@ impl From<&PeerState> for ProgressRecord {
                 ProgressState::Snapshot => ProgressName::Snapshot,
             },
             active: peer.active,
+            session: peer.session,
+            round_before: peer.round_before,
             confirmed_round: peer.confirmed_round,
             inflight: peer.inflight.clone(),
         }

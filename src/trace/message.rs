@@ -1,6 +1,6 @@
 //! Messages, as a trace writes them: each with its way, in the spec's words.
 
-use super::line::{EntryRun, MembershipRecord, is_false, runs};
+use super::line::{EntryRun, MembershipRecord, is_false, is_first, runs};
 use crate::message::{AppendResult, Envelope, Message};
 use crate::transition::Transition;
 use crate::types::{EntryId, Index, NodeId, Term};
@@ -28,9 +28,25 @@ pub enum MessageRecord {
     /// See [`RequestVoteResponse`](crate::message::RequestVoteResponse).
     RequestVoteResponse { from: NodeId, to: NodeId, term: Term, granted: bool },
     /// See [`AppendEntriesRequest`](crate::message::AppendEntriesRequest).
-    AppendEntriesRequest { from: NodeId, to: NodeId, term: Term, prev: EntryId, entries: Vec<EntryRun>, commit: Index },
+    AppendEntriesRequest {
+        from: NodeId,
+        to: NodeId,
+        term: Term,
+        prev: EntryId,
+        entries: Vec<EntryRun>,
+        commit: Index,
+        #[serde(default, skip_serializing_if = "is_first")]
+        session: Index,
+    },
     /// See [`AppendEntriesResponse`](crate::message::AppendEntriesResponse).
-    AppendEntriesResponse { from: NodeId, to: NodeId, term: Term, result: ResultRecord },
+    AppendEntriesResponse {
+        from: NodeId,
+        to: NodeId,
+        term: Term,
+        result: ResultRecord,
+        #[serde(default, skip_serializing_if = "is_first")]
+        session: Index,
+    },
     /// See [`ConfirmLeaderRequest`](crate::message::ConfirmLeaderRequest).
     ConfirmLeaderRequest { from: NodeId, to: NodeId, term: Term, round: u64 },
     /// See [`ConfirmLeaderResponse`](crate::message::ConfirmLeaderResponse).
@@ -42,7 +58,15 @@ pub enum MessageRecord {
     /// See [`TimeoutNowRequest`](crate::message::TimeoutNowRequest).
     TimeoutNowRequest { from: NodeId, to: NodeId, term: Term },
     /// See [`InstallSnapshotRequest`](crate::message::InstallSnapshotRequest).
-    InstallSnapshotRequest { from: NodeId, to: NodeId, term: Term, last: EntryId, membership: MembershipRecord },
+    InstallSnapshotRequest {
+        from: NodeId,
+        to: NodeId,
+        term: Term,
+        last: EntryId,
+        membership: MembershipRecord,
+        #[serde(default, skip_serializing_if = "is_first")]
+        session: Index,
+    },
 }
 
 /// What became of an append.
@@ -115,7 +139,8 @@ impl From<&Envelope> for MessageRecord {
             Message::RequestVoteResponse(m) => Self::RequestVoteResponse { from, to, term, granted: m.granted },
             Message::AppendEntriesRequest(m) => {
                 let entries = runs(m.entries.iter());
-                Self::AppendEntriesRequest { from, to, term, prev: m.prev, entries, commit: m.commit }
+                let (prev, commit, session) = (m.prev, m.commit, m.session);
+                Self::AppendEntriesRequest { from, to, term, prev, entries, commit, session }
             }
             Message::AppendEntriesResponse(m) => {
                 let result = match m.result {
@@ -123,11 +148,11 @@ impl From<&Envelope> for MessageRecord {
                     AppendResult::Rejected { prev_index, hint } => ResultRecord::Rejected { prev_index, hint },
                     AppendResult::StaleTerm => ResultRecord::StaleTerm {},
                 };
-                Self::AppendEntriesResponse { from, to, term, result }
+                Self::AppendEntriesResponse { from, to, term, result, session: m.session.unwrap_or_default() }
             }
             Message::InstallSnapshotRequest(m) => {
                 let membership = MembershipRecord::from(&*m.membership);
-                Self::InstallSnapshotRequest { from, to, term, last: m.last, membership }
+                Self::InstallSnapshotRequest { from, to, term, last: m.last, membership, session: m.session }
             }
             Message::ConfirmLeaderRequest(m) => Self::ConfirmLeaderRequest { from, to, term, round: m.round },
             Message::ConfirmLeaderResponse(m) => {

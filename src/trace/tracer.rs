@@ -199,6 +199,7 @@ impl Tracer {
             role: state.role,
             leader: state.leader,
             leader_is_recent: state.leader_is_recent,
+            session: state.session,
             votes_granted: state.votes_granted,
             votes_refused: state.votes_refused,
             snapshot: state.snapshot,

@@ -68,35 +68,43 @@ struct RequestVoteResponseBody {
 }
 
 #[derive(Serialize)]
-#[pack_io(version = 1)]
+#[pack_io(version = 2)]
 struct AppendEntriesRequestBody<'a> {
     term: u64,
     prev_index: u64,
     prev_term: u64,
     commit: u64,
     entries: EntryBlock<'a>,
+    #[pack_io(since = 2)]
+    session: u64,
 }
 
 /// The same body as it is read: the block still in bytes.
 #[derive(DeserializeView)]
-#[pack_io(version = 1)]
+#[pack_io(version = 2)]
 struct AppendEntriesRequestView<'a> {
     term: u64,
     prev_index: u64,
     prev_term: u64,
     commit: u64,
     entries: &'a [u8],
+    /// Leaders before 0.7 have none, and take any answer for one to what they sent.
+    #[pack_io(since = 2)]
+    session: u64,
 }
 
 /// A flat union: `index` is `match_index` or `prev_index`, the hint is zero unless rejected.
 #[derive(Serialize, DeserializeView)]
-#[pack_io(version = 1)]
+#[pack_io(version = 2)]
 struct AppendEntriesResponseBody {
     term: u64,
     result: u8,
     index: u64,
     hint_index: u64,
     hint_term: u64,
+    /// One more than the session; 0 from servers before 0.7, which echo none.
+    #[pack_io(since = 2)]
+    session_next: u64,
 }
 
 #[derive(Serialize, DeserializeView)]
@@ -137,7 +145,7 @@ struct TimeoutNowRequestBody {
 }
 
 #[derive(Serialize, DeserializeView)]
-#[pack_io(version = 2)]
+#[pack_io(version = 3)]
 struct InstallSnapshotRequestBody<'a> {
     term: u64,
     last_index: u64,
@@ -146,6 +154,9 @@ struct InstallSnapshotRequestBody<'a> {
     /// snapshot without knowing who decides from there on.
     #[pack_io(since = 2)]
     membership: &'a [u8],
+    /// As in an append.
+    #[pack_io(since = 3)]
+    session: u64,
 }
 
 /// Entries as they are written, with the size of their block computed once.
@@ -261,8 +272,8 @@ pub(super) fn encode(message: &Message, limits: &Limits, encoder: &mut Encoder) 
         Message::InstallSnapshotRequest(m) => {
             check_membership(&m.membership)?;
             let (term, membership) = (m.term.0, &*m.membership.encode());
-            let (last_index, last_term) = (m.last.index.0, m.last.term.0);
-            write(encoder, &InstallSnapshotRequestBody { term, last_index, last_term, membership })
+            let (last_index, last_term, session) = (m.last.index.0, m.last.term.0, m.session.0);
+            write(encoder, &InstallSnapshotRequestBody { term, last_index, last_term, membership, session })
         }
         Message::ConfirmLeaderRequest(m) => {
             write(encoder, &ConfirmLeaderRequestBody { term: m.term.0, round: m.round })
@@ -300,6 +311,7 @@ fn encode_append(m: &AppendEntriesRequest, limits: &Limits, encoder: &mut Encode
             prev_term: m.prev.term.0,
             commit: m.commit.0,
             entries,
+            session: m.session.0,
         },
     )
 }
@@ -316,6 +328,7 @@ fn append_response_body(m: &AppendEntriesResponse) -> AppendEntriesResponseBody 
         index: index.0,
         hint_index: hint.index.0,
         hint_term: hint.term.0,
+        session_next: m.session.map_or(0, |session| session.0.saturating_add(1)),
     }
 }
 
@@ -339,6 +352,7 @@ pub(super) fn decode(
                 term: Term(b.term),
                 last: EntryId::new(b.last_index, b.last_term),
                 membership: decode_membership(kind, b.membership)?,
+                session: Index(b.session),
             }))
         }
         kind::PRE_VOTE_RESPONSE => view(kind, body).map(|b: PreVoteResponseBody| {
@@ -369,7 +383,8 @@ pub(super) fn decode(
                 RESULT_STALE_TERM => AppendResult::StaleTerm,
                 _ => return Err(FrameError::Body { kind, what: "unknown result" }),
             };
-            Ok(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(b.term), result }))
+            let session = b.session_next.checked_sub(1).map(Index);
+            Ok(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(b.term), result, session }))
         }
         kind::CONFIRM_LEADER_REQUEST => view(kind, body).map(|b: ConfirmLeaderRequestBody| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(b.term), round: b.round })
@@ -405,6 +420,7 @@ fn decode_append(body: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) -
         prev: EntryId::new(b.prev_index, b.prev_term),
         entries: decode_entries(b.entries, Index(b.prev_index), limits, share)?,
         commit: Index(b.commit),
+        session: Index(b.session),
     }))
 }
 

@@ -25,6 +25,10 @@ const WITHOUT_FIRST: Targets = ("WithoutFirst", &[Target::of_voters(&[2, 3])]);
 const WITHOUT_THIRD: Targets = ("WithoutThird", &[Target::of_voters(&[1, 2])]);
 const JOINING: Targets =
     ("Joining", &[Target { voters: &[1], learners: &[2], promoting: &[] }, Target::of_voters(&[1, 2])]);
+const READMISSION: Targets = (
+    "Readmission",
+    &[Target { voters: &[1], learners: &[2], promoting: &[] }, Target::of_voters(&[1]), Target::of_voters(&[1, 2])],
+);
 const PROMOTION: Targets = ("Promotion", &[Target { voters: &[1, 2], learners: &[3], promoting: &[3] }]);
 /// Of four voters one goes: each leader may want another one to.
 const ONE_OF_FOUR: Targets = ("OneOfFour", &[Target::of_voters(&[1, 2, 3]), Target::of_voters(&[2, 3, 4])]);
@@ -140,6 +144,23 @@ pub(super) const CRASHES: Configuration = Configuration {
     golden: Some(412_865),
     ..JOINT
 };
+pub(super) const WIPED: Configuration = Configuration {
+    name: "membership-wiped",
+    purpose: "a learner that is removed, wiped, added again and gets a vote, within one term; what it said before comes late",
+    servers: 2,
+    term_max: 1,
+    log_max: 5,
+    voters: &[1],
+    targets: READMISSION,
+    changes_max: 4,
+    wipes_max: 1,
+    heartbeats: true,
+    campaigners: 1,
+    network: TWO_MESSAGES,
+    goals: &[Goal::Leader, Goal::Commit],
+    golden: Some(95_938),
+    ..CHANGES
+};
 
 /// For `check` in the night.
 pub(super) const CHECK_QUORUM: Configuration = Configuration {
@@ -212,6 +233,13 @@ pub(super) const CONFORM_SNAPSHOTS: Configuration = Configuration {
     drop_dead: false,
     golden: Some(4_655),
     ..SNAPSHOTS
+};
+pub(super) const CONFORM_WIPED: Configuration = Configuration {
+    name: "conform-membership-wiped",
+    network: Network::Lossy { messages_max: 1, duplication: false },
+    drop_dead: false,
+    golden: Some(2_609),
+    ..WIPED
 };
 pub(super) const CONFORM_LEARNERS: Configuration = Configuration {
     name: "conform-membership-learners",

@@ -25,6 +25,7 @@ const CORE: Configuration = Configuration {
     transfers_max: 0,
     snapshots_max: 0,
     changes_max: 0,
+    wipes_max: 0,
     trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
@@ -83,7 +84,7 @@ pub const ALL: &[Configuration] = &[
         pending_max: 2,
         crashes_max: 1,
         goals: WITH_LOST_WRITE,
-        golden: Some(4_057_755),
+        golden: Some(4_047_781),
         ..CORE
     },
     Configuration {
@@ -94,7 +95,7 @@ pub const ALL: &[Configuration] = &[
         crashes_max: 2,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::LostWrite],
-        golden: Some(907_660),
+        golden: Some(906_095),
         ..CORE
     },
     Configuration {
@@ -135,10 +136,10 @@ pub const ALL: &[Configuration] = &[
         heartbeats: false,
         network: Network::Lossy { messages_max: 2, duplication: false },
         client_requests: false,
-        golden: Some(1_827_622),
+        golden: Some(1_797_699),
         ..CORE
     },
-    Configuration { name: "three-terms", purpose: "three terms", term_max: 3, golden: Some(4_087_939), ..CORE },
+    Configuration { name: "three-terms", purpose: "three terms", term_max: 3, golden: Some(4_085_136), ..CORE },
     Configuration {
         name: "four-servers",
         purpose: "an even number of servers",
@@ -175,7 +176,7 @@ pub const ALL: &[Configuration] = &[
         check_quorum: true,
         campaigners: 1,
         goals: WITH_TRANSFER,
-        golden: Some(3_560_125),
+        golden: Some(3_556_259),
         ..CORE
     },
     Configuration {
@@ -189,7 +190,7 @@ pub const ALL: &[Configuration] = &[
         campaigners: 1,
         network: Network::Lossy { messages_max: 2, duplication: false },
         goals: WITH_TRANSFER,
-        golden: Some(6_875_043),
+        golden: Some(6_857_127),
         ..CORE
     },
     Configuration {
@@ -203,7 +204,7 @@ pub const ALL: &[Configuration] = &[
         client_requests: false,
         campaigners: 2,
         goals: WITH_TRANSFER,
-        golden: Some(2_600_739),
+        golden: Some(2_590_162),
         ..CORE
     },
     Configuration {
@@ -214,7 +215,7 @@ pub const ALL: &[Configuration] = &[
         network: Network::Lossy { messages_max: 1, duplication: true },
         campaigners: 1,
         goals: WITH_TRANSFER,
-        golden: Some(737_866),
+        golden: Some(734_848),
         ..CORE
     },
     Configuration {
@@ -235,7 +236,7 @@ pub const ALL: &[Configuration] = &[
         campaigners: 2,
         client_requests: false,
         goals: WITH_SNAPSHOTS,
-        golden: Some(3_127_996),
+        golden: Some(3_098_156),
         ..CORE
     },
     Configuration {
@@ -296,6 +297,7 @@ pub const ALL: &[Configuration] = &[
     membership::READS,
     membership::TRANSFER,
     membership::CRASHES,
+    membership::WIPED,
 ];
 
 const WITH_TRANSFER: &[Goal] =
@@ -452,6 +454,7 @@ pub const CONFORMANCE: &[Configuration] = &[
     membership::CONFORM_LEAVING,
     membership::CONFORM_ROLLED_BACK,
     membership::CONFORM_SNAPSHOTS,
+    membership::CONFORM_WIPED,
 ];
 
 /// Conformance beyond [`CONFORMANCE`], for the night.

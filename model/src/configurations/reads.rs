@@ -15,14 +15,14 @@ pub(super) const READS: Configuration = Configuration {
     client_requests: false,
     campaigners: 2,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted],
-    golden: Some(40_666),
+    golden: Some(41_244),
     ..CORE
 };
 pub(super) const LATE: Configuration = Configuration {
     name: "reads-two-messages",
     purpose: "reads whose confirmations come late",
     network: TWO_MESSAGES,
-    golden: Some(1_573_613),
+    golden: Some(1_602_457),
     ..READS
 };
 pub(super) const AGAIN: Configuration = Configuration {
@@ -32,7 +32,7 @@ pub(super) const AGAIN: Configuration = Configuration {
     check_quorum: true,
     campaigners: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::ReadAborted, Goal::StepDown],
-    golden: Some(5_168_265),
+    golden: Some(5_433_891),
     ..READS
 };
 pub(super) const HEARTBEATS: Configuration = Configuration {
@@ -40,7 +40,7 @@ pub(super) const HEARTBEATS: Configuration = Configuration {
     purpose: "reads whose rounds heartbeats repeat",
     heartbeats: true,
     campaigners: 3,
-    golden: Some(10_890_040),
+    golden: Some(11_586_392),
     ..READS
 };
 
@@ -58,7 +58,7 @@ pub(super) const CONFORM_AGAIN: Configuration = Configuration {
     servers: 2,
     symmetry: false,
     drop_dead: false,
-    golden: Some(21_451),
+    golden: Some(21_837),
     ..AGAIN
 };
 pub(super) const CONFORM_ROUNDS: Configuration = Configuration {

@@ -164,6 +164,7 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         ("Learners", nodes(initial.learners())),
         ("Targets", configuration.targets.0.to_string()),
         ("MaxChanges", configuration.changes_max.to_string()),
+        ("MaxWipes", configuration.wipes_max.to_string()),
         ("Campaigners", servers(configuration.campaigners)),
         ("Readers", names((1..=configuration.servers).filter(|id| configuration.reads_at(id - 1)).map(u64::from))),
         ("MaxTerm", configuration.term_max.to_string()),

@@ -129,6 +129,9 @@ fn commands(cluster: &Cluster, happening: &Happening, needed_later: impl Fn(&Env
         Happening::Step { server, input: Input::Crash { survive }, .. } => {
             vec![format!("crash {server} keep={survive}"), format!("restart {server}")]
         }
+        Happening::Step { server, input: Input::Wipe, .. } => {
+            vec![format!("crash {server}"), format!("wipe {server}")]
+        }
         Happening::Step { server, input: Input::Event(event), .. } => {
             let verb = verb(event.transition());
             vec![match event {

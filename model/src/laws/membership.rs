@@ -41,15 +41,16 @@ impl Memberships<'_> {
         self.after(whole, before as u32)
     }
 
-    /// Whether everybody to whom this leader gave a vote holds durably what its log has before that: each configuration, hence
+    /// Whether everybody to whom this leader gave a vote with the configuration in force holds durably what its log has before that: each configuration, hence
     /// the one that made it a learner, and the first entry of the term.
     pub(super) fn promoted_hold_the_log(self, leader: &Facts, servers: &[&Facts], committed: PackedLog) -> bool {
         if self.configuration.changes_max == 0 {
             return true;
         }
         let (log, whole) = (leader.log, with_forgotten(leader.log, committed));
-        let own = |at: &u32| log.membership(*at) != 0 && log.term(*at) == leader.term;
-        { log.base()..log.len() }.filter(own).all(|at| {
+        let own = |at: &u32| log.term(*at) == leader.term;
+        let in_force = { log.base()..log.len() }.rfind(|at| log.membership(*at) != 0);
+        in_force.filter(own).is_none_or(|at| {
             let [before, next] = [at, at + 1].map(|count| self.after(whole, count));
             let is_first = |at: u32| log.term(at) == leader.term && (at == 0 || whole.term(at - 1) < leader.term);
             let due = { log.base()..at }.rfind(|at| log.membership(*at) != 0 || is_first(*at)).map_or(0, |at| at + 1);

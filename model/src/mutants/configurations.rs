@@ -21,6 +21,7 @@ const SMALL: Configuration = Configuration {
     transfers_max: 0,
     snapshots_max: 0,
     changes_max: 0,
+    wipes_max: 0,
     trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
@@ -352,6 +353,28 @@ pub const MUTANTS: &[Configuration] = &[
         log_max: 3,
         heartbeats: true,
         targets: ("BothVote", &[Target::of_voters(&[1, 2])]),
+        ..CHANGES
+    },
+    Configuration {
+        name: "mutant-membership-wiped-reads",
+        purpose: "a voter that is removed, wiped and made one again, while a read waits",
+        servers: 2,
+        voters: &[1],
+        term_max: 1,
+        log_max: 6,
+        campaigners: 1,
+        heartbeats: true,
+        reads_max: 1,
+        targets: (
+            "Readmission",
+            &[
+                Target { voters: &[1], learners: &[2], promoting: &[] },
+                Target::of_voters(&[1]),
+                Target::of_voters(&[1, 2]),
+            ],
+        ),
+        changes_max: 5,
+        wipes_max: 1,
         ..CHANGES
     },
     Configuration {

@@ -66,6 +66,7 @@ fn state(window: &Window, node: NodeId, state: &ServerState) -> Value {
         ("role", Value::str(role(state.role))),
         ("leader", optional(state.leader)),
         ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
+        ("session", render::session(state.session)),
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
         ("snapshot", entry_id(state.snapshot)),
@@ -138,6 +139,8 @@ fn progress(peer: &ProgressRecord) -> Value {
         ("state", Value::str(state)),
         ("active", Value::Bool(peer.active)),
         ("confirmedRound", Value::int(peer.confirmed_round)),
+        ("session", Value::int(peer.session.0)),
+        ("roundBefore", Value::int(peer.round_before)),
         ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
     ])
 }
@@ -178,13 +181,18 @@ fn message(window: &Window, message: &MessageRecord) -> Value {
         MessageRecord::RequestVoteResponse { term, granted, .. } => {
             ("RequestVoteResponse", term, vec![("granted", Value::Bool(*granted))])
         }
-        MessageRecord::AppendEntriesRequest { term, prev, entries: sent, commit, .. } => (
+        MessageRecord::AppendEntriesRequest { term, prev, entries: sent, commit, session, .. } => (
             "AppendEntriesRequest",
             term,
-            vec![("prev", entry_id(*prev)), ("entries", entries(sent)), ("commit", Value::int(commit.0))],
+            vec![
+                ("prev", entry_id(*prev)),
+                ("entries", entries(sent)),
+                ("commit", Value::int(commit.0)),
+                ("session", Value::int(session.0)),
+            ],
         ),
-        MessageRecord::AppendEntriesResponse { term, result, .. } => {
-            ("AppendEntriesResponse", term, vec![("result", self::result(result))])
+        MessageRecord::AppendEntriesResponse { term, result, session, .. } => {
+            ("AppendEntriesResponse", term, vec![("result", self::result(result)), ("session", Value::int(session.0))])
         }
         MessageRecord::ConfirmLeaderRequest { term, round, .. } => {
             ("ConfirmLeaderRequest", term, vec![("round", Value::int(*round))])
@@ -207,9 +215,11 @@ fn message(window: &Window, message: &MessageRecord) -> Value {
             ],
         ),
         MessageRecord::TimeoutNowRequest { term, .. } => ("TimeoutNowRequest", term, vec![]),
-        MessageRecord::InstallSnapshotRequest { term, last, membership: changed, .. } => {
-            ("InstallSnapshotRequest", term, vec![("last", entry_id(*last)), ("membership", membership(changed))])
-        }
+        MessageRecord::InstallSnapshotRequest { term, last, membership: changed, session, .. } => (
+            "InstallSnapshotRequest",
+            term,
+            vec![("last", entry_id(*last)), ("membership", membership(changed)), ("session", Value::int(session.0))],
+        ),
     };
     let ends = [("type", Value::str(kind)), ("from", node(from)), ("to", node(to)), ("term", Value::int(term.0))];
     Value::Record(ends.into_iter().chain(fields).map(|(name, value)| (name.to_string(), value)).collect())

@@ -84,7 +84,8 @@ fn follower() -> (Protocol, MemoryLog) {
     let log = MemoryLog::new();
     let mut protocol = Protocol::new(&RaftConfig::new(2, [1, 2, 3]), &log).expect("a valid configuration");
     let append = |prev, entries| {
-        let request = AppendEntriesRequest { term: Term(1), prev, entries, commit: Index::ZERO };
+        let (commit, session) = (Index::ZERO, Index::ZERO);
+        let request = AppendEntriesRequest { term: Term(1), prev, entries, commit, session };
         receive(1, 2, Message::AppendEntriesRequest(request))
     };
     step(&mut protocol, &log, append(EntryId::ZERO, Entries::default()));
@@ -127,7 +128,7 @@ fn an_answer_says_no_more_committed_than_the_reader_holds() {
     step(&mut protocol, &log, receive(3, 1, granted));
     step(&mut protocol, &log, event::Event::Persisted { writes: 1 });
     let result = AppendResult::Accepted { match_index: Index(1) };
-    let acknowledged = Message::AppendEntriesResponse(AppendEntriesResponse { term, result });
+    let acknowledged = Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session: None });
     step(&mut protocol, &log, receive(3, 1, acknowledged));
     assert_eq!(protocol.commit_index(), Index(1));
     for (reader, commit) in [(2, 0), (3, 1)] {
