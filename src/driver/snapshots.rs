@@ -10,14 +10,13 @@
 
 use super::contain::{CodePlace, contain};
 use super::error::{StartError, TakeSnapshotError};
-use super::inside::NodeKey;
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
 use super::origins::{check_recorded, use_or_set_aside};
-use super::raft::{StateMachine, deadline, now};
+use super::raft::StateMachine;
 use super::retry::Retry;
-use super::slot::{Completer, Completion, Outcome};
+use super::slot::Completer;
 use super::status::{FetchStatus, SnapshotStatus};
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
@@ -36,13 +35,10 @@ use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::format;
-use std::future::Future;
 use std::io;
 use std::mem;
-use std::pin::Pin;
 use std::string::{String, ToString};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
 
@@ -554,67 +550,4 @@ fn membership_as_of(protocol: &Protocol, index: Index) -> Arc<Membership> {
 /// Why a node that is about to end, or has ended, takes no snapshot.
 pub(super) fn why_not_taken<M: StateMachine>(state: &State<M>) -> TakeSnapshotError {
     state.fatal().map_or(TakeSnapshotError::Shutdown, |reason| TakeSnapshotError::Fatal { reason })
-}
-
-/// A snapshot that was asked for. Await it, or [`wait`](Self::wait) for it; a dropped one is taken
-/// without a witness.
-#[must_use = "whether it was taken is known only here"]
-pub struct TakingSnapshot {
-    node: NodeKey,
-    stage: Stage,
-}
-
-enum Stage {
-    Refused(Option<TakeSnapshotError>),
-    Open(Completion<(), Answer>),
-}
-
-impl TakingSnapshot {
-    pub(super) fn new(node: NodeKey, result: Result<Completion<(), Answer>, TakeSnapshotError>) -> Self {
-        let stage = match result {
-            Ok(completion) => Stage::Open(completion),
-            Err(error) => Stage::Refused(Some(error)),
-        };
-        Self { node, stage }
-    }
-
-    /// Waits for at most `timeout` until the log begins with the snapshot.
-    ///
-    /// # Errors
-    /// [`TakeSnapshotError`]; the log keeps what the snapshot would have covered.
-    pub fn wait(self, timeout: Duration) -> Result<SnapshotInfo, TakeSnapshotError> {
-        match self.stage {
-            Stage::Refused(error) => Err(error.unwrap_or(TakeSnapshotError::Shutdown)),
-            Stage::Open(completion) if self.node.would_wait_for_itself(timeout) => match completion.wait(now()) {
-                Outcome::Expired(_) => Err(TakeSnapshotError::CalledFromWithin),
-                outcome => settle(outcome),
-            },
-            Stage::Open(completion) => settle(completion.wait(deadline(timeout))),
-        }
-    }
-}
-
-impl Future for TakingSnapshot {
-    type Output = Result<SnapshotInfo, TakeSnapshotError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.stage {
-            Stage::Refused(error) => Poll::Ready(Err(error.take().unwrap_or(TakeSnapshotError::Shutdown))),
-            Stage::Open(completion) => completion.poll(context).map(settle),
-        }
-    }
-}
-
-fn settle(outcome: Outcome<(), Answer>) -> Answer {
-    match outcome {
-        Outcome::Done(answer) => answer,
-        Outcome::Expired(_) => Err(TakeSnapshotError::DeadlineExceeded),
-        Outcome::Abandoned(_) => Err(TakeSnapshotError::Shutdown),
-    }
-}
-
-impl fmt::Debug for TakingSnapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TakingSnapshot").finish_non_exhaustive()
-    }
 }

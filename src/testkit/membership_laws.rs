@@ -95,7 +95,7 @@ impl Checker {
         let (id, term) = (leader.id, leader.hard_state.term);
         let of_log = configurations(leader.log, leader.initial);
         let first = leader.log.iter().find(|entry| entry.id.term == term).filter(|_| leader.log.base().term < term);
-        if let Some((position, pair)) = of_log.windows(2).enumerate().last() {
+        if let Some((position, pair)) = of_log.windows(2).enumerate().next_back() {
             let [(at, before), (index, after)] = pair else { return Ok(()) };
             if self.has_lost_data() || before.is_empty() || leader.log.term(*index) != Some(term) {
                 return Ok(());

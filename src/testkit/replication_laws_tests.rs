@@ -41,7 +41,12 @@ fn a_snapshot_is_fetched_from_the_leader_that_offers_it() {
     let last = EntryId::new(5, 1);
     let offer = |from: u64, term: u64| {
         let membership = Arc::new(Membership::new([1, 2, 3]));
-        let message = Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(term), last, membership });
+        let message = Message::InstallSnapshotRequest(InstallSnapshotRequest {
+            term: Term(term),
+            last,
+            membership,
+            session: Index::ZERO,
+        });
         Envelope { from: NodeId(from), to: NodeId(3), message }
     };
     let fetch = |from: u64, last| Action::FetchSnapshot { from: NodeId(from), last };
@@ -71,7 +76,13 @@ fn a_conflict_costs_no_more_refusals_than_terms() {
     let views = [leader.clone(), follower];
     let probe = |prev: u64| {
         let prev = EntryId::new(prev, 1);
-        let request = AppendEntriesRequest { term: Term(4), prev, entries: Entries::EMPTY, commit: Index(1) };
+        let request = AppendEntriesRequest {
+            term: Term(4),
+            prev,
+            entries: Entries::EMPTY,
+            commit: Index(1),
+            session: Index::ZERO,
+        };
         send(1, 2, Message::AppendEntriesRequest(request))
     };
     let found = |prevs: &[u64], matched: Option<(usize, u64)>| {

@@ -116,6 +116,7 @@ pub(crate) fn append_bytes(term: u64, commands: impl IntoIterator<Item = Bytes>)
         prev: EntryId::ZERO,
         entries: entries.map(entry).collect(),
         commit: Index::ZERO,
+        session: Index::ZERO,
     })
 }
 
