@@ -122,7 +122,13 @@ fn append(prev: EntryId, count: usize, commit: u64) -> Event {
         payload: Payload::Command(command()),
     };
     let entries: Entries = (0..count).map(entry).collect();
-    receive(Message::AppendEntriesRequest(AppendEntriesRequest { term: Term(1), prev, entries, commit: Index(commit) }))
+    receive(Message::AppendEntriesRequest(AppendEntriesRequest {
+        term: Term(1),
+        prev,
+        entries,
+        commit: Index(commit),
+        session: Index::ZERO,
+    }))
 }
 
 fn step(criterion: &mut Criterion) {
