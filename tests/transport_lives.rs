@@ -314,3 +314,29 @@ fn the_peers_file_of_0_6_0_counts_on() {
     drop(server.lets_in(&lives(&[life(6, 600, 0, (0, 0))])));
     assert_eq!(std::fs::read(&path).unwrap(), file, "the log remembers from now on");
 }
+
+/// A server that lost data spoke first to one that did not know, got its vote, and only then to the one that knew.
+#[test]
+fn nobody_is_spoken_to_before_everybody_was_greeted() {
+    let [knows, knows_not] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let mut config = config(1).peer(2, address(&knows)).peer(3, address(&knows_not));
+    (config.connect_timeout, config.silence_max) = (DEADLINE, DEADLINE * 2);
+    let one = server(config, PeerMemory::volatile(GroupId(0)));
+    let (mut three, _) = knows_not.accept().unwrap();
+    assert!(matches!(read_frame(&mut three), Some(Frame::Hello(_))));
+    let introduction = Introduction::default();
+    let (from, incarnation) = (NodeId(3), 3 << 32 | 1);
+    let welcome =
+        Welcome { from, incarnation, version: 1, frame_bytes_max: 1 << 20, client_address: None, introduction };
+    three.write_all(&control(&Frame::Welcome(welcome))).unwrap();
+    three.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+    assert!(three.read(&mut [0; 1]).is_err(), "it is welcome, and waits all the same");
+    one.transport.send(GroupId(0), envelope(1, 3, vote(5)));
+    let (mut two, _) = knows.accept().unwrap();
+    assert!(matches!(read_frame(&mut two), Some(Frame::Hello(_))));
+    two.write_all(&control(&Frame::Refusal(Refusal::LostEntries { index: Index(9) }))).unwrap();
+    three.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(read_frame(&mut three), None, "not a word");
+    assert!(one.reported("(lost_entries)"));
+}

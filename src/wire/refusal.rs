@@ -99,7 +99,8 @@ pub enum Refusal {
     /// The server that refuses has lost data itself: a peer remembers more of it than its data directory holds. It takes
     /// part in nothing any more.
     #[error(
-        "this server's own data directory is an older copy, as a peer found; remove its id, and add it under a new id"
+        "the server that refuses has lost data itself: its directory is an older copy, as a peer of it found, and it takes \
+         part in nothing; remove its id from the cluster, and add it under a new id"
     )]
     OwnDataLost,
     /// The server is shutting down.
