@@ -24,6 +24,7 @@ fn request() -> AppendEntriesRequest {
         prev: EntryId::new(1000, 3),
         entries: (1001..1001 + ENTRIES).map(entry).collect(),
         commit: Index(990),
+        session: Index::ZERO,
     }
 }
 
@@ -54,7 +55,7 @@ fn baseline_decode(frame: &Bytes) -> AppendEntriesRequest {
         let length = rest.get_u32_le() as usize;
         Entry { id, payload: Payload::Command(rest.split_to(length)) }
     });
-    AppendEntriesRequest { term, prev, entries: entries.collect(), commit }
+    AppendEntriesRequest { term, prev, entries: entries.collect(), commit, session: Index::ZERO }
 }
 
 fn codec(criterion: &mut Criterion) {

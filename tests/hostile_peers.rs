@@ -374,7 +374,8 @@ impl Server {
             12 => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
             13 => {
                 let (last, membership) = (self.some_id(), Arc::new(self.some_membership()));
-                Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last, membership })
+                let session = self.some_id().index;
+                Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last, membership, session })
             }
             _ => {
                 let result = match self.below(5) {
@@ -406,7 +407,8 @@ impl Server {
             entries.push(Entry { id, payload: self.some_payload() });
         }
         let commit = self.some_id().index;
-        AppendEntriesRequest { term, prev, entries: Entries::from(entries), commit }
+        let session = self.some_id().index;
+        AppendEntriesRequest { term, prev, entries: Entries::from(entries), commit, session }
     }
 }
 

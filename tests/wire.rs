@@ -34,7 +34,7 @@ fn membership() -> Arc<Membership> {
 }
 
 fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntriesRequest {
-    AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit: Index(300) }
+    AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit: Index(300), session: Index(290) }
 }
 
 fn chunk(number: u64, metadata: &'static [u8]) -> Chunk {
@@ -198,6 +198,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
                 term: Term(9),
                 last,
                 membership: membership(),
+                session: Index(290),
             })),
         ),
         (
@@ -268,13 +269,35 @@ fn an_offer_without_a_configuration_is_refused() {
     assert_eq!(decode(&golden), Err(FrameError::Body { kind: wire::kind::INSTALL_SNAPSHOT_REQUEST, what }));
 }
 
+/// What servers wrote that knew of no sessions.
+const WITHOUT_SESSIONS: [&str; 3] = [
+    "append_entries_request_version_1",
+    "append_entries_response_accepted_version_1",
+    "install_snapshot_request_version_2",
+];
+
+/// A leader before 0.7 names none, and a follower before 0.7 echoes none.
+#[test]
+fn messages_without_a_session_are_understood() {
+    let decoded = WITHOUT_SESSIONS.map(|name| {
+        let golden = from_hex(&std::fs::read_to_string(golden_path(name)).unwrap());
+        match decode(&golden).unwrap() {
+            Frame::Message { message: Message::AppendEntriesRequest(request), .. } => Some(request.session),
+            Frame::Message { message: Message::AppendEntriesResponse(response), .. } => response.session,
+            Frame::Message { message: Message::InstallSnapshotRequest(request), .. } => Some(request.session),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(decoded, [Some(Index::ZERO), None, Some(Index::ZERO)]);
+}
+
 #[test]
 fn golden_files_and_golden_frames_are_the_same_set() {
     let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
     let mut files: Vec<_> = files.map(|file| file.unwrap().path().file_stem().unwrap().to_owned()).collect();
     files.sort();
     let older = [REQUEST_VOTE_REQUEST_VERSION_1, INSTALL_SNAPSHOT_REQUEST_VERSION_1];
-    let names = golden_frames().into_iter().map(|(name, _)| name).chain(older);
+    let names = golden_frames().into_iter().map(|(name, _)| name).chain(older).chain(WITHOUT_SESSIONS);
     let mut names: Vec<_> = names.map(std::ffi::OsString::from).collect();
     names.sort();
     assert_eq!(files, names);
@@ -290,10 +313,10 @@ fn a_frame_is_laid_out_as_documented() {
     let request = append(EntryId::new(1, 1), vec![noop(2, 9), entry(3, 9, b"ab")]);
     let frame = encode(&Frame::Message { group: GroupId(0), message: Message::AppendEntriesRequest(request) });
     // Term, prev index, prev term, commit 300; a block of 8 bytes: 2 entries, each term, kind and,
-    // for a command, length and bytes.
+    // for a command, length and bytes; session 290.
     let fields = [9, 1, 1, 0xac, 0x02];
     let block = [8, 2, 9, 0, 9, 1, 2, b'a', b'b'];
-    let body = [&[1, 14][..], &fields, &block].concat();
+    let body = [&[2, 16][..], &fields, &block, &[0xa2, 0x02]].concat();
     assert_eq!(frame, seal(1, 20, 0, 0, &body));
 }
 
@@ -499,7 +522,7 @@ fn what_cannot_be_sent_leaves_the_buffer_alone() {
     };
     let small = Limits { frame_bytes_max: 1024 };
     let error = refuse(append(EntryId::ZERO, vec![entry(1, 1, &[0; 1000])]), &small);
-    assert_eq!(error, EncodeError::TooLarge { bytes: 1035, limit: 1024 });
+    assert_eq!(error, EncodeError::TooLarge { bytes: 1037, limit: 1024 });
     let many = (1..=17).map(|index| noop(index, 1)).collect();
     assert_eq!(refuse(append(EntryId::ZERO, many), &small), EncodeError::TooManyEntries { entries: 17, limit: 16 });
     let gap = append(EntryId::new(4, 1), vec![entry(5, 1, b"x"), entry(7, 1, b"y")]);

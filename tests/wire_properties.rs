@@ -54,12 +54,13 @@ fn memberships() -> impl Strategy<Value = Arc<Membership>> {
 
 fn appends() -> impl Strategy<Value = AppendEntriesRequest> {
     let entries = prop::collection::vec((numbers(), payloads()), 0..20);
-    (numbers(), ids(), numbers(), entries).prop_map(|(term, prev, commit, entries)| {
+    (numbers(), ids(), numbers(), numbers(), entries).prop_map(|(term, prev, commit, session, entries)| {
         let entries = entries.into_iter().zip(1u64..).map(|((term, payload), distance)| Entry {
             id: EntryId::new(prev.index.0.saturating_add(distance), term),
             payload,
         });
-        AppendEntriesRequest { term: Term(term), prev, entries: entries.collect(), commit: Index(commit) }
+        let (entries, commit, session) = (entries.collect(), Index(commit), Index(session));
+        AppendEntriesRequest { term: Term(term), prev, entries, commit, session }
     })
 }
 
@@ -91,8 +92,9 @@ fn messages() -> impl Strategy<Value = Message> {
                 session: Some(Index::ZERO),
             })
         }),
-        (numbers(), ids(), memberships()).prop_map(|(term, last, membership)| {
-            Message::InstallSnapshotRequest(InstallSnapshotRequest { term: Term(term), last, membership })
+        (numbers(), ids(), memberships(), numbers()).prop_map(|(term, last, membership, session)| {
+            let (term, session) = (Term(term), Index(session));
+            Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last, membership, session })
         }),
         (numbers(), numbers()).prop_map(|(term, round)| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(term), round })
