@@ -46,7 +46,8 @@ use std::process::ExitCode;
 /// Exit codes of serve: 0: it was told to stop, and did. 2: it could not start, or the command line is
 /// wrong. 3: it has stopped for good, because its disk failed for example; look at what it said last, and at docs/RECOVERY.md.
 /// With --stay such a node stays up instead, refuses every command with the reason, and ends with 3 when it is told to.
-/// Exit codes of recover: 0: done. 2: refused, and nothing was changed.
+/// Exit codes of recover: 0: done. 2: refused, and nothing was changed. Exit codes of inspect: 0: clean. 1: something is damaged,
+/// and it says what and where. 2: it cannot look: there is no log, or it cannot be read.
 #[derive(Parser)]
 #[command(name = "kv", version)]
 struct Cli {
@@ -60,11 +61,14 @@ enum Command {
     Serve(Box<server::ServeOptions>),
     /// Go on without a majority of the nodes that is lost for good: see docs/RECOVERY.md first
     Recover(server::recover::RecoverOptions),
+    /// Say what a node's directory holds and what is damaged where. Writes nothing; the node may run meanwhile
+    Inspect(server::inspect::InspectOptions),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => server::serve(*options).into(),
         Command::Recover(options) => server::recover::recover(&options).into(),
+        Command::Inspect(options) => server::inspect::inspect(&options).into(),
     }
 }

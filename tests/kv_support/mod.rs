@@ -4,6 +4,7 @@
 //! meets a server older than itself. The test program needs a test that calls [`node_process`].
 
 use crate::server::ServeOptions;
+use crate::server::inspect::{InspectOptions, inspect};
 use crate::server::recover::{RecoverOptions, recover};
 use clap::Parser;
 use std::fs;
@@ -34,12 +35,22 @@ struct RecoverLine {
     options: RecoverOptions,
 }
 
+#[derive(Parser)]
+struct InspectLine {
+    #[command(flatten)]
+    options: InspectOptions,
+}
+
 /// Becomes a node, or the tool that recovers one, if the environment says so; otherwise returns at once.
 pub(crate) fn node_process() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
     if let Some(arguments) = arguments.strip_prefix("recover") {
         let line = RecoverLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR).skip(1)));
         std::process::exit(recover(&line.options).into());
+    }
+    if let Some(arguments) = arguments.strip_prefix("inspect") {
+        let line = InspectLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR).skip(1)));
+        std::process::exit(inspect(&line.options).into());
     }
     let line = NodeLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR)));
     std::process::exit(crate::server::serve(line.options).into());
@@ -244,7 +255,16 @@ pub(crate) fn start_in_vain_with_open_files(open_files: u32, line: &[String]) ->
 
 /// Runs `kv recover` with this line: its exit code and everything that it said.
 pub(crate) fn run_recover(line: &[&str]) -> (Option<i32>, String) {
-    let line: Vec<String> = std::iter::once("recover").chain(line.iter().copied()).map(str::to_owned).collect();
+    run_tool("recover", line)
+}
+
+/// Runs `kv inspect` with this line: its exit code and everything that it said.
+pub(crate) fn run_inspect(line: &[&str]) -> (Option<i32>, String) {
+    run_tool("inspect", line)
+}
+
+fn run_tool(name: &str, line: &[&str]) -> (Option<i32>, String) {
+    let line: Vec<String> = std::iter::once(name).chain(line.iter().copied()).map(str::to_owned).collect();
     let output = command(&line, None).stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the process runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), said)

@@ -17,6 +17,7 @@
 //! | `shards`, `image` | its keys and values, shared with snapshots of them, and those as bytes |
 //! | `admin` | answers about this node |
 //! | `members` | changing who belongs to the cluster, and telling clients |
+//! | `inspect` | what a node's directory holds, and what is damaged where |
 //! | `recover` | going on without a majority that is lost for good |
 //! | `resp`, `reply` | RESP2: requests in and replies out, and the other way round |
 
@@ -26,6 +27,7 @@ mod connection;
 mod ending;
 mod forward;
 mod image;
+pub(crate) mod inspect;
 mod limits;
 mod members;
 mod node;

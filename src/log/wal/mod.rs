@@ -13,6 +13,7 @@
 
 mod directory;
 mod error;
+mod inspect;
 mod manifest;
 mod options;
 mod peers;
@@ -20,6 +21,7 @@ mod reader;
 mod record;
 mod recovery;
 mod room;
+mod shadow;
 mod store;
 mod view;
 mod watermark;
@@ -27,8 +29,10 @@ mod watermark;
 pub(crate) use directory::read_full;
 pub use directory::{Directory, LockGuard, OsDirectory, RawFile};
 pub use error::WalError;
+pub use inspect::{WalContent, WalIdentity, WalInspection, WalSegment, inspect};
 pub use options::WalOptions;
 pub use reader::WalReader;
+pub use shadow::ShadowDirectory;
 
 use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};

@@ -69,6 +69,11 @@ impl View {
     /// A block is closed once it has this many bytes.
     const BLOCK_BYTES: u64 = 64 << 10;
 
+    /// The first entry in records that stand in `[start, end)`.
+    pub(super) fn first_in(&self, start: u64, end: u64) -> Option<Index> {
+        self.blocks.iter().find(|block| (start..end).contains(&block.lsn)).map(|block| block.first)
+    }
+
     /// Makes the next record begin a block of its own.
     pub(super) fn close_block(&mut self) {
         self.block_open = false;
