@@ -75,7 +75,10 @@ pub(crate) fn replace_wiped(stage: &mut Stage) -> Result<(), String> {
     let refusal = stage.await_some("a wiped node knocks", |nodes| {
         watched.iter().find_map(|node| {
             let log = std::fs::read_to_string(nodes.log_path(*node)).ok()?;
-            log.lines().find(|line| line.contains("wiped or replaced")).map(str::to_owned)
+            let refuses = |line: &&str| {
+                line.contains("data directory") && (line.contains("wiped") || line.contains("older copy"))
+            };
+            log.lines().find(refuses).map(str::to_owned)
         })
     });
     let refusal = refusal.ok_or_else(|| format!("nobody refuses node {id}, which comes back without its data"))?;
