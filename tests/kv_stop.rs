@@ -136,7 +136,13 @@ fn is_bulk(reply: &[u8]) -> bool {
 /// that on to their clients, by the hundred, instead of asking the next leader.
 #[test]
 fn a_leader_that_is_told_to_stop_costs_no_client_of_a_follower_a_request() {
-    let mut cluster = Cluster::start(&[]);
+    for reads in [&[][..], &["--follower-reads"], &["--lease-ticks", "8"]] {
+        stop_the_leader_under_load(reads);
+    }
+}
+
+fn stop_the_leader_under_load(extra: &[&str]) {
+    let mut cluster = Cluster::start(extra);
     for _ in 0..2 {
         let leader = cluster.leader();
         let followers: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
