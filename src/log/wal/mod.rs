@@ -259,7 +259,8 @@ impl WalLog {
             let commands =
                 |write: &Write| write.entries.iter().any(|entry| matches!(entry.payload, Payload::Command(_)));
             let purpose = if writes[..count].iter().any(commands) { Purpose::Commands } else { Purpose::Necessity };
-            let place = self.write_record(purpose)?;
+            let compacts = writes[..count].iter().any(|write| write.compaction.is_some());
+            let place = self.write_record(purpose, compacts)?;
             let view = &mut self.shared.view_mut();
             let floor = note_writes(view, writes.drain(..count), place, self.cache_bytes);
             self.floor = floor.or(self.floor);
@@ -319,7 +320,7 @@ impl WalLog {
     }
 
     /// Writes the record in the encoder; starts a new segment first if it needs one.
-    fn write_record(&mut self, purpose: Purpose) -> Result<Place, WalError> {
+    fn write_record(&mut self, purpose: Purpose, compacts: bool) -> Result<Place, WalError> {
         let store = Arc::clone(&self.shared.store);
         let payload_bytes = self.encoder.len();
         if payload_bytes > RECORD_BYTES_MAX {
@@ -327,6 +328,12 @@ impl WalLog {
             return Err(store.stop(WalError::TooLarge { bytes, bytes_max }));
         }
         let frame_bytes = (FRAME_BYTES + payload_bytes) as u64;
+        if compacts && store.is_short() {
+            self.sync()?;
+            if store.roll_to_purge(frame_bytes)? {
+                self.shared.view_mut().close_block();
+            }
+        }
         if !store.has_room(frame_bytes, purpose) {
             self.sync()?;
             store.roll(frame_bytes, purpose)?;

@@ -219,16 +219,44 @@ impl SegmentStore {
 
     fn try_roll(&self, bytes_min: u64, purpose: Purpose) -> Result<(), WalError> {
         let writing = &mut *self.writing();
-        let Active { segment: spare, file } = match writing.take_spare(self.segment_bytes.max(bytes_min)) {
+        let next = match writing.take_spare(self.segment_bytes.max(bytes_min)) {
             Some(spare) => open_active(&*self.directory, spare)?,
             None => self.prepare_next(writing, bytes_min, purpose)?,
         };
-        let segment = Segment { base: self.end(), chain: self.chain(), ..spare };
+        self.go_on_in(writing, next).map_err(|failed| failed.error)
+    }
+
+    /// Lists a segment, in which the log goes on.
+    fn go_on_in(&self, writing: &mut Writing, next: Active) -> Result<(), NotStored> {
+        let segment = Segment { base: self.end(), chain: self.chain(), ..next.segment };
         writing.manifest.segments.push(segment);
-        writing.store(&*self.directory).map_err(|failed| failed.error)?;
+        if let Err(failed) = writing.store(&*self.directory) {
+            writing.manifest.segments.pop();
+            writing.spares.push(next.segment);
+            return Err(failed);
+        }
         *self.segments.write().unwrap_or_else(PoisonError::into_inner) = writing.manifest.segments.clone();
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Active { segment, file };
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Active { segment, file: next.file };
         Ok(())
+    }
+
+    /// On a volume without room, before a checkpoint of so many bytes: starts a small segment for it, in the room of the
+    /// reserve if need be, so that the segment before it can be purged at once. False if that cannot be; the checkpoint
+    /// then goes where there is room. The caller has synced everything before.
+    pub(super) fn roll_to_purge(&self, bytes: u64) -> Result<bool, WalError> {
+        self.check()?;
+        let writing = &mut *self.writing();
+        let size = self.sizes.small_segment.max(bytes + self.sizes.tail);
+        let mut prepared = writing.prepare(&*self.directory, size);
+        if prepared.is_err() && writing.give_way(&*self.directory) {
+            prepared = writing.prepare(&*self.directory, size);
+        }
+        let Ok(next) = prepared else { return Ok(false) };
+        match self.go_on_in(writing, next) {
+            Ok(()) => Ok(true),
+            Err(NotStored { renamed: false, .. }) => Ok(false),
+            Err(NotStored { error, .. }) => Err(self.stop(error)),
+        }
     }
 
     /// Prepares a segment for a record of `bytes_min` bytes. On a full volume what must be written gets a small one, in the
