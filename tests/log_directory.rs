@@ -210,3 +210,17 @@ fn a_directory_behind_a_link_is_in_place() {
     (0..8).for_each(|_| append(&mut log, 1500));
     log.close().expect("it closes");
 }
+
+/// The name of the file system below a log is read from the system's table of mounts; a log in memory says so.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_says_what_its_file_system_does_not_promise() {
+    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return };
+    if !mounts.lines().any(|line| line.contains(" /dev/shm ") && line.contains(" - tmpfs ")) {
+        return println!("skipped: /dev/shm is not in memory here");
+    }
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return println!("skipped: /dev/shm is not ours") };
+    let log = WalLog::open(folder.path().join("log"), options()).expect("a new log opens");
+    let warning = log.media_warning().expect("tmpfs promises little");
+    assert!(warning.contains("lies on tmpfs") && warning.contains("/dev/shm/"), "{warning}");
+}

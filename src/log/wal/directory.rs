@@ -39,6 +39,11 @@ pub trait Directory: Send + Sync {
         None
     }
 
+    /// The name of the file system that it lies on, such as `ext4`; `None` if that is not known, as it is unless overridden.
+    fn file_system(&self) -> Option<String> {
+        None
+    }
+
     /// Whether what this directory writes is still found at its path: nobody moved, deleted or replaced it. Asked at each
     /// sync of the log. Always unless overridden.
     ///
@@ -223,6 +228,12 @@ impl Directory for OsDirectory {
 
     fn free_bytes(&self) -> Option<u64> {
         fs4::available_space(&self.path).ok()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn file_system(&self) -> Option<String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        super::media::file_system_of(&fs::canonicalize(&self.path).ok()?, &mounts)
     }
 
     #[cfg(unix)]

@@ -15,6 +15,7 @@ mod directory;
 mod error;
 mod inspect;
 mod manifest;
+mod media;
 mod options;
 mod peers;
 mod reader;
@@ -87,6 +88,7 @@ pub struct WalLog {
     cache_bytes: usize,
     directory: PathBuf,
     foreign: Vec<PathBuf>,
+    media_warning: Option<String>,
     /// Released last, when nothing of this log can write any more.
     _lock: LockGuard,
 }
@@ -120,6 +122,7 @@ impl WalLog {
         let lock = locked.ok_or_else(|| WalError::Locked { directory: path.clone() })?;
 
         let recovered = recovery::recover(&*directory, &options)?;
+        let file_system = directory.file_system();
         let Recovered { manifest, watermark, view, peers, end, chain, reserve, numbers, foreign } = recovered;
         let memory = peers::load(&directory, options.group, &peers)?;
         let (incarnation, opening) = (manifest.incarnation, manifest.opening);
@@ -131,6 +134,7 @@ impl WalLog {
         for file in &foreign {
             name_foreign(file);
         }
+        let media_warning = warn_of(file_system.as_deref(), &path);
         let config =
             WalConfig::new().with_open_policy(OpenPolicy::Strict).with_max_record_size(RECORD_BYTES_MAX as u32);
         let wal = Wal::with_store_and_config(StoreHandle(Arc::clone(&store)), config);
@@ -152,6 +156,7 @@ impl WalLog {
             cache_bytes: options.cache_bytes,
             directory: path,
             foreign,
+            media_warning,
             _lock: lock,
         };
         log.warm_cache()?;
@@ -192,6 +197,13 @@ impl WalLog {
     #[must_use]
     pub fn foreign_files(&self) -> &[PathBuf] {
         &self.foreign
+    }
+
+    /// What the file system that the log lies on does not promise, as far as its name tells: one that copies on write, one
+    /// over a network, one in memory. `None` where nothing is known against it.
+    #[must_use]
+    pub fn media_warning(&self) -> Option<&str> {
+        self.media_warning.as_deref()
     }
 
     /// Syncs what was appended and notes where the log ends. Dropping the log notes the end too,
@@ -352,6 +364,15 @@ impl WalLog {
         assert_eq!(appended.get(), lsn, "a record lands where its header says");
         Ok(Place { lsn, end: lsn + frame_bytes })
     }
+}
+
+/// Says once what is known against the file system below the log.
+fn warn_of(file_system: Option<&str>, directory: &Path) -> Option<String> {
+    let name = file_system?;
+    let warning = std::format!("{} lies on {name}: {}", directory.display(), media::warning(name)?);
+    #[cfg(feature = "tracing")]
+    tracing::warn!("{warning}");
+    Some(warning)
 }
 
 /// Names a file that the log leaves alone, once.
