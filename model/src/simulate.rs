@@ -44,6 +44,11 @@ const SETUPS: &[(&str, &str, &str)] = &[
         "cluster 3 disk=manual pre_vote=false append_bytes_max=200 inflight_messages_max=4 entries_in_memory=8",
         "few entries a message and several messages in flight",
     ),
+    (
+        "members",
+        "cluster 3 servers=5 disk=manual check_quorum=false",
+        "servers come and go, by joint configurations among others",
+    ),
     ("seven-fast", "cluster 7 pre_vote=false", "seven servers whose disks sync within the step: the most messages"),
 ];
 

@@ -126,7 +126,7 @@ fn choose<'a>(arguments: &Arguments, mutants: &'a [Mutant]) -> Result<Vec<&'a Mu
         let found: Vec<&Mutant> = mutants.iter().filter(is_meant).collect();
         if found.is_empty() {
             return Err(format!(
-                "no mutant has the number or the configuration {name}; see `raft-model mutants --list`"
+                "there is no mutant {name}, and none in a configuration of that name; see `raft-model mutants --list`"
             ));
         }
         chosen.extend(

@@ -166,7 +166,7 @@ impl Program<'_> {
 }
 
 /// How many walks a mutant must survive that dies on one, and how long each is.
-const WALKS: &str = "20";
+const WALKS: &str = "100";
 const STEPS: &str = "5000";
 
 /// Compares what a check reported with what must come of the mutant.
