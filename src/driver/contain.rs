@@ -5,6 +5,7 @@
 //! code runs"): the node goes on and counts it, or it stops with a reason that names the place, or the panic comes back to
 //! the caller whose code it was. None unwinds through the driver, and none is lost.
 
+use super::signal::Signal;
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Mutex, lock};
 use super::trace::trace_event;
@@ -18,6 +19,7 @@ use std::mem;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
+use std::sync::Arc;
 
 /// A place where a node runs code that it was given. The guide says for each what a panic there does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +52,8 @@ pub enum CodePlace {
     TransportSend,
     /// [`RaftTransport::members`](crate::RaftTransport::members).
     TransportMembers,
+    /// [`RaftTransport::limits_of`](crate::RaftTransport::limits_of).
+    TransportLimits,
     /// [`RaftTransport::fetch_chunk`](crate::RaftTransport::fetch_chunk).
     TransportFetch,
     /// [`RaftTransport::client_address`](crate::RaftTransport::client_address), and what else is asked about a peer: its limits, and
@@ -99,6 +103,7 @@ impl CodePlace {
         Self::TransportStart,
         Self::TransportSend,
         Self::TransportMembers,
+        Self::TransportLimits,
         Self::TransportFetch,
         Self::TransportAddress,
         Self::TransportShutdown,
@@ -133,6 +138,7 @@ impl CodePlace {
             Self::TransportStart => "RaftTransport::start",
             Self::TransportSend => "RaftTransport::send",
             Self::TransportMembers => "RaftTransport::members",
+            Self::TransportLimits => "RaftTransport::limits_of",
             Self::TransportFetch => "RaftTransport::fetch_chunk",
             Self::TransportAddress => "RaftTransport::client_address",
             Self::TransportShutdown => "RaftTransport::shutdown",
@@ -177,13 +183,15 @@ pub(super) fn contain<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 /// The panics of a node that it survived.
 pub(super) struct Panics {
     node: NodeId,
+    /// Of the node's status.
+    changed: Arc<Signal>,
     count: AtomicU64,
     last: Mutex<Option<String>>,
 }
 
 impl Panics {
-    pub(super) fn new(node: NodeId) -> Self {
-        Self { node, count: AtomicU64::new(0), last: Mutex::new(None) }
+    pub(super) fn new(node: NodeId, changed: Arc<Signal>) -> Self {
+        Self { node, changed, count: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -205,6 +213,7 @@ impl Panics {
         trace_event!(error, node = self.node.0, place = place.name(), "the node goes on: {text}");
         self.count.fetch_add(1, Ordering::Relaxed);
         *lock(&self.last) = Some(text);
+        self.changed.notify();
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) snapshot_requests: AtomicUsize,
     pub(super) roles: FeedArc<Feed<RoleChange>>,
     /// Something in the status changed.
-    pub(super) changed: Signal,
+    pub(super) changed: Arc<Signal>,
     /// One of [`life`]; written under the lock of `state`.
     pub(super) life: AtomicU8,
     pub(super) lifecycle: Lifecycle,
@@ -216,7 +216,8 @@ where
     let write_bytes_max = starting(CodePlace::LogAppend, || log.write_bytes_max())?;
     problems.extend(config.log_problems(write_bytes_max));
     problems.extend(limits::problems(config, &carries));
-    problems.extend(identities::address_problems(config, &options, &transport));
+    let addresses = || identities::address_problems(config, &options, &transport);
+    problems.extend(starting(CodePlace::TransportStart, addresses)?);
     if !problems.is_empty() {
         return Err(ConfigError { problems }.into());
     }
@@ -236,10 +237,11 @@ where
         starting(CodePlace::TransportStart, || transport.introduce(&lives, &memory))?;
     }
     let recording = starting(CodePlace::LogView, || Recording::start::<L>(&options, config, &protocol, &view))?;
+    let changed = Arc::new(Signal::new());
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
         key: NodeKey::new(),
-        panics: Panics::new(config.id),
+        panics: Panics::new(config.id, Arc::clone(&changed)),
         tick: config.tick,
         election_ticks: config.election_ticks,
         command_bytes_max: config.command_bytes_max,
@@ -259,7 +261,7 @@ where
         served: Served::new(),
         snapshot_requests: AtomicUsize::new(0),
         roles: FeedArc::new(Feed::new(ROLE_CHANGES_MAX)),
-        changed: Signal::new(),
+        changed,
         life: AtomicU8::new(life::RUNNING),
         lifecycle: Lifecycle::new(),
         open: AtomicUsize::new(0),

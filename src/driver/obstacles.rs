@@ -7,7 +7,7 @@
 //! quorum, nothing would be committed any more: the leader steps down and for a while does not campaign, so that one can be
 //! elected which does not have the entry and replaces it. Either way the status says which entry it is and what to do.
 
-use super::contain::CodePlace;
+use super::contain::{CodePlace, contain};
 use super::node::{Node, State};
 use super::raft::StateMachine;
 use super::status::HeldUp;
@@ -97,7 +97,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// Asks the transport, which is the user's code: not under the lock.
     fn limits_of_peers(&self, peers: Vec<NodeId>) -> Vec<(NodeId, MessageLimits)> {
         let ask = || peers.into_iter().map(|peer| (peer, self.transport.limits_of(peer))).collect();
-        self.panics.survive(CodePlace::TransportAddress, ask).unwrap_or_default()
+        self.panics.survive(CodePlace::TransportLimits, ask).unwrap_or_default()
     }
 
     /// A tick passed: is there anything that a peer is not sent because it would not take it?
@@ -114,8 +114,16 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         drop(state);
         let limits = self.limits_of_peers(lagging);
         let mut state = lock(&self.state);
-        let found = limits.into_iter().filter_map(|(peer, limits)| Some((peer, self.too_large(&state, peer, limits)?)));
-        let found: BTreeMap<_, _> = found.collect();
+        let mut found = BTreeMap::new();
+        for (peer, limits) in limits {
+            match contain(|| self.too_large(&state, peer, limits)) {
+                Ok(entry) => found.extend(entry.map(|entry| (peer, entry))),
+                Err(message) => {
+                    self.fail_at(&mut state, CodePlace::LogView, message);
+                    return self.release(state);
+                }
+            }
+        }
         for (peer, &TooLarge { index, bytes, limit_bytes }) in &found {
             if state.obstacles.too_large.get(peer).is_none_or(|known| known.index != index) {
                 state.counters.entries_too_large += 1;

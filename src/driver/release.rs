@@ -72,19 +72,24 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     self.changed.notify();
                 }
             });
-            if let Err(message) = dispatched {
-                // Nobody would send any more.
-                self.fail(&mut lock(&self.state), StopReason::Internal { message });
-            }
-            if !sends {
+            let broken = dispatched.err();
+            if !sends && broken.is_none() {
                 return;
             }
             state = lock(&self.state);
-            state.sending = false;
-            state.spare = batch;
+            if sends {
+                state.sending = false;
+                state.spare = batch;
+            }
+            if let Some(message) = broken {
+                // What was to be given out is lost with it, so the node cannot go on.
+                self.fail(&mut state, StopReason::Internal { message });
+            }
             let answered = state.answers.is_empty() && state.snapshots.settled.is_empty();
             let settled = answered && state.reads.refused.is_empty() && state.transfers.settled.is_empty();
-            if !state.has_to_send() && settled && state.changes.settled.is_empty() {
+            // A transport that panicked stopped the node: that is told as well.
+            let told = settled && state.changes.settled.is_empty() && !state.changed;
+            if !state.has_to_send() && told {
                 return;
             }
             if rounds == SEND_ROUNDS_MAX && state.has_to_send() {

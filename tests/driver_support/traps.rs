@@ -8,7 +8,7 @@ use raft_io::snapshot::{
     Chunk, ChunkRequest, MemorySnapshots, ReceiveError, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotReceiver,
     SnapshotStore, SnapshotWriter,
 };
-use raft_io::transport::{FetchError, MemoryNetwork, MemoryTransport, RaftTransport, Receiver};
+use raft_io::transport::{FetchError, MemoryNetwork, MemoryTransport, MessageLimits, RaftTransport, Receiver};
 use raft_io::{EntryId, Envelope, GroupId, HardState, Index, MemoryLog, NodeId, RoleKind, StateMachine, Term, Write};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where the next panic is to be, once.
 #[derive(Default)]
@@ -249,6 +249,11 @@ impl RaftTransport for Road {
         self.inner.fetch_chunk(group, from, request, timeout)
     }
 
+    fn limits_of(&self, peer: NodeId) -> MessageLimits {
+        self.trap.spring(CodePlace::TransportLimits);
+        self.inner.limits_of(peer)
+    }
+
     fn client_address(&self, peer: NodeId) -> Option<String> {
         self.trap.spring(CodePlace::TransportAddress);
         Some(format!("client-of-{peer}"))
@@ -402,8 +407,12 @@ impl Seat {
     }
 
     pub(crate) fn wait(&self, holds: impl FnMut(&Status) -> bool) -> Status {
+        let began = Instant::now();
         match self.raft().wait_for(PATIENCE, holds) {
-            Ok(status) => status,
+            Ok(status) => {
+                assert!(began.elapsed() < PATIENCE, "node {}: nobody was told of a change", self.id);
+                status
+            }
             Err(error) => panic!("node {}: {error}: {:?}", self.id, self.raft().status()),
         }
     }
