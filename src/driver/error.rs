@@ -5,7 +5,7 @@ use crate::error::{ChangeError, ConfigError, RestoreError, TransferError};
 use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::snapshot::SnapshotError;
-use crate::transport::AddressError;
+use crate::transport::{AddressError, AttachError};
 use crate::types::{EntryId, Identity, Index, NodeId, Term};
 use std::boxed::Box;
 use std::error::Error as StdError;
@@ -555,6 +555,9 @@ pub enum StartError {
         /// What the panic said.
         message: String,
     },
+    /// The transport takes no node, or not this one. Whatever it serves goes on; nothing of this start is left.
+    #[error(transparent)]
+    Transport(#[from] AttachError),
     /// The system gave no thread.
     #[error("cannot start the {thread} thread")]
     Thread {

@@ -233,10 +233,9 @@ where
     let restored = starting(CodePlace::StoreOpen, || snapshots::restore_at_start(&options, &view, &mut machine));
     let begins_with = SnapshotState::new(snapshot, restored??);
     let identity = starting(CodePlace::LogView, || log.lives().zip(log.peer_memory()))?;
-    if let Some((lives, memory)) = identity {
-        starting(CodePlace::TransportStart, || transport.introduce(&lives, &memory))?;
-    }
     let recording = starting(CodePlace::LogView, || Recording::start::<L>(&options, config, &protocol, &view))?;
+    // From here on the transport serves this node, and is shut down with it.
+    starting(CodePlace::TransportStart, || transport.attach(options.group))??;
     let changed = Arc::new(Signal::new());
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
@@ -275,8 +274,11 @@ where
     });
     let first = lock(&node.state).protocol_role();
     node.roles.publish(first);
-    let introduced = starting(CodePlace::TransportMembers, || node.introduce_members());
+    let introduced = identity.map_or(Ok(()), |(lives, memory)| {
+        starting(CodePlace::TransportStart, || node.transport.introduce(&lives, &memory))
+    });
     let started = introduced.and_then(|()| {
+        starting(CodePlace::TransportMembers, || node.introduce_members())?;
         starting(CodePlace::TransportStart, || node.transport.start(Arc::new(Inbound::new(&node))))?;
         threads::spawn(&node, log, machine, snapshot)
     });

@@ -5,14 +5,14 @@
 //! newest message, as a network would.
 
 use super::queue::{BoundedQueue, Popped};
-use super::{FetchError, RaftTransport, Receiver, message_cost};
+use super::{AttachError, FetchError, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, Identity, NodeId};
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -87,7 +87,15 @@ impl MemoryNetwork {
             drop(self.write_links(|links| links.silence(id, &before)));
             self.count_dropped(before.close());
         }
-        MemoryTransport { node: Arc::new(Node { id, network: self.clone(), inbox, delivery: Mutex::new(None) }) }
+        MemoryTransport {
+            node: Arc::new(Node {
+                id,
+                network: self.clone(),
+                inbox,
+                delivery: Mutex::new(None),
+                attached: AtomicBool::new(false),
+            }),
+        }
     }
 
     /// Cuts every link, in both directions, between the nodes named and all others. A further call
@@ -180,6 +188,8 @@ struct Node {
     network: MemoryNetwork,
     inbox: Arc<Inbox>,
     delivery: Mutex<Option<JoinHandle<()>>>,
+    /// A node starts on it, or has started.
+    attached: AtomicBool,
 }
 
 /// A transport that nobody holds any more delivers nothing any more.
@@ -210,6 +220,10 @@ impl MemoryTransport {
 }
 
 impl RaftTransport for MemoryTransport {
+    fn attach(&self, _: GroupId) -> Result<(), AttachError> {
+        if self.node.attached.swap(true, Ordering::SeqCst) { Err(AttachError::InUse) } else { Ok(()) }
+    }
+
     fn start(&self, receiver: Arc<dyn Receiver>) {
         let (network, inbox) = (self.node.network.clone(), Arc::clone(&self.node.inbox));
         let mut delivery = self.delivery();

@@ -4,6 +4,7 @@
 //! here: what messages say, and who fetches which snapshot when.
 
 mod address;
+mod attach;
 mod fetch;
 mod memory;
 #[cfg_attr(not(feature = "tcp"), allow(dead_code, reason = "the network in memory uses a part of it"))]
@@ -13,6 +14,7 @@ pub mod tcp;
 
 pub use address::AddressError;
 pub(crate) use address::same as same_address;
+pub use attach::AttachError;
 pub use fetch::FetchError;
 pub use memory::{MemoryNetwork, MemoryTransport};
 #[cfg(feature = "tcp")]
@@ -73,6 +75,17 @@ impl MessageLimits {
 /// Carries messages between servers. Loss, duplication and reordering are allowed, invention and
 /// corruption are not: `envelope.from` of a delivered message is the server that sent it.
 pub trait RaftTransport: Send + Sync + 'static {
+    /// A node is about to start on this transport: asked before anything is changed for it, so that a transport which
+    /// serves another node refuses without a trace of this one. After an error nothing else is called, not even `shutdown`.
+    /// Default: it is taken.
+    ///
+    /// # Errors
+    /// The transport cannot serve this node.
+    fn attach(&self, group: GroupId) -> Result<(), AttachError> {
+        let _ = group;
+        Ok(())
+    }
+
     /// Who this server is by its log, and what the log remembers of the peers, so that a server which lost data is noticed by
     /// whoever knows. Called before `start`, unless the log says neither.
     fn introduce(&self, lives: &Lives, memory: &PeerMemory) {

@@ -38,7 +38,9 @@ pub use config::{TcpConfig, TransportError};
 pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
-use super::{AddressError, FetchError, MessageLimits, RaftTransport, Receiver, address, message_cost, same_address};
+use super::{
+    AddressError, AttachError, FetchError, MessageLimits, RaftTransport, Receiver, address, message_cost, same_address,
+};
 use crate::life::Lives;
 use crate::message::Envelope;
 use crate::peers::PeerMemory;
@@ -85,6 +87,8 @@ struct Shared {
     closed: AtomicBool,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     start: Mutex<Start>,
+    /// A node starts on it, or has started.
+    attached: AtomicBool,
 }
 
 enum Start {
@@ -120,6 +124,7 @@ impl TcpTransport {
             closed: AtomicBool::new(false),
             peers: RwLock::new(peers),
             start: Mutex::new(Start::Bound(listener)),
+            attached: AtomicBool::new(false),
         });
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
@@ -160,6 +165,16 @@ pub(super) fn limits_of(frame_bytes_max: usize) -> MessageLimits {
 }
 
 impl RaftTransport for TcpTransport {
+    fn attach(&self, _: GroupId) -> Result<(), AttachError> {
+        let shared = &self.handle.shared;
+        let start = shared.start();
+        match *start {
+            Start::Bound(_) if !shared.attached.swap(true, Ordering::SeqCst) => Ok(()),
+            Start::Bound(_) | Start::Running => Err(AttachError::InUse),
+            Start::Shutdown => Err(AttachError::Shutdown),
+        }
+    }
+
     /// # Panics
     /// If called twice, or if the system cannot start a thread.
     fn start(&self, receiver: Arc<dyn Receiver>) {
