@@ -4,8 +4,8 @@
 
 mod driver_support;
 
-use driver_support::{Cluster, FaultyLog, Network, PATIENCE, Recorder, config, propose, single};
-use raft_io::driver::{DriverOptions, Raft, RequestError, StartError, UnknownReason, WaitError};
+use driver_support::{Cluster, Faults, FaultyLog, Gate, Network, PATIENCE, Recorder, config, propose, single};
+use raft_io::driver::{DriverOptions, Raft, RequestError, StartError, StopReason, UnknownReason, WaitError};
 use raft_io::log::{Locked, LogView, RaftLog};
 use raft_io::{EntryId, Index, Membership, MemoryLog, NodeId, RoleKind, StateMachine};
 use std::sync::Arc;
@@ -325,4 +325,35 @@ fn prometheus_text_is_well_formed() {
         assert!(text.contains(&format!("raft_peer_match_index{{node=\"{leader}\",peer=\"{peer}\"}}")), "{text}");
     }
     assert_eq!(status.peers.iter().map(|peer| peer.id).collect::<Vec<NodeId>>(), cluster.followers(leader));
+}
+
+/// What a log gives in another order than that of the indexes was applied as it came, for only the first entry was looked at.
+#[test]
+fn entries_out_of_order_are_never_applied() {
+    let swapped: fn(&Faults) = |faults| faults.scrambled.store(true, Ordering::SeqCst);
+    let missing: fn(&Faults) = |faults| faults.gap.store(true, Ordering::SeqCst);
+    for disorder in [swapped, missing] {
+        let (log, faults) = FaultyLog::new();
+        let network = Network::default();
+        let gate = Arc::<Gate>::default();
+        let machine = Recorder { gate: Some(gate.clone()), ..Recorder::default() };
+        let raft = Raft::start(config(1, &[1]), log, network.transport(1), machine).unwrap();
+        raft.wait_for(PATIENCE, |status| status.role == RoleKind::Leader && status.applied_index >= Index(1)).unwrap();
+        disorder(&faults);
+        gate.shut();
+        let first = raft.propose("first");
+        gate.wait_for_visitor();
+        // All of these are committed before the next look into the log.
+        let last = raft.status().last_index.plus(4);
+        let rest = raft.propose_batch(vec!["a".into(), "b".into(), "c".into(), "d".into()]);
+        raft.wait_for(PATIENCE, |status| status.commit_index >= last).unwrap();
+        gate.open();
+        assert_eq!(first.wait(PATIENCE).unwrap().response, 1);
+        let stopped = raft.wait_for(PATIENCE, |status| status.stopped.is_some()).unwrap();
+        let reason = stopped.stopped.unwrap();
+        assert!(matches!(reason, StopReason::LogInconsistent { .. }), "{reason}");
+        assert!(reason.to_string().contains("where the entry after 3@1 is to be applied"), "{reason}");
+        assert_eq!(stopped.applied_index, Index(3));
+        rest.into_iter().skip(1).for_each(|proposal| drop(unknown(proposal.wait(PATIENCE))));
+    }
 }

@@ -338,6 +338,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), StopReason> {
         let id = entry.id;
+        // The state machine is given every entry once, in the order of the log, whatever the log's reader says.
+        if id.index != self.applied.index.next() || id.term < self.applied.term {
+            let message = format!("the log gives {id} where the entry after {} is to be applied", self.applied);
+            return Err(StopReason::LogInconsistent { message });
+        }
         if let Payload::Command(command) = &entry.payload {
             let machine = &mut self.machine;
             let place = CodePlace::Apply;

@@ -13,6 +13,7 @@ use super::node::{Handle, Node, State};
 use super::proposals::{admit_anywhere, admit_request, not_leader};
 use super::raft::{StateMachine, deadline, now};
 use super::slot::{self, Completer, Completion, Outcome, Wake};
+use super::stopped::StopReason;
 use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::sync::lock;
 use crate::event::Event;
@@ -27,6 +28,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::string::ToString;
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -154,6 +156,8 @@ pub(super) struct Reads<M> {
     confirmed: ByIndex<M>,
     /// Confirmed in this step and on the way to the apply thread.
     ready: Vec<(Index, BoxedRead<M>)>,
+    /// The protocol told an outcome of a read that does not wait for one.
+    unasked: bool,
     /// In this step the role, the term or the leader changed, or a follower missed its leader. False between steps.
     pub(super) leader_lost: bool,
     /// The last index that the apply thread was told to apply. Only grows.
@@ -169,6 +173,7 @@ impl<M> Reads<M> {
             asked: BTreeMap::new(),
             confirmed: ByIndex::new(),
             ready: Vec::new(),
+            unasked: false,
             leader_lost: false,
             through: Index::ZERO,
             refused: Vec::new(),
@@ -183,9 +188,12 @@ impl<M> Reads<M> {
         context
     }
 
-    /// The protocol confirmed a read.
+    /// The protocol confirmed a read: its one outcome.
     pub(super) fn confirm(&mut self, context: u64, index: Index) {
-        let Some(read) = self.asked.remove(&context) else { return };
+        let Some(read) = self.asked.remove(&context) else {
+            self.unasked = true;
+            return;
+        };
         if index <= self.through {
             self.ready.push((index, read));
         } else {
@@ -193,9 +201,23 @@ impl<M> Reads<M> {
         }
     }
 
-    /// The protocol gave a read up, or did not take it.
+    /// The protocol gave a read up, or did not take it: its one outcome.
     pub(super) fn abort(&mut self, context: u64, error: RequestError) {
-        self.refused.extend(self.asked.remove(&context).map(|read| (read, error)));
+        let read = self.asked.remove(&context);
+        self.unasked |= read.is_none();
+        self.refused.extend(read.map(|read| (read, error)));
+    }
+
+    /// After a step: each read has one outcome, here or at the leader. None that was answered is answered again, and none is
+    /// left waiting for a leader that is lost: nothing would ever end it.
+    fn check(&self) -> Result<(), &'static str> {
+        if self.unasked {
+            return Err("OneOutcomePerRead: an outcome of a read that does not wait for one");
+        }
+        if self.leader_lost && !self.asked.is_empty() {
+            return Err("OneOutcomePerRead: a read waits for a leader that is lost");
+        }
+        Ok(())
     }
 
     /// Whoever leads next may never reach these indexes.
@@ -274,6 +296,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// ends with the leader that named its index, which may never be reached without it. What was not confirmed
     /// the protocol has given up then.
     pub(super) fn settle_reads(&self, state: &mut State<M>) {
+        if let Err(law) = state.reads.check() {
+            state.reads.leader_lost = false;
+            return self.fail(state, StopReason::Internal { message: law.to_string() });
+        }
         let State { reads, wake_apply, .. } = state;
         if !reads.confirmed.is_empty() {
             let due = reads.confirmed.take_through(reads.through);
@@ -404,5 +430,45 @@ pub(super) fn settle<R>(outcome: Outcome<(), Answer<R>>) -> Result<R, RequestErr
 impl<R> fmt::Debug for Reading<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reading").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(reads: &mut Reads<()>) -> (u64, Completion<(), Answer<()>>) {
+        let (read, completion) = open(|(): &()| ());
+        (reads.begin(read), completion)
+    }
+
+    #[test]
+    fn each_read_has_one_outcome() {
+        let mut reads = Reads::new();
+        let (first, _first) = asked(&mut reads);
+        let (second, _second) = asked(&mut reads);
+        reads.confirm(first, Index(7));
+        reads.abort(second, RequestError::Shutdown);
+        reads.leader_lost = true;
+        assert_eq!(reads.check(), Ok(()));
+        for again in [first, second, second.wrapping_add(1)] {
+            let mut told = Reads::<()>::new();
+            told.confirm(again, Index(7));
+            assert!(told.check().unwrap_err().starts_with("OneOutcomePerRead"));
+            let mut told = Reads::<()>::new();
+            told.abort(again, RequestError::Shutdown);
+            assert!(told.check().is_err());
+        }
+    }
+
+    #[test]
+    fn no_read_waits_for_a_leader_that_is_lost() {
+        let mut reads = Reads::new();
+        let (context, _waits) = asked(&mut reads);
+        assert_eq!(reads.check(), Ok(()));
+        reads.leader_lost = true;
+        assert!(reads.check().is_err());
+        reads.confirm(context, Index(7));
+        assert_eq!(reads.check(), Ok(()));
     }
 }

@@ -10,7 +10,7 @@ use raft_io::driver::{Applied, DriverOptions, Raft, RequestError};
 use raft_io::log::{Locked, Memberships, RaftLog, Read, SharedLog};
 use raft_io::transport::{RaftTransport, Receiver};
 use raft_io::{
-    EntryId, Envelope, GroupId, HardState, Index, LogView, MemoryLog, Message, NodeId, RaftConfig, RoleKind,
+    Entries, EntryId, Envelope, GroupId, HardState, Index, LogView, MemoryLog, Message, NodeId, RaftConfig, RoleKind,
     StateMachine, Term, Write,
 };
 use std::collections::BTreeMap;
@@ -243,10 +243,27 @@ pub(crate) struct Faults {
     pub(crate) fail_sync: AtomicBool,
     /// Every read for applying fails.
     pub(crate) fail_reads: AtomicBool,
+    /// The second entry of what is read and the last one change places, or the second is missing.
+    pub(crate) scrambled: AtomicBool,
+    pub(crate) gap: AtomicBool,
     /// Nothing is answered from memory.
     pub(crate) cold: AtomicBool,
     pub(crate) syncs: AtomicUsize,
     pub(crate) appends: AtomicUsize,
+}
+
+impl Faults {
+    fn disorder(&self, entries: Entries) -> Entries {
+        let mut listed: Vec<_> = entries.iter().cloned().collect();
+        let last = listed.len() - 1;
+        if self.scrambled.load(Ordering::SeqCst) {
+            listed.swap(1, last);
+        }
+        if self.gap.load(Ordering::SeqCst) {
+            listed.remove(1);
+        }
+        listed.into_iter().collect()
+    }
 }
 
 impl FaultyLog {
@@ -294,6 +311,7 @@ macro_rules! log_view {
                     Read::Entries(entries) if !entries.is_empty() && self.faults.cold.load(Ordering::SeqCst) => {
                         Read::Cold
                     }
+                    Read::Entries(entries) if entries.len() > 2 => Read::Entries(self.faults.disorder(entries)),
                     read => read,
                 }
             }
