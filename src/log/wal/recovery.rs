@@ -11,7 +11,7 @@ use super::error::WalError;
 use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, Segment};
 use super::options::WalOptions;
 use super::record::{Checkpoint, FRAME_BYTES, Frame, HEADER_BYTES, Header, Malformed, Op, payload_len};
-use super::room::{Found, Numbers, Reserve, Sizes};
+use super::room::{Found, Numbers, Reserve, Sizes, lacks_space};
 use super::store::zero;
 use super::view::{Place, View};
 use super::watermark::{Mark, WATERMARK, Watermark};
@@ -46,8 +46,24 @@ pub(super) struct Recovered {
 /// Opens what is in the directory, or makes a new log in an empty one. Everything that it returns
 /// is durable.
 pub(super) fn recover(directory: &dyn Directory, options: &WalOptions) -> Result<Recovered, WalError> {
+    let lacking = match recover_once(directory, options, false) {
+        Err(WalError::Io { source, operation, file }) if lacks_space(&source) => {
+            WalError::Io { source, operation, file }
+        }
+        ended => return ended,
+    };
+    // Where overwriting needs space, the reserve is the last that there is. All of it once more: a sync may have failed, and
+    // only what is read and written again is known to be there.
+    let mut reserve = Reserve::find(&Found::look(directory)?, 0);
+    if reserve.spend(directory) { recover_once(directory, options, true) } else { Err(lacking) }
+}
+
+fn recover_once(directory: &dyn Directory, options: &WalOptions, spent: bool) -> Result<Recovered, WalError> {
     let found = Found::look(directory)?;
     let mut reserve = Reserve::find(&found, Sizes::of(options.real_segment_bytes()).reserve);
+    if spent {
+        reserve.spend(directory);
+    }
     let (mut manifest, mut watermark, mark) = load_or_create(directory, options, &found, &mut reserve)?;
     // What the manifest says is durable before anything goes by it; and what goes, goes before anything is written, for
     // on a full volume there is no room before.

@@ -154,6 +154,10 @@ impl Numbers {
     }
 }
 
+fn failed_to_make(directory: &dyn Directory, source: io::Error) -> WalError {
+    WalError::Io { operation: "making", file: directory.path().join(RESERVE), source }
+}
+
 fn is_listed(manifest: &Manifest, name: &str) -> bool {
     manifest.segments.iter().any(|segment| segment.name() == name)
 }
@@ -166,6 +170,9 @@ pub(super) struct Reserve {
     held: bool,
     /// Whether it is known to have its full size.
     whole: bool,
+    /// Whether its room is needed for overwriting, on a file system that copies on write: it is not made again before a
+    /// purge.
+    spent: bool,
 }
 
 impl Reserve {
@@ -174,7 +181,7 @@ impl Reserve {
 
     /// One that is too small is made anew once the log is open; until then it is better than none.
     pub(super) fn find(found: &Found, bytes: u64) -> Self {
-        Self { bytes, held: found.has_file(RESERVE), whole: false }
+        Self { bytes, held: found.has_file(RESERVE), whole: false, spent: false }
     }
 
     /// Makes it if it is missing or too small.
@@ -182,11 +189,14 @@ impl Reserve {
     /// # Errors
     /// There is no room for all of it. What fits is kept: it is enough for a manifest at least, or there is none.
     pub(super) fn restore(&mut self, directory: &dyn Directory) -> Result<(), WalError> {
+        if self.spent {
+            return Err(failed_to_make(directory, io::ErrorKind::StorageFull.into()));
+        }
         self.whole = self.whole || (self.held && self.is_whole(directory));
         if self.whole {
             return Ok(());
         }
-        let failed = |source| WalError::Io { operation: "making", file: directory.path().join(RESERVE), source };
+        let failed = |source| failed_to_make(directory, source);
         let file = directory.create(RESERVE).map_err(failed)?;
         self.held = true;
         let filled = zero(&*file, 0, self.bytes);
@@ -214,6 +224,18 @@ impl Reserve {
             let _ = directory.sync();
             true
         })
+    }
+
+    /// Frees its space for overwriting; false if there was none. It stays away until a purge.
+    pub(super) fn spend(&mut self, directory: &dyn Directory) -> bool {
+        self.spent = true;
+        self.give_up(directory)
+    }
+
+    /// A purge made room: the reserve may be made again.
+    pub(super) fn replenish(&mut self, directory: &dyn Directory) -> Result<(), WalError> {
+        self.spent = false;
+        self.restore(directory)
     }
 
     /// Stores the manifest, with the reserve's space if there is no other.

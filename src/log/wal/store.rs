@@ -356,7 +356,7 @@ impl SegmentStore {
             let _ = self.directory.remove(&segment.name());
         }
         // Without it the log goes on; the next purge tries again.
-        let _ = writing.reserve.restore(&*self.directory);
+        let _ = writing.reserve.replenish(&*self.directory);
         self.prepare_at.store(0, Ordering::Relaxed);
         Ok(())
     }
