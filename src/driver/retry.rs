@@ -1,6 +1,8 @@
 //! A snapshot that failed is tried again, later each time; and a log that is short of space gets one at once.
 
+use super::contain::CodePlace;
 use super::node::{Node, State};
+use super::options::Snapshots;
 use super::raft::StateMachine;
 use super::snapshots::SnapshotState;
 use super::sync::atomic::Ordering;
@@ -108,7 +110,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
     /// Whether the store can read the beginning and the end of this snapshot.
     pub(super) fn has_snapshot(&self, last: EntryId) -> bool {
-        self.options.snapshots.as_ref().is_some_and(|store| store.open(last).is_ok())
+        let opens = |store: &Snapshots| self.panics.survive(CodePlace::StoreOpen, || store.open(last).is_ok());
+        self.options.snapshots.as_ref().and_then(opens).unwrap_or(false)
     }
 
     /// The log says whether it is short of space. Called by the log thread, after each sync: when it is, a snapshot takes
