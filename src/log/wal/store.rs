@@ -286,7 +286,9 @@ impl SegmentStore {
     pub(super) fn prepare_ahead(&self) {
         let active = self.active().segment;
         let end = self.end();
-        if end < active.base + active.bytes / 4 || end < self.prepare_at.load(Ordering::Relaxed) {
+        // A log that is short of space looks at once whether a purge has made room.
+        let early = end < active.base + active.bytes / 4 && !self.is_short();
+        if early || end < self.prepare_at.load(Ordering::Relaxed) {
             return;
         }
         let writing = &mut *self.writing();
