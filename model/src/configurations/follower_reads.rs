@@ -27,7 +27,7 @@ pub(super) const LEARNER: Configuration = Configuration {
     name: "follower-reads",
     purpose: "reads at a learner, whose leader may not know of the next one",
     client_requests: true,
-    golden: Some(1_220_503),
+    golden: Some(1_222_248),
     ..WITH_LEARNER
 };
 pub(super) const LATE: Configuration = Configuration {
@@ -35,7 +35,7 @@ pub(super) const LATE: Configuration = Configuration {
     purpose: "reads at a learner, of which questions, confirmations and answers come late",
     reads_max: 1,
     network: TWO_MESSAGES,
-    golden: Some(2_248_332),
+    golden: Some(2_274_898),
     ..WITH_LEARNER
 };
 pub(super) const AGAIN: Configuration = Configuration {
@@ -43,7 +43,7 @@ pub(super) const AGAIN: Configuration = Configuration {
     purpose: "reads of a follower that asks again with each heartbeat",
     log_max: 1,
     heartbeats: true,
-    golden: Some(10_939_879),
+    golden: Some(11_305_799),
     ..WITH_READERS
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -53,7 +53,7 @@ pub(super) const CRASHES: Configuration = Configuration {
     pending_max: 2,
     crashes_max: 1,
     readers: 3,
-    golden: Some(1_028_801),
+    golden: Some(1_065_811),
     ..WITH_READERS
 };
 pub(super) const FETCH: Configuration = Configuration {
@@ -63,7 +63,7 @@ pub(super) const FETCH: Configuration = Configuration {
     snapshots_max: 1,
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::FollowerRead, Goal::SnapshotRestored],
-    golden: Some(6_372_010),
+    golden: Some(6_477_563),
     ..WITH_READERS
 };
 pub(super) const MEMBERS: Configuration = Configuration {
@@ -73,7 +73,7 @@ pub(super) const MEMBERS: Configuration = Configuration {
     targets: ("WithoutLearner", &[Target::of_voters(&[1, 2, 3])]),
     changes_max: 1,
     symmetry: false,
-    golden: Some(1_028_587),
+    golden: Some(1_032_997),
     ..WITH_LEARNER
 };
 pub(super) const LEASES: Configuration = Configuration {
@@ -111,7 +111,7 @@ pub(super) const CONFORM_HEARTBEATS: Configuration = Configuration {
     heartbeats: true,
     campaigners: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::FollowerRead],
-    golden: Some(24_820),
+    golden: Some(25_168),
     ..CONFORM
 };
 pub(super) const CONFORM_CRASHES: Configuration = Configuration {

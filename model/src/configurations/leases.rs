@@ -20,7 +20,7 @@ pub(super) const LEASES: Configuration = Configuration {
     name: "leases",
     purpose: "reads by leases, while leaders change and are told to lead no more",
     step_downs: true,
-    golden: Some(2_771_723),
+    golden: Some(2_832_461),
     ..WITH_LEASES
 };
 pub(super) const TRANSFER: Configuration = Configuration {
@@ -31,7 +31,7 @@ pub(super) const TRANSFER: Configuration = Configuration {
     campaigners: 1,
     network: Network::Lossy { messages_max: 2, duplication: false },
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::LeaderByTransfer, Goal::TransferEnded],
-    golden: Some(9_357_133),
+    golden: Some(9_493_468),
     ..WITH_LEASES
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -39,7 +39,7 @@ pub(super) const CRASHES: Configuration = Configuration {
     purpose: "a server that starts again and keeps the promise that it gave before",
     log_max: 1,
     crashes_max: 1,
-    golden: Some(2_022_563),
+    golden: Some(2_104_029),
     ..WITH_LEASES
 };
 pub(super) const HEARTBEATS: Configuration = Configuration {

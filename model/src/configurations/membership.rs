@@ -44,7 +44,7 @@ pub(super) const SINGLE: Configuration = Configuration {
     changes_max: 2,
     network: TWO_MESSAGES,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::ChangeTakenBack],
-    golden: Some(10_122_213),
+    golden: Some(10_054_776),
     ..CHANGES
 };
 pub(super) const JOINT: Configuration = Configuration {
@@ -97,7 +97,7 @@ pub(super) const SNAPSHOTS: Configuration = Configuration {
     trails: &[0, 1],
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::SnapshotRestored, Goal::MembershipBySnapshot],
-    golden: Some(402_661),
+    golden: Some(401_369),
     ..CHANGES
 };
 pub(super) const READS: Configuration = Configuration {
@@ -108,7 +108,7 @@ pub(super) const READS: Configuration = Configuration {
     reads_max: 1,
     network: TWO_MESSAGES,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Read, Goal::LeaderLeft],
-    golden: Some(1_077_743),
+    golden: Some(1_083_219),
     ..CHANGES
 };
 pub(super) const TRANSFER: Configuration = Configuration {

@@ -275,7 +275,7 @@ pub const ALL: &[Configuration] = &[
         network: Network::Lossy { messages_max: 2, duplication: false },
         client_requests: false,
         goals: WITH_SNAPSHOTS,
-        golden: Some(801_964),
+        golden: Some(799_679),
         ..CORE
     },
     follower_reads::LEARNER,
@@ -392,7 +392,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         crashes_max: 1,
         heartbeats: false,
         client_requests: false,
-        golden: Some(24_930),
+        golden: Some(24_858),
         ..SPEC
     },
     reads::CONFORM_AGAIN,
