@@ -20,11 +20,12 @@ fn request() -> AppendEntriesRequest {
         payload: Payload::Command(Bytes::from(vec![index as u8; COMMAND_BYTES])),
     };
     AppendEntriesRequest {
+        history: None,
+        session: Index(0),
         term: Term(3),
         prev: EntryId::new(1000, 3),
         entries: (1001..1001 + ENTRIES).map(entry).collect(),
         commit: Index(990),
-        session: Index::ZERO,
     }
 }
 
@@ -55,7 +56,7 @@ fn baseline_decode(frame: &Bytes) -> AppendEntriesRequest {
         let length = rest.get_u32_le() as usize;
         Entry { id, payload: Payload::Command(rest.split_to(length)) }
     });
-    AppendEntriesRequest { term, prev, entries: entries.collect(), commit, session: Index::ZERO }
+    AppendEntriesRequest { history: None, term, prev, entries: entries.collect(), commit, session: Index(0) }
 }
 
 fn codec(criterion: &mut Criterion) {

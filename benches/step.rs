@@ -123,11 +123,12 @@ fn append(prev: EntryId, count: usize, commit: u64) -> Event {
     };
     let entries: Entries = (0..count).map(entry).collect();
     receive(Message::AppendEntriesRequest(AppendEntriesRequest {
+        history: None,
+        session: Index::ZERO,
         term: Term(1),
         prev,
         entries,
         commit: Index(commit),
-        session: Index::ZERO,
     }))
 }
 

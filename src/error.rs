@@ -1,5 +1,6 @@
 //! Errors, one enum per operation, sorted by who acted: the caller, a peer, the disk.
 
+use crate::history::HistoryId;
 use crate::types::{EntryId, Index, NodeId, Term};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -279,6 +280,10 @@ pub enum SnapshotRefused {
     },
 }
 
+fn history(id: Option<HistoryId>) -> String {
+    id.map_or_else(|| String::from("none"), |id| alloc::format!("{id}"))
+}
+
 fn leader_hint(leader: Option<NodeId>) -> String {
     match leader {
         Some(id) => alloc::format!("node {id} leads"),
@@ -322,6 +327,22 @@ pub enum PeerMisbehaved {
     CommittedConflict {
         /// The first index in conflict.
         index: Index,
+    },
+    /// A leader's log is of another history than this one: another cluster under the same number, this one before a recovery,
+    /// or another recovery of it. Its entries and snapshots are not taken; take the server out that is in the wrong cluster,
+    /// empty its directory, and let it join under a new id.
+    #[error(
+        "follows another history: entry {index} is of {} there and of {} here; one of the two servers is in the wrong cluster",
+        history(*theirs),
+        history(*ours)
+    )]
+    OtherHistory {
+        /// The entry that shows it.
+        index: Index,
+        /// The history that this log has there.
+        ours: Option<HistoryId>,
+        /// The history that the peer's log has there.
+        theirs: Option<HistoryId>,
     },
     /// It offers a snapshot of no entry, or of one from a term after its own.
     #[error("offers a snapshot up to {last}, which its term cannot have committed")]

@@ -3,6 +3,7 @@
 //! The names are those of the spec: each `XRequest` and `XResponse` is consumed by the transition
 //! `HandleXRequest` or `HandleXResponse`. Dissertation Figures 3.1 and §9.6 (pre-vote).
 
+use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::types::{Entries, EntryId, Index, NodeId, Term};
 use alloc::sync::Arc;
@@ -134,6 +135,9 @@ pub struct AppendEntriesRequest {
     /// Which of the leader's acquaintances with the receiver this belongs to: the index of the configuration that made it a
     /// member within this term; 0 if it was one when the term began. The answer echoes it.
     pub session: Index,
+    /// The history that `prev` belongs to; `None` before there was one, and from leaders of before 0.7. A follower that has
+    /// this very entry and another history takes nothing from this leader.
+    pub history: Option<HistoryId>,
 }
 
 /// Answers an [`AppendEntriesRequest`].

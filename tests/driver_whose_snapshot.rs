@@ -7,7 +7,7 @@ mod driver_support;
 use bytes::Bytes;
 use driver_support::PATIENCE;
 use driver_support::snapshots::{FlakyStore, Group, Member, propose};
-use raft_io::driver::{DriverOptions, StartError, TakeSnapshotError};
+use raft_io::driver::{DriverOptions, Recovery, StartError, TakeSnapshotError};
 use raft_io::snapshot::{SnapshotError, SnapshotInfo, SnapshotStore};
 use raft_io::transport::MemoryNetwork;
 use raft_io::{EntryId, LogView, Membership};
@@ -117,6 +117,42 @@ fn a_snapshot_of_another_node_of_the_cluster_is_as_good() {
     let mut one = one.with_store(&group.at(followers[1]).store);
     one.start();
     assert_eq!(one.commands(), expected);
+}
+
+/// Three lose their majority, and two people recover one server each. Both go on with entries of the same numbers; a snapshot of
+/// the one recovery is none of the other, though what was before is the same for both.
+#[test]
+fn a_snapshot_of_another_recovery_is_refused() {
+    let mut group = Group::start(3, &manual());
+    let leader = group.leader();
+    group.propose(leader, 5);
+    let last = group.at(leader).raft().status().last_index;
+    for node in group.members.values_mut() {
+        node.wait(|status| status.applied_index >= last && status.history.is_some());
+        node.stop();
+    }
+    let network = MemoryNetwork::new();
+    let mut recovered = Vec::new();
+    for id in [1, 2] {
+        let mut node = group.members.remove(&id).unwrap().on(&network);
+        let recovery = Recovery::plan(&node.log, id, [id]).unwrap();
+        recovery.carry_out(&mut node.log).unwrap();
+        propose(node.lead(), format!("of {id}"));
+        let info = node.raft().snapshot().wait(PATIENCE).unwrap();
+        assert_eq!(info.history().unwrap().as_ref(), Some(&recovery.history));
+        node.stop();
+        recovered.push((node, info, recovery));
+    }
+    let ((two, other, _), (one, own, recovery)) = (recovered.pop().unwrap(), recovered.pop().unwrap());
+    assert_eq!((own.last, recovery.history.ancestors().len()), (other.last, 1));
+    let own_store = one.store.clone();
+    let one = one.with_store(&two.store);
+    let refused = one.refused();
+    assert!(matches!(refused, Some(StartError::SnapshotOfOtherHistory { .. })), "{refused:?}");
+    // With its own it starts.
+    let mut one = one.with_store(&own_store);
+    one.lead();
+    assert_eq!(one.commands().last().unwrap(), "of 1");
 }
 
 /// A snapshot as 0.6.0 took it, which names no history.

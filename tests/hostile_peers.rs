@@ -12,8 +12,8 @@ use raft_io::message::{
 };
 use raft_io::testkit::log_suite::Random;
 use raft_io::{
-    Action, Actions, Entries, Entry, EntryId, Envelope, Event, Index, LogView, Membership, MemoryLog, NodeId, Payload,
-    Protocol, RaftConfig, RaftLog, RoleKind, Term, Write,
+    Action, Actions, Entries, Entry, EntryId, Envelope, Event, HistoryId, Index, LogView, Membership, MemoryLog,
+    NodeId, Payload, Protocol, RaftConfig, RaftLog, RoleKind, Term, Write,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -374,7 +374,7 @@ impl Server {
             12 => Message::TimeoutNowRequest(TimeoutNowRequest { term }),
             13 => {
                 let (last, membership) = (self.some_id(), Arc::new(self.some_membership()));
-                let session = self.some_id().index;
+                let session = Index(self.below(3));
                 Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last, membership, session })
             }
             _ => {
@@ -407,8 +407,10 @@ impl Server {
             entries.push(Entry { id, payload: self.some_payload() });
         }
         let commit = self.some_id().index;
-        let session = self.some_id().index;
-        AppendEntriesRequest { term, prev, entries: Entries::from(entries), commit, session }
+        let session = Index(self.below(3));
+        // Of this cluster there is none; whoever names one is not of it.
+        let history = (self.below(8) == 0).then(|| HistoryId::from_bits(u128::from(self.below(4))));
+        AppendEntriesRequest { history, term, prev, entries: Entries::from(entries), commit, session }
     }
 }
 

@@ -40,8 +40,14 @@ fn append() -> Envelope {
         entry(9, Payload::Membership(membership())),
     ];
     let entries = Entries::from(entries);
-    let request =
-        AppendEntriesRequest { term: Term(3), prev: EntryId::new(6, 2), entries, commit: Index(6), session: Index(4) };
+    let request = AppendEntriesRequest {
+        history: None,
+        term: Term(3),
+        prev: EntryId::new(6, 2),
+        entries,
+        commit: Index(6),
+        session: Index(0),
+    };
     Envelope { from: NodeId(1), to: NodeId(2), message: Message::AppendEntriesRequest(request) }
 }
 
@@ -67,7 +73,7 @@ fn events_actions_and_messages_come_back_as_they_were() {
     round_trip(&Event::ChangeMembership { target: membership() });
     round_trip(&Action::MembershipChanged { index: Index(9), membership: membership() });
     let request =
-        InstallSnapshotRequest { term: Term(3), last: EntryId::new(6, 2), membership: membership(), session: Index(4) };
+        InstallSnapshotRequest { term: Term(3), last: EntryId::new(6, 2), membership: membership(), session: Index(0) };
     round_trip(&Envelope { message: Message::InstallSnapshotRequest(request), ..envelope.clone() });
     let request = ReadIndexRequest { term: Term(3), context: u64::MAX };
     round_trip(&Envelope { message: Message::ReadIndexRequest(request), ..envelope.clone() });

@@ -14,7 +14,10 @@ use raft_io::snapshot::{Chunk, ChunkRequest};
 use raft_io::wire::{
     self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Introduction, Limits, Purpose, Refusal, Welcome,
 };
-use raft_io::{ClusterId, Entry, EntryId, GroupId, HardState, Index, Membership, Message, NodeId, Payload, Term};
+use raft_io::{
+    ClusterId, Entry, EntryId, GroupId, HardState, History, HistoryId, Index, Membership, Message, NodeId, Payload,
+    Term,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use wire_support::{LIMITS, decode, encode, seal, varint};
@@ -34,7 +37,8 @@ fn membership() -> Arc<Membership> {
 }
 
 fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntriesRequest {
-    AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit: Index(300), session: Index(290) }
+    let (commit, session) = (Index(300), Index(290));
+    AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit, session, history: None }
 }
 
 fn chunk(number: u64, metadata: &'static [u8]) -> Chunk {
@@ -66,6 +70,15 @@ fn introduction() -> Introduction {
             vote: Some((Term(9), NodeId(2))),
         }),
     }
+}
+
+/// A configuration that names a history with everything in it.
+fn founding(index: u64) -> Entry {
+    let id = HistoryId::from_bits;
+    let parent = History::new(id(0x11 << 64), EntryId::new(1, 1));
+    let child = History::child(Some(&parent), id(0x22 << 64 | 5), EntryId::new(index, 9), [2, 300_u64]);
+    let membership = Membership::new([1]).with_history(Arc::new(child));
+    Entry { id: EntryId::new(index, 9), payload: Payload::Membership(Arc::new(membership)) }
 }
 
 /// One frame of every kind, and of every shape that a kind has.
@@ -202,6 +215,13 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
             })),
         ),
         (
+            "append_entries_request_history",
+            message(Message::AppendEntriesRequest(AppendEntriesRequest {
+                history: Some(HistoryId::from_bits(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210)),
+                ..append(last, vec![founding(301)])
+            })),
+        ),
+        (
             "chunk_request",
             Frame::ChunkRequest { group: GroupId(5), request: ChunkRequest { snapshot: last, chunk: 3 } },
         ),
@@ -313,10 +333,10 @@ fn a_frame_is_laid_out_as_documented() {
     let request = append(EntryId::new(1, 1), vec![noop(2, 9), entry(3, 9, b"ab")]);
     let frame = encode(&Frame::Message { group: GroupId(0), message: Message::AppendEntriesRequest(request) });
     // Term, prev index, prev term, commit 300; a block of 8 bytes: 2 entries, each term, kind and,
-    // for a command, length and bytes; session 290.
+    // for a command, length and bytes; session 290; no history, two halves of 0.
     let fields = [9, 1, 1, 0xac, 0x02];
     let block = [8, 2, 9, 0, 9, 1, 2, b'a', b'b'];
-    let body = [&[2, 16][..], &fields, &block, &[0xa2, 0x02]].concat();
+    let body = [&[2, 18][..], &fields, &block, &[0xa2, 0x02, 0, 0]].concat();
     assert_eq!(frame, seal(1, 20, 0, 0, &body));
 }
 
@@ -522,7 +542,7 @@ fn what_cannot_be_sent_leaves_the_buffer_alone() {
     };
     let small = Limits { frame_bytes_max: 1024 };
     let error = refuse(append(EntryId::ZERO, vec![entry(1, 1, &[0; 1000])]), &small);
-    assert_eq!(error, EncodeError::TooLarge { bytes: 1037, limit: 1024 });
+    assert_eq!(error, EncodeError::TooLarge { bytes: 1039, limit: 1024 });
     let many = (1..=17).map(|index| noop(index, 1)).collect();
     assert_eq!(refuse(append(EntryId::ZERO, many), &small), EncodeError::TooManyEntries { entries: 17, limit: 16 });
     let gap = append(EntryId::new(4, 1), vec![entry(5, 1, b"x"), entry(7, 1, b"y")]);

@@ -27,16 +27,24 @@ fn prefixed(bytes: &[u8]) -> Vec<u8> {
 /// The two places where a configuration stands, around any bytes.
 fn frames(configuration: &[u8]) -> [(u16, Vec<u8>); 2] {
     let block = [&[1, 9, 2][..], &prefixed(configuration)].concat();
-    let append = [&[9, 0, 0, 0][..], &prefixed(&block)].concat();
-    let install = [&[9, 4, 8][..], &prefixed(configuration)].concat();
+    // Session 3; of an append, no history.
+    let append = [&[9, 0, 0, 0][..], &prefixed(&block), &[3, 0, 0]].concat();
+    let install = [&[9, 4, 8][..], &prefixed(configuration), &[3]].concat();
     let (append_kind, install_kind) = (kind::APPEND_ENTRIES_REQUEST, kind::INSTALL_SNAPSHOT_REQUEST);
-    [(append_kind, seal(append_kind, 1, &append)), (install_kind, seal(install_kind, 2, &install))]
+    [(append_kind, seal(append_kind, 2, &append)), (install_kind, seal(install_kind, 3, &install))]
 }
 
 fn messages(membership: &Arc<Membership>) -> [Message; 2] {
     let entry = Entry { id: EntryId::new(1, 9), payload: Payload::Membership(Arc::clone(membership)) };
     let (term, prev, commit) = (Term(9), EntryId::ZERO, Index(0));
-    let append = AppendEntriesRequest { term, prev, entries: [entry].into_iter().collect(), commit, session: Index(3) };
+    let append = AppendEntriesRequest {
+        history: None,
+        term,
+        prev,
+        entries: [entry].into_iter().collect(),
+        commit,
+        session: Index(3),
+    };
     let (last, membership, session) = (EntryId::new(4, 8), Arc::clone(membership), Index(3));
     let install = InstallSnapshotRequest { term, last, membership, session };
     [Message::AppendEntriesRequest(append), Message::InstallSnapshotRequest(install)]

@@ -11,7 +11,7 @@ use raft_io::message::{
     RequestVoteResponse, TimeoutNowRequest,
 };
 use raft_io::wire::{self, Frame, HEADER_BYTES};
-use raft_io::{Entry, EntryId, GroupId, Index, Membership, Message, NodeId, Payload, Term};
+use raft_io::{Entry, EntryId, GroupId, HistoryId, Index, Membership, Message, NodeId, Payload, Term};
 use std::sync::Arc;
 use wire_support::{decode, encode, seal};
 
@@ -54,14 +54,23 @@ fn memberships() -> impl Strategy<Value = Arc<Membership>> {
 
 fn appends() -> impl Strategy<Value = AppendEntriesRequest> {
     let entries = prop::collection::vec((numbers(), payloads()), 0..20);
-    (numbers(), ids(), numbers(), numbers(), entries).prop_map(|(term, prev, commit, session, entries)| {
-        let entries = entries.into_iter().zip(1u64..).map(|((term, payload), distance)| Entry {
-            id: EntryId::new(prev.index.0.saturating_add(distance), term),
-            payload,
-        });
-        let (entries, commit, session) = (entries.collect(), Index(commit), Index(session));
-        AppendEntriesRequest { term: Term(term), prev, entries, commit, session }
-    })
+    let histories = prop_oneof![Just(None), any::<u128>().prop_map(|bits| Some(HistoryId::from_bits(bits)))];
+    (numbers(), ids(), numbers(), entries, (histories, numbers())).prop_map(
+        |(term, prev, commit, entries, (history, session))| {
+            let entries = entries.into_iter().zip(1u64..).map(|((term, payload), distance)| Entry {
+                id: EntryId::new(prev.index.0.saturating_add(distance), term),
+                payload,
+            });
+            AppendEntriesRequest {
+                history,
+                session: Index(session),
+                term: Term(term),
+                prev,
+                entries: entries.collect(),
+                commit: Index(commit),
+            }
+        },
+    )
 }
 
 fn messages() -> impl Strategy<Value = Message> {
@@ -92,9 +101,13 @@ fn messages() -> impl Strategy<Value = Message> {
                 session: Some(Index::ZERO),
             })
         }),
-        (numbers(), ids(), memberships(), numbers()).prop_map(|(term, last, membership, session)| {
-            let (term, session) = (Term(term), Index(session));
-            Message::InstallSnapshotRequest(InstallSnapshotRequest { term, last, membership, session })
+        (numbers(), ids(), memberships()).prop_map(|(term, last, membership)| {
+            Message::InstallSnapshotRequest(InstallSnapshotRequest {
+                term: Term(term),
+                last,
+                membership,
+                session: Index::ZERO,
+            })
         }),
         (numbers(), numbers()).prop_map(|(term, round)| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(term), round })

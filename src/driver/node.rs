@@ -473,6 +473,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 }
                 Action::Misbehaved { peer, reason } => {
                     state.counters.messages_misbehaved += 1;
+                    state.changed = true;
                     trace_event!(warn, node = self.id.0, peer = peer.0, "peer {reason}");
                     let _ = (peer, reason);
                 }

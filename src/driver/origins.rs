@@ -9,8 +9,10 @@ use super::options::Snapshots;
 use super::trace::trace_event;
 use crate::history::History;
 use crate::log::LogView;
+use crate::membership::Membership;
+use crate::protocol::Protocol;
 use crate::snapshot::{SnapshotError, SnapshotInfo};
-use crate::types::{EntryId, NodeId};
+use crate::types::{EntryId, Index, NodeId};
 use std::format;
 use std::string::{String, ToString};
 use std::sync::Arc;
@@ -65,6 +67,22 @@ fn set_aside(node: NodeId, store: &Snapshots, info: &SnapshotInfo) -> Result<(),
     );
     let _ = node;
     store.set_aside(info.last)
+}
+
+/// The configuration that was in force after the entry at `index`, which no snapshot covers yet.
+pub(super) fn membership_as_of(protocol: &Protocol, index: Index) -> Arc<Membership> {
+    let mut found = Arc::clone(protocol.membership());
+    for (at, membership) in protocol.memberships() {
+        if at > index {
+            break;
+        }
+        found = Arc::clone(membership);
+    }
+    match protocol.history() {
+        // A cluster that is older than its history: whose the snapshot is, it says all the same.
+        Some(history) if found.history().is_none() => Arc::new(found.with_history(Arc::clone(history))),
+        _ => found,
+    }
 }
 
 /// A snapshot that was received completely; `offered` is the history that the leader's offer named. Why it is not what was

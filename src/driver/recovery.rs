@@ -8,9 +8,14 @@
 //! The fence is the term. The configuration is appended in one so far beyond the last that no lost server can have led it, whatever
 //! went on where this one could not see it; so no log that one of them brings back is as up to date as this one (§3.6.1), and
 //! none of their leaders is heard any more.
+//!
+//! And what goes on is another history, a child of the one before: survivors adopt it, the lost ones never do, and two
+//! recoveries of one cluster are two histories, though their entries may be numbered alike.
 
+use super::members::draw_history;
 use crate::action::Write;
 use crate::error::{ConfigProblem, RestoreError};
+use crate::history::History;
 use crate::log::{LogView, RaftLog};
 use crate::membership::Membership;
 use crate::types::{Entries, Entry, EntryId, HardState, NodeId, Payload, Term};
@@ -39,6 +44,8 @@ pub struct Recovery {
     pub term: Term,
     /// Where the new configuration is appended.
     pub entry: EntryId,
+    /// The history that begins with it, and names those that are given up.
+    pub history: Arc<History>,
 }
 
 /// Why a log cannot be recovered this way. Nothing was changed.
@@ -98,7 +105,11 @@ impl Recovery {
             return Err(RecoveryError::NotASurvivor { id });
         }
         let entry = EntryId { index: last.index.next(), term: Term(term.0 + TERMS_SKIPPED) };
-        Ok(Self { id, before, after: Arc::new(after), last, term, entry })
+        let lost = before.members().into_iter().filter(|server| !after.contains(*server));
+        let parent = before.history().map(|history| &**history);
+        let history = Arc::new(History::child(parent, draw_history(), entry, lost));
+        let after = Arc::new(after.with_history(Arc::clone(&history)));
+        Ok(Self { id, before, after, last, term, entry, history })
     }
 
     /// The same, with a survivor at another address than it had.
@@ -160,8 +171,24 @@ mod tests {
         assert_eq!((index, membership.to_string()), (recovery.entry.index, "voters 1 2".to_string()));
         assert_eq!(membership.address(NodeId(2)), Some("two:2"));
         assert_eq!((log.last(), log.hard_state().term), (recovery.entry, recovery.entry.term));
+        let lost = [2, 3, 4, 5_u64].map(NodeId);
         // A second time is another one.
-        assert!(Recovery::plan(&log, 1, [1_u64]).unwrap().entry.term > recovery.entry.term);
+        let second = Recovery::plan(&log, 1, [1_u64]).unwrap();
+        assert!(second.entry.term > recovery.entry.term);
+        assert_eq!((second.history.parent(), second.history.lost()), (Some(recovery.history.id()), &lost[..]));
+    }
+
+    #[test]
+    fn what_goes_on_is_a_child_of_the_history_before() {
+        let mut log = log();
+        let [one, other] = [1_u64, 2].map(|survivor| Recovery::plan(&log, survivor, [survivor]).unwrap());
+        assert_eq!(one.entry, other.entry);
+        assert_ne!(one.history.id(), other.history.id(), "though their entries are numbered alike");
+        assert_eq!((one.history.since(), one.history.parent()), (one.entry, None), "an older cluster had none");
+        let lost = [2, 3, 4, 5_u64].map(NodeId);
+        assert_eq!((one.history.lost(), one.after.history()), (&lost[..], Some(&one.history)));
+        let Ok(()) = one.carry_out(&mut log);
+        assert_eq!(Recovery::plan(&log, 1, [1_u64]).unwrap().history.parent(), Some(one.history.id()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::error::{StartError, TakeSnapshotError};
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
-use super::origins::{check_recorded, use_or_set_aside};
+use super::origins::{check_recorded, membership_as_of, use_or_set_aside};
 use super::raft::StateMachine;
 use super::retry::Retry;
 use super::slot::Completer;
@@ -26,7 +26,6 @@ use super::trigger::Trail;
 use crate::error::{SnapshotRefused, StepError};
 use crate::log::{LogView, SharedLog};
 use crate::membership::Membership;
-use crate::protocol::Protocol;
 use crate::snapshot::{Chunk, ChunkRequest, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotWriter};
 use crate::transport::RaftTransport;
 use crate::types::{EntryId, Index, NodeId};
@@ -528,22 +527,6 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             self.panics.survive(CodePlace::AnswerDrop, || requester.complete(answer)).flatten()
         });
         self.wake_all(wakes.collect());
-    }
-}
-
-/// The configuration that was in force after the entry at `index`, which no snapshot covers yet.
-fn membership_as_of(protocol: &Protocol, index: Index) -> Arc<Membership> {
-    let mut found = Arc::clone(protocol.membership());
-    for (at, membership) in protocol.memberships() {
-        if at > index {
-            break;
-        }
-        found = Arc::clone(membership);
-    }
-    match protocol.history() {
-        // A cluster that is older than its history: whose the snapshot is, it says all the same.
-        Some(history) if found.history().is_none() => Arc::new(found.with_history(Arc::clone(history))),
-        _ => found,
     }
 }
 

@@ -167,7 +167,14 @@ fn follower_with_reads(id: u64, priority: u8) -> RaftNode<MemoryLog> {
     assert!(node.step(Event::FollowerRead { context: 6 }).is_err(), "no leader is known");
     let (term, noop) = (Term(1), crate::types::Entry { id: EntryId::new(1, 1), payload: Payload::Noop });
     let entries = crate::types::Entries::one(noop);
-    let append = AppendEntriesRequest { term, prev: EntryId::ZERO, entries, commit: Index::ZERO, session: Index::ZERO };
+    let append = AppendEntriesRequest {
+        history: None,
+        term,
+        prev: EntryId::ZERO,
+        entries,
+        commit: Index::ZERO,
+        session: Index::ZERO,
+    };
     node.step(message(1, id, Message::AppendEntriesRequest(append))).expect("a memory log does not fail");
     let asked = node.step(Event::FollowerRead { context: 7 }).expect("it follows");
     let question = Message::ReadIndexRequest(ReadIndexRequest { term, context: 7 });

@@ -5,12 +5,20 @@
 //! force anyway, with the identity. So followers, snapshots and checkpoints get it with the configuration, and a truncation
 //! takes an uncommitted one back. Once that entry is committed the history is settled, and the oldest configuration that
 //! this server remembers says so too: from then on a compaction keeps it.
+//!
+//! `HistoryIsOne`: where the logs of two servers agree by index and term, they agree on the history. A leader says which
+//! history the entry before its own belongs to, and a follower that finds another one there takes nothing from it: that
+//! leader's cluster and this one have each put an entry there. What a peer sends is refused and reported, before anything of
+//! it counts, its term included.
 
 use super::Protocol;
 use crate::action::ActionSink;
-use crate::history::History;
+use crate::error::PeerMisbehaved;
+use crate::history::{History, HistoryId};
+use crate::log::LogView;
 use crate::membership::Membership;
-use crate::types::{EntryId, Payload};
+use crate::message::{AppendEntriesRequest, InstallSnapshotRequest, Message};
+use crate::types::{Entry, EntryId, Index, Payload};
 use alloc::sync::Arc;
 
 impl Protocol {
@@ -44,5 +52,114 @@ impl Protocol {
         if self.configurations.history_due() <= self.commit_index {
             self.configurations.settle_history(self.commit_index);
         }
+    }
+}
+
+impl Protocol {
+    /// The history of the entry at `index` of this log, committed or not.
+    #[inline]
+    pub(super) fn history_at(&self, index: Index) -> Option<HistoryId> {
+        self.membership().history().and_then(|history| history.at(index))
+    }
+
+    /// Whether what a leader sends can be of the history that this log belongs to.
+    #[inline]
+    pub(super) fn check_history(&self, log: &impl LogView, message: &Message) -> Result<(), PeerMisbehaved> {
+        match message {
+            Message::AppendEntriesRequest(request) => {
+                let agrees = request.history == self.history_at(request.prev.index);
+                // Entries behind all configurations that this server knows, and none among them: most appends.
+                let is_plain =
+                    self.configurations.in_force().0 <= request.prev.index && !request.entries.may_hold_memberships();
+                if agrees && is_plain { Ok(()) } else { self.check_appended_history(log, request) }
+            }
+            Message::InstallSnapshotRequest(request) => self.check_offered_history(log, request),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn check_appended_history(&self, log: &impl LogView, request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
+        let prev = request.prev;
+        let differs = |index, ours, theirs| Err(PeerMisbehaved::OtherHistory { index, ours, theirs });
+        let mut agrees = self.term_at(log, prev.index) == Some(prev.term);
+        let mut theirs = request.history;
+        if agrees && theirs != self.history_at(prev.index) {
+            return differs(prev.index, self.history_at(prev.index), theirs);
+        }
+        let base = self.tail.base().index;
+        for entry in request.entries.iter() {
+            let index = entry.id.index;
+            let brought = Self::history_after(theirs, entry);
+            // What is compacted was committed, and cannot be looked at.
+            if index > base {
+                agrees &= self.term_at(log, index) == Some(entry.id.term);
+                let settled = self.history().map(|history| history.since().index);
+                let is_other = if agrees { !self.holds(entry) } else { settled >= Some(index) };
+                if is_other {
+                    return differs(index, self.history_at(index), brought.unwrap_or(theirs));
+                }
+            }
+            let Some(brought) = brought else { return differs(index, theirs, None) };
+            let adopts = |known: &Arc<History>| match &entry.payload {
+                Payload::Membership(membership) => {
+                    membership.history().is_none_or(|new| new.takes_in(self.settings.id, known.id()))
+                }
+                _ => true,
+            };
+            if !agrees && !self.history().is_none_or(adopts) {
+                return differs(index, self.history().map(|history| history.id()), brought);
+            }
+            theirs = brought;
+        }
+        Ok(())
+    }
+
+    /// The history of a log that goes on with `entry` after one of `before`; the outer `None` if it cannot.
+    fn history_after(before: Option<HistoryId>, entry: &Entry) -> Option<Option<HistoryId>> {
+        let Payload::Membership(membership) = &entry.payload else { return Some(before) };
+        match membership.history() {
+            None => before.is_none().then_some(None),
+            Some(history) if Some(history.id()) == before => Some(before),
+            Some(history) => (history.since() == entry.id && history.parent() == before).then_some(Some(history.id())),
+        }
+    }
+
+    /// Whether an entry that this log has by index and term is that very entry, as far as configurations tell.
+    fn holds(&self, entry: &Entry) -> bool {
+        let known = self.configurations.iter().skip(1).find(|(index, _)| *index == entry.id.index);
+        match (&entry.payload, known) {
+            (Payload::Membership(theirs), Some((_, ours))) => theirs == ours,
+            // Covered by the snapshot, which took its configuration along.
+            (Payload::Membership(_), None) => entry.id.index <= self.snapshot.index,
+            (_, known) => known.is_none(),
+        }
+    }
+
+    #[cold]
+    fn check_offered_history(
+        &self,
+        log: &impl LogView,
+        request: &InstallSnapshotRequest,
+    ) -> Result<(), PeerMisbehaved> {
+        let last = request.last;
+        let offered = request.membership.history();
+        let theirs = offered.and_then(|history| history.at(last.index));
+        let holds = self.term_at(log, last.index) == Some(last.term);
+        let fits = match (self.history(), offered) {
+            _ if holds && theirs != self.history_at(last.index) => false,
+            (Some(settled), Some(offered)) => offered.takes_in(self.settings.id, settled.id()),
+            // Taken before there was one, by a leader that does not know yet that it is committed.
+            (Some(settled), None) => settled.at(last.index).is_none(),
+            // Two leaders cannot have led one term.
+            (None, Some(offered)) => self
+                .membership()
+                .history()
+                .is_none_or(|known| known.id() == offered.id() || known.since() != offered.since()),
+            (None, None) => true,
+        };
+        let ours = self.membership().history().map(|history| history.id());
+        let theirs = offered.map(|history| history.id());
+        if fits { Ok(()) } else { Err(PeerMisbehaved::OtherHistory { index: last.index, ours, theirs }) }
     }
 }

@@ -248,7 +248,8 @@ impl Protocol {
     /// Gate, then let the term spread, then dispatch.
     fn receive(&mut self, log: &impl LogView, envelope: Envelope, actions: &mut impl ActionSink) {
         let from = envelope.from;
-        if let Err(reason) = self.check_message(&envelope) {
+        let checked = self.check_message(&envelope).and_then(|()| self.check_history(log, &envelope.message));
+        if let Err(reason) = checked {
             actions.push(Action::Misbehaved { peer: from, reason });
             return;
         }

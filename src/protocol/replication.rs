@@ -10,6 +10,7 @@ use super::tail::Tail;
 use super::{Protocol, Settings};
 use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, ProposeError};
+use crate::history::History;
 use crate::log::{LogView, Read};
 use crate::membership::Membership;
 use crate::message::{
@@ -82,6 +83,7 @@ impl Protocol {
             from: self.settings.id,
             term: self.hard_state.term,
             commit: self.commit_index,
+            history: self.configurations.in_force().1.history().map(|history| &**history),
             settings: &self.settings,
         };
         // The last one takes the run along instead of another reference to it.
@@ -290,6 +292,7 @@ impl Protocol {
             term: self.hard_state.term,
             commit: self.commit_index,
             snapshot: self.snapshot,
+            history: self.configurations.in_force().1.history().map(|history| &**history),
             membership: &self.configurations.as_of(self.snapshot.index).1,
         };
         (sender, &mut self.role)
@@ -358,6 +361,8 @@ struct Fresh<'a> {
     from: NodeId,
     term: Term,
     commit: Index,
+    /// Of the configuration in force.
+    history: Option<&'a History>,
     settings: &'a Settings,
 }
 
@@ -413,7 +418,8 @@ impl Fresh<'_> {
     ) {
         progress.sent(prev.index.plus(entries.len()), bytes);
         let (term, commit, session) = (self.term, self.commit, progress.session);
-        let request = AppendEntriesRequest { term, prev, entries, commit, session };
+        let history = self.history.and_then(|history| history.at(prev.index));
+        let request = AppendEntriesRequest { term, prev, entries, commit, session, history };
         let message = Message::AppendEntriesRequest(request);
         actions.push(Action::Send(Envelope { from: self.from, to, message }));
     }
@@ -427,6 +433,8 @@ struct Sender<'a, L> {
     term: Term,
     commit: Index,
     snapshot: EntryId,
+    /// Of the configuration in force.
+    history: Option<&'a History>,
     /// As of the snapshot.
     membership: &'a Arc<Membership>,
 }
@@ -434,7 +442,8 @@ struct Sender<'a, L> {
 impl<L: LogView> Sender<'_, L> {
     fn envelope(&self, to: NodeId, progress: &Progress, prev: EntryId, entries: Entries) -> Envelope {
         let (term, commit, session) = (self.term, self.commit, progress.session);
-        let request = AppendEntriesRequest { term, prev, entries, commit, session };
+        let history = self.history.and_then(|history| history.at(prev.index));
+        let request = AppendEntriesRequest { term, prev, entries, commit, session, history };
         Envelope { from: self.settings.id, to, message: Message::AppendEntriesRequest(request) }
     }
 

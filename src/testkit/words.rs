@@ -220,7 +220,7 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
             let entries = entries.split(',').filter(|word| !word.is_empty()).map(entry).collect::<Result<_, _>>()?;
             let commit = Index(words.option("commit")?.unwrap_or(0));
             let (prev, session) = (words.id("prev")?, Index(words.option("session")?.unwrap_or(0)));
-            Message::AppendEntriesRequest(AppendEntriesRequest { term, prev, entries, commit, session })
+            Message::AppendEntriesRequest(AppendEntriesRequest { history: None, term, prev, entries, commit, session })
         }
         Some("append_entries_response") => {
             let result = match words.words.get(3).copied() {

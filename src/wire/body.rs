@@ -12,6 +12,7 @@
 //! An entry's index is not written: the first follows `prev`, each other the one before it.
 
 use super::{EncodeError, FrameError, Limits, kind, write};
+use crate::history::HistoryId;
 use crate::membership::{Membership, MembershipError};
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
@@ -77,6 +78,11 @@ struct AppendEntriesRequestBody<'a> {
     entries: EntryBlock<'a>,
     #[pack_io(since = 2)]
     session: u64,
+    /// The history's identity in two halves; zeros for none, and from servers before 0.7.
+    #[pack_io(since = 2)]
+    history_high: u64,
+    #[pack_io(since = 2)]
+    history_low: u64,
 }
 
 /// The same body as it is read: the block still in bytes.
@@ -91,6 +97,10 @@ struct AppendEntriesRequestView<'a> {
     /// Leaders before 0.7 have none, and take any answer for one to what they sent.
     #[pack_io(since = 2)]
     session: u64,
+    #[pack_io(since = 2)]
+    history_high: u64,
+    #[pack_io(since = 2)]
+    history_low: u64,
 }
 
 /// A flat union: `index` is `match_index` or `prev_index`, the hint is zero unless rejected.
@@ -211,6 +221,16 @@ impl Serialize for EntryBlock<'_> {
     }
 }
 
+/// Zeros are none; other bits have to be an identity, or there would be two encodings of one.
+fn decode_history(high: u64, low: u64) -> Result<Option<HistoryId>, FrameError> {
+    if (high, low) == (0, 0) {
+        return Ok(None);
+    }
+    let bits = u128::from(high) << 64 | u128::from(low);
+    let id = Some(HistoryId::from_bits(bits)).filter(|id| id.to_bits() == bits);
+    id.map(Some).ok_or(FrameError::Body { kind: kind::APPEND_ENTRIES_REQUEST, what: "the identity of no history" })
+}
+
 /// What a receiver would not take must not be sent.
 fn check_membership(membership: &Membership) -> Result<(), EncodeError> {
     if membership.is_empty() || membership.encoded_len() > Membership::ENCODED_BYTES_MAX {
@@ -303,6 +323,7 @@ fn encode_append(m: &AppendEntriesRequest, limits: &Limits, encoder: &mut Encode
     if entries.block_bytes > limits.frame_bytes_max {
         return Err(EncodeError::TooLarge { bytes: entries.block_bytes, limit: limits.frame_bytes_max });
     }
+    let history = m.history.map_or(0, HistoryId::to_bits);
     write(
         encoder,
         &AppendEntriesRequestBody {
@@ -312,6 +333,8 @@ fn encode_append(m: &AppendEntriesRequest, limits: &Limits, encoder: &mut Encode
             commit: m.commit.0,
             entries,
             session: m.session.0,
+            history_high: (history >> 64) as u64,
+            history_low: history as u64,
         },
     )
 }
@@ -421,6 +444,7 @@ fn decode_append(body: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) -
         entries: decode_entries(b.entries, Index(b.prev_index), limits, share)?,
         commit: Index(b.commit),
         session: Index(b.session),
+        history: decode_history(b.history_high, b.history_low)?,
     }))
 }
 

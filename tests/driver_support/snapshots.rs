@@ -302,6 +302,18 @@ impl Member {
         self
     }
 
+    /// The same on another network.
+    pub(crate) fn on(mut self, network: &MemoryNetwork) -> Self {
+        self.network = network.clone();
+        self
+    }
+
+    /// The same, configured as one that joins.
+    pub(crate) fn joining(mut self) -> Self {
+        self.voters.clear();
+        self
+    }
+
     /// What a start of it ends with, if it does not start.
     pub(crate) fn refused(&self) -> Option<StartError> {
         let road = Road { inner: self.network.transport(self.id), tolls: Arc::clone(&self.tolls) };

@@ -112,11 +112,12 @@ pub(crate) fn append_bytes(term: u64, commands: impl IntoIterator<Item = Bytes>)
     let entry =
         |(command, index): (Bytes, u64)| Entry { id: EntryId::new(index, term), payload: Payload::Command(command) };
     Message::AppendEntriesRequest(AppendEntriesRequest {
+        history: None,
+        session: Index::ZERO,
         term: Term(term),
         prev: EntryId::ZERO,
         entries: entries.map(entry).collect(),
         commit: Index::ZERO,
-        session: Index::ZERO,
     })
 }
 

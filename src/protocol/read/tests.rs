@@ -85,7 +85,7 @@ fn follower() -> (Protocol, MemoryLog) {
     let mut protocol = Protocol::new(&RaftConfig::new(2, [1, 2, 3]), &log).expect("a valid configuration");
     let append = |prev, entries| {
         let (commit, session) = (Index::ZERO, Index::ZERO);
-        let request = AppendEntriesRequest { term: Term(1), prev, entries, commit, session };
+        let request = AppendEntriesRequest { history: None, term: Term(1), prev, entries, commit, session };
         receive(1, 2, Message::AppendEntriesRequest(request))
     };
     step(&mut protocol, &log, append(EntryId::ZERO, Entries::default()));

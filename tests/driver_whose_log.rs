@@ -1,0 +1,144 @@
+//! Whose log is it: two clusters never merge, whatever was typed.
+
+#![cfg(feature = "std")]
+
+mod driver_support;
+
+use bytes::Bytes;
+use driver_support::PATIENCE;
+use driver_support::snapshots::{Group, Member, propose};
+use raft_io::driver::{DriverOptions, Recovery};
+use raft_io::transport::MemoryNetwork;
+use raft_io::{HistoryId, Index, LogView};
+use std::time::Duration;
+
+/// Snapshots only when they are asked for, and no trail.
+fn manual() -> DriverOptions {
+    let mut options = DriverOptions::default();
+    (options.snapshot_entries, options.snapshot_bytes, options.snapshot_trail_entries) = (usize::MAX, u64::MAX, 0);
+    options
+}
+
+/// A server that ran as a cluster of its own, in this many terms, committed these, and was stopped.
+fn ghost(id: u64, terms: usize, commands: &[&'static str]) -> Member {
+    let mut ghost = Member::new(id, &[id], &MemoryNetwork::new(), &manual());
+    for term in 0..terms {
+        ghost.lead();
+        let here = if term + 1 == terms { commands } else { &[] };
+        here.iter().for_each(|command| assert!(propose(ghost.raft(), *command).response > 0));
+        ghost.stop();
+    }
+    ghost
+}
+
+/// What becomes of adding it to a cluster that has written `a`: nothing of the one log is ever in the other.
+fn add_to_another_cluster(ghost: Member, compacted: bool) -> Member {
+    let id = ghost.id;
+    let mut group = Group::start(3, &manual());
+    let leader = group.leader();
+    propose(group.at(leader).raft(), "a");
+    if compacted {
+        group.at(leader).raft().snapshot().wait(PATIENCE).unwrap();
+    }
+    // Restarted with `RaftConfig::joining`, as the members of this one know it.
+    let mut ghost = ghost.on(&group.network).joining();
+    let before = (ghost.log.last().index, ghost.log.memberships().later.first().cloned());
+    ghost.start();
+    ghost.wait(|status| status.applied_index >= before.0);
+    let own = ghost.commands();
+    let added = group.at(leader).raft().add_voter(id, "", Duration::from_secs(2));
+    ghost.wait(|status| status.counters.messages_misbehaved > 0);
+    added.wait().expect_err("it is no member of this cluster and never becomes one");
+    // The cluster goes on without it.
+    let leader = group.leader();
+    for command in ["b", "c"] {
+        propose(group.at(leader).raft(), command);
+    }
+    assert_eq!(group.at(leader).commands(), ["a", "b", "c"]);
+    assert_eq!(ghost.commands(), own, "and it keeps what it had");
+    assert_eq!(ghost.log.memberships().later.first().cloned(), before.1);
+    assert_ne!(known(&ghost), known(group.at(leader)));
+    group.members.insert(id, ghost);
+    group.members.values_mut().for_each(Member::stop);
+    group.members.remove(&id).unwrap()
+}
+
+fn known(node: &Member) -> Option<HistoryId> {
+    node.raft().status().history
+}
+
+/// Server 4 ran as a cluster of its own under the same number, committed `ghost`, and stopped. Restarted as one that joins, it
+/// was added at a leader with `a`: "voters 1 2 3 4"; it applied `ghost b c`, the leader `a b c`, and nobody said anything.
+#[test]
+fn a_server_with_a_log_of_another_cluster_never_joins() {
+    let ghost = add_to_another_cluster(ghost(4, 1, &["ghost"]), false);
+    assert_eq!(ghost.log.last().index, Index(3), "its own: what it led, and the term that it began");
+}
+
+#[test]
+fn a_ghost_with_a_higher_term_never_joins() {
+    add_to_another_cluster(ghost(4, 6, &["ghost"]), false);
+}
+
+#[test]
+fn a_ghost_with_a_shorter_log_never_joins() {
+    add_to_another_cluster(ghost(4, 1, &[]), false);
+}
+
+#[test]
+fn a_ghost_with_a_longer_log_never_joins() {
+    add_to_another_cluster(ghost(4, 1, &["one", "two", "three", "four", "five", "six", "seven"]), false);
+}
+
+/// The leader's log no longer reaches back: the snapshot that it offers would replace the whole log.
+#[test]
+fn a_ghost_does_not_take_a_snapshot_either() {
+    let ghost = add_to_another_cluster(ghost(4, 1, &["ghost"]), true);
+    assert_eq!(ghost.store.lasts(), []);
+}
+
+/// Three lose their majority; two are recovered, one is given up. The one that comes back by mistake, and is added under its
+/// old id with its old log, adopts nothing; the other survivor adopts the child of its history.
+#[test]
+fn a_survivor_adopts_the_recovered_history_and_a_server_that_was_given_up_does_not() {
+    let mut group = Group::start(3, &manual());
+    let leader = group.leader();
+    let parent = group.at(leader).wait(|status| status.history.is_some()).history;
+    group.propose(leader, 3);
+    let last = group.at(leader).raft().status().last_index;
+    for node in group.members.values_mut() {
+        node.wait(|status| status.applied_index >= last && status.history == parent);
+        node.stop();
+    }
+    let network = MemoryNetwork::new();
+    let [one, two, lost] = [1, 2, 3].map(|id| group.members.remove(&id).unwrap().on(&network));
+    let (mut one, mut two, mut lost) = (one, two, lost.joining());
+    let recovery = Recovery::plan(&one.log, 1, [1_u64, 2]).unwrap();
+    recovery.carry_out(&mut one.log).unwrap();
+    let child = recovery.history.id();
+    one.start();
+    two.start();
+    for node in [&one, &two] {
+        node.wait(|status| status.history == Some(child));
+    }
+    assert_eq!(recovery.history.parent(), parent);
+    let leader = two.wait(|status| status.leader.is_some()).leader.unwrap().id;
+    let leader = if leader.0 == 1 { &one } else { &two };
+    propose(leader.raft(), "after");
+    lost.start();
+    let last = lost.log.last();
+    leader.raft().add_voter(3, "", Duration::from_secs(2)).wait().expect_err("it was given up");
+    lost.wait(|status| status.counters.messages_misbehaved > 0);
+    // What was committed before is the same for all of them; nothing of the child is in its log.
+    assert_eq!((lost.log.last(), lost.commands().contains(&Bytes::from("after"))), (last, false));
+    assert_ne!(known(&lost), Some(child));
+    // Emptied, and under a new id, a server is welcome.
+    let mut fresh = Member::new(9, &[], &network, &manual());
+    fresh.start();
+    leader.raft().remove(3, PATIENCE).wait().unwrap();
+    leader.raft().add_voter(9, "", PATIENCE).wait().unwrap();
+    fresh.wait(|status| status.history == Some(child));
+    let last = leader.raft().status().last_index;
+    fresh.wait(|status| status.applied_index >= last);
+    assert_eq!(fresh.commands().last(), Some(&Bytes::from("after")));
+}
