@@ -6,8 +6,8 @@ mod driver_support;
 
 use driver_support::{PATIENCE, Recorder, block_on, config};
 use raft_io::driver::{
-    DriverOptions, LeaderHint, MemberPart, MembershipChangeError, NodeRole, NotLeaderReason, Raft, RequestError,
-    Status, UnknownReason,
+    DriverOptions, HeldUp, LeaderHint, MemberPart, MembershipChangeError, NodeRole, NotLeaderReason, Raft,
+    RequestError, Status, UnknownReason,
 };
 use raft_io::error::ChangeError;
 use raft_io::log::{Locked, LogView};
@@ -287,7 +287,11 @@ fn a_deadline_says_what_was_waited_for() {
     assert_eq!(status.membership.open_changes, 1);
     let error = promotion.wait().unwrap_err();
     let silent = Some(ChangeError::LearnerSilent { server: NodeId(4) });
-    assert_eq!(error, MembershipChangeError::DeadlineExceeded { appended: None, refusal: silent });
+    let MembershipChangeError::DeadlineExceeded { appended: None, refusal, pending: Some(pending) } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*refusal, pending.waits_for), (silent, Some(NodeId(4))));
+    assert!(error.to_string().contains("nothing was appended, nor will be: node 4 did not answer lately"), "{error}");
     assert_eq!(raft.status().membership.open_changes, 0);
     assert!(is_done(&raft.status(), &[1, 2, 3], &[4]));
 }
@@ -310,7 +314,7 @@ fn without_a_quorum_the_outcome_is_unknown() {
         ) => assert_eq!(id, same),
         // A check of the quorum came in between: then nobody has answered since.
         (
-            MembershipChangeError::DeadlineExceeded { appended: None, refusal: Some(refusal) },
+            MembershipChangeError::DeadlineExceeded { appended: None, refusal: Some(refusal), .. },
             MembershipChangeError::NotLeader { .. },
         ) => assert!(matches!(refusal, ChangeError::WouldLoseQuorum { .. }), "{refusal}"),
         other => panic!("{other:?}"),

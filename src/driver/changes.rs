@@ -204,6 +204,22 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
     }
 
+    /// A server was added that has no vote yet, and what it lacks.
+    fn vote_pending(&self, state: &State<M>, change: &OpenChange) -> Option<MembershipChangeError> {
+        let Stage::Appended { id, .. } = change.stage else { return None };
+        let (index, committed) = state.protocol.committed_membership();
+        let server = change.wanted.lacks_vote(committed).filter(|server| committed.promoting().contains(server))?;
+        let (_, progress) = state.protocol.progress().find(|(peer, _)| *peer == server)?;
+        (index >= id.index).then(|| MembershipChangeError::VotePending {
+            server,
+            membership: Arc::new(committed.without_history()),
+            answers: progress.active,
+            match_index: progress.match_index,
+            last_index: state.protocol.last().index,
+            held_up: self.held_up(state, server, progress),
+        })
+    }
+
     /// Looks which changes are done, and whether others can begin.
     #[inline]
     pub(super) fn advance_changes(&self, state: &mut State<M>) {
@@ -321,7 +337,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let now = Instant::now();
         for change in mem::take(&mut state.changes.open) {
             if change.deadline.is_some_and(|deadline| deadline <= now) {
-                let error = vote_pending(state, &change).unwrap_or_else(|| change.expired());
+                let error = self.vote_pending(state, &change).unwrap_or_else(|| change.expired());
                 state.changes.settle(change, Err(error));
             } else {
                 state.changes.open.push(change);
@@ -336,25 +352,13 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             if let Err(MembershipChangeError::NotLeader { leader: Some(leader), .. }) = &mut answer {
                 leader.client_address = self.client_address(leader.id);
             }
+            if let Err(MembershipChangeError::VotePending { server, held_up, .. }) = &mut answer {
+                self.explain(*server, held_up);
+            }
             wakes.extend(self.panics.survive(CodePlace::AnswerDrop, || completer.complete(answer)).flatten());
         }
         self.wake_all(wakes);
     }
-}
-
-/// A server was added that has no vote yet, and what it lacks.
-fn vote_pending<M: StateMachine>(state: &State<M>, change: &OpenChange) -> Option<MembershipChangeError> {
-    let Stage::Appended { id, .. } = change.stage else { return None };
-    let (index, committed) = state.protocol.committed_membership();
-    let server = change.wanted.lacks_vote(committed).filter(|server| committed.promoting().contains(server))?;
-    let (_, progress) = state.protocol.progress().find(|(peer, _)| *peer == server)?;
-    (index >= id.index).then(|| MembershipChangeError::VotePending {
-        server,
-        membership: Arc::new(committed.without_history()),
-        answers: progress.active,
-        match_index: progress.match_index,
-        last_index: state.protocol.last().index,
-    })
 }
 
 fn not_leading<M: StateMachine>(state: &State<M>) -> MembershipChangeError {

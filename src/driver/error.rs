@@ -1,6 +1,7 @@
 //! What the driver answers when it does not answer with a result.
 
 use super::contain::CodePlace;
+use super::held_up::HeldUp;
 use crate::error::{ChangeError, ConfigError, RestoreError, TransferError};
 use crate::history::HistoryId;
 use crate::membership::Membership;
@@ -11,7 +12,7 @@ use std::boxed::Box;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::string::String;
+use std::string::{String, ToString};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -356,7 +357,7 @@ pub enum MembershipChangeError {
     /// and it gets its vote by itself once it has caught up: start it if it is down, or remove it.
     #[error(
         "node {server} is a member now, as a learner, and has no vote yet: {}; it gets its vote by itself once it has caught up",
-        lag(*answers, *match_index, *last_index)
+        lag(*answers, *match_index, *last_index, held_up.as_ref())
     )]
     VotePending {
         /// The server.
@@ -369,6 +370,8 @@ pub enum MembershipChangeError {
         match_index: Index,
         /// The leader's last index.
         last_index: Index,
+        /// Why it does not catch up; `None` if it is about to.
+        held_up: Option<HeldUp>,
     },
     /// The deadline passed first.
     #[error("the deadline passed{}", change_hint(*appended, *refusal))]
@@ -402,11 +405,15 @@ pub enum MembershipChangeError {
     CalledFromWithin,
 }
 
-fn lag(answers: bool, match_index: Index, last_index: Index) -> String {
-    if answers {
+fn lag(answers: bool, match_index: Index, last_index: Index, held_up: Option<&HeldUp>) -> String {
+    let lag = if answers {
         std::format!("it holds entries up to {match_index} of {last_index}")
     } else {
         String::from("it does not answer")
+    };
+    match held_up {
+        Some(held_up) => std::format!("{lag}, {held_up}"),
+        None => lag,
     }
 }
 

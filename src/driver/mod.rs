@@ -55,6 +55,8 @@ mod contain;
 mod error;
 mod feed;
 mod fetch;
+mod held_up;
+mod holds;
 mod identities;
 mod inside;
 mod lease;
@@ -92,12 +94,13 @@ pub use error::{
     IdentityMismatch, LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError,
     StartError, TakeSnapshotError, UnknownReason,
 };
+pub use held_up::HeldUp;
 pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};
 pub use reads::Reading;
 pub use recovery::{Recovery, RecoveryError};
 pub use snapshots::SnapshotImage;
-pub use status::{Counters, FetchStatus, HeldUp, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
+pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
 pub use stopped::{NodeRole, StopReason};
 pub use taking::TakingSnapshot;
 pub use transfers::LeadershipTransfer;

@@ -8,6 +8,7 @@ use super::error::{
 };
 use super::feed::{Feed, Reader};
 use super::fetch::Order;
+use super::held_up::Heard;
 use super::identities;
 use super::inside::NodeKey;
 use super::lease::Leases;
@@ -106,6 +107,8 @@ pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) election_ticks: u32,
     pub(super) command_bytes_max: usize,
     pub(super) uncommitted_bytes_max: usize,
+    /// The most appends in flight to one follower, and their bytes.
+    pub(super) inflight_max: (usize, usize),
     /// What the log stores in one write.
     pub(super) write_bytes_max: usize,
     pub(super) options: Foreign<DriverOptions>,
@@ -168,6 +171,8 @@ pub(super) struct State<M: StateMachine> {
     pub(super) reads: Reads<M>,
     /// How old the rounds are that a lease rests on.
     pub(super) leases: Leases,
+    /// When each server was heard.
+    pub(super) heard: Heard,
     /// What peers cannot be sent.
     pub(super) obstacles: Obstacles,
     /// Whether the log's disk works.
@@ -245,6 +250,7 @@ where
         election_ticks: config.election_ticks,
         command_bytes_max: config.command_bytes_max,
         uncommitted_bytes_max: config.uncommitted_bytes_max,
+        inflight_max: (config.inflight_messages_max, config.inflight_bytes_max),
         write_bytes_max,
         options: Foreign::new(options),
         state: Mutex::new(State::new(config, protocol, recording, begins_with, overruled)),
@@ -320,6 +326,7 @@ impl<M: StateMachine> State<M> {
             appended: VecDeque::new(),
             reads,
             leases: Leases::new(config),
+            heard: Heard::default(),
             obstacles: Obstacles::default(),
             stall: Stall::default(),
             transfers: Transfers::new(),

@@ -8,9 +8,9 @@
 //! elected which does not have the entry and replaces it. Either way the status says which entry it is and what to do.
 
 use super::contain::{CodePlace, contain};
+use super::held_up::HeldUp;
 use super::node::{Node, State};
 use super::raft::StateMachine;
-use super::status::HeldUp;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use super::trace::trace_event;

@@ -55,6 +55,10 @@ pub struct DriverOptions {
     /// is smaller): a follower that lacks more is better served by the snapshot. It keeps none while the log is short of
     /// space. Default 64 MiB.
     pub snapshot_trail_bytes: u64,
+    /// How many bytes of entries it keeps behind a snapshot at most, for peers that fetch an earlier one: what follows that
+    /// is kept until they have it, else they would begin anew where snapshots are due faster than they fetch. Compared
+    /// whenever a snapshot is taken. On a disk without space nothing is kept for them. 0: nothing ever is. Default 1 GiB.
+    pub snapshot_hold_bytes: u64,
     /// How long a peer of whom a chunk of a snapshot was asked may be silent before it is asked
     /// again; longer than zero. A chunk that keeps coming may take longer. Default 10 s.
     pub snapshot_chunk_timeout: Duration,
@@ -83,6 +87,7 @@ impl Default for DriverOptions {
             snapshot_bytes: 256 << 20,
             snapshot_trail_entries: 10_000,
             snapshot_trail_bytes: 64 << 20,
+            snapshot_hold_bytes: 1 << 30,
             snapshot_chunk_timeout: Duration::from_secs(10),
             snapshot_fetch_bytes_per_second: None,
             #[cfg(feature = "trace")]

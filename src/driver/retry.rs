@@ -100,7 +100,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     ) -> Result<Option<EntryId>, StepError> {
         state.snapshots.retry.succeeded();
         let last = info.last;
-        let compact_through = trail.compact_through(info.bytes, is_short);
+        let wanted = trail.compact_through(info.bytes, is_short);
+        let compact_through = self.hold_back(state, wanted, trail.hold_floor(is_short));
         if state.snapshots.durable == last {
             // Taken once more, because the one before could not be read.
             state.snapshots.info = Some(info);

@@ -10,6 +10,7 @@
 
 use super::contain::{CodePlace, contain};
 use super::error::{StartError, TakeSnapshotError};
+use super::holds::Holds;
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::options::{DriverOptions, Snapshots};
@@ -90,6 +91,8 @@ pub(super) struct SnapshotState {
     pub(super) taking: Option<EntryId>,
     /// The one that is being fetched.
     pub(super) fetch: Option<FetchStatus>,
+    /// What the log keeps for peers that fetch one.
+    pub(super) holds: Holds,
     /// What went wrong last.
     pub(super) failure: Option<String>,
     /// When one that failed is tried again.
@@ -102,8 +105,8 @@ pub(super) struct SnapshotState {
 
 impl SnapshotState {
     pub(super) fn new(durable: EntryId, info: Option<SnapshotInfo>) -> Self {
-        let (waiting, settled, retry) = (Vec::new(), Vec::new(), Retry::default());
-        Self { durable, info, taking: None, fetch: None, failure: None, retry, waiting, settled }
+        let (waiting, settled, retry, holds) = (Vec::new(), Vec::new(), Retry::default(), Holds::default());
+        Self { durable, info, taking: None, fetch: None, holds, failure: None, retry, waiting, settled }
     }
 
     pub(super) fn status(&self) -> SnapshotStatus {
@@ -452,6 +455,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         match self.panics.survive(CodePlace::StoreChunk, || store.chunk(request))? {
             Ok(chunk) => {
                 self.panics.survive(CodePlace::StoreChunk, || self.served.note(store, peer, &chunk));
+                let mut state = lock(&self.state);
+                self.hold_for(&mut state, peer, &chunk);
+                self.release(state);
                 Some(chunk)
             }
             Err(error) => {

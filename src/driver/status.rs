@@ -2,6 +2,7 @@
 
 use super::contain::{CodePlace, contain};
 use super::error::{LeaderHint, RequestError};
+use super::held_up::HeldUp;
 use super::node::{Guard, Node};
 use super::raft::StateMachine;
 use super::stopped::{NodeRole, StopReason};
@@ -159,45 +160,6 @@ pub struct PeerStatus {
     pub held_up: Option<HeldUp>,
 }
 
-/// Why a member does not catch up with its leader.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum HeldUp {
-    /// The next entry for it is larger than what it takes in one message. If the entry is committed, the leader takes a
-    /// snapshot that covers it, and the member gets that. If it is not, and too few can take it, the leader steps down.
-    EntryTooLarge {
-        /// The entry.
-        index: Index,
-        /// Its size in bytes.
-        bytes: usize,
-        /// What the member takes.
-        limit_bytes: usize,
-    },
-}
-
-impl HeldUp {
-    /// Its name in one lower-case word, with underscores.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::EntryTooLarge { .. } => "entry_too_large",
-        }
-    }
-}
-
-impl Display for HeldUp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::EntryTooLarge { index, bytes, limit_bytes } => write!(
-                f,
-                "entry {index} has {bytes} bytes and it takes {limit_bytes} in one message; it needs a snapshot, or a \
-                 larger frame_bytes_max"
-            ),
-        }
-    }
-}
-
 /// What a node says of its snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -279,6 +241,8 @@ pub struct Counters {
     pub snapshots_failed: u64,
     /// Snapshots fetched from a leader.
     pub snapshots_fetched: u64,
+    /// How often the log gave up what it kept for a peer that fetches a snapshot, because it was too much.
+    pub log_holds_given_up: u64,
     /// Fetches given up; the leader's next offer is taken up.
     pub snapshot_fetches_failed: u64,
     /// Panics of code that the node was given, after which it goes on: see [`CodePlace`].
@@ -378,6 +342,11 @@ impl Status {
             ("raft_snapshots_taken_total", "Snapshots taken.", counters.snapshots_taken),
             ("raft_snapshots_failed_total", "Snapshots lost to an error.", counters.snapshots_failed),
             ("raft_snapshots_fetched_total", "Snapshots fetched from a leader.", counters.snapshots_fetched),
+            (
+                "raft_log_holds_given_up_total",
+                "Fetching peers that the log kept too much for.",
+                counters.log_holds_given_up,
+            ),
             ("raft_snapshot_fetches_failed_total", "Fetches given up.", counters.snapshot_fetches_failed),
             ("raft_panics_survived_total", "Panics of code that the node was given.", counters.panics_survived),
         ];
@@ -403,6 +372,14 @@ impl Status {
             page.family(name, "gauge", help);
             for peer in &self.peers {
                 page.sample(name, &[("peer", &peer.id)], field(peer));
+            }
+        }
+        let name = "raft_peer_held_up";
+        page.family(name, "gauge", "1 for why the peer does not catch up, 0 for the other reasons.");
+        for peer in &self.peers {
+            for reason in HeldUp::NAMES {
+                let is = peer.held_up.as_ref().is_some_and(|held_up| held_up.name() == reason);
+                page.sample(name, &[("peer", &peer.id), ("reason", &reason)], u64::from(is));
             }
         }
     }
@@ -457,7 +434,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             active: progress.active,
             inflight_messages: progress.inflight_messages(),
             inflight_bytes: progress.inflight_bytes(),
-            held_up: state.obstacles.held_up(id),
+            held_up: self.held_up(&state, id, progress),
         });
         let peers = peers.collect();
         let index = protocol.membership_index();
@@ -500,6 +477,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         };
         drop(state);
         status.leader = self.leader_hint(leader);
+        for peer in &mut status.peers {
+            self.explain(peer.id, &mut peer.held_up);
+        }
         status.counters.commands_applied = self.commands_applied.load(Ordering::Relaxed);
         status.counters.reads_answered = self.reads.answered.load(Ordering::Relaxed);
         status.counters.reads_aborted = self.reads.aborted.load(Ordering::Relaxed);

@@ -205,8 +205,10 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             }
             node.tick_disk(&mut state);
             node.tick_transfers(&mut state);
+            state.heard.tick();
             node.tick_changes(&mut state);
             node.tick_snapshots(&mut state);
+            node.tick_holds(&mut state);
             state.handover = false;
             node.release(state);
             node.tick_obstacles();
@@ -241,6 +243,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Receiver for Inbound<M, L,
         let _inside = node.key.enter();
         let mut state = lock(&node.state);
         state.counters.messages_received += 1;
+        state.heard.note(envelope.from);
         // Messages are never refused.
         let _ = node.step(&mut state, Event::Receive(envelope));
         node.release(state);

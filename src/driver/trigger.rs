@@ -7,6 +7,8 @@ use std::vec::Vec;
 
 /// How finely the log's bytes are known: in so many parts of what the trail may hold.
 const SAMPLES: u64 = 256;
+/// The same, of what it may hold for peers that fetch a snapshot.
+const HOLD_SAMPLES: u64 = 64;
 /// A trail of this size is kept whatever the size of the snapshot.
 const TRAIL_BYTES_MIN: u64 = 1 << 20;
 
@@ -19,9 +21,15 @@ pub(super) struct Trail {
     samples: Vec<(Index, u64)>,
     /// The bytes of all entries that are known.
     total: u64,
+    hold_floor: Index,
 }
 
 impl Trail {
+    /// What follows this index may be kept for peers that fetch a snapshot; nothing, if the log is short of space.
+    pub(super) fn hold_floor(&self, is_short: bool) -> Index {
+        if is_short { Index::MAX } else { self.hold_floor }
+    }
+
     /// The log forgets up to this index with a snapshot of so many bytes. A follower that lacks more than the snapshot has
     /// is better served by that, so no more than this is kept; nothing, if the log is short of space. Of entries that were
     /// never counted the bytes are not known.
@@ -44,6 +52,7 @@ pub(super) struct Trigger {
     bytes_max: u64,
     trail_entries: u64,
     trail_bytes: u64,
+    hold_bytes: u64,
     entries: u64,
     bytes: u64,
     /// The bytes of all entries counted so far.
@@ -51,6 +60,8 @@ pub(super) struct Trigger {
     /// Some of the entries counted, each with the bytes up to and including it, ascending. Those that
     /// lie too far behind for any trail are gone.
     samples: VecDeque<(Index, u64)>,
+    /// The same, for what peers that fetch a snapshot may need.
+    held: VecDeque<(Index, u64)>,
 }
 
 impl Trigger {
@@ -60,10 +71,12 @@ impl Trigger {
             bytes_max: options.snapshot_bytes,
             trail_entries: options.snapshot_trail_entries as u64,
             trail_bytes: options.snapshot_trail_bytes,
+            hold_bytes: options.snapshot_hold_bytes,
             entries: 0,
             bytes: 0,
             total: 0,
             samples: VecDeque::new(),
+            held: VecDeque::new(),
         }
     }
 
@@ -73,12 +86,9 @@ impl Trigger {
         self.entries += 1;
         self.bytes += bytes;
         self.total += bytes;
-        if self.samples.back().is_none_or(|(_, at)| self.total - at > self.trail_bytes / SAMPLES) {
-            self.samples.push_back((entry.id.index, self.total));
-        }
-        while self.samples.front().is_some_and(|(_, at)| self.total - at > self.trail_bytes) {
-            self.samples.pop_front();
-        }
+        let (index, total) = (entry.id.index, self.total);
+        sample(&mut self.samples, (index, total), self.trail_bytes, SAMPLES);
+        sample(&mut self.held, (index, total), self.hold_bytes, HOLD_SAMPLES);
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -95,6 +105,7 @@ impl Trigger {
         self.reset();
         self.total = 0;
         self.samples.clear();
+        self.held.clear();
     }
 
     /// What the log may keep behind a snapshot up to `last`, the last entry counted.
@@ -105,7 +116,26 @@ impl Trigger {
             bytes_max: self.trail_bytes,
             samples: self.samples.iter().map(|(index, at)| (*index, self.total - at)).collect(),
             total: self.total,
+            hold_floor: floor(&self.held, self.total, self.hold_bytes),
         }
+    }
+}
+
+/// Takes one of these entries in so many, and forgets those that lie more than `bytes_max` back.
+fn sample(samples: &mut VecDeque<(Index, u64)>, (index, total): (Index, u64), bytes_max: u64, parts: u64) {
+    if samples.back().is_none_or(|(_, at)| total - at > bytes_max / parts) {
+        samples.push_back((index, total));
+    }
+    while samples.front().is_some_and(|(_, at)| total - at > bytes_max) {
+        samples.pop_front();
+    }
+}
+
+/// The entries after this one have no more than `bytes_max` bytes, as far as they were counted.
+fn floor(samples: &VecDeque<(Index, u64)>, total: u64, bytes_max: u64) -> Index {
+    match samples.front() {
+        Some((index, _)) if total > bytes_max => *index,
+        _ => Index::ZERO,
     }
 }
 
@@ -192,6 +222,23 @@ mod tests {
         assert_eq!(trigger.compact_through(id(1101)), Index(1101));
         trigger.begin_anew();
         assert_eq!(trigger.compact_through(id(1101)), Index(1051));
+    }
+
+    #[test]
+    fn what_may_be_held_is_bounded_by_bytes_alone() {
+        let mut trigger = trigger(|options| {
+            (options.snapshot_trail_entries, options.snapshot_hold_bytes) = (0, 6400);
+        });
+        (1..=64).for_each(|index| trigger.count(&entry(index, 100)));
+        let floor = |trigger: &Trigger, index| trigger.trail(id(index)).hold_floor(false);
+        assert_eq!(floor(&trigger, 64), Index::ZERO, "all of it fits");
+        for index in 65..=1000 {
+            trigger.count(&entry(index, 100));
+            let held = index - floor(&trigger, index).0;
+            assert!((62..=64).contains(&held), "{held} entries of 100 bytes at {index}");
+        }
+        assert_eq!(trigger.compact_through(id(1000)), Index(1000), "the trail is a matter of its own");
+        assert_eq!(trigger.trail(id(1000)).hold_floor(true), Index::MAX, "without space nothing may be held");
     }
 
     #[test]

@@ -57,6 +57,23 @@ pub trait Receiver: Send + Sync + 'static {
     }
 }
 
+/// Why nothing goes to a peer at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum PeerTrouble {
+    /// There is no way to it.
+    Unreachable {
+        /// What the system said.
+        reason: String,
+    },
+    /// One of the two refuses the other.
+    Refused {
+        /// What the handshake said.
+        reason: String,
+    },
+}
+
 /// What a transport carries in one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -158,6 +175,12 @@ pub trait RaftTransport: Send + Sync + 'static {
 
     /// What `peer` advertises to clients, learnt from its handshake; `None` until connected.
     fn client_address(&self, peer: NodeId) -> Option<String> {
+        let _ = peer;
+        None
+    }
+
+    /// Why nothing goes to this peer at the moment; `None` if its way is open, or nothing is known. Default: nothing is.
+    fn trouble(&self, peer: NodeId) -> Option<PeerTrouble> {
         let _ = peer;
         None
     }

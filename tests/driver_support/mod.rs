@@ -246,6 +246,8 @@ pub(crate) struct Faults {
     /// The second entry of what is read and the last one change places, or the second is missing.
     pub(crate) scrambled: AtomicBool,
     pub(crate) gap: AtomicBool,
+    /// The medium has too little space.
+    pub(crate) short_of_space: AtomicBool,
     /// Nothing is answered from memory.
     pub(crate) cold: AtomicBool,
     pub(crate) syncs: AtomicUsize,
@@ -337,6 +339,10 @@ impl RaftLog for FaultyLog {
             return Err(io::Error::other("injected: the disk is gone"));
         }
         Ok(())
+    }
+
+    fn is_short_of_space(&self) -> bool {
+        self.faults.short_of_space.load(Ordering::SeqCst)
     }
 
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> io::Result<Read> {

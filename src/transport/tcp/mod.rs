@@ -39,7 +39,8 @@ pub use events::{CloseReason, PeerStats, TransportEvent, TransportStats};
 
 use super::queue::Refused;
 use super::{
-    AddressError, AttachError, FetchError, MessageLimits, RaftTransport, Receiver, address, message_cost, same_address,
+    AddressError, AttachError, FetchError, MessageLimits, PeerTrouble, RaftTransport, Receiver, address, message_cost,
+    same_address,
 };
 use crate::life::Lives;
 use crate::message::Envelope;
@@ -268,6 +269,11 @@ impl RaftTransport for TcpTransport {
         let shared = &self.handle.shared;
         let unknown = || FetchError::Unreachable { reason: String::from("no peer has this id") };
         transfer::fetch(shared, &shared.peer(from).ok_or_else(unknown)?, group, request, timeout)
+    }
+
+    /// The last failure to connect, while there is no connection.
+    fn trouble(&self, peer: NodeId) -> Option<PeerTrouble> {
+        self.handle.shared.peer(peer)?.trouble()
     }
 
     fn client_address(&self, peer: NodeId) -> Option<String> {

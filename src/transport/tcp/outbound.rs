@@ -7,6 +7,7 @@ use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::{Shared, limits_of};
 use crate::message::{AppendEntriesRequest, Message};
 use crate::peers::PeerMemory;
+use crate::transport::PeerTrouble;
 use crate::transport::queue::Popped;
 use crate::types::{EntryId, GroupId, Index};
 use crate::wire::{
@@ -17,7 +18,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::string::String;
+use std::string::{String, ToString};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -61,6 +62,7 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>) {
                     backoff.reset();
                 }
                 let again = matches!(reason, CloseReason::AddressChanged);
+                peer.note_trouble(PeerTrouble::Unreachable { reason: reason.to_string() });
                 shared.monitor.count_close(&reason);
                 shared.monitor.report(&TransportEvent::Disconnected { peer: peer.id, reason });
                 if again {
@@ -90,6 +92,9 @@ struct Series {
 impl Series {
     fn report(&mut self, shared: &Shared, peer: &Peer, error: ConnectError) {
         let address = peer.address();
+        if let Some(trouble) = trouble(&error, &address) {
+            peer.note_trouble(trouble);
+        }
         let event = match error {
             ConnectError::Refused(reason) => {
                 shared.monitor.counters.refused_by_peers.add(1);
@@ -117,6 +122,19 @@ impl Series {
         };
         shared.monitor.report(&event);
     }
+}
+
+/// What a failure says of the peer.
+fn trouble(error: &ConnectError, address: &str) -> Option<PeerTrouble> {
+    Some(match error {
+        ConnectError::Refused(refusal) => {
+            PeerTrouble::Refused { reason: std::format!("at {address} it says: {refusal}") }
+        }
+        ConnectError::Closed(CloseReason::Identity(refusal)) => PeerTrouble::Refused { reason: refusal.to_string() },
+        ConnectError::Closed(reason) => PeerTrouble::Unreachable { reason: std::format!("at {address}: {reason}") },
+        ConnectError::Io(error) => PeerTrouble::Unreachable { reason: std::format!("at {address}: {error}") },
+        ConnectError::Shutdown => return None,
+    })
 }
 
 /// A connection after its handshake.

@@ -4,6 +4,7 @@ use super::events::PeerStats;
 use super::stream::Socket;
 use super::transfer::Lane;
 use crate::message::Message;
+use crate::transport::PeerTrouble;
 use crate::transport::queue::BoundedQueue;
 use crate::types::{GroupId, NodeId};
 use crate::wire::Introduction;
@@ -35,6 +36,8 @@ struct State {
     /// The connection that this server opened, from before its handshake on.
     outbound: Option<Arc<Socket>>,
     connected: bool,
+    /// Why there is no connection.
+    trouble: Option<PeerTrouble>,
     /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
     inbound: [Option<(u64, Arc<Socket>)>; 2],
     /// What its last handshake said of its data.
@@ -117,7 +120,9 @@ impl Peer {
     }
 
     pub(super) fn set_connected(&self) {
-        self.state().connected = true;
+        let mut state = self.state();
+        (state.connected, state.trouble) = (true, None);
+        drop(state);
         self.queue.set_open(true);
     }
 
@@ -177,6 +182,15 @@ impl Peer {
         drop(state);
         self.lane.close();
         self.queue.close()
+    }
+
+    /// A connection failed, or ended.
+    pub(super) fn note_trouble(&self, trouble: PeerTrouble) {
+        self.state().trouble = Some(trouble);
+    }
+
+    pub(super) fn trouble(&self) -> Option<PeerTrouble> {
+        self.state().trouble.clone()
     }
 
     /// Records what a handshake said.
