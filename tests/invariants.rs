@@ -63,6 +63,7 @@ fn every_law_has_one_row() {
     for room in below("src/protocol", "rs") {
         laws.extend(asserted_laws(&room.text));
     }
+    laws.extend(asserted_laws(&read("src/log/wal/view.rs")));
     let of_sessions = asserted_laws(&read("src/session/table.rs"));
     assert!(of_sessions.is_subset(&session_laws()), "the model of sessions has not all of {of_sessions:?}");
     laws.extend(session_laws());

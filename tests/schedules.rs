@@ -153,6 +153,21 @@ fn three_servers_with_narrow_limits() {
     );
 }
 
+/// A window that bytes close, and not the number of messages: of commands of every size.
+#[test]
+fn windows_are_narrow_by_bytes() {
+    cases(
+        "cluster 3 disk=manual pre_vote=false append_bytes_max=60 inflight_bytes_max=60 entries_in_memory=8",
+        60,
+        500,
+    );
+    cases(
+        "cluster 3 servers=4 disk=manual append_bytes_max=100 inflight_bytes_max=150 uncommitted_bytes_max=200 command_bytes_max=100",
+        40,
+        500,
+    );
+}
+
 /// Disks that sync within the step give schedules with more messages between the same number of commands.
 #[test]
 fn five_servers_with_fast_disks() {

@@ -49,6 +49,11 @@ const SETUPS: &[(&str, &str, &str)] = &[
         "cluster 3 servers=5 disk=manual check_quorum=false",
         "servers come and go, by joint configurations among others",
     ),
+    (
+        "three-bytes",
+        "cluster 3 disk=manual pre_vote=false append_bytes_max=60 inflight_bytes_max=60 entries_in_memory=8",
+        "windows that bytes close, and not the number of messages",
+    ),
     ("seven-fast", "cluster 7 pre_vote=false", "seven servers whose disks sync within the step: the most messages"),
 ];
 

@@ -69,6 +69,7 @@ impl Protocol {
                 assert_eq!(self.fetch, None, "FetchesWhatIsMissing: a leader has everything");
                 assert_eq!(self.hard_state.vote, Some(id), "LeaderVotedForItself");
                 assert!(leader.term_start <= self.tail.last().index, "LeaderHasItsNoop");
+                leader.uncommitted.check(self.commit_index, self.tail.last().index);
                 assert!(leader.peers.windows(2).all(|pair| pair[0].0 < pair[1].0), "PeersAscend");
                 Self::check_reads(&leader.reads, &leader.peers);
                 let is_peer = |target| leader.peers.iter().any(|(peer, _)| *peer == target);
@@ -83,6 +84,7 @@ impl Protocol {
                     assert!(peer.next_index <= self.tail.last().index.next(), "NextWithinLog");
                     let idle = peer.state == ProgressState::Replicate || peer.inflight.len() == 0;
                     assert!(idle, "WindowOnlyWhenReplicating");
+                    peer.inflight.check();
                 }
             }
         }

@@ -121,6 +121,13 @@ impl Inflight {
         self.appends.clear();
         self.bytes = 0;
     }
+
+    /// The law of its bytes; see `invariant.rs`. Too many, and the window stays shut for good; too few, and it never shuts.
+    pub(super) fn check(&self) {
+        let sum: usize = self.appends.iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(self.bytes, sum, "WindowBytesAreSummed");
+        assert!(self.appends.iter().is_sorted_by_key(|(last, _)| *last), "WindowBytesAreSummed: oldest first");
+    }
 }
 
 impl Progress {

@@ -122,4 +122,12 @@ impl Uncommitted {
             self.proposals.pop_front();
         }
     }
+
+    /// The law of its bytes; see `invariant.rs`. Too many, and a leader refuses proposals for good; too few, and it never does.
+    pub(super) fn check(&self, commit: Index, last: Index) {
+        let sum: usize = self.proposals.iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(self.bytes, sum, "UncommittedBytesAreSummed");
+        let open = self.proposals.iter().all(|(index, _)| *index > commit && *index <= last);
+        assert!(open, "UncommittedBytesAreSummed: of what is not committed");
+    }
 }

@@ -404,6 +404,9 @@ fn note_writes(view: &mut View, writes: impl Iterator<Item = Write>, place: Plac
         }
         view.cache_newest(write.entries, cache_bytes);
     }
+    if cfg!(debug_assertions) {
+        view.check_cache();
+    }
     floor
 }
 

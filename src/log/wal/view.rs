@@ -155,6 +155,20 @@ impl View {
         true
     }
 
+    /// The law of the cache: it has the bytes that it counts, and ends with the log. Too many, and it keeps less and less; too
+    /// few, and the memory has no bound.
+    /// Not of a large one: counting it after each record would make tests slow, and nothing else.
+    pub(super) fn check_cache(&self) {
+        const ENTRIES_MAX: usize = 4096;
+        if self.cache.iter().map(|run| run.len()).sum::<usize>() > ENTRIES_MAX {
+            return;
+        }
+        let sum: usize = self.cache.iter().map(|run| run.size_bytes()).sum();
+        assert_eq!(self.cache_bytes, sum, "CacheBytesAreSummed");
+        let last = self.cache.back().and_then(Entries::last_id);
+        assert!(last.is_none_or(|last| last == self.last), "CacheBytesAreSummed: the newest entries are {last:?}");
+    }
+
     /// The first cached entry; the end of the log if none is cached.
     pub(super) fn cached_from(&self) -> Index {
         self.cache.front().map_or(self.last.index.next(), |run| run[0].id.index)
