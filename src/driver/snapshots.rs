@@ -29,7 +29,7 @@ use crate::log::{LogView, SharedLog};
 use crate::membership::Membership;
 use crate::snapshot::{Chunk, ChunkRequest, SnapshotError, SnapshotInfo, SnapshotReader, SnapshotWriter};
 use crate::transport::RaftTransport;
-use crate::types::{EntryId, Index, NodeId};
+use crate::types::{EntryId, NodeId};
 use bytes::Bytes;
 use std::boxed::Box;
 use std::collections::BTreeMap;

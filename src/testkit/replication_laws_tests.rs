@@ -82,6 +82,7 @@ fn a_conflict_costs_no_more_refusals_than_terms() {
             entries: Entries::EMPTY,
             commit: Index(1),
             session: Index::ZERO,
+            history: None,
         };
         send(1, 2, Message::AppendEntriesRequest(request))
     };
