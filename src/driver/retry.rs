@@ -111,6 +111,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
     /// Whether the store can read the beginning and the end of this snapshot.
     pub(super) fn has_snapshot(&self, last: EntryId) -> bool {
+        // One that panics has it no more than one that fails.
         let opens = |store: &Snapshots| self.panics.survive(CodePlace::StoreOpen, || store.open(last).is_ok());
         self.options.snapshots.as_ref().and_then(opens).unwrap_or(false)
     }

@@ -100,7 +100,13 @@ fn write_all<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             return node.fail_now(reason);
         }
         node.log_syncs.fetch_add(1, Ordering::Relaxed);
-        let is_short = log.is_short_of_space();
+        let is_short = match contain(|| log.is_short_of_space()) {
+            Ok(is_short) => is_short,
+            Err(message) => {
+                let place = CodePlace::LogSync;
+                return node.fail_now(StopReason::Panicked { place, entry: None, message });
+            }
+        };
         node.step_event(Event::Persisted { writes });
         if let Some(compaction) = compaction {
             node.snapshot_recorded(compaction.snapshot);
