@@ -5,6 +5,7 @@
 
 use crate::action::{Action, name_position};
 use crate::config::{Configuration, Network};
+pub use crate::facts::ReadHistory;
 use crate::facts::{Facts, PackedLog, READS_MAX, SERVERS_MAX};
 use crate::laws::{self, Goal, Law};
 use crate::membership::Masks;
@@ -18,25 +19,6 @@ use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// What is remembered of a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadHistory {
-    /// How much was committed, by whoever, when it began.
-    pub floor: u8,
-    /// Where it was answered, if it was.
-    pub index: Option<u8>,
-}
-
-impl ReadHistory {
-    fn is_linearizable(self) -> bool {
-        self.index.is_none_or(|index| index >= self.floor)
-    }
-
-    fn bits(self) -> u64 {
-        0x8000 | u64::from(self.floor) << 8 | self.index.map_or(0, |index| 0x80 | u64::from(index))
-    }
-}
 
 /// A state of the cluster, by numbers.
 #[derive(Debug, PartialEq, Eq)]
@@ -295,14 +277,9 @@ impl Cluster {
 
     /// Whether a server that belonged to nobody at first was removed, and has something on its disk that may be wiped.
     fn may_be_wiped(&self, copies: &Copies, state: &State, facts: &Facts) -> bool {
-        let is_removed = |leader: &Facts| {
-            let (index, membership) = leader.in_force;
-            let leads = leader.role == RoleKind::Leader && index <= leader.commit;
-            leads && membership.members() & 1 << facts.position == 0
-        };
         let joined = self.initial.members() & 1 << facts.position == 0;
-        let holds_something = facts.disk_term > 0 || !facts.disk_log.is_empty() || facts.disk_snapshot != (0, 0);
-        joined && holds_something && self.present(state).iter().any(|&id| is_removed(copies.facts(id)))
+        let is_removed = |&id: &ServerId| copies.facts(id).has_removed(facts.position);
+        joined && facts.holds_something() && self.present(state).iter().any(is_removed)
     }
 
     /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash. `bound` keeps its election

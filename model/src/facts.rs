@@ -159,6 +159,25 @@ impl PackedLog {
     }
 }
 
+/// What is remembered of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadHistory {
+    /// How much was committed, by whoever, when it began.
+    pub floor: u8,
+    /// Where it was answered, if it was.
+    pub index: Option<u8>,
+}
+
+impl ReadHistory {
+    pub(crate) fn is_linearizable(self) -> bool {
+        self.index.is_none_or(|index| index >= self.floor)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        0x8000 | u64::from(self.floor) << 8 | self.index.map_or(0, |index| 0x80 | u64::from(index))
+    }
+}
+
 /// What the laws need of one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
@@ -262,6 +281,21 @@ impl Facts {
             disk_log: PackedLog::of(&server.disk, &number),
             matches,
         }
+    }
+}
+
+impl Facts {
+    /// Whether this server leads, and has committed a configuration without the one at this position.
+    #[must_use]
+    pub fn has_removed(&self, position: u8) -> bool {
+        let (index, membership) = self.in_force;
+        self.role == RoleKind::Leader && index <= self.commit && membership.members() & 1 << position == 0
+    }
+
+    /// Whether there is anything on its disk.
+    #[must_use]
+    pub fn holds_something(&self) -> bool {
+        self.disk_term > 0 || !self.disk_log.is_empty() || self.disk_snapshot != (0, 0)
     }
 }
 

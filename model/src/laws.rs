@@ -242,7 +242,7 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
-    check(answers_of_this_life(input, stepped, &old, &new), Law::AnswersOfThisLife);
+    check(membership::answers_of_this_life(input, stepped, &old, &new), Law::AnswersOfThisLife);
     broken |=
         of_transfer(configuration, input, stepped, &old, &new) | membership::of_membership(configuration, after, &new);
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
@@ -254,19 +254,6 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
         check(enough && asked_anew, Law::CheckedLeaderHasAnswers);
     }
     broken
-}
-
-/// What answers another session than the present one of its sender, or a round from before it, changes nothing.
-fn answers_of_this_life(input: &Input, stepped: &Stepped, old: &ProtocolState, new: &ProtocolState) -> bool {
-    let Input::Event(Event::Receive(Envelope { from, message, .. })) = input else { return true };
-    let peer = old.progress.iter().find(|peer| peer.peer == *from);
-    let is_late = match message {
-        Message::AppendEntriesResponse(response) => peer.is_none_or(|peer| response.session != Some(peer.session)),
-        Message::ConfirmLeaderResponse(response) => peer.is_none_or(|peer| response.round <= peer.round_before),
-        _ => false,
-    };
-    let counts = is_late && old.role == RoleKind::Leader && message.term() == old.hard_state.term;
-    !counts || (new == old && stepped.sent.is_empty() && stepped.actions.is_empty())
 }
 
 fn positions_of(ids: impl Iterator<Item = NodeId>) -> u8 {

@@ -9,7 +9,7 @@
 
 use super::laws::check;
 pub use super::laws::{Checked, Law, Violation};
-use super::membership_laws::is_quorum;
+use super::membership_laws::{FormerLife, is_quorum, of_former_life};
 use super::read_laws::ReadLaws;
 use super::replication_laws::ReplicationLaws;
 use super::snapshot_laws::holds;
@@ -92,12 +92,12 @@ pub(super) struct Committed {
 
 /// What a server heard, on which a later step must rest.
 #[derive(Clone, Debug, Default)]
-struct Heard {
+pub(super) struct Heard {
     /// Who answered this leader since its last quorum check.
     answers: BTreeSet<NodeId>,
     /// The answer that this leader is about to handle is one of a former life: the server that sent it, and what the leader
     /// knew of that before. `None` for any other message.
-    former_life: Option<FormerLife>,
+    pub(super) former_life: Option<FormerLife>,
     /// Who granted a pre-vote since this server last asked, and for a campaign in which term.
     pre_votes: BTreeSet<(NodeId, Term)>,
 }
@@ -116,7 +116,7 @@ pub struct Checker {
     /// Every vote that was durable or sent.
     votes: BTreeMap<(NodeId, Term), NodeId>,
     lives: BTreeMap<NodeId, Life>,
-    heard: BTreeMap<NodeId, Heard>,
+    pub(super) heard: BTreeMap<NodeId, Heard>,
     /// Whether leaders check that a quorum answers.
     check_quorum: bool,
     reads: ReadLaws,
@@ -401,15 +401,6 @@ impl Checker {
         Ok(())
     }
 
-    fn check_former_life(&mut self, id: NodeId, views: &[View<'_>]) -> Checked {
-        let late = self.heard.get_mut(&id).and_then(|heard| heard.former_life.take());
-        let (Some(before), Some(view)) = (late, views.iter().find(|view| view.id == id)) else { return Ok(()) };
-        let after = known_of(view, before.from);
-        check(after == before.known, Law::AnswersOfThisLife, || {
-            format!("node {id} believes a former life of node {}: {:?}, then {after:?}", before.from, before.known)
-        })
-    }
-
     /// What is durable obeys the laws on its own: it is what a crash would leave.
     fn check_disk(&mut self, view: &View<'_>) -> Checked {
         let durable = view.disk.hard_state();
@@ -574,32 +565,6 @@ impl Checker {
             format!("{id} is committed and durable on {copies:?}, no quorum of ({})", committed.by)
         })
     }
-}
-
-/// What a leader knows of a peer: its match index, and whether it answered.
-type Known = (Option<Index>, Option<bool>);
-
-/// An answer of a former life of its sender, which is to change nothing.
-#[derive(Clone, Debug)]
-struct FormerLife {
-    from: NodeId,
-    known: Known,
-}
-
-fn known_of(leader: &View<'_>, peer: NodeId) -> Known {
-    let of_peer = |(id, index): &(NodeId, Index)| (*id == peer).then_some(*index);
-    let answered = |(id, _, active): &(NodeId, Index, bool)| (*id == peer).then_some(*active);
-    (leader.match_indexes.iter().find_map(of_peer), leader.sessions.iter().find_map(answered))
-}
-
-/// Whether an answer to this leader belongs to another session than its sender's present one.
-fn of_former_life(receiver: &View<'_>, envelope: &Envelope) -> Option<FormerLife> {
-    let Message::AppendEntriesResponse(response) = &envelope.message else { return None };
-    let from = envelope.from;
-    let present = receiver.sessions.iter().find(|(peer, ..)| *peer == from).map(|(_, session, _)| *session);
-    let is_late = response.session.is_some_and(|session| present.is_some_and(|present| present != session));
-    let known = known_of(receiver, from);
-    (is_late && response.term == receiver.hard_state.term).then_some(FormerLife { from, known })
 }
 
 /// The entry at `index`, if the log holds it.

@@ -8,6 +8,7 @@ use super::snapshot_laws::holds;
 use crate::action::RoleKind;
 use crate::log::{LogView, MemoryLog};
 use crate::membership::Membership;
+use crate::message::{Envelope, Message};
 use crate::quorum::majority;
 use crate::types::{EntryId, Index, NodeId, Payload};
 use std::collections::BTreeSet;
@@ -45,6 +46,32 @@ fn quorums_overlap(one: &Membership, other: &Membership) -> bool {
         let is_in = |id: NodeId| servers.iter().position(|server| *server == id).is_some_and(|at| set >> at & 1 == 1);
         !(is_quorum(one, is_in) && is_quorum(other, |id| !is_in(id)))
     })
+}
+
+/// What a leader knows of a peer: its match index, and whether it answered.
+type Known = (Option<Index>, Option<bool>);
+
+/// An answer of a former life of its sender, which is to change nothing.
+#[derive(Clone, Debug)]
+pub(super) struct FormerLife {
+    from: NodeId,
+    known: Known,
+}
+
+fn known_of(leader: &View<'_>, peer: NodeId) -> Known {
+    let of_peer = |(id, index): &(NodeId, Index)| (*id == peer).then_some(*index);
+    let answered = |(id, _, active): &(NodeId, Index, bool)| (*id == peer).then_some(*active);
+    (leader.match_indexes.iter().find_map(of_peer), leader.sessions.iter().find_map(answered))
+}
+
+/// Whether an answer to this leader belongs to another session than its sender's present one.
+pub(super) fn of_former_life(receiver: &View<'_>, envelope: &Envelope) -> Option<FormerLife> {
+    let Message::AppendEntriesResponse(response) = &envelope.message else { return None };
+    let from = envelope.from;
+    let present = receiver.sessions.iter().find(|(peer, ..)| *peer == from).map(|(_, session, _)| *session);
+    let is_late = response.session.is_some_and(|session| present.is_some_and(|present| present != session));
+    let known = known_of(receiver, from);
+    (is_late && response.term == receiver.hard_state.term).then_some(FormerLife { from, known })
 }
 
 impl Checker {
@@ -112,6 +139,16 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// An answer of a former life changes nothing at the leader that gets it.
+    pub(super) fn check_former_life(&mut self, id: NodeId, views: &[View<'_>]) -> Checked {
+        let late = self.heard.get_mut(&id).and_then(|heard| heard.former_life.take());
+        let (Some(before), Some(view)) = (late, views.iter().find(|view| view.id == id)) else { return Ok(()) };
+        let after = known_of(view, before.from);
+        check(after == before.known, Law::AnswersOfThisLife, || {
+            format!("node {id} believes a former life of node {}: {:?}, then {after:?}", before.from, before.known)
+        })
     }
 
     fn check_successive(&mut self, id: NodeId, configurations: &Configurations) -> Checked {

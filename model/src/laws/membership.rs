@@ -4,10 +4,10 @@ use super::{Law, positions_of};
 use crate::config::Configuration;
 use crate::facts::{Facts, PackedLog, position};
 use crate::membership::Masks;
-use crate::server::Server;
+use crate::server::{Input, Server, Stepped};
 use raft_io::protocol::ProtocolState;
 use raft_io::types::Index;
-use raft_io::{LogView, Membership, RoleKind};
+use raft_io::{Envelope, Event, LogView, Membership, Message, RoleKind};
 use std::sync::Arc;
 
 /// What is known of the configurations of the cluster.
@@ -109,4 +109,17 @@ pub(super) fn of_membership(configuration: &Configuration, server: &Server, stat
         RoleKind::Follower => {}
     }
     broken
+}
+
+/// What answers another session than the present one of its sender, or a round from before it, changes nothing.
+pub(super) fn answers_of_this_life(input: &Input, stepped: &Stepped, old: &ProtocolState, new: &ProtocolState) -> bool {
+    let Input::Event(Event::Receive(Envelope { from, message, .. })) = input else { return true };
+    let peer = old.progress.iter().find(|peer| peer.peer == *from);
+    let is_late = match message {
+        Message::AppendEntriesResponse(response) => peer.is_none_or(|peer| response.session != Some(peer.session)),
+        Message::ConfirmLeaderResponse(response) => peer.is_none_or(|peer| response.round <= peer.round_before),
+        _ => false,
+    };
+    let counts = is_late && old.role == RoleKind::Leader && message.term() == old.hard_state.term;
+    !counts || (new == old && stepped.sent.is_empty() && stepped.actions.is_empty())
 }
