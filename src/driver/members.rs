@@ -10,16 +10,18 @@ use super::sync::lock;
 use super::trace::trace_event;
 use crate::action::{Action, Compaction, Write};
 use crate::config::RaftConfig;
-use crate::history::HistoryId;
+use crate::event::Event;
+use crate::history::{History, HistoryId};
 use crate::log::{Memberships, RaftLog, SharedLog};
 use crate::membership::Membership;
 use crate::protocol::Protocol;
 use crate::transport::RaftTransport;
-use crate::types::{Index, NodeId};
+use crate::types::{EntryId, Index, NodeId};
 use std::borrow::Cow;
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 
@@ -161,6 +163,25 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if let Some(members) = members {
             self.transport.members(self.options.group, &members);
         }
+    }
+
+    /// A tick passed. The leader of a cluster that is older than histories gives it one, once it knows that every member
+    /// understands what that is: during a rolling upgrade an older server would refuse the entry, and all after it.
+    pub(super) fn tick_history(&self, state: &mut State<M>) {
+        let membership = state.protocol.membership();
+        if state.leading.is_none() || membership.history().is_some() {
+            return;
+        }
+        let known = |peer: NodeId| peer == self.id || self.transport.knows_histories(peer);
+        let all = || membership.members().into_iter().all(known);
+        if !catch_unwind(AssertUnwindSafe(all)).unwrap_or(false) {
+            return;
+        }
+        // The protocol says which entry brings it.
+        let history = History::new(draw_history(), EntryId::ZERO);
+        let target = Arc::new(membership.settled().with_history(Arc::new(history)));
+        // Refused as long as another change is under way, or the leader has committed nothing: the next tick asks again.
+        let _ = self.step(state, Event::ChangeMembership { target });
     }
 
     /// After a step: the transport is told if another configuration is in force, or committed.

@@ -278,6 +278,11 @@ impl RaftTransport for MemoryTransport {
         answer.ok_or(FetchError::NotFound)
     }
 
+    /// All nodes of a process are of one version.
+    fn knows_histories(&self, _: NodeId) -> bool {
+        true
+    }
+
     fn shutdown(&self) {
         self.node.close();
         let handle = self.delivery().take();

@@ -173,6 +173,12 @@ pub trait RaftTransport: Send + Sync + 'static {
         Err(FetchError::Unsupported)
     }
 
+    /// Whether this peer is known to understand configurations that name a history, as servers from 0.7 on do. A cluster that
+    /// is older than histories gets one once its leader knows that of every member. False unless a transport says otherwise.
+    fn knows_histories(&self, _peer: NodeId) -> bool {
+        false
+    }
+
     /// What `peer` advertises to clients, learnt from its handshake; `None` until connected.
     fn client_address(&self, peer: NodeId) -> Option<String> {
         let _ = peer;

@@ -10,6 +10,9 @@ use crate::types::{EntryId, GroupId, HardState, NodeId, Term};
 use pack_io::{Decode as _, Decoder, DeserializeView, Encode as _, Encoder, SerialError, Serialize, varint_len};
 use std::vec::Vec;
 
+/// A bit of [`Introduction::features`]: the server understands configurations that name a history.
+pub const FEATURE_HISTORIES: u64 = 1;
+
 /// The largest block of lives, in bytes: a hello with the longest addresses must stay within a frame of connection control.
 /// About a dozen lives of usual numbers; at least three of any.
 pub const LIVES_BYTES_MAX: usize = 224;

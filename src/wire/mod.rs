@@ -22,7 +22,7 @@ mod refusal;
 mod transfer;
 
 pub use handshake::{CLIENT_ADDRESS_BYTES_MAX, Hello, Purpose, Welcome};
-pub use introduction::{Introduction, LIVES_BYTES_MAX};
+pub use introduction::{FEATURE_HISTORIES, Introduction, LIVES_BYTES_MAX};
 pub use refusal::Refusal;
 pub use transfer::CHUNK_FRAME_BYTES_MAX;
 

@@ -12,8 +12,8 @@ use raft_io::transport::{FetchError, MemoryNetwork, MemoryTransport, RaftTranspo
 use raft_io::{EntryId, Envelope, GroupId, Index, MemoryLog, NodeId, RoleKind, StateMachine};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Remembers every command; a snapshot of it is all of them.
@@ -216,6 +216,8 @@ pub(crate) struct Tolls {
     pub(crate) unreachable: AtomicBool,
     pub(crate) asked: AtomicUsize,
     pub(crate) fetched: AtomicUsize,
+    /// Servers of before 0.7.
+    pub(crate) older: Mutex<Vec<NodeId>>,
 }
 
 impl RaftTransport for Road {
@@ -244,6 +246,10 @@ impl RaftTransport for Road {
         let chunk = self.inner.fetch_chunk(group, from, request, timeout);
         self.tolls.fetched.fetch_add(usize::from(chunk.is_ok()), Ordering::SeqCst);
         chunk
+    }
+
+    fn knows_histories(&self, peer: NodeId) -> bool {
+        !self.tolls.older.lock().unwrap().contains(&peer) && self.inner.knows_histories(peer)
     }
 
     fn shutdown(&self) {

@@ -13,7 +13,7 @@ use crate::life::Lives;
 use crate::peers::{FILE_BYTES_MAX, NotWhoItWas, PeerMemory, PeerStore};
 use crate::transport::Receiver;
 use crate::types::{GroupId, NodeId};
-use crate::wire::{Introduction, Refusal};
+use crate::wire::{FEATURE_HISTORIES, Introduction, Refusal};
 use std::boxed::Box;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -130,7 +130,7 @@ impl Recognition {
     /// What this server says to a peer.
     pub(super) fn introduction(&self, to: NodeId) -> Introduction {
         Introduction {
-            features: 0,
+            features: FEATURE_HISTORIES,
             lives: self.lives.get().map(|lives| lives.as_slice().to_vec()).unwrap_or_default(),
             remembered: self.memory().remembered(to),
         }

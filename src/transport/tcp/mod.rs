@@ -47,6 +47,7 @@ use crate::message::Envelope;
 use crate::peers::PeerMemory;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, Identity, NodeId};
+use crate::wire::FEATURE_HISTORIES;
 use crate::wire::{self, CONTROL_FRAME_BYTES_MAX};
 use events::Monitor;
 use identity::Recognition;
@@ -231,6 +232,13 @@ impl RaftTransport for TcpTransport {
         address::normalise(address)?;
         let own = peer != shared.config.id && same_address(address, &shared.peer_address());
         if own && !shared.config.shared_addresses { Err(AddressError::Own) } else { Ok(()) }
+    }
+
+    /// As the peer said in its last handshake with this server.
+    fn knows_histories(&self, peer: NodeId) -> bool {
+        let peers = self.handle.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let said = peers.get(&peer).and_then(|peer| peer.said());
+        said.is_some_and(|(_, said)| said.features & FEATURE_HISTORIES != 0)
     }
 
     /// What fits into a frame of `frame_bytes_max`.
