@@ -354,6 +354,8 @@ fn entries_out_of_order_are_never_applied() {
         assert!(matches!(reason, StopReason::LogInconsistent { .. }), "{reason}");
         assert!(reason.to_string().contains("where the entry after 3@1 is to be applied"), "{reason}");
         assert_eq!(stopped.applied_index, Index(3));
-        rest.into_iter().skip(1).for_each(|proposal| drop(unknown(proposal.wait(PATIENCE))));
+        for proposal in rest.into_iter().skip(1) {
+            unknown(proposal.wait(PATIENCE));
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Whose log, whose transport, who is where: what an operator may have mixed up, found before anything runs.
 
-use super::error::{IdentityMismatch, MembershipChangeError, StartError};
+use super::error::MembershipChangeError;
 use super::options::DriverOptions;
+use super::start_error::{IdentityMismatch, StartError};
 use crate::config::RaftConfig;
 use crate::error::ConfigProblem;
 use crate::membership::Membership;

@@ -3,9 +3,9 @@
 //! A cluster is told once who belongs to it. `RaftConfig::membership` becomes a record at the start of a log that holds
 //! nothing; from then on the log says who belongs to the cluster, whatever the program is configured with (§4).
 
-use super::error::StartError;
 use super::node::{Node, State};
 use super::raft::StateMachine;
+use super::start_error::StartError;
 use super::sync::lock;
 use super::trace::trace_event;
 use crate::action::{Action, Compaction, Write};

@@ -79,6 +79,7 @@ mod signal;
 mod slot;
 mod snapshots;
 mod stall;
+mod start_error;
 mod status;
 mod stopped;
 mod sync;
@@ -91,8 +92,8 @@ mod trigger;
 pub use changes::MembershipChange;
 pub use contain::CodePlace;
 pub use error::{
-    IdentityMismatch, LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError,
-    StartError, TakeSnapshotError, UnknownReason,
+    LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError,
+    TakeSnapshotError, UnknownReason,
 };
 pub use held_up::HeldUp;
 pub use options::{DriverOptions, Snapshots};
@@ -100,6 +101,7 @@ pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Wat
 pub use reads::Reading;
 pub use recovery::{Recovery, RecoveryError};
 pub use snapshots::SnapshotImage;
+pub use start_error::{IdentityMismatch, StartError};
 pub use status::{Counters, FetchStatus, MemberPart, MembershipStatus, PeerStatus, SnapshotStatus, Status};
 pub use stopped::{NodeRole, StopReason};
 pub use taking::TakingSnapshot;

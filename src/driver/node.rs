@@ -3,9 +3,7 @@
 use super::apply::ApplyWork;
 use super::changes::{Changes, MembershipChange, Wanted};
 use super::contain::{Asked, CodePlace, Foreign, Panics, contain, panic_message};
-use super::error::{
-    LeadershipTransferError, MembershipChangeError, RequestError, StartError, TakeSnapshotError, UnknownReason,
-};
+use super::error::{LeadershipTransferError, MembershipChangeError, RequestError, TakeSnapshotError, UnknownReason};
 use super::feed::{Feed, Reader};
 use super::fetch::Order;
 use super::held_up::Heard;
@@ -26,6 +24,7 @@ use super::signal::Signal;
 use super::slot::{self, Completion};
 use super::snapshots::{self, Requester, Served, SnapshotState, SnapshotWork, why_not_taken};
 use super::stall::Stall;
+use super::start_error::StartError;
 use super::status::{Counters, Status};
 use super::stopped::{NodeRole, StopReason};
 use super::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};

@@ -4,8 +4,8 @@
 //! snapshots under the very names that this node is about to use. So a snapshot counts if it names the history of the log,
 //! or one from before, up to where they part; without a history it counts only where the log's own record names it.
 
-use super::error::StartError;
 use super::options::Snapshots;
+use super::start_error::StartError;
 use super::trace::trace_event;
 use crate::history::History;
 use crate::log::LogView;

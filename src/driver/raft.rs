@@ -1,7 +1,7 @@
 //! The handle that a program holds, and what its calls give back.
 
 use super::changes::{MembershipChange, Wanted};
-use super::error::{RequestError, StartError, UnknownReason};
+use super::error::{RequestError, UnknownReason};
 use super::feed;
 use super::inside::NodeKey;
 use super::node::{self, Answer, Handle, Waiting};
@@ -9,6 +9,7 @@ use super::options::DriverOptions;
 use super::reads::{self, ReadWay, Reading};
 use super::slot::{self, Outcome};
 use super::snapshots::SnapshotImage;
+use super::start_error::StartError;
 use super::status::Status;
 use super::stopped::{NodeRole, StopReason};
 use super::taking::TakingSnapshot;

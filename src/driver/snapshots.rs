@@ -9,7 +9,7 @@
 //! when the same one is taken again.
 
 use super::contain::{CodePlace, contain};
-use super::error::{StartError, TakeSnapshotError};
+use super::error::TakeSnapshotError;
 use super::holds::Holds;
 use super::mailbox::Mail;
 use super::node::{Node, State};
@@ -18,6 +18,7 @@ use super::origins::{check_recorded, membership_as_of, use_or_set_aside};
 use super::raft::StateMachine;
 use super::retry::Retry;
 use super::slot::Completer;
+use super::start_error::StartError;
 use super::status::{FetchStatus, SnapshotStatus};
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;

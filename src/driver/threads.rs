@@ -3,12 +3,12 @@
 use super::apply::apply_loop;
 use super::beat::Beat;
 use super::contain::{CodePlace, contain};
-use super::error::StartError;
 use super::fetch::fetch_loop;
 use super::mailbox::Mail;
 use super::node::{Node, State};
 use super::raft::StateMachine;
 use super::snapshots::snapshot_loop;
+use super::start_error::StartError;
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{lock, wait_until};
