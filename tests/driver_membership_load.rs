@@ -8,6 +8,7 @@ use driver_support::snapshots::{Group, Member};
 use driver_support::{Cluster, PATIENCE, Recorder, config};
 use raft_io::driver::{DriverOptions, MembershipChange, MembershipChangeError, Raft, TakeSnapshotError};
 use raft_io::log::Locked;
+use raft_io::snapshot::SnapshotInfo;
 use raft_io::testkit::linearizability::{
     KeyValue, KeyValueInput as In, KeyValueOutput as Out, Operation, Verdict, check,
 };
@@ -150,7 +151,8 @@ fn a_snapshot_says_who_belonged_to_the_cluster() {
     // It prevails after a restart, too, though the entry is gone.
     alone.stop();
     let status = alone.lead().status();
-    assert_eq!(*status.membership.in_force, membership);
+    assert_eq!(*status.membership.in_force, membership.without_history());
+    assert!(status.history.is_some(), "{status:?}");
     assert_eq!(status.snapshot.last, Some(info.last));
 }
 
@@ -178,10 +180,10 @@ fn a_server_that_joins_begins_with_the_leaders_snapshot() {
     assert_eq!(*status.membership.in_force, Membership::new([1, 2, 3, 4_u64]));
 }
 
-/// Its log reaches back to the first entry, and says only at its end who belongs to the cluster: until then there is nothing to
-/// put into a snapshot, and nothing wrong either.
+/// Snapshots are due long before the log of a server that joins comes to the configuration that names it. Each says who
+/// belonged to the cluster as of its last entry, and none fails.
 #[test]
-fn a_server_that_joins_takes_no_snapshot_before_it_knows_the_members() {
+fn a_server_that_joins_says_in_each_snapshot_who_belonged_to_the_cluster() {
     let group = Group::start(3, &DriverOptions::default());
     let leader = group.leader();
     for _ in 0..20 {
@@ -194,8 +196,12 @@ fn a_server_that_joins_takes_no_snapshot_before_it_knows_the_members() {
     joiner.start();
     group.at(leader).raft().add_voter(4, "", PATIENCE).wait().unwrap();
     joiner.wait(|status| status.applied_index >= group.at(leader).raft().status().last_index);
-    let info = joiner.raft().snapshot().wait(PATIENCE).unwrap();
-    assert!(info.membership().unwrap().unwrap().contains(NodeId(4)));
+    let members = |info: SnapshotInfo| info.membership().unwrap().unwrap().without_history();
+    let taken = members(joiner.raft().snapshot().wait(PATIENCE).unwrap());
+    // The first may be one that was being written before the last configurations were applied.
+    let founders = Membership::new([1, 2, 3_u64]);
+    assert!(taken == founders || taken.contains(NodeId(4)), "{taken:?}");
+    assert!(members(joiner.raft().snapshot().wait(PATIENCE).unwrap()).is_voter(NodeId(4)));
     let status = joiner.raft().status();
     assert_eq!((status.counters.snapshots_failed, status.snapshot.last_error, status.fatal), (0, None, None));
     assert_eq!(joiner.commands().len(), 20);

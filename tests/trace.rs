@@ -38,7 +38,7 @@ fn check_complete(lines: &[Line], but: &[Transition], path: &Path) {
 #[test]
 fn a_simulated_run_is_recorded_completely() {
     let folder = tempfile::tempdir().unwrap();
-    let script = walk("cluster 3 servers=5 disk=manual trace=true", 1, 9000).unwrap();
+    let script = walk("cluster 3 servers=5 disk=manual trace=true", 4, 9000).unwrap();
     let lines = script.cluster().unwrap().trace();
     check_complete(lines, &LEASES, &folder.path().join("trace.jsonl"));
     let merged = merge(vec![lines.to_vec()]).unwrap();
