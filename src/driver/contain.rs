@@ -46,20 +46,20 @@ pub enum CodePlace {
     LogRead,
     /// The log is dropped, or one of its readers.
     LogDrop,
-    /// [`RaftTransport::start`](crate::RaftTransport::start), and what is asked before it.
+    /// [`RaftTransport::start`](crate::transport::RaftTransport::start), and what is asked before it.
     TransportStart,
-    /// [`RaftTransport::send`](crate::RaftTransport::send).
+    /// [`RaftTransport::send`](crate::transport::RaftTransport::send).
     TransportSend,
-    /// [`RaftTransport::members`](crate::RaftTransport::members).
+    /// [`RaftTransport::members`](crate::transport::RaftTransport::members).
     TransportMembers,
-    /// [`RaftTransport::limits_of`](crate::RaftTransport::limits_of).
+    /// [`RaftTransport::limits_of`](crate::transport::RaftTransport::limits_of).
     TransportLimits,
-    /// [`RaftTransport::fetch_chunk`](crate::RaftTransport::fetch_chunk).
+    /// [`RaftTransport::fetch_chunk`](crate::transport::RaftTransport::fetch_chunk).
     TransportFetch,
-    /// [`RaftTransport::client_address`](crate::RaftTransport::client_address), and what else is asked about a peer: its limits, and
+    /// [`RaftTransport::client_address`](crate::transport::RaftTransport::client_address), and what else is asked about a peer: its limits, and
     /// whether a server can be at an address.
     TransportAddress,
-    /// [`RaftTransport::shutdown`](crate::RaftTransport::shutdown).
+    /// [`RaftTransport::shutdown`](crate::transport::RaftTransport::shutdown).
     TransportShutdown,
     /// The transport is dropped.
     TransportDrop,
@@ -182,6 +182,7 @@ pub(super) fn contain<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 
 /// The panics of a node that it survived.
 pub(super) struct Panics {
+    #[cfg_attr(not(feature = "tracing"), allow(dead_code, reason = "only events name it"))]
     node: NodeId,
     /// Of the node's status.
     changed: Arc<Signal>,
