@@ -90,6 +90,8 @@ fn a_clean_directory_is_described_and_left_as_it_is() {
     assert!(json["log"]["last"]["index"].as_u64() > json["log"]["snapshot"]["index"].as_u64(), "{json:#}");
     assert_eq!(json["snapshots"][0]["last"], json["log"]["snapshot"], "{json:#}");
     assert_eq!(json["process"], Value::Null);
+    assert_eq!((&json["lives"][0]["count"], &json["identity"]["openings"]), (&1.into(), &1.into()), "{json:#}");
+    assert!(text.contains("life 1 began in term 0"), "{text}");
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How many lives a person is shown; the newest comes first.
+const LIVES_SHOWN: usize = 3;
 const CLEAN: u8 = 0;
 const DAMAGED: u8 = 1;
 const CANNOT_LOOK: u8 = 2;
@@ -171,6 +173,10 @@ impl Findings {
             let (openings, incarnation) = (identity.openings, identity.incarnation);
             lines.push(format!("  opened {openings} times, incarnation {incarnation:016x}"));
         }
+        for life in self.log.lives.iter().rev().take(LIVES_SHOWN) {
+            let (count, term, last) = (life.count, life.hard_state.term, life.last);
+            lines.push(format!("  life {count} began in term {term} with entries up to {last}"));
+        }
         if let Ok(content) = &self.log.content {
             let WalContent { hard_state, snapshot, base, last, membership, .. } = content;
             let vote = hard_state.vote.map_or("no vote in it".into(), |vote| format!("its vote in it for node {vote}"));
@@ -235,6 +241,12 @@ impl Findings {
                 "entries": content.entries(), "membership": membership,
             })
         });
+        let lives = self.log.lives.iter().map(|life| {
+            json!({
+                "count": life.count, "id": format!("{:016x}", life.id), "term": life.hard_state.term.0,
+                "vote": life.hard_state.vote.map(|vote| vote.0), "last": id(&life.last),
+            })
+        });
         let segments = self.log.segments.iter().map(|segment| {
             json!({
                 "file": segment.file, "position": segment.position, "bytes": segment.bytes,
@@ -255,7 +267,7 @@ impl Findings {
         json!({
             "directory": self.data, "clean": self.damage.is_empty(), "damage": self.damage, "damaged_at": place,
             "process": self.process, "in_motion": self.log.in_motion, "identity": identity, "log": content,
-            "segments": segments.collect::<Vec<_>>(), "foreign": self.log.foreign,
+            "lives": lives.collect::<Vec<_>>(), "segments": segments.collect::<Vec<_>>(), "foreign": self.log.foreign,
             "snapshots": snapshots.collect::<Vec<_>>(),
         })
     }

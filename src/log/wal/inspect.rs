@@ -11,6 +11,7 @@ use super::recovery::{self, Recovered};
 use super::room::Found;
 use super::shadow::ShadowDirectory;
 use super::watermark::WATERMARK;
+use crate::life::Life;
 use crate::membership::Membership;
 use crate::types::{ClusterId, EntryId, GroupId, HardState, Index, NodeId};
 use std::io;
@@ -27,6 +28,8 @@ const TRIES: usize = 3;
 pub struct WalInspection {
     /// Whose log it is; `None` if the manifest is missing or damaged.
     pub identity: Option<WalIdentity>,
+    /// The newest openings of the directory, as far as the manifest has them: none of a directory that version 0.6 wrote.
+    pub lives: Vec<Life>,
     /// The files of the log, in order; none if the manifest is missing or damaged.
     pub segments: Vec<WalSegment>,
     /// What looks like a segment and is none that this log made. Opening leaves it alone.
@@ -160,7 +163,8 @@ fn look(path: &Path) -> io::Result<Look> {
     let segments = segments.collect();
     let foreign = found.foreign(&directory, &manifest).unwrap_or_default();
     let content = recovered.map(|recovered| content(&recovered));
-    let inspection = WalInspection { identity: Some(identity), segments, foreign, content, in_motion: false };
+    let lives = manifest.lives;
+    let inspection = WalInspection { identity: Some(identity), lives, segments, foreign, content, in_motion: false };
     Ok(Look { inspection, listed: manifest.segments })
 }
 
@@ -169,8 +173,8 @@ fn without_manifest(loaded: Result<(), WalError>, directory: &ShadowDirectory) -
     let reason = "the manifest is missing";
     let missing = || WalError::Corrupt { file, offset: 0, first: Index(1), last: None, reason };
     let content = Err(loaded.err().unwrap_or_else(missing));
-    let (segments, foreign) = (Vec::new(), Vec::new());
-    let inspection = WalInspection { identity: None, segments, foreign, content, in_motion: false };
+    let (lives, segments, foreign) = (Vec::new(), Vec::new(), Vec::new());
+    let inspection = WalInspection { identity: None, lives, segments, foreign, content, in_motion: false };
     Look { inspection, listed: Vec::new() }
 }
 
