@@ -56,8 +56,8 @@ pub enum CodePlace {
     TransportLimits,
     /// [`RaftTransport::fetch_chunk`](crate::transport::RaftTransport::fetch_chunk).
     TransportFetch,
-    /// [`RaftTransport::client_address`](crate::transport::RaftTransport::client_address), and what else is asked about a peer: its limits, and
-    /// whether a server can be at an address.
+    /// [`RaftTransport::client_address`](crate::transport::RaftTransport::client_address), and what else is asked about a
+    /// peer: why nothing goes to it, whether it knows histories, and whether a server can be at an address.
     TransportAddress,
     /// [`RaftTransport::shutdown`](crate::transport::RaftTransport::shutdown).
     TransportShutdown,

@@ -3,6 +3,7 @@
 //! A cluster is told once who belongs to it. `RaftConfig::membership` becomes a record at the start of a log that holds
 //! nothing; from then on the log says who belongs to the cluster, whatever the program is configured with (§4).
 
+use super::contain::CodePlace;
 use super::node::{Node, State};
 use super::raft::StateMachine;
 use super::start_error::StartError;
@@ -21,7 +22,6 @@ use std::borrow::Cow;
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 
@@ -167,21 +167,29 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
     /// A tick passed. The leader of a cluster that is older than histories gives it one, once it knows that every member
     /// understands what that is: during a rolling upgrade an older server would refuse the entry, and all after it.
-    pub(super) fn tick_history(&self, state: &mut State<M>) {
-        let membership = state.protocol.membership();
-        if state.leading.is_none() || membership.history().is_some() {
+    pub(super) fn tick_history(&self) {
+        let state = lock(&self.state);
+        let lacks_one = |state: &State<M>| state.leading.is_some() && state.protocol.membership().history().is_none();
+        if !lacks_one(&state) {
             return;
         }
+        let membership = Arc::clone(state.protocol.membership());
+        // The transport is the user's code: not under the lock.
+        drop(state);
         let known = |peer: NodeId| peer == self.id || self.transport.knows_histories(peer);
         let all = || membership.members().into_iter().all(known);
-        if !catch_unwind(AssertUnwindSafe(all)).unwrap_or(false) {
+        if !self.panics.survive(CodePlace::TransportAddress, all).unwrap_or(false) {
             return;
         }
-        // The protocol says which entry brings it.
-        let history = History::new(draw_history(), EntryId::ZERO);
-        let target = Arc::new(membership.settled().with_history(Arc::new(history)));
-        // Refused as long as another change is under way, or the leader has committed nothing: the next tick asks again.
-        let _ = self.step(state, Event::ChangeMembership { target });
+        let mut state = lock(&self.state);
+        if lacks_one(&state) && Arc::ptr_eq(state.protocol.membership(), &membership) {
+            // The protocol says which entry brings it.
+            let history = History::new(draw_history(), EntryId::ZERO);
+            let target = Arc::new(membership.settled().with_history(Arc::new(history)));
+            // Refused as long as another change is under way, or the leader has committed nothing: the next tick asks again.
+            let _ = self.step(&mut state, Event::ChangeMembership { target });
+        }
+        self.release(state);
     }
 
     /// After a step: the transport is told if another configuration is in force, or committed.

@@ -212,13 +212,13 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             node.tick_disk(&mut state);
             node.tick_transfers(&mut state);
             state.heard.tick();
-            node.tick_history(&mut state);
             node.tick_changes(&mut state);
             node.tick_snapshots(&mut state);
             node.tick_holds(&mut state);
             state.handover = false;
             node.release(state);
             node.tick_obstacles();
+            node.tick_history();
             state = lock(&node.state);
         } else if state.handover {
             state.handover = false;

@@ -22,7 +22,7 @@ pub const LIVES_BYTES_MAX: usize = 224;
 /// A server of 0.6 says nothing of it, and skips it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Introduction {
-    /// What the server can do beyond what the versions say, as bits; none is defined yet. Bits that are not known are
+    /// What the server can do beyond what the versions say, as bits: [`FEATURE_HISTORIES`]. Bits that are not known are
     /// ignored.
     pub features: u64,
     /// The newest lives of its data directory, ascending by count; at most as many as [`LIVES_BYTES_MAX`] has room for are sent.
