@@ -164,7 +164,8 @@ impl PeerMemory {
         } else if incarnation == 0 && lives.current().is_none() {
             return Ok(None);
         }
-        if !for_good {
+        // Somebody who is remembered already is told apart by the life of now, or what this life says counts for the last one.
+        if !for_good && !known.contains_key(&peer) {
             return Ok(None);
         }
         let now = known.entry(peer).or_default();
@@ -251,6 +252,11 @@ impl PeerMemory {
     /// Everything that is noted, to be written now.
     pub(crate) fn take_all(&self) -> Vec<(NodeId, Remembered)> {
         let dirty = &self.shared.dirty;
+        // The store does not have the newest life of some peer: after a restart its positions would count for an older life,
+        // which never reached them. The next handshake stores it, and then they are written.
+        if self.shared.unsaved.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
         // Before the look: what is noted from here on marks it again.
         dirty.urgent.store(false, Ordering::SeqCst);
         dirty.any.store(false, Ordering::SeqCst);

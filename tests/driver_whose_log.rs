@@ -142,3 +142,29 @@ fn a_survivor_adopts_the_recovered_history_and_a_server_that_was_given_up_does_n
     fresh.wait(|status| status.applied_index >= last);
     assert_eq!(fresh.commands().last(), Some(&Bytes::from("after")));
 }
+
+/// A recovery began a child with an entry that no snapshot covers yet. A server that was added next got the snapshot from before it,
+/// with the child's identity, and then refused the very entry that brings the child, for ever: it took it for another history.
+#[test]
+fn a_server_that_is_added_after_a_recovery_gets_a_snapshot_from_before_it() {
+    let network = MemoryNetwork::new();
+    let mut survivor = Member::new(1, &[1], &network, &manual());
+    survivor.lead();
+    propose(survivor.raft(), "a");
+    let _ = survivor.raft().snapshot().wait(PATIENCE).unwrap();
+    propose(survivor.raft(), "b");
+    survivor.stop();
+    let recovery = Recovery::plan(&survivor.log, 1, [1_u64]).unwrap();
+    recovery.carry_out(&mut survivor.log).unwrap();
+    survivor.lead();
+    propose(survivor.raft(), "c");
+    let child = recovery.history.id();
+    survivor.wait(|status| status.history == Some(child));
+    let mut fresh = Member::new(9, &[], &network, &manual());
+    fresh.start();
+    survivor.raft().add_voter(9, "", PATIENCE).wait().unwrap();
+    let last = survivor.raft().status().last_index;
+    let status = fresh.wait(|status| status.applied_index >= last);
+    assert_eq!((status.history, status.counters.snapshots_fetched), (Some(child), 1));
+    assert_eq!((status.counters.messages_misbehaved, fresh.commands()), (0, survivor.commands()));
+}

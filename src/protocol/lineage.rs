@@ -82,19 +82,22 @@ impl Protocol {
     fn check_appended_history(&self, log: &impl LogView, request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
         let prev = request.prev;
         let differs = |index, ours, theirs| Err(PeerMisbehaved::OtherHistory { index, ours, theirs });
-        let mut agrees = self.term_at(log, prev.index) == Some(prev.term);
+        let base = self.tail.base().index;
         let mut theirs = request.history;
-        if agrees && theirs != self.history_at(prev.index) {
+        if self.term_at(log, prev.index) == Some(prev.term) && theirs != self.history_at(prev.index) {
             return differs(prev.index, self.history_at(prev.index), theirs);
         }
-        let base = self.tail.base().index;
+        // What is compacted was committed, and agrees with every leader's log.
+        let mut agrees = prev.index < base || self.term_at(log, prev.index) == Some(prev.term);
+        // A snapshot brings the history with it that its leader knows of, which may begin with an entry that is still to come.
+        let known = self.history().filter(|history| history.since().index <= self.tail.last().index);
         for entry in request.entries.iter() {
             let index = entry.id.index;
             let brought = Self::history_after(theirs, entry);
             // What is compacted was committed, and cannot be looked at.
             if index > base {
                 agrees &= self.term_at(log, index) == Some(entry.id.term);
-                let settled = self.history().map(|history| history.since().index);
+                let settled = known.map(|history| history.since().index);
                 let is_other = if agrees { !self.holds(entry) } else { settled >= Some(index) };
                 if is_other {
                     return differs(index, self.history_at(index), brought.unwrap_or(theirs));
@@ -107,8 +110,8 @@ impl Protocol {
                 }
                 _ => true,
             };
-            if !agrees && !self.history().is_none_or(adopts) {
-                return differs(index, self.history().map(|history| history.id()), brought);
+            if !agrees && !known.is_none_or(adopts) {
+                return differs(index, known.map(|history| history.id()), brought);
             }
             theirs = brought;
         }

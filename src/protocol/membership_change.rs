@@ -357,6 +357,7 @@ impl Protocol {
     }
 
     /// The configuration in force: the last in the log, committed or not.
+    #[inline]
     #[must_use]
     pub fn membership(&self) -> &Arc<Membership> {
         &self.configurations.in_force().1

@@ -143,15 +143,18 @@ impl Shared {
         if self.identity.is_lost() {
             return Err(Refusal::OwnDataLost);
         }
-        if let (Some(lives), Some(remembered)) = (self.identity.lives.get(), &said.remembered) {
+        let is_member = self.peer(id).is_some_and(|peer| !peer.is_guest());
+        let admitted = self.identity.memory().admit(id, incarnation, &said.lives, is_member);
+        let not_saved = admitted.map_err(refusal)?;
+        // Only now, and only of a member: a copy of some server, or one of another cluster of the same number, remembers others
+        // under the names of this cluster's servers, and must not stop them.
+        if let (true, Some(lives), Some(remembered)) = (is_member, self.identity.lives.get(), &said.remembered) {
             if let Err(lost) = lives.check(remembered) {
                 self.lose(id, lost.into());
                 return Err(Refusal::OwnDataLost);
             }
         }
-        let is_member = self.peer(id).is_some_and(|peer| !peer.is_guest());
-        let admitted = self.identity.memory().admit(id, incarnation, &said.lives, is_member);
-        if let Some(error) = admitted.map_err(refusal)? {
+        if let Some(error) = not_saved {
             self.monitor.report(&TransportEvent::IdentityNotSaved { peer: id, error });
         }
         Ok(())
