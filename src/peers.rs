@@ -414,3 +414,57 @@ fn decode(bytes: &[u8]) -> Result<BTreeMap<NodeId, Known>, &'static str> {
     };
     Ok(body[HEAD_BYTES..].chunks_exact(peer_bytes).map(peer).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{HardState, Index, Term};
+
+    const PEER: NodeId = NodeId(2);
+
+    /// A store that is out of space while it is told to be.
+    #[derive(Default)]
+    struct Full(AtomicBool);
+
+    impl PeerStore for Arc<Full> {
+        fn store(&self, _: &[u8]) -> io::Result<()> {
+            if self.0.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    fn life(count: u64) -> Life {
+        Life { count, id: 70 + count, hard_state: HardState::default(), last: EntryId::ZERO }
+    }
+
+    fn admit(memory: &PeerMemory, count: u64, for_good: bool) {
+        let lives: Vec<Life> = (1..=count).map(life).collect();
+        let _ = memory.admit(PEER, 7 << 32 | count, &lives, for_good).expect("nothing is lost");
+    }
+
+    /// The volume was full when a peer came back in its next life. Its terms were written beside the life before, so that after
+    /// a restart it seemed to have begun with less than it had said, and was refused for ever.
+    #[test]
+    fn nothing_is_written_of_a_life_that_is_not_stored() {
+        let full = Arc::new(Full::default());
+        let memory = PeerMemory::kept(GroupId(0), None, Box::new(Arc::clone(&full))).unwrap();
+        admit(&memory, 1, true);
+        full.0.store(true, Ordering::SeqCst);
+        admit(&memory, 2, true);
+        let notes = memory.notes(PEER).unwrap();
+        notes.note_held(GroupId(0), EntryId::new(Index(9), Term(3)));
+        assert_eq!(memory.take_all(), Vec::new());
+        full.0.store(false, Ordering::SeqCst);
+        admit(&memory, 2, true);
+        assert_eq!(memory.take_all()[0].1.life, Some((2, 72)), "once it is stored");
+    }
+
+    /// A server that was removed is a guest, and goes on saying things. They counted for the life in which it was a member.
+    #[test]
+    fn a_guest_that_is_remembered_has_the_life_of_now() {
+        let memory = PeerMemory::volatile(GroupId(0));
+        admit(&memory, 1, true);
+        admit(&memory, 2, false);
+        memory.notes(PEER).unwrap().note_held(GroupId(0), EntryId::new(Index(9), Term(3)));
+        assert_eq!(memory.remembered(PEER).unwrap().life, Some((2, 72)));
+    }
+}
