@@ -2,6 +2,9 @@
 //!
 //! The names are those of the spec: each `XRequest` and `XResponse` is consumed by the transition
 //! `HandleXRequest` or `HandleXResponse`. Dissertation Figures 3.1 and §9.6 (pre-vote).
+//!
+//! The fields lie in memory in the order written here (`repr(C)`), and `term` comes first: so every message has it at one
+//! place, and reading it needs no look at the kind.
 
 use crate::history::HistoryId;
 use crate::membership::Membership;
@@ -76,6 +79,7 @@ impl Message {
 /// Asks whether an election in `campaign_term` could succeed, without disturbing anyone (§9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct PreVoteRequest {
     /// The sender's current term.
     pub term: Term,
@@ -88,6 +92,7 @@ pub struct PreVoteRequest {
 /// Answers a [`PreVoteRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct PreVoteResponse {
     /// The responder's current term, so that a candidate that lags learns of it from a refusal.
     pub term: Term,
@@ -100,6 +105,7 @@ pub struct PreVoteResponse {
 /// `RequestVote` (Figure 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct RequestVoteRequest {
     /// The candidate's term.
     pub term: Term,
@@ -113,6 +119,7 @@ pub struct RequestVoteRequest {
 /// Answers a [`RequestVoteRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct RequestVoteResponse {
     /// The responder's term.
     pub term: Term,
@@ -123,6 +130,7 @@ pub struct RequestVoteResponse {
 /// `AppendEntries` (Figure 3.1). The sender is the leader of `term`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct AppendEntriesRequest {
     /// The leader's term.
     pub term: Term,
@@ -143,6 +151,7 @@ pub struct AppendEntriesRequest {
 /// Answers an [`AppendEntriesRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct AppendEntriesResponse {
     /// The responder's term.
     pub term: Term,
@@ -178,6 +187,7 @@ pub enum AppendResult {
 /// Asks whether the receiver follows the sender, the leader of `term`: reads wait for the answers of a quorum (§6.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct ConfirmLeaderRequest {
     /// The leader's term.
     pub term: Term,
@@ -189,6 +199,7 @@ pub struct ConfirmLeaderRequest {
 /// later than `term` when it answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct ConfirmLeaderResponse {
     /// The responder's term. It follows the leader if this is `leader_term`.
     pub term: Term,
@@ -202,6 +213,7 @@ pub struct ConfirmLeaderResponse {
 /// answer serves the reads that began before it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct ReadIndexRequest {
     /// The sender's term. Only who leads this very term answers.
     pub term: Term,
@@ -213,6 +225,7 @@ pub struct ReadIndexRequest {
 /// came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct ReadIndexResponse {
     /// The leader's term.
     pub term: Term,
@@ -229,6 +242,7 @@ pub struct ReadIndexResponse {
 /// out (§3.10). There is no answer: the campaign is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct TimeoutNowRequest {
     /// The leader's term.
     pub term: Term,
@@ -239,6 +253,7 @@ pub struct TimeoutNowRequest {
 /// [`AppendEntriesResponse`] that it holds everything up to `last` once that is true.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(C)]
 pub struct InstallSnapshotRequest {
     /// The leader's term.
     pub term: Term,

@@ -242,6 +242,12 @@ impl RaftLog for MemoryLog {
         Ok(())
     }
 
+    #[inline]
+    fn append_one(&mut self, mut write: Write, _: &mut Vec<Write>) -> Result<(), Infallible> {
+        self.write(&mut write);
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), Infallible> {
         Ok(())
     }

@@ -130,6 +130,17 @@ pub trait RaftLog: LogView {
     /// The log accepts nothing from now on; what was not synced may be lost.
     fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), Self::Error>;
 
+    /// Takes one write, as [`append`](Self::append) takes a list of one. `buffer` is empty, for logs that want a list, and
+    /// left empty. Default: that list. A log that needs none spares [`WriteThrough`] the way through it.
+    ///
+    /// # Errors
+    /// As those of [`append`](Self::append).
+    #[inline]
+    fn append_one(&mut self, write: Write, buffer: &mut Vec<Write>) -> Result<(), Self::Error> {
+        buffer.push(write);
+        self.append(buffer)
+    }
+
     /// Makes everything appended so far durable.
     ///
     /// # Errors

@@ -38,8 +38,7 @@ impl<'a, L: RaftLog> WriteThrough<'a, L> {
         if failure.is_some() {
             return None;
         }
-        buffer.push(write);
-        match log.append(buffer).and_then(|()| log.sync()) {
+        match log.append_one(write, buffer).and_then(|()| log.sync()) {
             Ok(()) => Some(Durable(())),
             Err(error) => {
                 *failure = Some(error);

@@ -24,7 +24,6 @@ use crate::log::Memberships;
 use crate::membership::Membership;
 use crate::quorum::majority;
 use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload};
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -32,7 +31,7 @@ use alloc::vec::Vec;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Configurations {
     /// Never empty, ascending by index.
-    list: VecDeque<(Index, Arc<Membership>)>,
+    list: Vec<(Index, Arc<Membership>)>,
     /// The history that is known to be committed.
     history: Option<Arc<History>>,
     /// The first in the list that brings another one; [`Configurations::NEVER`] if none does.
@@ -45,8 +44,8 @@ impl Configurations {
     /// Those of a log whose newest snapshot covers what is up to `snapshot`; a log that knows of none begins with `initial`.
     pub(super) fn new(snapshot: Index, memberships: Memberships, initial: &Membership) -> Self {
         let first = memberships.at_snapshot.unwrap_or_else(|| Arc::new(initial.clone()));
-        let mut list = VecDeque::with_capacity(1 + memberships.later.len());
-        list.push_back((snapshot, first));
+        let mut list = Vec::with_capacity(1 + memberships.later.len());
+        list.push((snapshot, first));
         list.extend(memberships.later);
         let history = list[0].1.history().cloned();
         let mut configurations = Self { list, history, history_due: Self::NEVER };
@@ -104,7 +103,7 @@ impl Configurations {
     /// The configuration in force, and the index of its entry.
     #[inline]
     pub(super) fn in_force(&self) -> &(Index, Arc<Membership>) {
-        self.list.back().expect("ConfigurationFollowsLog: a configuration is always in force")
+        self.list.last().expect("ConfigurationFollowsLog: a configuration is always in force")
     }
 
     /// The configuration that `index` left in force; that of the snapshot for what comes before it.
@@ -119,7 +118,7 @@ impl Configurations {
     }
 
     pub(super) fn push(&mut self, index: Index, membership: Arc<Membership>) {
-        self.list.push_back((index, membership));
+        self.list.push((index, membership));
         self.look_for_history();
     }
 
@@ -127,7 +126,7 @@ impl Configurations {
     fn truncate_from(&mut self, first: Index) -> bool {
         let before = self.list.len();
         while self.list.len() > 1 && self.in_force().0 >= first {
-            self.list.pop_back();
+            self.list.pop();
         }
         self.look_for_history();
         self.list.len() < before
@@ -136,7 +135,7 @@ impl Configurations {
     /// The newest snapshot covers what is up to `snapshot`.
     pub(super) fn forget_before(&mut self, snapshot: Index) {
         while self.list.get(1).is_some_and(|(index, _)| *index <= snapshot) {
-            self.list.pop_front();
+            self.list.remove(0);
         }
         self.list[0].0 = snapshot;
         self.keep_history();

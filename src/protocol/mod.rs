@@ -253,21 +253,23 @@ impl Protocol {
             actions.push(Action::Misbehaved { peer: from, reason });
             return;
         }
-        let term = envelope.message.term();
-        match envelope.message {
+        match &envelope.message {
             // A question about a possible election changes nobody's term (§9.6).
-            Message::PreVoteRequest(request) => self.handle_pre_vote_request(from, request, actions),
+            Message::PreVoteRequest(_) => {}
             // Nor does a candidate that this node has no reason to listen to (§4.2.3); one that campaigns because its
             // leader wants it has a reason (§3.10).
-            Message::RequestVoteRequest(request) if !request.leadership_transfer && self.disregards_candidates() => {}
+            Message::RequestVoteRequest(request) if !request.leadership_transfer && self.disregards_candidates() => {
+                return;
+            }
             message => {
+                let term = message.term();
                 if term > self.hard_state.term {
                     self.update_term(term, actions);
                 }
-                self.dispatch(log, from, message, actions);
-                self.persist_hard_state(actions);
             }
         }
+        self.dispatch(log, from, envelope.message, actions);
+        self.persist_hard_state(actions);
     }
 
     fn dispatch(&mut self, log: &impl LogView, from: NodeId, message: Message, actions: &mut impl ActionSink) {
