@@ -74,6 +74,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod action;
+#[cfg(feature = "std")]
+pub mod backup;
 pub mod config;
 #[cfg(feature = "std")]
 pub mod driver;

@@ -37,6 +37,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("session/stream", 7),
     ("session", 6),
     ("trace", 6),
+    // Whole directories are restored, of the log and of the snapshots.
+    ("backup", 7),
     ("node", 7),
     ("driver", 8),
     ("testkit", 9),
@@ -98,7 +100,7 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
     ("std::thread", &["driver", "transport"], "only driver and transport see threads"),
     ("std::net", &["transport"], "only transport sees the network"),
     // The transport remembers across restarts who its peers are.
-    ("std::fs", &["log/wal", "trace", "transport"], "only log/wal, trace and transport see files"),
+    ("std::fs", &["log/wal", "trace", "transport", "backup"], "only log/wal, trace, transport and backup see files"),
     ("rand", &["ticker", "log/wal", "transport", "driver"], "the protocol knows no chance (law 1)"),
     ("rand_chacha", &["ticker", "log/wal", "transport", "driver"], "the protocol knows no chance (law 1)"),
 ];
@@ -114,6 +116,7 @@ const WITH_STD: &[&str] = &[
     "wire",
     "transport",
     "trace",
+    "backup",
     "driver",
     "testkit",
 ];

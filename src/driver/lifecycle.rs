@@ -1,5 +1,6 @@
 //! How a node ends, and the calls of the handle.
 
+use super::backups::Source;
 use super::changes::{MembershipChange, Wanted};
 use super::contain::CodePlace;
 use super::error::{LeadershipTransferError, MembershipChangeError, RequestError, TakeSnapshotError, UnknownReason};
@@ -170,6 +171,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
 
     fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError> {
         self.request_snapshot(requester)
+    }
+
+    fn backup_source(&self) -> Source {
+        Source { snapshots: self.options.snapshots.clone(), log: self.log_identity }
     }
 
     fn why_closed(&self) -> RequestError {

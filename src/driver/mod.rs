@@ -49,6 +49,7 @@
 //! a lock of the driver.
 
 mod apply;
+mod backups;
 mod beat;
 mod changes;
 mod contain;
@@ -89,6 +90,7 @@ mod trace;
 mod transfers;
 mod trigger;
 
+pub use backups::TakeBackupError;
 pub use changes::MembershipChange;
 pub use contain::CodePlace;
 pub use error::{

@@ -42,7 +42,7 @@ use crate::message::Envelope;
 use crate::protocol::Protocol;
 use crate::ticker::Ticker;
 use crate::transport::RaftTransport;
-use crate::types::{EntryId, NodeId, Term};
+use crate::types::{EntryId, Identity, NodeId, Term};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::format;
@@ -75,6 +75,7 @@ pub(super) trait Handle<M: StateMachine>: Send + Sync {
     fn transfer_leadership(&self, target: NodeId) -> LeadershipTransfer;
     fn change_membership(&self, wanted: Wanted, timeout: Duration) -> MembershipChange;
     fn snapshot(&self, requester: Requester) -> Result<(), TakeSnapshotError>;
+    fn backup_source(&self) -> super::backups::Source;
     fn why_closed(&self) -> RequestError;
     fn status(&self) -> Status;
     fn watch(&self) -> Reader<RoleChange>;
@@ -100,6 +101,8 @@ pub(super) mod life {
 pub(super) struct Node<M: StateMachine, L: SharedLog, T: RaftTransport> {
     pub(super) id: NodeId,
     pub(super) key: NodeKey,
+    /// Whose log it is.
+    pub(super) log_identity: Identity,
     /// Panics of code that is not ours, which the node survived.
     pub(super) panics: Panics,
     pub(super) tick: Duration,
@@ -244,6 +247,7 @@ where
     let node: Arc<Node<M, L, T>> = Arc::new(Node {
         id: config.id,
         key: NodeKey::new(),
+        log_identity: ids,
         panics: Panics::new(config.id, Arc::clone(&changed)),
         tick: config.tick,
         election_ticks: config.election_ticks,

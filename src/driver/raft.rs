@@ -1,5 +1,6 @@
 //! The handle that a program holds, and what its calls give back.
 
+use super::backups::{self, TakeBackupError};
 use super::changes::{MembershipChange, Wanted};
 use super::error::{RequestError, UnknownReason};
 use super::feed;
@@ -14,6 +15,7 @@ use super::status::Status;
 use super::stopped::{NodeRole, StopReason};
 use super::taking::TakingSnapshot;
 use super::transfers::LeadershipTransfer;
+use crate::backup::Backup;
 use crate::config::RaftConfig;
 use crate::log::SharedLog;
 use crate::membership::Membership;
@@ -311,6 +313,22 @@ impl<M: StateMachine> Raft<M> {
         let (requester, completion) = slot::slot();
         let node = &self.owner.node;
         TakingSnapshot::new(node.key(), node.snapshot(requester).map(|()| completion))
+    }
+
+    /// Takes a backup of the whole state as of one entry, on any node, leader or not: a stream of bytes that says whose it is and
+    /// up to which entry it goes ([`Backup::info`]). Commands go on being applied, and nothing waits for whoever reads it.
+    ///
+    /// It has what this node had applied when it was called. A follower may be behind; wait for a
+    /// [`follower_read`](Self::follower_read) first, and everything that was acknowledged before that is in it.
+    ///
+    /// It takes a snapshot, as [`snapshot`](Self::snapshot) does, or finds the one of the present state, within `timeout`, and
+    /// holds it open until the backup is dropped: the store keeps its file for so long. [`backup::Restore`](crate::backup)
+    /// makes a cluster of it again.
+    ///
+    /// # Errors
+    /// [`TakeBackupError`]; the node goes on.
+    pub fn backup(&self, timeout: Duration) -> Result<Backup, TakeBackupError> {
+        backups::begin(&*self.owner.node, timeout)
     }
 
     /// The node's state now.

@@ -34,7 +34,6 @@ pub mod files;
 mod memory;
 
 pub use chunk::{Chunk, ChunkRequest};
-#[cfg(feature = "persistence")]
 pub(crate) use error::advice;
 pub use error::{ReceiveError, SnapshotError};
 #[cfg(feature = "persistence")]
