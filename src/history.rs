@@ -6,7 +6,8 @@
 //! Two clusters number their entries alike: each begins with entry 1 of term 1. So equal indexes and terms prove nothing
 //! between them. The first leader of an empty log therefore puts a random [`HistoryId`] into its first entry, as a part of
 //! the configuration there, and every later configuration keeps it. A recovery from a lost majority cuts a history off and
-//! goes on with a child of it: the survivors adopt the child, and two recoveries of one parent never merge.
+//! goes on with a child of it: the survivors adopt the child, and two recoveries of one parent never merge. A restored backup
+//! is a child that nobody adopts: all servers that hold its data came after it.
 
 use crate::types::{EntryId, Index, NodeId};
 use alloc::string::String;
@@ -96,7 +97,16 @@ pub struct History {
     id: HistoryId,
     since: EntryId,
     ancestors: Vec<Ancestor>,
+    /// How many of the ancestors, from the oldest on, came before a restore: no server comes from these.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "is_none"))]
+    closed: u16,
     lost: Vec<NodeId>,
+}
+
+#[cfg(feature = "serde")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks this way")]
+const fn is_none(closed: &u16) -> bool {
+    *closed == 0
 }
 
 /// A history that was cut off: its entries end right before the one with which the next history begins.
@@ -116,7 +126,7 @@ impl History {
     /// A history without ancestors, brought by the entry `since`.
     #[must_use]
     pub const fn new(id: HistoryId, since: EntryId) -> Self {
-        Self { id, since, ancestors: Vec::new(), lost: Vec::new() }
+        Self { id, since, ancestors: Vec::new(), closed: 0, lost: Vec::new() }
     }
 
     /// A history that goes on from `parent`, if there was one, with the entry `since`, and without the servers `lost`: these
@@ -129,13 +139,26 @@ impl History {
         let mut child = Self::new(id, since);
         child.lost.extend(lost.into_iter().map(Into::into));
         if let Some(parent) = parent {
-            let known = parent.ancestors.len();
-            child.ancestors.extend_from_slice(&parent.ancestors[(known + 1).saturating_sub(Self::ANCESTORS_MAX)..]);
+            let forgotten = (parent.ancestors.len() + 1).saturating_sub(Self::ANCESTORS_MAX);
+            child.ancestors.extend_from_slice(&parent.ancestors[forgotten..]);
+            // Sixteen at most.
+            child.closed = parent.closed.saturating_sub(forgotten as u16);
             child.ancestors.push(Ancestor { id: parent.id, since: parent.since });
             child.lost.extend_from_slice(&parent.lost);
         }
         child.lost.sort_unstable();
         child.lost.dedup();
+        child
+    }
+
+    /// A history that goes on from a backup of `parent`, if there was one, with the entry `since`. It has no survivors: whoever
+    /// holds entries of the parent, or of what that goes on from, never adopts it, whatever its id.
+    #[must_use]
+    pub fn restored(parent: Option<&Self>, id: HistoryId, since: EntryId) -> Self {
+        let mut child = Self::child(parent, id, since, [] as [NodeId; 0]);
+        // Sixteen at most.
+        child.closed = child.ancestors.len() as u16;
+        child.lost.clear();
         child
     }
 
@@ -162,6 +185,12 @@ impl History {
     #[must_use]
     pub fn ancestors(&self) -> &[Ancestor] {
         &self.ancestors
+    }
+
+    /// The ancestors that came before a restore, oldest first: no server that holds entries of these follows this history.
+    #[must_use]
+    pub fn closed(&self) -> &[Ancestor] {
+        &self.ancestors[..usize::from(self.closed)]
     }
 
     /// The servers that a recovery gave up, ascending.
@@ -195,11 +224,12 @@ impl History {
         self.ancestors.iter().any(|ancestor| ancestor.id == id)
     }
 
-    /// Whether a server that holds entries of `id` may follow this history: they are one, or this one goes on from it and did
-    /// not give up the server.
+    /// Whether a server that holds entries of `id` may follow this history: they are one, or this one goes on from it, by
+    /// recoveries alone, and did not give up the server.
     #[must_use]
     pub fn takes_in(&self, server: NodeId, id: HistoryId) -> bool {
-        id == self.id || (self.descends_from(id) && !self.lost.contains(&server))
+        let open = &self.ancestors[usize::from(self.closed)..];
+        id == self.id || (open.iter().any(|ancestor| ancestor.id == id) && !self.lost.contains(&server))
     }
 
     /// Whether what the one and the other cover up to `last` can be the same entries: the two are one history, or one goes
@@ -241,7 +271,8 @@ impl History {
         };
         ancestor(out, self.id, self.since);
         // Sixteen at most, and servers are counted in 32 bits everywhere.
-        out.extend_from_slice(&(self.ancestors.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(self.ancestors.len() as u16).to_le_bytes());
+        out.extend_from_slice(&self.closed.to_le_bytes());
         self.ancestors.iter().for_each(|known| ancestor(out, known.id, known.since));
         out.extend_from_slice(&(self.lost.len() as u32).to_le_bytes());
         self.lost.iter().for_each(|server| out.extend_from_slice(&server.0.to_le_bytes()));
@@ -251,8 +282,11 @@ impl History {
     pub(crate) fn decode_from(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let mut left = bytes;
         let first = ancestor(&mut left)?;
-        let ancestors = list(&mut left, Self::ANCESTOR_BYTES, ancestor)?;
-        let lost = list(&mut left, 8, |left| word(left).map(NodeId))?;
+        let counts = half_words(&mut left)?;
+        let ancestors = list(&mut left, usize::from(counts[0]), Self::ANCESTOR_BYTES, ancestor)?;
+        let closed = counts[1];
+        let servers = count(&mut left)?;
+        let lost = list(&mut left, servers, 8, |left| word(left).map(NodeId))?;
         // They follow each other along one log, and each server is lost once.
         let mut before = Index::ZERO;
         let mut follows = |known: &Ancestor| core::mem::replace(&mut before, known.since.index) < known.since.index;
@@ -260,8 +294,9 @@ impl History {
             && follows(&first)
             && lost.windows(2).all(|pair| pair[0] < pair[1])
             && ancestors.len() <= Self::ANCESTORS_MAX
+            && usize::from(closed) <= ancestors.len()
             && first.since.index <= Index::MAX;
-        valid.then_some((Self { id: first.id, since: first.since, ancestors, lost }, left))
+        valid.then_some((Self { id: first.id, since: first.since, ancestors, closed, lost }, left))
     }
 }
 
@@ -279,11 +314,20 @@ fn ancestor(left: &mut &[u8]) -> Option<Ancestor> {
     Some(Ancestor { id, since: EntryId::new(word(left)?, word(left)?) })
 }
 
-/// A count and so many items of `bytes` bytes each. Nothing is allocated before its bytes were seen.
-fn list<T>(left: &mut &[u8], bytes: usize, item: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
+fn count(left: &mut &[u8]) -> Option<usize> {
     let (count, rest) = left.split_first_chunk()?;
-    let count = u32::from_le_bytes(*count) as usize;
     *left = rest;
+    Some(u32::from_le_bytes(*count) as usize)
+}
+
+fn half_words(left: &mut &[u8]) -> Option<[u16; 2]> {
+    let word = count(left)?;
+    // The lower half and the upper one.
+    Some([word as u16, (word >> 16) as u16])
+}
+
+/// So many items of `bytes` bytes each. Nothing is allocated before its bytes were seen.
+fn list<T>(left: &mut &[u8], count: usize, bytes: usize, item: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
     if count.checked_mul(bytes)? > left.len() {
         return None;
     }
@@ -340,6 +384,44 @@ mod tests {
         assert!(History::agree(Some(&late), None, Index(11)) && !History::agree(None, Some(&late), Index(12)));
     }
 
+    /// A server that was added after the backup is named nowhere, and holds entries that the restored cluster does not have.
+    #[test]
+    fn nobody_comes_from_before_a_restore() {
+        let restored = History::restored(Some(&first()), id(2), EntryId::new(8, 5));
+        assert_eq!((restored.parent(), restored.closed().len(), restored.lost()), (Some(id(1)), 1, &[][..]));
+        let agree = |one: &History, other: &History, last| History::agree(Some(one), Some(other), Index(last));
+        assert!(
+            agree(&restored, &first(), 7) && !agree(&restored, &first(), 8),
+            "its data is the parent's up to there"
+        );
+        for server in [1, 9] {
+            assert!(!restored.takes_in(NodeId(server), id(1)) && restored.takes_in(NodeId(server), id(2)));
+        }
+        // A recovery of the restored cluster has survivors, and these only.
+        let recovered = History::child(Some(&restored), id(3), EntryId::new(20, 9), [4_u64]);
+        assert!(recovered.takes_in(NodeId(9), id(2)) && !recovered.takes_in(NodeId(4), id(2)));
+        assert!(!recovered.takes_in(NodeId(9), id(1)));
+        // And a restore of that has none again.
+        let grandchild = History::restored(Some(&recovered), id(4), EntryId::new(30, 11));
+        assert_eq!(grandchild.closed().iter().map(|known| known.id).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
+        for history in [&restored, &recovered, &grandchild] {
+            let mut bytes = Vec::new();
+            history.encode_into(&mut bytes);
+            assert_eq!(History::decode_from(&bytes).unwrap().0, *history);
+        }
+        let mut long = restored;
+        for generation in 0..40_u64 {
+            long = History::child(
+                Some(&long),
+                id(100 + u128::from(generation)),
+                EntryId::new(40 + generation, 20),
+                [0_u64; 0],
+            );
+            let knows = long.descends_from(id(1));
+            assert_eq!(long.closed().len(), usize::from(knows), "generation {generation}");
+        }
+    }
+
     #[test]
     fn bytes_come_back_as_they_were() {
         let mut history = first();
@@ -369,6 +451,7 @@ mod tests {
             History::decode_from(&bytes).is_none()
         };
         assert!(odd(History::new(id(1), EntryId::ZERO)));
+        assert!(odd(History { closed: 1, ..first() }));
         assert!(odd(History { lost: alloc::vec![NodeId(2), NodeId(1)], ..first() }));
         let later = Ancestor { id: id(2), since: EntryId::new(1, 1) };
         assert!(odd(History { ancestors: alloc::vec![later], ..first() }));

@@ -3,7 +3,7 @@
 use super::{BackupError, BackupInfo};
 use crate::membership::Membership;
 use crate::snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, METADATA_BYTES_MAX, SNAPSHOT_BYTES_MAX};
-use crate::types::{ClusterId, EntryId, GroupId, NodeId};
+use crate::types::{ClusterId, EntryId, GroupId, Index, NodeId, Term};
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -92,6 +92,9 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, BackupError> {
     }
     if info.bytes > SNAPSHOT_BYTES_MAX || !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&info.chunk_bytes) {
         return Err(damaged(20, "its sizes are out of range"));
+    }
+    if info.last.index == Index::ZERO || info.last.index >= Index::MAX || info.last.term >= Term::MAX {
+        return Err(damaged(48, "it ends with an impossible entry"));
     }
     Ok(Header { info, seed })
 }

@@ -1,21 +1,33 @@
 //! Backups: the state of a whole cluster as of one entry, in one file that says whose it is.
 //!
 //! A running node makes one ([`Raft::backup`](crate::Raft::backup)): it takes a snapshot, holds it open, and hands out the
-//! bytes of the file as a stream, while it goes on working.
+//! bytes of the file as a stream, while it goes on working. Days later, when the cluster is gone or somebody wants to see what
+//! it held, `Restore` makes a node of the file, in empty directories. That node is a cluster of its own: it goes on in a
+//! *child history*, which no server of the old cluster ever follows, and other servers join it as they join any cluster.
 //!
 //! | File | What it holds |
 //! |---|---|
 //! | `format` | the header and the trailer as bytes (`docs/FORMAT.md`, Backups) |
 //! | `stream` | a snapshot that becomes the bytes of a backup |
 //! | `reader` | the way back: nothing is handed out that is not verified |
+//! | `restore` | what a restored node begins with, and writing it into directories: all of it or nothing |
+//! | `fresh` | a directory that counts only once it is whole |
 
 mod error;
 mod format;
+#[cfg(feature = "persistence")]
+mod fresh;
 mod reader;
+#[cfg(feature = "persistence")]
+mod restore;
 mod stream;
 
 pub use error::BackupError;
+#[cfg(feature = "persistence")]
+pub use error::RestoreBackupError;
 pub use reader::BackupReader;
+#[cfg(feature = "persistence")]
+pub use restore::Restore;
 pub use stream::Backup;
 
 use crate::history::History;

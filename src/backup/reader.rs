@@ -61,6 +61,12 @@ impl<R: Read> BackupReader<R> {
         self.offset
     }
 
+    /// Whether some of the content was read already.
+    #[cfg(feature = "persistence")]
+    pub(super) fn is_begun(&self) -> bool {
+        self.next > 0 || self.failed
+    }
+
     /// Reads the rest and checks it; nothing is kept.
     ///
     /// # Errors

@@ -87,6 +87,14 @@ impl Protocol {
         if self.term_at(log, prev.index) == Some(prev.term) && theirs != self.history_at(prev.index) {
             return differs(prev.index, self.history_at(prev.index), theirs);
         }
+        // An entry of an ancestor, where this log is known to be past it: of servers that did not follow here. They ask for
+        // nothing that this log holds, so only this tells them apart, before their term counts.
+        let left_behind = |known: &Arc<History>| {
+            known.since().index <= prev.index && theirs.is_some_and(|theirs| known.descends_from(theirs))
+        };
+        if self.history().is_some_and(left_behind) {
+            return differs(prev.index, self.history().map(|history| history.id()), theirs);
+        }
         // What is compacted was committed, and agrees with every leader's log.
         let mut agrees = prev.index < base || self.term_at(log, prev.index) == Some(prev.term);
         // A snapshot brings the history with it that its leader knows of, which may begin with an entry that is still to come.

@@ -11,7 +11,9 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
-pub(super) const MANIFEST: &str = "MANIFEST";
+pub(crate) const MANIFEST: &str = "MANIFEST";
+/// In the place of the manifest of a log that a restore has begun to make. No log opens beside it.
+pub(crate) const RESTORING: &str = "RESTORING";
 pub(super) const MANIFEST_NEW: &str = "MANIFEST.tmp";
 const MAGIC: &[u8; 8] = b"RAFTWAL\0";
 const FORMAT: u32 = 2;

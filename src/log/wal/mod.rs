@@ -31,6 +31,7 @@ pub(crate) use directory::read_full;
 pub use directory::{Directory, LockGuard, OsDirectory, RawFile};
 pub use error::WalError;
 pub use inspect::{WalContent, WalIdentity, WalInspection, WalSegment, inspect};
+pub(crate) use manifest::{MANIFEST, RESTORING};
 pub use options::WalOptions;
 pub use reader::WalReader;
 pub use shadow::ShadowDirectory;

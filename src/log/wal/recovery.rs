@@ -8,7 +8,7 @@
 
 use super::directory::{Directory, RawFile, read_full};
 use super::error::WalError;
-use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, Segment};
+use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, RESTORING, Segment};
 use super::options::WalOptions;
 use super::record::{Checkpoint, FRAME_BYTES, Frame, HEADER_BYTES, Header, Malformed, Op, payload_len};
 use super::room::{Found, Numbers, Reserve, Sizes, lacks_space};
@@ -125,8 +125,13 @@ fn create(
     found: &Found,
     reserve: &mut Reserve,
 ) -> Result<Manifest, WalError> {
-    if found.has_segments() || found.has_file(WATERMARK) {
-        let reason = "the manifest is missing";
+    let restoring = found.has_file(RESTORING);
+    if restoring || found.has_segments() || found.has_file(WATERMARK) {
+        let reason = if restoring {
+            "a restore of a backup into this directory did not end; empty it, and restore again"
+        } else {
+            "the manifest is missing"
+        };
         let file = directory.path().join(MANIFEST);
         return Err(WalError::Corrupt { file, offset: 0, first: Index(1), last: None, reason });
     }
