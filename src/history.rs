@@ -255,6 +255,49 @@ impl History {
     }
 }
 
+/// What a server says of its history to another one, in few bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Lineage {
+    /// The history.
+    pub id: HistoryId,
+    /// The newest of those that it goes on from, oldest first; at most [`Lineage::ANCESTORS_MAX`].
+    pub ancestors: Vec<HistoryId>,
+    /// It goes on from older ones too, which are not said.
+    pub is_cut_short: bool,
+    /// A recovery of this history gave up the server that is spoken to.
+    pub gave_up_receiver: bool,
+}
+
+impl Lineage {
+    /// The most ancestors that are said.
+    pub const ANCESTORS_MAX: usize = 4;
+}
+
+impl History {
+    /// What a server of this history says of it to `receiver`.
+    #[must_use]
+    pub fn lineage(&self, receiver: NodeId) -> Lineage {
+        let left_out = self.ancestors.len().saturating_sub(Lineage::ANCESTORS_MAX);
+        Lineage {
+            id: self.id,
+            ancestors: self.ancestors[left_out..].iter().map(|ancestor| ancestor.id).collect(),
+            is_cut_short: left_out > 0,
+            gave_up_receiver: self.lost.contains(&receiver),
+        }
+    }
+
+    /// Whether a server of this history may speak with `peer`, which says that its own is `theirs`: they are one, or one of
+    /// them goes on from the other and did not give up the server that is still of the other.
+    ///
+    /// Where not all of their ancestors are said, they alone can tell, and refuse what is not theirs.
+    #[must_use]
+    pub fn speaks_with(&self, peer: NodeId, theirs: &Lineage) -> bool {
+        self.takes_in(peer, theirs.id)
+            || (!theirs.gave_up_receiver && (theirs.is_cut_short || theirs.ancestors.contains(&self.id)))
+    }
+}
+
 /// The bytes of a history, at the end of a configuration's; `docs/FORMAT.md` has the table.
 impl History {
     const ANCESTOR_BYTES: usize = 16 + 16;
@@ -420,6 +463,30 @@ mod tests {
             let knows = long.descends_from(id(1));
             assert_eq!(long.closed().len(), usize::from(knows), "generation {generation}");
         }
+    }
+
+    #[test]
+    fn servers_of_one_lineage_speak_with_each_other() {
+        let parent = first();
+        let child = History::child(Some(&parent), id(2), EntryId::new(8, 5), [3_u64]);
+        let sibling = History::child(Some(&parent), id(4), EntryId::new(8, 5), [1, 2_u64]);
+        let speak = |(one, at): (&History, u64), (other, there): (&History, u64)| {
+            let forth = one.speaks_with(NodeId(there), &other.lineage(NodeId(at)));
+            assert_eq!(forth, other.speaks_with(NodeId(at), &one.lineage(NodeId(there))), "either side alone finds it");
+            forth
+        };
+        assert!(speak((&parent, 1), (&parent, 2)) && speak((&child, 1), (&parent, 2)));
+        assert!(!speak((&child, 1), (&parent, 3)), "it was given up");
+        assert!(!speak((&child, 1), (&sibling, 3)) && !speak((&child, 1), (&sibling, 9)));
+        assert!(!speak((&parent, 1), (&History::new(id(9), EntryId::new(1, 1)), 2)), "equal numbers, two clusters");
+        // After many recoveries not all ancestors are said: the server that knows them decides.
+        let mut late = child;
+        for generation in 10..16 {
+            late = History::child(Some(&late), id(generation), EntryId::new(generation as u64, 9), [7_u64]);
+        }
+        assert!(late.lineage(NodeId(1)).is_cut_short && late.lineage(NodeId(7)).gave_up_receiver);
+        assert!(speak((&late, 1), (&parent, 2)) && !speak((&late, 1), (&parent, 3)));
+        assert!(!late.speaks_with(NodeId(2), &sibling.lineage(NodeId(1))), "it knows all of its own");
     }
 
     #[test]

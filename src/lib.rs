@@ -115,7 +115,7 @@ pub use config::RaftConfig;
 #[cfg(feature = "std")]
 pub use driver::{Raft, StateMachine, Status};
 pub use event::Event;
-pub use history::{History, HistoryId};
+pub use history::{History, HistoryId, Lineage};
 pub use life::Lives;
 pub use log::{LogView, Memberships, MemoryLog, RaftLog, WriteThrough};
 pub use membership::Membership;

@@ -6,10 +6,10 @@ mod driver_support;
 
 use driver_support::snapshots::{Hooks, Ledger};
 use driver_support::{PATIENCE, config};
-use raft_io::driver::{DriverOptions, MemberPart, NodeRole, Raft, Snapshots, Status};
+use raft_io::driver::{DriverOptions, HeldUp, MemberPart, NodeRole, Raft, Snapshots, Status};
 use raft_io::log::Locked;
 use raft_io::snapshot::MemorySnapshots;
-use raft_io::transport::{TcpConfig, TcpTransport};
+use raft_io::transport::{RaftTransport, TcpConfig, TcpTransport};
 use raft_io::{GroupId, Membership, MemoryLog, NodeId, RoleKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,6 +136,40 @@ fn a_server_joins_that_knows_nobody_and_begins_with_a_snapshot() {
     // With a vote it can lead.
     servers.at(leader).transfer_leadership(4).wait(PATIENCE).unwrap();
     servers.write(4, 1);
+}
+
+/// Server 4 ran as a cluster of its own under the same number. It was stopped, and added here with its log: every message of its own
+/// went on counting here, its votes included, and nobody said anything but that it does not catch up.
+#[test]
+fn a_server_with_a_log_of_another_cluster_is_refused_before_any_message() {
+    let mut servers = Servers::three();
+    servers.start(4, &Membership::new([4_u64]), bind(4));
+    servers.at(4).wait_for(PATIENCE, |status| status.role == RoleKind::Leader).unwrap();
+    servers.write(4, 3);
+    servers.stop(4);
+    let leader = servers.leader();
+    servers.write(leader, 2);
+    let ours = servers.at(leader).status().history.expect("a leader that has written has one");
+    let transport = bind(4);
+    let address = transport.local_addr().to_string();
+    servers.start(4, &Membership::default(), transport);
+    let theirs = servers.at(4).status().history;
+    let (seen, count) = (servers.at(4).status().term, servers.at(leader).status().counters.messages_misbehaved);
+    let added = servers.at(leader).add_voter(4, &address, Duration::from_secs(2));
+    // The leader comes to it and is refused there: both know. It knows nobody whom it could ask itself.
+    let stats = |id: u64| servers.running[&id].transport.stats();
+    eventually("it refuses", || stats(4).refused.contains_key("other_history") && stats(leader).refused_by_peers > 0);
+    eventually("the leader says so", || {
+        let four = servers.at(leader).status().peers.into_iter().find(|peer| peer.id == NodeId(4));
+        matches!(four.and_then(|four| four.held_up), Some(HeldUp::Refused { reason }) if reason.contains("belongs to history"))
+    });
+    added.wait().expect_err("it never becomes a member that has a vote");
+    let four = servers.at(4).status();
+    assert_eq!((four.history, four.counters.messages_misbehaved), (theirs, 0), "no message came to it");
+    assert!(four.term >= seen && theirs != Some(ours));
+    assert_eq!(servers.at(leader).status().counters.messages_misbehaved, count);
+    assert_eq!(servers.at(4).stale_read(Ledger::commands).unwrap().len(), 3);
+    servers.write(leader, 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use transport_support::proxy::{Mode, Proxy};
-use transport_support::{CLUSTER, DEADLINE, Inbox, append_bytes, config, envelope, eventually, vote};
+use transport_support::{CLUSTER, DEADLINE, Inbox, append_bytes, config, envelope, eventually, refusal, vote};
 
 /// A started server 1 that expects node 2, and never finds it.
 struct Server {
@@ -130,7 +130,7 @@ fn whoever_is_not_a_peer_is_refused_with_a_reason_and_counted() {
     for (hello, reason) in cases {
         let mut stream = server.connect();
         stream.write_all(&control(&Frame::Hello(hello))).unwrap();
-        assert_eq!(read_frame(&mut stream), Some(Frame::Refusal(reason)));
+        assert_eq!(refusal(read_frame(&mut stream)), Some(reason));
         // Nothing said afterwards is heard.
         let _ = stream.write_all(&message(1));
         assert_closed(&mut stream);
@@ -368,8 +368,8 @@ fn a_peer_that_lost_its_data_or_brings_an_older_copy_is_refused() {
     first.transport.shutdown();
     // What was seen outlives the server that saw it.
     let second = server(known());
-    assert_eq!(greet(&second, incarnation(8, 9)), Some(Frame::Refusal(Refusal::OtherData)));
-    assert_eq!(greet(&second, incarnation(7, 2)), Some(Frame::Refusal(Refusal::OlderData)));
+    assert_eq!(refusal(greet(&second, incarnation(8, 9))), Some(Refusal::OtherData));
+    assert_eq!(refusal(greet(&second, incarnation(7, 2))), Some(Refusal::OlderData));
     assert!(second.reported("wiped or replaced") && second.reported("cloned or rolled back"));
     assert!(matches!(greet(&second, incarnation(7, 4)), Some(Frame::Welcome(_))));
     let stats = second.transport.stats();

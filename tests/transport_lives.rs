@@ -14,7 +14,7 @@ use raft_io::{ClusterId, EntryId, GroupId, HardState, Index, Message, NodeId, Te
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use transport_support::{CLUSTER, DEADLINE, Inbox, config, envelope, eventually, vote};
+use transport_support::{CLUSTER, DEADLINE, Inbox, config, envelope, eventually, refusal, refused, vote};
 
 const DIRECTORY: u64 = 7 << 32;
 
@@ -80,7 +80,8 @@ impl Server {
     }
 
     fn says(&self, lives: &Lives, remembered: Option<Remembered>) -> (TcpStream, Option<Frame>) {
-        let introduction = Introduction { features: 1 << 63, lives: lives.as_slice().to_vec(), remembered };
+        let introduction =
+            Introduction { features: 1 << 63, lives: lives.as_slice().to_vec(), remembered, history: None };
         self.greet(lives.incarnation(), introduction)
     }
 
@@ -92,7 +93,7 @@ impl Server {
 
     fn refuses(&self, lives: &Lives) -> Refusal {
         match self.says(lives, None).1 {
-            Some(Frame::Refusal(refusal)) => refusal,
+            Some(Frame::Refusal { reason, .. }) => reason,
             other => panic!("{other:?}"),
         }
     }
@@ -186,14 +187,14 @@ fn a_server_that_lost_data_is_told_so_and_takes_part_in_nothing_any_more() {
     assert!(matches!(server.says(&two, Some(knows((2, 20), 99))).1, Some(Frame::Welcome(_))));
     // It began in term 4.
     let (_, answer) = server.says(&two, Some(knows((1, 10), 5)));
-    assert_eq!(answer, Some(Frame::Refusal(Refusal::OwnDataLost)));
+    assert_eq!(refusal(answer), Some(Refusal::OwnDataLost));
     eventually("it is reported", || server.reported("this server's data directory lost what node 2 remembers of it"));
     assert!(server.reported("add it under a new id"));
     // Also not with those who were let in before, and remember nothing.
     let received = server.inbox.len();
     let _ = stream.write_all(&message(&vote(5)));
     assert_eq!(read_frame(&mut stream), None);
-    assert_eq!(server.says(&two, None).1, Some(Frame::Refusal(Refusal::OwnDataLost)));
+    assert_eq!(refusal(server.says(&two, None).1), Some(Refusal::OwnDataLost));
     assert_eq!(server.inbox.len(), received);
     server.transport.send(GroupId(0), envelope(1, 2, vote(6)));
     assert_eq!(server.transport.stats().dropped_disconnected, 1);
@@ -237,9 +238,9 @@ fn a_refusal_that_names_a_loss_is_believed() {
     let one = server(config(1).peer(2, listener.local_addr().unwrap().to_string()), memory);
     let (mut stream, _) = listener.accept().unwrap();
     assert!(matches!(read_frame(&mut stream), Some(Frame::Hello(_))));
-    stream.write_all(&control(&Frame::Refusal(Refusal::LostEntries { index: Index(9) }))).unwrap();
+    stream.write_all(&control(&refused(Refusal::LostEntries { index: Index(9) }))).unwrap();
     eventually("it is reported", || one.reported("(lost_entries)"));
-    assert_eq!(one.says(&lives(&[life(1, 100, 0, (0, 0))]), None).1, Some(Frame::Refusal(Refusal::OwnDataLost)));
+    assert_eq!(refusal(one.says(&lives(&[life(1, 100, 0, (0, 0))]), None).1), Some(Refusal::OwnDataLost));
 }
 
 /// During a rolling upgrade: it says an incarnation and nothing else, and is told nothing that it does not skip.
@@ -253,7 +254,7 @@ fn a_server_of_0_6_0_is_let_in_and_known_by_its_incarnation() {
         server.inbox.wait_for(opening as usize);
     }
     let (_, answer) = server.greet(DIRECTORY | 1, Introduction::default());
-    assert_eq!(answer, Some(Frame::Refusal(Refusal::OlderData)));
+    assert_eq!(refusal(answer), Some(Refusal::OlderData));
     // Upgraded, it says its first life, which holds what it said before; an older copy of it does not.
     let upgraded = |last| lives(&[life(3, 300, 3, last)]);
     assert_eq!(server.refuses(&upgraded((8, 3))), Refusal::LostEntries { index: Index(9) });
@@ -308,9 +309,9 @@ fn the_peers_file_of_0_6_0_counts_on() {
     std::fs::write(&path, &file).unwrap();
     let server = server(config(1).peer(2, "127.0.0.1:1").identities(&path), PeerMemory::volatile(GroupId(0)));
     let (_, answer) = server.greet(8 << 32 | 9, Introduction::default());
-    assert_eq!(answer, Some(Frame::Refusal(Refusal::OtherData)));
+    assert_eq!(refusal(answer), Some(Refusal::OtherData));
     let (_, answer) = server.greet(DIRECTORY | 4, Introduction::default());
-    assert_eq!(answer, Some(Frame::Refusal(Refusal::OlderData)));
+    assert_eq!(refusal(answer), Some(Refusal::OlderData));
     drop(server.lets_in(&lives(&[life(6, 600, 0, (0, 0))])));
     assert_eq!(std::fs::read(&path).unwrap(), file, "the log remembers from now on");
 }
@@ -335,7 +336,7 @@ fn nobody_is_spoken_to_before_everybody_was_greeted() {
     one.transport.send(GroupId(0), envelope(1, 3, vote(5)));
     let (mut two, _) = knows.accept().unwrap();
     assert!(matches!(read_frame(&mut two), Some(Frame::Hello(_))));
-    two.write_all(&control(&Frame::Refusal(Refusal::LostEntries { index: Index(9) }))).unwrap();
+    two.write_all(&control(&refused(Refusal::LostEntries { index: Index(9) }))).unwrap();
     three.set_read_timeout(Some(DEADLINE)).unwrap();
     assert_eq!(read_frame(&mut three), None, "not a word");
     assert!(one.reported("(lost_entries)"));

@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 use transport_support::snapshots::{GROUP, Serving, fetch};
-use transport_support::{CLUSTER, DEADLINE, Inbox, config, eventually, vote};
+use transport_support::{CLUSTER, DEADLINE, Inbox, config, eventually, refusal, refused, vote};
 
 const LIMITS: Limits = Limits { frame_bytes_max: wire::CHUNK_FRAME_BYTES_MAX };
 
@@ -128,7 +128,7 @@ fn whoever_may_not_fetch_is_refused_with_a_reason() {
     for (hello, reason) in cases {
         let mut stream = greet(&server, hello);
         let _ = stream.write_all(&asking(0));
-        assert_eq!(read_frame(&mut stream), Some(Frame::Refusal(reason)));
+        assert_eq!(refusal(read_frame(&mut stream)), Some(reason));
         assert_closed(&mut stream);
     }
     assert_eq!((server.stats().snapshot_connections, server.stats().sent_chunks), (0, 0));
@@ -327,8 +327,8 @@ fn servers_that_are_not_who_they_should_be_are_not_asked() {
 /// says so, and its connection for messages is not displaced.
 #[test]
 fn a_server_of_before_there_were_snapshots_is_told_apart() {
-    let two = liar(vec![Vec::new()], Frame::Refusal(Refusal::Version { first: 1, last: 1 }));
+    let two = liar(vec![Vec::new()], refused(Refusal::Version { first: 1, last: 1 }));
     assert_eq!(fetch(&two, 1, last(), 0), Err(FetchError::Unsupported));
-    let two = liar(vec![Vec::new()], Frame::Refusal(Refusal::ShuttingDown));
+    let two = liar(vec![Vec::new()], refused(Refusal::ShuttingDown));
     assert!(matches!(fetch(&two, 1, last(), 0), Err(FetchError::Unreachable { .. })));
 }

@@ -12,11 +12,11 @@ use raft_io::message::{
 };
 use raft_io::snapshot::{Chunk, ChunkRequest};
 use raft_io::wire::{
-    self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Introduction, Limits, Purpose, Refusal, Welcome,
+    self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Introduction, Limits, Purpose, Refusal, Refuser, Welcome,
 };
 use raft_io::{
-    ClusterId, Entry, EntryId, GroupId, HardState, History, HistoryId, Index, Membership, Message, NodeId, Payload,
-    Term,
+    ClusterId, Entry, EntryId, GroupId, HardState, History, HistoryId, Index, Lineage, Membership, Message, NodeId,
+    Payload, Term,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +69,7 @@ fn introduction() -> Introduction {
             acknowledged: EntryId::new(303, 8),
             vote: Some((Term(9), NodeId(2))),
         }),
+        history: None,
     }
 }
 
@@ -79,6 +80,19 @@ fn founding(index: u64) -> Entry {
     let child = History::child(Some(&parent), id(0x22 << 64 | 5), EntryId::new(index, 9), [2, 300_u64]);
     let membership = Membership::new([1]).with_history(Arc::new(child));
     Entry { id: EntryId::new(index, 9), payload: Payload::Membership(Arc::new(membership)) }
+}
+
+/// As a server of 0.6 says it.
+fn refusal(reason: Refusal) -> Frame {
+    Frame::Refusal { reason, by: Refuser::default() }
+}
+
+/// A history that goes on from two others and from older ones, and gave up the receiver.
+fn lineage() -> Lineage {
+    let id = HistoryId::from_bits;
+    let ancestors = vec![id(0x11 << 64), id(0x22 << 64 | 5)];
+    let newest = id(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+    Lineage { id: newest, ancestors, is_cut_short: true, gave_up_receiver: true }
 }
 
 /// One frame of every kind, and of every shape that a kind has.
@@ -115,6 +129,9 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         introduction: Introduction::default(),
     };
     let introduced_hello = Hello { introduction: introduction(), ..to_join.clone() };
+    let with_history = || Introduction { history: Some(lineage()), ..introduction() };
+    let hello_of_history = Hello { introduction: with_history(), ..to_join.clone() };
+    let welcome_of_history = Welcome { introduction: with_history(), ..welcome.clone() };
     let introduced_welcome = Welcome { introduction: introduction(), ..welcome.clone() };
     let request_vote = |leadership_transfer| {
         message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last, leadership_transfer }))
@@ -136,23 +153,32 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("hello_for_snapshots", Frame::Hello(to_fetch)),
         ("hello_with_peer_address", Frame::Hello(to_join)),
         ("hello_with_lives", Frame::Hello(introduced_hello)),
+        ("hello_with_history", Frame::Hello(hello_of_history)),
+        ("welcome_with_history", Frame::Welcome(welcome_of_history)),
         ("welcome", Frame::Welcome(welcome)),
         ("welcome_with_lives", Frame::Welcome(introduced_welcome)),
-        ("refusal_foreign_cluster", Frame::Refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
-        ("refusal_wrong_receiver", Frame::Refusal(Refusal::WrongReceiver { id: NodeId(3) })),
-        ("refusal_unknown_sender", Frame::Refusal(Refusal::UnknownSender)),
-        ("refusal_own_id", Frame::Refusal(Refusal::OwnId)),
-        ("refusal_version", Frame::Refusal(Refusal::Version { first: 1, last: 3 })),
-        ("refusal_unacceptable", Frame::Refusal(Refusal::Unacceptable)),
-        ("refusal_shutting_down", Frame::Refusal(Refusal::ShuttingDown)),
-        ("refusal_other_data", Frame::Refusal(Refusal::OtherData)),
-        ("refusal_older_data", Frame::Refusal(Refusal::OlderData)),
-        ("refusal_lost_life", Frame::Refusal(Refusal::LostLife { count: 300 })),
-        ("refusal_lost_term", Frame::Refusal(Refusal::LostTerm { term: Term(9) })),
-        ("refusal_lost_entries", Frame::Refusal(Refusal::LostEntries { index: Index(300) })),
-        ("refusal_lost_vote", Frame::Refusal(Refusal::LostVote { term: Term(9) })),
-        ("refusal_own_data_lost", Frame::Refusal(Refusal::OwnDataLost)),
-        ("refusal_other", Frame::Refusal(Refusal::Other { code: 500 })),
+        ("refusal_foreign_cluster", refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
+        ("refusal_wrong_receiver", refusal(Refusal::WrongReceiver { id: NodeId(3) })),
+        ("refusal_unknown_sender", refusal(Refusal::UnknownSender)),
+        ("refusal_own_id", refusal(Refusal::OwnId)),
+        ("refusal_version", refusal(Refusal::Version { first: 1, last: 3 })),
+        ("refusal_unacceptable", refusal(Refusal::Unacceptable)),
+        ("refusal_shutting_down", refusal(Refusal::ShuttingDown)),
+        ("refusal_other_data", refusal(Refusal::OtherData)),
+        ("refusal_older_data", refusal(Refusal::OlderData)),
+        ("refusal_lost_life", refusal(Refusal::LostLife { count: 300 })),
+        ("refusal_lost_term", refusal(Refusal::LostTerm { term: Term(9) })),
+        ("refusal_lost_entries", refusal(Refusal::LostEntries { index: Index(300) })),
+        ("refusal_lost_vote", refusal(Refusal::LostVote { term: Term(9) })),
+        ("refusal_own_data_lost", refusal(Refusal::OwnDataLost)),
+        (
+            "refusal_other_history",
+            Frame::Refusal {
+                reason: Refusal::OtherHistory { history: lineage().id },
+                by: Refuser { features: 1, history: Some(lineage()) },
+            },
+        ),
+        ("refusal_other", refusal(Refusal::Other { code: 500 })),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
         ("position", Frame::Position { group: GroupId(5), last }),

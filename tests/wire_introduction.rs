@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use raft_io::life::{Life, Lives, Remembered};
 use raft_io::wire::{
     self, CONTROL_FRAME_BYTES_MAX, Frame, FrameError, HEADER_BYTES, Hello, Introduction, LIVES_BYTES_MAX, Purpose,
-    Welcome, kind,
+    Refusal, Refuser, Welcome, kind,
 };
-use raft_io::{ClusterId, EntryId, HardState, NodeId, Term};
+use raft_io::{ClusterId, EntryId, HardState, HistoryId, Lineage, NodeId, Term};
 use wire_support::{decode, encode, seal, varint};
 
 fn hello(introduction: Introduction) -> Frame {
@@ -48,8 +48,15 @@ fn introduction_of(frame: &Frame) -> &Introduction {
     }
 }
 
-/// The body of a hello of version 4 with these blocks, byte by byte (`docs/FORMAT.md`).
-fn hello_body(lives: &[u8], remembered: &[u8]) -> Vec<u8> {
+/// One that says this many ancestors.
+fn lineage(ancestors: usize) -> Lineage {
+    let id = |bits: usize| HistoryId::from_bits(u128::MAX - bits as u128);
+    let ancestors = (0..ancestors).map(|ancestor| id(1 + ancestor)).collect();
+    Lineage { id: id(0), ancestors, is_cut_short: false, gave_up_receiver: true }
+}
+
+/// The body of a hello of version 5 with these blocks, byte by byte (`docs/FORMAT.md`).
+fn hello_body(blocks: [&[u8]; 3]) -> Vec<u8> {
     let mut fields = b"raft-io\0".to_vec();
     for number in [7, 1, 2, 3] {
         varint(number, &mut fields);
@@ -58,18 +65,22 @@ fn hello_body(lives: &[u8], remembered: &[u8]) -> Vec<u8> {
     varint(4096, &mut fields);
     fields.extend([0, 0, 0]);
     varint(0, &mut fields);
-    for block in [lives, remembered] {
+    for block in blocks {
         varint(block.len() as u64, &mut fields);
         fields.extend_from_slice(block);
     }
     let mut body = Vec::new();
-    varint(4, &mut body);
+    varint(5, &mut body);
     varint(fields.len() as u64, &mut body);
     [body, fields].concat()
 }
 
 fn decode_blocks(lives: &[u8], remembered: &[u8]) -> Result<Frame, FrameError> {
-    decode(&seal(0, kind::HELLO, 0, 0, &hello_body(lives, remembered)))
+    decode_all_blocks([lives, remembered, &[]])
+}
+
+fn decode_all_blocks(blocks: [&[u8]; 3]) -> Result<Frame, FrameError> {
+    decode(&seal(0, kind::HELLO, 0, 0, &hello_body(blocks)))
 }
 
 /// One life as bytes.
@@ -114,7 +125,8 @@ fn the_newest_lives_are_sent_that_fit() {
             acknowledged: EntryId::new(u64::MAX, u64::MAX),
             vote: Some((Term(u64::MAX), NodeId(u64::MAX))),
         };
-        let said = Introduction { features: u64::MAX, lives: lives.clone(), remembered: Some(remembered) };
+        let history = Some(lineage(Lineage::ANCESTORS_MAX));
+        let said = Introduction { features: u64::MAX, lives: lives.clone(), remembered: Some(remembered), history };
         let Frame::Hello(small) = hello(said) else { unreachable!() };
         let largest = Frame::Hello(Hello {
             cluster: ClusterId(u64::MAX),
@@ -179,8 +191,30 @@ fn hostile_memories_are_errors() {
 
 /// A length that claims more than there is costs no memory.
 #[test]
+fn hostile_histories_are_errors() {
+    let refused = |history: &[u8]| match decode_all_blocks([&[], &[], history]) {
+        Err(FrameError::Body { kind: kind::HELLO, what }) => what.contains("no form that this version knows"),
+        _ => false,
+    };
+    let id = [7; 16];
+    let with = |flags: u8, ids: usize| [vec![flags], id.repeat(ids)].concat();
+    assert!(decode_all_blocks([&[], &[], &with(0, 1)]).is_ok());
+    assert!(decode_all_blocks([&[], &[], &with(0xfc, 5)]).is_ok(), "flags of a later version are ignored");
+    assert!(refused(&[0]) && refused(&with(0, 6)) && refused(&with(0, 1)[..16]));
+    assert!(refused(&[vec![0], vec![1; 8], vec![0; 8]].concat()), "no identity has an upper half of zero");
+}
+
+/// More ancestors than fit are left out, oldest first, and that is said.
+#[test]
+fn the_newest_ancestors_are_said() {
+    let said = Introduction { history: Some(lineage(6)), ..Introduction::default() };
+    let expected = Lineage { ancestors: lineage(6).ancestors[2..].to_vec(), is_cut_short: true, ..lineage(6) };
+    assert_eq!(introduction_of(&decode(&encode(&hello(said))).unwrap()).history, Some(expected));
+}
+
+#[test]
 fn a_block_that_claims_more_than_there_is_is_an_error() {
-    let mut body = hello_body(&[], &[]);
+    let mut body = hello_body([&[]; 3]);
     let length = body.len();
     body.truncate(length - 2);
     body.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
@@ -209,11 +243,15 @@ fn introductions() -> impl Strategy<Value = Introduction> {
             let vote = vote.map(|(term, to)| (Term(term), NodeId(to)));
             Remembered { life, term: Term(term), acknowledged: EntryId::new(index, acknowledged), vote }
         });
-    (any::<u64>(), lives, prop::option::of(remembered)).prop_map(|(features, lives, remembered)| Introduction {
-        features,
-        lives,
-        remembered,
-    })
+    (any::<u64>(), lives, prop::option::of(remembered), prop::option::of(lineages()))
+        .prop_map(|(features, lives, remembered, history)| Introduction { features, lives, remembered, history })
+}
+
+fn lineages() -> impl Strategy<Value = Lineage> {
+    let id = || any::<u128>().prop_map(HistoryId::from_bits);
+    (id(), prop::collection::vec(id(), 0..=Lineage::ANCESTORS_MAX), any::<bool>(), any::<bool>()).prop_map(
+        |(id, ancestors, is_cut_short, gave_up_receiver)| Lineage { id, ancestors, is_cut_short, gave_up_receiver },
+    )
 }
 
 proptest! {
@@ -226,13 +264,23 @@ proptest! {
         }
     }
 
+    /// With a refusal of any history, too.
+    #[test]
+    fn every_refuser_comes_back_as_it_was(features in any::<u64>(), history in prop::option::of(lineages()), of in lineages()) {
+        for reason in [Refusal::OtherHistory { history: of.id }, Refusal::OtherData] {
+            let frame = Frame::Refusal { reason, by: Refuser { features, history: history.clone() } };
+            prop_assert_eq!(decode(&encode(&frame)), Ok(frame));
+        }
+    }
+
     /// What decodes at all, encodes again to something that decodes to the same.
     #[test]
     fn arbitrary_blocks_are_sound_or_nothing(
+        history in prop::collection::vec(any::<u8>(), 0..90),
         lives in prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..260),
         remembered in prop::collection::vec(prop_oneof![Just(0u8), Just(3), any::<u8>()], 0..40),
     ) {
-        if let Ok(frame) = decode_blocks(&lives, &remembered) {
+        for frame in [decode_blocks(&lives, &remembered), decode_all_blocks([&[], &[], &history])].into_iter().flatten() {
             prop_assert_eq!(decode(&encode(&frame)), Ok(frame));
         }
     }

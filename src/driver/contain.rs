@@ -50,7 +50,8 @@ pub enum CodePlace {
     TransportStart,
     /// [`RaftTransport::send`](crate::transport::RaftTransport::send).
     TransportSend,
-    /// [`RaftTransport::members`](crate::transport::RaftTransport::members).
+    /// [`RaftTransport::members`](crate::transport::RaftTransport::members), and
+    /// [`RaftTransport::history`](crate::transport::RaftTransport::history).
     TransportMembers,
     /// [`RaftTransport::limits_of`](crate::transport::RaftTransport::limits_of).
     TransportLimits,

@@ -28,6 +28,13 @@ use std::sync::Arc;
 /// The members, each with its address if one is known.
 pub(super) type Reachable = BTreeMap<NodeId, Option<String>>;
 
+/// What a transport is to be told, before the next message.
+#[derive(Default)]
+pub(super) struct Told {
+    members: Option<Reachable>,
+    history: Option<Arc<History>>,
+}
+
 /// What a transport is told of the configurations in the log.
 pub(super) struct Members {
     /// What `RaftConfig` names and the log does not.
@@ -35,26 +42,28 @@ pub(super) struct Members {
     /// The configuration in force and the last committed one, as the transport knows them, or is about to.
     told: Option<(Arc<Membership>, Index)>,
     /// It goes out as soon as the lock is released.
-    due: Option<Reachable>,
+    due: Told,
+    /// The history that the transport knows, or is about to.
+    told_history: Option<HistoryId>,
     /// The history that the log's oldest configuration names, as written or on its way to the disk.
     recorded: Option<HistoryId>,
 }
 
 impl Members {
     pub(super) fn new(overruled: Option<Arc<Membership>>, protocol: &Protocol) -> Self {
-        Self { overruled, told: None, due: None, recorded: recorded(protocol) }
+        Self { overruled, told: None, due: Told::default(), told_history: None, recorded: recorded(protocol) }
     }
 
     pub(super) const fn is_due(&self) -> bool {
-        self.due.is_some()
+        self.due.members.is_some() || self.due.history.is_some()
     }
 
-    pub(super) fn take(&mut self) -> Option<Reachable> {
-        self.due.take()
+    pub(super) fn take(&mut self) -> Told {
+        std::mem::take(&mut self.due)
     }
 
     pub(super) fn forget(&mut self) {
-        self.due = None;
+        self.due = Told::default();
     }
 
     /// If the history is settled since the last write, a write among these actions says so, which the last step of the
@@ -158,10 +167,19 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     pub(super) fn introduce_members(&self) {
         let mut state = lock(&self.state);
         self.note_members(&mut state);
-        let members = state.members.take();
+        let told = state.members.take();
         drop(state);
-        if let Some(members) = members {
-            self.transport.members(self.options.group, &members);
+        self.tell(&told);
+    }
+
+    /// Never by two threads at a time.
+    pub(super) fn tell(&self, told: &Told) {
+        let group = self.options.group;
+        if let Some(history) = &told.history {
+            self.transport.history(group, history);
+        }
+        if let Some(members) = &told.members {
+            self.transport.members(group, members);
         }
     }
 
@@ -192,7 +210,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.release(state);
     }
 
-    /// After a step: the transport is told if another configuration is in force, or committed.
+    /// After a step: the transport is told if another configuration is in force or committed, or another history.
     #[inline]
     pub(super) fn note_members(&self, state: &mut State<M>) {
         let (in_force, committed) = (state.protocol.membership(), state.protocol.committed_membership().0);
@@ -200,7 +218,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let told = state.members.told.as_ref();
         if !told.is_some_and(|(membership, index)| Arc::ptr_eq(membership, in_force) && *index == committed) {
             state.members.told = Some((Arc::clone(in_force), committed));
-            state.members.due = Some(reachable(&state.protocol));
+            state.members.due.members = Some(reachable(&state.protocol));
+        }
+        let history = state.protocol.history();
+        if history.map(|history| history.id()) != state.members.told_history {
+            state.members.told_history = history.map(|history| history.id());
+            state.members.due.history = history.cloned();
         }
     }
 }

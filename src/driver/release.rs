@@ -1,7 +1,7 @@
 //! What a step leaves behind when the lock is released: wake-ups, messages, answers.
 
 use super::contain::{CodePlace, contain};
-use super::members::Reachable;
+use super::members::Told;
 use super::node::{Guard, Node, Settled};
 use super::raft::StateMachine;
 use super::slot::Wake;
@@ -35,12 +35,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let changes = mem::take(&mut state.changes.settled);
             let requesters = mem::take(&mut state.snapshots.settled);
             let mut batch = Vec::new();
-            let mut members = None;
+            let mut told = Told::default();
             let sends = !state.sending && state.has_to_send() && rounds < SEND_ROUNDS_MAX;
             if sends {
                 rounds += 1;
                 state.sending = true;
-                members = state.members.take();
+                told = state.members.take();
                 state.counters.messages_sent += state.outbox.len() as u64;
                 let spare = mem::take(&mut state.spare);
                 batch = mem::replace(&mut state.outbox, spare);
@@ -62,7 +62,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                     self.fetches.wake();
                     self.fetch_orders.notify();
                 }
-                self.send_all(members, &mut batch);
+                self.send_all(&told, &mut batch);
                 self.answer(answers);
                 self.refuse_reads(refused_reads);
                 self.answer_transfers(transfers);
@@ -100,13 +100,11 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
     }
 
-    fn send_all(&self, members: Option<Reachable>, batch: &mut Vec<Envelope>) {
+    fn send_all(&self, told: &Told, batch: &mut Vec<Envelope>) {
         let group = self.options.group;
         // Who is new is known before the first message to it.
-        if let Some(members) = members {
-            if let Err(message) = contain(|| self.transport.members(group, &members)) {
-                return self.fail_at(&mut lock(&self.state), CodePlace::TransportMembers, message);
-            }
+        if let Err(message) = contain(|| self.tell(told)) {
+            return self.fail_at(&mut lock(&self.state), CodePlace::TransportMembers, message);
         }
         let sent = contain(|| {
             for envelope in batch.drain(..) {

@@ -20,6 +20,7 @@ pub use memory::{MemoryNetwork, MemoryTransport};
 #[cfg(feature = "tcp")]
 pub use tcp::{TcpConfig, TcpTransport, TransportError, TransportEvent, TransportStats};
 
+use crate::history::History;
 use crate::life::Lives;
 use crate::message::{Envelope, Message};
 use crate::peers::PeerMemory;
@@ -151,6 +152,13 @@ pub trait RaftTransport: Send + Sync + 'static {
     /// from them: a server whose configuration is older or newer than this one's.
     fn members(&self, group: GroupId, members: &BTreeMap<NodeId, Option<String>>) {
         let _ = (group, members);
+    }
+
+    /// Which history this server's log belongs to, now that the entry which brought it is committed. Called before `start` if
+    /// that is known then, and whenever it changes; never by two threads at a time. Servers of two histories of which neither
+    /// goes on from the other have nothing to say to each other ([`History::speaks_with`]). Default: it does not matter.
+    fn history(&self, group: GroupId, history: &Arc<History>) {
+        let _ = (group, history);
     }
 
     /// Fetches one chunk of a snapshot from a peer: beside the messages, which it does not delay.

@@ -1,7 +1,9 @@
 //! What two servers tell each other before any message: who they are, and why not.
 
 use super::body::view;
-use super::introduction::{Introduction, decode_lives, decode_remembered, encode_lives, encode_remembered};
+use super::introduction::{
+    Introduction, decode_lineage, decode_lives, decode_remembered, encode_lineage, encode_lives, encode_remembered,
+};
 use super::{EncodeError, FrameError, kind, write};
 use crate::types::{ClusterId, NodeId};
 use pack_io::{DeserializeView, Encoder, Serialize};
@@ -145,9 +147,10 @@ struct AddressedHelloBody<'a> {
     peer_address: Option<&'a str>,
 }
 
-#[derive(Serialize, DeserializeView)]
+/// What a server says that has no history yet.
+#[derive(Serialize)]
 #[pack_io(version = 4)]
-struct HelloBody<'a> {
+struct IntroducedHelloBody<'a> {
     magic: [u8; 8],
     cluster: u64,
     from: u64,
@@ -169,6 +172,32 @@ struct HelloBody<'a> {
     remembered: &'a [u8],
 }
 
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 5)]
+struct HelloBody<'a> {
+    magic: [u8; 8],
+    cluster: u64,
+    from: u64,
+    to: u64,
+    incarnation: u64,
+    version_first: u8,
+    version_last: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+    #[pack_io(since = 2)]
+    purpose: u8,
+    #[pack_io(since = 3)]
+    peer_address: Option<&'a str>,
+    #[pack_io(since = 4)]
+    features: u64,
+    #[pack_io(since = 4)]
+    lives: &'a [u8],
+    #[pack_io(since = 4)]
+    remembered: &'a [u8],
+    #[pack_io(since = 5)]
+    history: &'a [u8],
+}
+
 /// What a server answers that keeps no data.
 #[derive(Serialize)]
 #[pack_io(version = 1)]
@@ -180,9 +209,10 @@ struct UnintroducedWelcomeBody<'a> {
     client_address: Option<&'a str>,
 }
 
-#[derive(Serialize, DeserializeView)]
+/// What a server answers that has no history yet.
+#[derive(Serialize)]
 #[pack_io(version = 2)]
-struct WelcomeBody<'a> {
+struct IntroducedWelcomeBody<'a> {
     from: u64,
     incarnation: u64,
     version: u8,
@@ -196,33 +226,74 @@ struct WelcomeBody<'a> {
     remembered: &'a [u8],
 }
 
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 3)]
+struct WelcomeBody<'a> {
+    from: u64,
+    incarnation: u64,
+    version: u8,
+    frame_bytes_max: u32,
+    client_address: Option<&'a str>,
+    #[pack_io(since = 2)]
+    features: u64,
+    #[pack_io(since = 2)]
+    lives: &'a [u8],
+    #[pack_io(since = 2)]
+    remembered: &'a [u8],
+    #[pack_io(since = 3)]
+    history: &'a [u8],
+}
+
+impl<'a> IntroducedHelloBody<'a> {
+    fn with_history(self, history: &'a [u8]) -> HelloBody<'a> {
+        HelloBody {
+            magic: self.magic,
+            cluster: self.cluster,
+            from: self.from,
+            to: self.to,
+            incarnation: self.incarnation,
+            version_first: self.version_first,
+            version_last: self.version_last,
+            frame_bytes_max: self.frame_bytes_max,
+            client_address: self.client_address,
+            purpose: self.purpose,
+            peer_address: self.peer_address,
+            features: self.features,
+            lives: self.lives,
+            remembered: self.remembered,
+            history,
+        }
+    }
+}
+
 pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), EncodeError> {
     let Hello { cluster, from, to, incarnation, version_first, version_last, frame_bytes_max, .. } = *hello;
     let (magic, cluster, from, to) = (MAGIC, cluster.0, from.0, to.0);
     let client_address = short("client_address", hello.client_address.as_deref())?;
     let peer_address = short("peer_address", hello.peer_address.as_deref())?;
-    let Introduction { features, lives, remembered } = &hello.introduction;
+    let Introduction { features, lives, remembered, history } = &hello.introduction;
     if !hello.introduction.is_empty() {
         let (lives, remembered) = (encode_lives(lives)?, encode_remembered(remembered.as_ref())?);
-        return write(
-            encoder,
-            &HelloBody {
-                magic,
-                cluster,
-                from,
-                to,
-                incarnation,
-                version_first,
-                version_last,
-                frame_bytes_max,
-                client_address,
-                purpose: hello.purpose.code(),
-                peer_address,
-                features: *features,
-                lives: &lives,
-                remembered: &remembered,
-            },
-        );
+        let body = IntroducedHelloBody {
+            magic,
+            cluster,
+            from,
+            to,
+            incarnation,
+            version_first,
+            version_last,
+            frame_bytes_max,
+            client_address,
+            purpose: hello.purpose.code(),
+            peer_address,
+            features: *features,
+            lives: &lives,
+            remembered: &remembered,
+        };
+        return match history {
+            None => write(encoder, &body),
+            Some(history) => write(encoder, &body.with_history(&encode_lineage(Some(history)))),
+        };
     }
     match (hello.purpose.code(), peer_address) {
         (0, None) => write(
@@ -280,18 +351,38 @@ pub(super) fn encode_welcome(welcome: &Welcome, encoder: &mut Encoder) -> Result
         let body = UnintroducedWelcomeBody { from: from.0, incarnation, version, frame_bytes_max, client_address };
         return write(encoder, &body);
     }
-    let Introduction { features, lives, remembered } = &welcome.introduction;
-    let body = WelcomeBody {
-        from: from.0,
-        incarnation,
-        version,
-        frame_bytes_max,
-        client_address,
-        features: *features,
-        lives: &encode_lives(lives)?,
-        remembered: &encode_remembered(remembered.as_ref())?,
-    };
-    write(encoder, &body)
+    let Introduction { features, lives, remembered, history } = &welcome.introduction;
+    let (lives, remembered) = (&encode_lives(lives)?[..], &encode_remembered(remembered.as_ref())?[..]);
+    let (from, features) = (from.0, *features);
+    match encode_lineage(history.as_ref()).as_slice() {
+        [] => {
+            let body = IntroducedWelcomeBody {
+                from,
+                incarnation,
+                version,
+                frame_bytes_max,
+                client_address,
+                features,
+                lives,
+                remembered,
+            };
+            write(encoder, &body)
+        }
+        history => {
+            let body = WelcomeBody {
+                from,
+                incarnation,
+                version,
+                frame_bytes_max,
+                client_address,
+                features,
+                lives,
+                remembered,
+                history,
+            };
+            write(encoder, &body)
+        }
+    }
 }
 
 pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
@@ -310,7 +401,7 @@ pub(super) fn decode_hello(body: &[u8]) -> Result<Hello, FrameError> {
         client_address: address(kind::HELLO, hello.client_address)?,
         peer_address: address(kind::HELLO, hello.peer_address)?,
         purpose: Purpose::of(hello.purpose),
-        introduction: introduction(kind::HELLO, hello.features, hello.lives, hello.remembered)?,
+        introduction: introduction(kind::HELLO, hello.features, (hello.lives, hello.remembered, hello.history))?,
     })
 }
 
@@ -322,12 +413,25 @@ pub(super) fn decode_welcome(body: &[u8]) -> Result<Welcome, FrameError> {
         version: welcome.version,
         frame_bytes_max: welcome.frame_bytes_max,
         client_address: address(kind::WELCOME, welcome.client_address)?,
-        introduction: introduction(kind::WELCOME, welcome.features, welcome.lives, welcome.remembered)?,
+        introduction: introduction(
+            kind::WELCOME,
+            welcome.features,
+            (welcome.lives, welcome.remembered, welcome.history),
+        )?,
     })
 }
 
-fn introduction(kind: u16, features: u64, lives: &[u8], remembered: &[u8]) -> Result<Introduction, FrameError> {
-    Ok(Introduction { features, lives: decode_lives(kind, lives)?, remembered: decode_remembered(kind, remembered)? })
+fn introduction(
+    kind: u16,
+    features: u64,
+    (lives, remembered, history): (&[u8], &[u8], &[u8]),
+) -> Result<Introduction, FrameError> {
+    Ok(Introduction {
+        features,
+        lives: decode_lives(kind, lives)?,
+        remembered: decode_remembered(kind, remembered)?,
+        history: decode_lineage(kind, history)?,
+    })
 }
 
 fn short<'a>(field: &'static str, address: Option<&'a str>) -> Result<Option<&'a str>, EncodeError> {

@@ -5,6 +5,7 @@
 
 use super::body::view;
 use super::{EncodeError, Frame, FrameError, kind, write};
+use crate::history::{HistoryId, Lineage};
 use crate::life::{Life, Lives, Remembered};
 use crate::types::{EntryId, GroupId, HardState, NodeId, Term};
 use pack_io::{Decode as _, Decoder, DeserializeView, Encode as _, Encoder, SerialError, Serialize, varint_len};
@@ -29,9 +30,28 @@ pub struct Introduction {
     pub lives: Vec<Life>,
     /// What it remembers of the server that it speaks to, if it remembers any.
     pub remembered: Option<Remembered>,
+    /// The history that its log belongs to, as far as that is committed; `None` of a server that has none yet, and of one that
+    /// says nothing of it.
+    pub history: Option<Lineage>,
 }
 
 impl Introduction {
+    /// What says nothing, as before.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a server says of itself that refuses another one. A server of 0.6 says nothing of it, and skips it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Refuser {
+    /// As in [`Introduction::features`].
+    pub features: u64,
+    /// As in [`Introduction::history`].
+    pub history: Option<Lineage>,
+}
+
+impl Refuser {
     /// What says nothing, as before.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -170,6 +190,47 @@ fn decode_memory(decoder: &mut Decoder<'_>) -> Result<Option<Remembered>, Serial
         _ => Some((Term(decoder.read_varint_u64()?), NodeId(decoder.read_varint_u64()?))),
     };
     Ok(Some(Remembered { life, term, acknowledged: EntryId::new(index, acknowledged_term), vote }))
+}
+
+const IS_CUT_SHORT: u8 = 1;
+const GAVE_UP_RECEIVER: u8 = 2;
+const ID_BYTES: usize = 16;
+
+/// Nothing for a server without a history.
+pub(super) fn encode_lineage(lineage: Option<&Lineage>) -> Vec<u8> {
+    let Some(Lineage { id, ancestors, is_cut_short, gave_up_receiver }) = lineage else { return Vec::new() };
+    let left_out = ancestors.len().saturating_sub(Lineage::ANCESTORS_MAX);
+    let is_cut_short = *is_cut_short || left_out > 0;
+    let mut out = Vec::with_capacity(1 + ID_BYTES * (1 + ancestors.len() - left_out));
+    let flags = if is_cut_short { IS_CUT_SHORT } else { 0 } | if *gave_up_receiver { GAVE_UP_RECEIVER } else { 0 };
+    out.push(flags);
+    let said = core::iter::once(id).chain(&ancestors[left_out..]);
+    said.for_each(|id| out.extend_from_slice(&id.to_bits().to_le_bytes()));
+    out
+}
+
+/// Flags that a later version adds are ignored.
+pub(super) fn decode_lineage(kind: u16, bytes: &[u8]) -> Result<Option<Lineage>, FrameError> {
+    let body = |what| FrameError::Body { kind, what };
+    let Some((flags, ids)) = bytes.split_first() else { return Ok(None) };
+    let no_form = body("a history that has no form that this version knows");
+    if ids.len() % ID_BYTES != 0 || ids.len() / ID_BYTES > 1 + Lineage::ANCESTORS_MAX {
+        return Err(no_form);
+    }
+    let mut ids = ids.chunks_exact(ID_BYTES).map(|bytes| {
+        let bits = u128::from_le_bytes(bytes.try_into().expect("sixteen bytes"));
+        Some(HistoryId::from_bits(bits)).filter(|id| id.to_bits() == bits)
+    });
+    let id = ids.next().flatten();
+    match (id, ids.collect()) {
+        (Some(id), Some(ancestors)) => Ok(Some(Lineage {
+            id,
+            ancestors,
+            is_cut_short: flags & IS_CUT_SHORT != 0,
+            gave_up_receiver: flags & GAVE_UP_RECEIVER != 0,
+        })),
+        _ => Err(no_form),
+    }
 }
 
 #[derive(Serialize, DeserializeView)]

@@ -22,7 +22,7 @@ mod refusal;
 mod transfer;
 
 pub use handshake::{CLIENT_ADDRESS_BYTES_MAX, Hello, Purpose, Welcome};
-pub use introduction::{FEATURE_HISTORIES, Introduction, LIVES_BYTES_MAX};
+pub use introduction::{FEATURE_HISTORIES, Introduction, LIVES_BYTES_MAX, Refuser};
 pub use refusal::Refusal;
 pub use transfer::CHUNK_FRAME_BYTES_MAX;
 
@@ -144,7 +144,12 @@ pub enum Frame {
     /// The handshake succeeded.
     Welcome(Welcome),
     /// The handshake failed.
-    Refusal(Refusal),
+    Refusal {
+        /// Why.
+        reason: Refusal,
+        /// What the server that refuses says of itself.
+        by: Refuser,
+    },
     /// Are you still there?
     Ping,
     /// Yes.
@@ -376,7 +381,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
     let kind = match frame {
         Frame::Hello(_) => kind::HELLO,
         Frame::Welcome(_) => kind::WELCOME,
-        Frame::Refusal(_) => kind::REFUSAL,
+        Frame::Refusal { .. } => kind::REFUSAL,
         Frame::Ping => kind::PING,
         Frame::Pong => kind::PONG,
         Frame::Position { .. } => kind::POSITION,
@@ -385,7 +390,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
     encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), CONTROL_FRAME_BYTES_MAX, buffer, |encoder| match frame {
         Frame::Hello(hello) => handshake::encode_hello(hello, encoder),
         Frame::Welcome(welcome) => handshake::encode_welcome(welcome, encoder),
-        Frame::Refusal(refusal) => refusal::encode_refusal(refusal, encoder),
+        Frame::Refusal { reason, by } => refusal::encode_refusal(reason, by, encoder),
         Frame::Position { group, last } => introduction::encode_position(*group, *last, encoder),
         _ => Ok(()),
     })
@@ -489,7 +494,7 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
     match header.kind {
         kind::HELLO => handshake::decode_hello(body).map(Frame::Hello),
         kind::WELCOME => handshake::decode_welcome(body).map(Frame::Welcome),
-        kind::REFUSAL => refusal::decode_refusal(body).map(Frame::Refusal),
+        kind::REFUSAL => refusal::decode_refusal(body),
         kind::PING => empty(header.kind, body, Frame::Ping),
         kind::PONG => empty(header.kind, body, Frame::Pong),
         kind::POSITION => introduction::decode_position(body),

@@ -1,7 +1,9 @@
 //! Why a server lets another one not in, by name, with what to do.
 
 use super::body::view;
-use super::{EncodeError, FrameError, kind, write};
+use super::introduction::{Refuser, decode_lineage, encode_lineage};
+use super::{EncodeError, Frame, FrameError, kind, write};
+use crate::history::HistoryId;
 use crate::life::LostData;
 use crate::types::{ClusterId, Index, NodeId, Term};
 use pack_io::{DeserializeView, Encoder, Serialize};
@@ -103,6 +105,17 @@ pub enum Refusal {
          part in nothing; remove its id from the cluster, and add it under a new id"
     )]
     OwnDataLost,
+    /// The log of the server that refuses belongs to another history than the sender's: two clusters were given one number, or a
+    /// recovery gave up one of the two servers.
+    #[error(
+        "the log of the server that refuses belongs to history {history}, and the sender's to another one that does not go on \
+         with it: nothing of the one may come into the other; give each cluster a number of its own, and a server that is to \
+         join this cluster an empty directory and a new id"
+    )]
+    OtherHistory {
+        /// The history of the server that refuses.
+        history: HistoryId,
+    },
     /// The server is shutting down.
     #[error("this server is shutting down")]
     ShuttingDown,
@@ -147,6 +160,7 @@ impl Refusal {
             Self::LostEntries { .. } => "lost_entries",
             Self::LostVote { .. } => "lost_vote",
             Self::OwnDataLost => "own_data_lost",
+            Self::OtherHistory { .. } => "other_history",
             Self::Other { .. } => "other",
         }
     }
@@ -164,15 +178,29 @@ impl From<LostData> for Refusal {
 }
 
 /// `detail` is the cluster, the id, or `first | last << 8`, by code.
-#[derive(Serialize, DeserializeView)]
+#[derive(Serialize)]
 #[pack_io(version = 1)]
-struct RefusalBody {
+struct BareRefusalBody {
     code: u16,
     detail: u64,
 }
 
-pub(super) fn encode_refusal(refusal: &Refusal, encoder: &mut Encoder) -> Result<(), EncodeError> {
-    let (code, detail) = match *refusal {
+/// What a server says of itself with it. Of a history `detail` is the lower half of its bits.
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 2)]
+struct RefusalBody<'a> {
+    code: u16,
+    detail: u64,
+    #[pack_io(since = 2)]
+    detail_high: u64,
+    #[pack_io(since = 2)]
+    features: u64,
+    #[pack_io(since = 2)]
+    history: &'a [u8],
+}
+
+pub(super) fn encode_refusal(reason: &Refusal, by: &Refuser, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    let (code, detail) = match *reason {
         Refusal::ForeignCluster { cluster } => (1, cluster.0),
         Refusal::WrongReceiver { id } => (2, id.0),
         Refusal::UnknownSender => (3, 0),
@@ -187,14 +215,24 @@ pub(super) fn encode_refusal(refusal: &Refusal, encoder: &mut Encoder) -> Result
         Refusal::LostEntries { index } => (12, index.0),
         Refusal::LostVote { term } => (13, term.0),
         Refusal::OwnDataLost => (14, 0),
+        Refusal::OtherHistory { history } => (15, history.to_bits() as u64),
         Refusal::Other { code } => (code, 0),
     };
-    write(encoder, &RefusalBody { code, detail })
+    let detail_high = match reason {
+        Refusal::OtherHistory { history } => (history.to_bits() >> 64) as u64,
+        _ => 0,
+    };
+    if detail_high == 0 && by.is_empty() {
+        return write(encoder, &BareRefusalBody { code, detail });
+    }
+    let history = &encode_lineage(by.history.as_ref())[..];
+    write(encoder, &RefusalBody { code, detail, detail_high, features: by.features, history })
 }
 
-pub(super) fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
-    let RefusalBody { code, detail } = view(kind::REFUSAL, body)?;
-    Ok(match code {
+pub(super) fn decode_refusal(body: &[u8]) -> Result<Frame, FrameError> {
+    let RefusalBody { code, detail, detail_high, features, history } = view(kind::REFUSAL, body)?;
+    let by = Refuser { features, history: decode_lineage(kind::REFUSAL, history)? };
+    let reason = match code {
         1 => Refusal::ForeignCluster { cluster: ClusterId(detail) },
         2 => Refusal::WrongReceiver { id: NodeId(detail) },
         3 => Refusal::UnknownSender,
@@ -212,6 +250,11 @@ pub(super) fn decode_refusal(body: &[u8]) -> Result<Refusal, FrameError> {
         12 => Refusal::LostEntries { index: Index(detail) },
         13 => Refusal::LostVote { term: Term(detail) },
         14 => Refusal::OwnDataLost,
+        15 => {
+            let history = HistoryId::from_bits(u128::from(detail_high) << 64 | u128::from(detail));
+            Refusal::OtherHistory { history }
+        }
         code => Refusal::Other { code },
-    })
+    };
+    Ok(Frame::Refusal { reason, by })
 }

@@ -7,6 +7,7 @@ pub(crate) mod snapshots;
 use bytes::Bytes;
 use raft_io::message::{AppendEntriesRequest, RequestVoteRequest};
 use raft_io::transport::Receiver;
+use raft_io::wire::{Frame, Refusal, Refuser};
 use raft_io::{Entry, EntryId, Envelope, GroupId, Index, Message, NodeId, Payload, Term};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -133,3 +134,16 @@ pub(crate) fn config(id: u64) -> raft_io::transport::TcpConfig {
 }
 
 pub(crate) const CLUSTER: u64 = 42;
+
+/// A refusal as a server of 0.6 says it.
+pub(crate) fn refused(reason: Refusal) -> Frame {
+    Frame::Refusal { reason, by: Refuser::default() }
+}
+
+/// Why a server refuses, if that is its answer.
+pub(crate) fn refusal(answer: Option<Frame>) -> Option<Refusal> {
+    match answer {
+        Some(Frame::Refusal { reason, .. }) => Some(reason),
+        _ => None,
+    }
+}

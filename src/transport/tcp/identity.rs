@@ -5,15 +5,20 @@
 //! of its data directory and what it remembers of the other, both compare, and each refuses the other by name
 //! ([`crate::life`], [`crate::peers`]). A server that is told that it lost data itself takes part in nothing any more:
 //! others, who know less, must not be led into counting on it.
+//!
+//! Each side also says which history its log belongs to, once that is committed. Two servers of histories of which neither
+//! goes on from the other refuse each other, whatever their numbers are; and only a member of this server's own lineage can
+//! tell it that it lost data.
 
 use super::Shared;
 use super::events::TransportEvent;
 use super::peer::Peer;
+use crate::history::{History, Lineage};
 use crate::life::Lives;
 use crate::peers::{FILE_BYTES_MAX, NotWhoItWas, PeerMemory, PeerStore};
 use crate::transport::Receiver;
 use crate::types::{GroupId, NodeId};
-use crate::wire::{FEATURE_HISTORIES, Introduction, Refusal};
+use crate::wire::{FEATURE_HISTORIES, Introduction, Refusal, Refuser};
 use std::boxed::Box;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -29,6 +34,8 @@ pub(super) struct Recognition {
     lives: OnceLock<Lives>,
     /// The log's once there is one.
     memory: RwLock<PeerMemory>,
+    /// The history of this server's log, as far as it is committed.
+    history: RwLock<Option<Arc<History>>>,
     /// Which peer found that this server lost data.
     lost: OnceLock<NodeId>,
     /// Who is to be told that. Weak: the transport outlives whom it delivers to.
@@ -92,6 +99,7 @@ impl Recognition {
         Self {
             lives: OnceLock::new(),
             memory: RwLock::new(memory),
+            history: RwLock::default(),
             lost: OnceLock::new(),
             receiver: OnceLock::new(),
             greeting: Greeting::default(),
@@ -133,6 +141,31 @@ impl Recognition {
             features: FEATURE_HISTORIES,
             lives: self.lives.get().map(|lives| lives.as_slice().to_vec()).unwrap_or_default(),
             remembered: self.memory().remembered(to),
+            history: self.lineage(to),
+        }
+    }
+
+    /// What this server says to one that it refuses.
+    pub(super) fn refuser(&self, to: NodeId) -> Refuser {
+        Refuser { features: FEATURE_HISTORIES, history: self.lineage(to) }
+    }
+
+    fn history(&self) -> Option<Arc<History>> {
+        self.history.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn lineage(&self, to: NodeId) -> Option<Lineage> {
+        self.history().map(|history| history.lineage(to))
+    }
+
+    /// Whether this server may speak with `peer`, by what that says of its history. Where one of the two has none that is
+    /// committed, nothing is known against it.
+    fn check_history(&self, peer: NodeId, theirs: Option<&Lineage>) -> Result<(), Refusal> {
+        match (self.history(), theirs) {
+            (Some(ours), Some(theirs)) if !ours.speaks_with(peer, theirs) => {
+                Err(Refusal::OtherHistory { history: ours.id() })
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -143,7 +176,9 @@ impl Shared {
         if self.identity.is_lost() {
             return Err(Refusal::OwnDataLost);
         }
-        let is_member = self.peer(id).is_some_and(|peer| !peer.is_guest());
+        // First: what a server of another history remembers, or lost, is none of this one's affair.
+        self.identity.check_history(id, said.history.as_ref())?;
+        let is_member = self.is_member(id);
         let admitted = self.identity.memory().admit(id, incarnation, &said.lives, is_member);
         let not_saved = admitted.map_err(refusal)?;
         // Only now, and only of a member: a copy of some server, or one of another cluster of the same number, remembers others
@@ -160,10 +195,30 @@ impl Shared {
         Ok(())
     }
 
-    /// A peer refuses this server. Some reasons mean that this server lost data.
-    pub(super) fn hear_refusal(&self, by: NodeId, reason: Refusal) {
-        if reason.is_loss() {
-            self.lose(by, reason);
+    fn is_member(&self, id: NodeId) -> bool {
+        self.peer(id).is_some_and(|peer| !peer.is_guest())
+    }
+
+    /// The history of this server's log is committed, or a child of it is. Connections to servers that turn out to be of
+    /// another one end; the next handshake says why.
+    pub(super) fn set_history(&self, history: &Arc<History>) {
+        *self.identity.history.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(history));
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let is_other = |peer: &&Arc<Peer>| {
+            let theirs = peer.said().and_then(|(_, said)| said.history);
+            theirs.is_some_and(|theirs| !history.speaks_with(peer.id, &theirs))
+        };
+        peers.values().filter(is_other).for_each(|peer| peer.disconnect());
+    }
+
+    /// A peer refuses this server. Some reasons mean that this server lost data, if a member of this cluster gives them: by
+    /// mistake a server of another cluster may be where the peer should be, or a copy of some server, and remember somebody
+    /// else under this one's id. A server without histories is no member of a cluster that has one.
+    pub(super) fn hear_refusal(&self, peer: NodeId, reason: Refusal, by: &Refuser) {
+        let is_too_old = by.features & FEATURE_HISTORIES == 0 && self.identity.history().is_some();
+        let is_kin = !is_too_old && self.identity.check_history(peer, by.history.as_ref()).is_ok();
+        if reason.is_loss() && is_kin && self.is_member(peer) {
+            self.lose(peer, reason);
         }
     }
 

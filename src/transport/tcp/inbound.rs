@@ -10,8 +10,8 @@ use crate::message::Envelope;
 use crate::transport::Receiver;
 use crate::types::NodeId;
 use crate::wire::{
-    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Purpose, Refusal, TRANSFER_PROTOCOL,
-    Welcome,
+    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Purpose, Refusal, Refuser,
+    TRANSFER_PROTOCOL, Welcome,
 };
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -121,7 +121,7 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
         Err(refusal) => {
             shared.lobby.leave(serial);
             shared.monitor.refused(address, hello.from, refusal);
-            return refuse(socket, refusal);
+            return refuse(socket, refusal, shared.identity.refuser(hello.from));
         }
     };
     if way == Way::Messages {
@@ -238,9 +238,9 @@ fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(
     Ok((peer, way))
 }
 
-fn refuse(socket: &Socket, refusal: Refusal) {
+fn refuse(socket: &Socket, reason: Refusal, by: Refuser) {
     let mut frame = Vec::new();
-    wire::encode_control(&Frame::Refusal(refusal), &mut frame).expect("a refusal has only numbers");
+    wire::encode_control(&Frame::Refusal { reason, by }, &mut frame).expect("a refusal has only numbers");
     // Whether it arrives or not, the connection is over.
     let _ = socket.write_all(&frame).and_then(|()| socket.stream.shutdown(Shutdown::Write));
 }

@@ -42,6 +42,7 @@ use super::{
     AddressError, AttachError, FetchError, MessageLimits, PeerTrouble, RaftTransport, Receiver, address, message_cost,
     same_address,
 };
+use crate::history::History;
 use crate::life::Lives;
 use crate::message::Envelope;
 use crate::peers::PeerMemory;
@@ -260,6 +261,11 @@ impl RaftTransport for TcpTransport {
         if let Err(error) = shared.identity.introduce(lives, memory) {
             shared.monitor.report(&TransportEvent::IdentityNotSaved { peer: shared.config.id, error });
         }
+    }
+
+    /// Handshakes say it from now on.
+    fn history(&self, _: GroupId, history: &Arc<History>) {
+        self.handle.shared.set_history(history);
     }
 
     /// Connects to the members where the configuration says that they are, and parts with everybody else.

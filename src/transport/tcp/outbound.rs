@@ -266,12 +266,12 @@ pub(super) fn introduce(
             peer.learn(welcome.incarnation, welcome.introduction.clone(), welcome.client_address.clone());
             Ok((welcome, reader))
         }
-        Ok((Frame::Refusal(reason), _)) => {
+        Ok((Frame::Refusal { reason, by }, _)) => {
             // A port that was the peer's may have become another server's.
             if matches!(reason, Refusal::WrongReceiver { .. } | Refusal::OwnId | Refusal::ForeignCluster { .. }) {
                 peer.is_not_at(name);
             }
-            shared.hear_refusal(peer.id, reason);
+            shared.hear_refusal(peer.id, reason, &by);
             Err(ConnectError::Refused(reason))
         }
         Ok(_) => Err(ConnectError::Closed(CloseReason::Unexpected { what: "neither a welcome nor a refusal" })),
@@ -466,7 +466,7 @@ fn read_pongs(mut reader: FrameReader, source: &mut Awaited<'_>) -> CloseReason 
     loop {
         match reader.next(source) {
             Ok((Frame::Pong | Frame::Unknown { .. }, _)) => {}
-            Ok((Frame::Refusal(_), _)) => return CloseReason::Unexpected { what: "a refusal after the welcome" },
+            Ok((Frame::Refusal { .. }, _)) => return CloseReason::Unexpected { what: "a refusal after the welcome" },
             Ok(_) => return CloseReason::Unexpected { what: "something else than a pong" },
             Err(reason) => return reason,
         }
