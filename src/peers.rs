@@ -8,14 +8,17 @@
 //! Lives here: the memory, its bytes, and who is let in. Does not live here: where the bytes are stored, which is the log's
 //! (`log/wal/peers.rs`) or the transport's affair.
 
+mod bytes;
+
 use crate::life::{Life, Lives, LostData, Remembered};
 use crate::message::{AppendResult, Message};
-use crate::types::{EntryId, GroupId, NodeId, Term};
+use crate::types::{EntryId, GroupId, NodeId};
+use bytes::{decode, encode};
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 use thiserror::Error;
@@ -24,15 +27,6 @@ use thiserror::Error;
 const OPENING_BITS: u32 = 32;
 /// More often than any directory is opened. In what servers of 0.4 say these bits are random: what exceeds this counts nothing.
 const OPENINGS_MAX: u64 = 1 << 25;
-const MAGIC: &[u8; 8] = b"RAFTPEER";
-const FORMAT: u32 = 2;
-/// As 0.6.0 and before wrote it: ids and incarnations. Only read.
-const FORMAT_OF_INCARNATIONS: u32 = 1;
-const HEAD_BYTES: usize = 8 + 4 + 4;
-const INCARNATION_BYTES: usize = 16;
-const PEER_BYTES: usize = 80;
-const HAS_LIFE: u64 = 1;
-const HAS_VOTE: u64 = 2;
 /// More than the ids of any cluster in all its time; bounds what a damaged file can make us read.
 pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -52,8 +46,13 @@ struct Shared {
     group: GroupId,
     known: Mutex<BTreeMap<NodeId, Known>>,
     store: Option<Box<dyn PeerStore>>,
-    /// The store lacks something, because it failed; the next handshake tries again.
-    unsaved: AtomicBool,
+    /// Counts what is to be stored; grows under the lock of `known`.
+    version: AtomicU64,
+    /// The version that the store has. Less than `version` while it is written, and if that failed: then the next handshake
+    /// tries again.
+    saved: AtomicU64,
+    /// Held while the store is written, and never by the thread that writes the log: a sync may take its time.
+    saving: Mutex<()>,
     dirty: Arc<Dirty>,
     /// What this server's own log holds durably, to be told to the peers.
     held: Mutex<EntryId>,
@@ -121,7 +120,9 @@ impl PeerMemory {
                 group,
                 known: Mutex::new(known),
                 store,
-                unsaved: AtomicBool::new(false),
+                version: AtomicU64::new(0),
+                saved: AtomicU64::new(0),
+                saving: Mutex::new(()),
                 dirty: Arc::default(),
                 held: Mutex::default(),
             }),
@@ -171,14 +172,15 @@ impl PeerMemory {
         let now = known.entry(peer).or_default();
         let seen = lock(&now.position).life;
         let is_known = now.incarnation == incarnation && (lives.current().is_none() || seen == lives.current());
-        if is_known && !self.shared.unsaved.load(Ordering::SeqCst) {
+        if is_known && self.is_saved() {
             return Ok(None);
         }
         now.incarnation = incarnation;
         if let Some(life) = lives.current() {
             lock(&now.position).life = Some(life);
         }
-        Ok(self.save(&known).err())
+        self.changed(known);
+        Ok(self.save().err())
     }
 
     /// Takes over what another memory knows and this one does not; where they name different directories of a peer, this one
@@ -204,7 +206,11 @@ impl PeerMemory {
             lock(&ours.position).merge(&position);
             changed |= before != Some((ours.incarnation, *lock(&ours.position)));
         }
-        if changed { self.save(&known) } else { Ok(()) }
+        if !changed {
+            return Ok(());
+        }
+        self.changed(known);
+        self.save()
     }
 
     /// The own log holds entries up to this one durably, which is of the current term. Only then it stands for good while
@@ -246,21 +252,25 @@ impl PeerMemory {
     /// Writes down what was noted and is nowhere yet, before an orderly end.
     pub(crate) fn save_noted(&self) -> io::Result<()> {
         let noted = self.shared.dirty.any.swap(false, Ordering::SeqCst);
-        if noted { self.save(&lock(&self.shared.known)) } else { Ok(()) }
+        if !noted {
+            return Ok(());
+        }
+        self.changed(lock(&self.shared.known));
+        self.save()
     }
 
     /// Everything that is noted, to be written now.
     pub(crate) fn take_all(&self) -> Vec<(NodeId, Remembered)> {
         let dirty = &self.shared.dirty;
+        let known = lock(&self.shared.known);
         // The store does not have the newest life of some peer: after a restart its positions would count for an older life,
-        // which never reached them. The next handshake stores it, and then they are written.
-        if self.shared.unsaved.load(Ordering::SeqCst) {
+        // which never reached them. Once it is stored they are written, now or after the next handshake.
+        if !self.is_saved() {
             return Vec::new();
         }
         // Before the look: what is noted from here on marks it again.
         dirty.urgent.store(false, Ordering::SeqCst);
         dirty.any.store(false, Ordering::SeqCst);
-        let known = lock(&self.shared.known);
         known.iter().map(|(peer, known)| (*peer, *lock(&known.position))).collect()
     }
 
@@ -274,11 +284,39 @@ impl PeerMemory {
         }
     }
 
-    fn save(&self, known: &BTreeMap<NodeId, Known>) -> io::Result<()> {
-        let Some(store) = &self.shared.store else { return Ok(()) };
-        let saved = store.store(&encode(known));
-        self.shared.unsaved.store(saved.is_err(), Ordering::SeqCst);
-        saved
+    /// Something of it is to be stored.
+    fn changed(&self, known: MutexGuard<'_, BTreeMap<NodeId, Known>>) {
+        self.shared.version.fetch_add(1, Ordering::SeqCst);
+        drop(known);
+    }
+
+    fn is_saved(&self) -> bool {
+        self.shared.version.load(Ordering::SeqCst) == self.shared.saved.load(Ordering::SeqCst)
+    }
+
+    /// Stores what was changed before the call. One after the other, each with all that is known by then: so nothing newer is
+    /// replaced by something older, and a call that waited has nothing left to do.
+    fn save(&self) -> io::Result<()> {
+        let saving = lock(&self.shared.saving);
+        let known = lock(&self.shared.known);
+        if self.is_saved() {
+            return Ok(());
+        }
+        let version = self.shared.version.load(Ordering::SeqCst);
+        let stored = match &self.shared.store {
+            Some(store) => {
+                let bytes = encode(&known);
+                // The log takes this lock with each write. It must not wait for the sync of another file.
+                drop(known);
+                store.store(&bytes)
+            }
+            None => Ok(()),
+        };
+        if stored.is_ok() {
+            self.shared.saved.store(version, Ordering::SeqCst);
+        }
+        drop(saving);
+        stored
     }
 }
 
@@ -362,65 +400,16 @@ impl fmt::Debug for PeerNotes {
     }
 }
 
-fn encode(known: &BTreeMap<NodeId, Known>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD_BYTES + known.len() * PEER_BYTES + 4);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&FORMAT.to_le_bytes());
-    out.extend_from_slice(&(known.len() as u32).to_le_bytes());
-    for (peer, known) in known {
-        let Remembered { life, term, acknowledged, vote } = *lock(&known.position);
-        let flags = if life.is_some() { HAS_LIFE } else { 0 } | if vote.is_some() { HAS_VOTE } else { 0 };
-        let ((count, id), (vote_term, to)) = (life.unwrap_or_default(), vote.unwrap_or_default());
-        let fields = [peer.0, known.incarnation, flags, count, id, term.0];
-        let fields = fields.into_iter().chain([acknowledged.index.0, acknowledged.term.0, vote_term.0, to.0]);
-        fields.for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
-    }
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out
-}
-
-fn decode(bytes: &[u8]) -> Result<BTreeMap<NodeId, Known>, &'static str> {
-    let (body, crc) = bytes.split_last_chunk().ok_or("the file of the peers' identities is too short")?;
-    if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
-        return Err("the checksum of the file of the peers' identities does not hold");
-    }
-    let no_form = "the file of the peers' identities has no form that this version knows";
-    let u32_at =
-        |at: usize| body.get(at..at + 4).map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
-    let (peer_bytes, count) = match u32_at(8) {
-        FORMAT => (PEER_BYTES, u32_at(12) as usize),
-        FORMAT_OF_INCARNATIONS => (INCARNATION_BYTES, u32_at(12) as usize),
-        _ => return Err(no_form),
-    };
-    if !body.starts_with(MAGIC) || body.len() < HEAD_BYTES || (body.len() - HEAD_BYTES) / peer_bytes != count {
-        return Err(no_form);
-    }
-    if (body.len() - HEAD_BYTES) % peer_bytes != 0 {
-        return Err(no_form);
-    }
-    let number = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    let peer = |bytes: &[u8]| {
-        let mut position = Remembered::default();
-        if bytes.len() == PEER_BYTES {
-            let at = |position: usize| number(bytes, position * 8);
-            position.life = (at(2) & HAS_LIFE != 0).then(|| (at(3), at(4)));
-            position.term = Term(at(5));
-            position.acknowledged = EntryId::new(at(6), at(7));
-            position.vote = (at(2) & HAS_VOTE != 0).then(|| (Term(at(8)), NodeId(at(9))));
-        }
-        let known = Known { incarnation: number(bytes, 8), position: Arc::new(Mutex::new(position)) };
-        (NodeId(number(bytes, 0)), known)
-    };
-    Ok(body[HEAD_BYTES..].chunks_exact(peer_bytes).map(peer).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::types::{HardState, Index, Term};
+    use std::sync::mpsc::{self, Sender};
+    use std::thread;
+    use std::time::Duration;
 
     const PEER: NodeId = NodeId(2);
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     /// A store that is out of space while it is told to be.
     #[derive(Default)]
@@ -456,6 +445,56 @@ mod tests {
         full.0.store(false, Ordering::SeqCst);
         admit(&memory, 2, true);
         assert_eq!(memory.take_all()[0].1.life, Some((2, 72)), "once it is stored");
+    }
+
+    /// A store that waits before each write until it is let on.
+    struct Slow {
+        entered: Mutex<Sender<()>>,
+        leave: Mutex<mpsc::Receiver<()>>,
+        stored: Mutex<Vec<Vec<u8>>>,
+    }
+
+    impl PeerStore for Arc<Slow> {
+        fn store(&self, bytes: &[u8]) -> io::Result<()> {
+            lock(&self.entered).send(()).expect("the test listens");
+            lock(&self.leave).recv_timeout(PATIENCE).expect("the test lets it on");
+            lock(&self.stored).push(bytes.to_vec());
+            Ok(())
+        }
+    }
+
+    /// A peer came back, and its life was stored and synced under the lock that the log's thread takes with each write: every
+    /// proposal waited for the sync of another file, and for two on a slow disk.
+    #[test]
+    fn the_log_does_not_wait_while_a_life_is_stored() {
+        let ((entered, is_in), (go, leave)) = (mpsc::channel(), mpsc::channel());
+        let slow = Arc::new(Slow { entered: entered.into(), leave: leave.into(), stored: Mutex::default() });
+        let memory = PeerMemory::kept(GroupId(0), None, Box::new(Arc::clone(&slow))).unwrap();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| admit(&memory, 1, true));
+            is_in.recv_timeout(PATIENCE).expect("it is being stored");
+            let (done, log) = mpsc::channel();
+            let writes = memory.clone();
+            // Not in the scope: if it waits, the test ends all the same.
+            thread::spawn(move || done.send((writes.take_due(u64::MAX, u64::MAX), writes.take_all())));
+            let nothing = log.recv_timeout(PATIENCE).expect("the log waits for nothing");
+            assert_eq!(nothing, (None, Vec::new()), "of a life that is not stored yet");
+            assert!(!first.is_finished(), "it is let in only once that is durable");
+            // Meanwhile another one comes: both are stored in the end, whoever is the last.
+            let other = scope.spawn(|| memory.admit(NodeId(3), 8 << 32 | 1, &[life(1)], true).map(|_| ()));
+            while memory.remembered(NodeId(3)).is_none() {
+                thread::yield_now();
+            }
+            go.send(()).expect("it waits");
+            is_in.recv_timeout(PATIENCE).expect("the other is being stored");
+            assert!(first.join().is_ok() && !memory.is_saved());
+            go.send(()).expect("it waits");
+            assert_eq!(other.join().expect("no panic"), Ok(()));
+        });
+        assert!(memory.is_saved());
+        let known = decode(lock(&slow.stored).last().expect("two")).expect("its own bytes");
+        assert_eq!(known.keys().copied().collect::<Vec<_>>(), [PEER, NodeId(3)]);
+        assert_eq!(memory.take_all().len(), 2);
     }
 
     /// A server that was removed is a guest, and goes on saying things. They counted for the life in which it was a member.

@@ -9,7 +9,7 @@ use driver_support::{PATIENCE, config};
 use raft_io::driver::{DriverOptions, HeldUp, MemberPart, NodeRole, Raft, Snapshots, Status};
 use raft_io::log::Locked;
 use raft_io::snapshot::MemorySnapshots;
-use raft_io::transport::{RaftTransport, TcpConfig, TcpTransport};
+use raft_io::transport::{TcpConfig, TcpTransport};
 use raft_io::{GroupId, Membership, MemoryLog, NodeId, RoleKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,12 +8,12 @@ mod log_support;
 use log_support::{compaction, open, u32_at, write};
 use raft_io::action::Write;
 use raft_io::life::{Life, Lives, Remembered};
-use raft_io::log::{LogView, RaftLog, WalError, WalLog};
+use raft_io::log::{Locked, LogView, RaftLog, WalError, WalLog};
 use raft_io::message::{AppendEntriesResponse, AppendResult, RequestVoteResponse};
 use raft_io::peers::NotWhoItWas;
 use raft_io::testkit::disk::{FaultyDisk, Image};
 use raft_io::testkit::log_suite::Random;
-use raft_io::{EntryId, GroupId, HardState, Index, Message, NodeId, Term};
+use raft_io::{EntryId, GroupId, HardState, Index, MemoryLog, Message, NodeId, Term};
 
 const TWO: NodeId = NodeId(2);
 const OWN: NodeId = NodeId(1);
@@ -34,6 +34,20 @@ fn accepted(term: u64, match_index: u64) -> Message {
 
 fn life(count: u64, id: u64) -> Life {
     Life { count, id, hard_state: HardState::default(), last: EntryId::ZERO }
+}
+
+/// Behind one lock it said neither, so that its node was unknown to its peers and knew none.
+#[test]
+fn a_log_behind_a_lock_says_its_lives_and_remembers_the_peers() {
+    let disk = FaultyDisk::new();
+    let log = open(&disk).expect("a new log opens");
+    let (lives, memory) = (log.lives().clone(), log.peer_memory());
+    let locked = Locked::new(log);
+    assert_eq!(RaftLog::lives(&locked), Some(lives));
+    let same = RaftLog::peer_memory(&locked).expect("it remembers");
+    assert!(memory.admit(TWO, 7 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+    assert_eq!(same.remembered(TWO).unwrap().life, Some((1, 10)));
+    assert_eq!(RaftLog::lives(&Locked::new(MemoryLog::new())), None, "in memory there is nothing to lose");
 }
 
 #[test]

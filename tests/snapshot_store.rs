@@ -238,6 +238,48 @@ mod files {
         assert_eq!(store.receive(EntryId::new(7, 1)).unwrap().next().chunk, 1);
     }
 
+    /// A snapshot that somebody copied under another name is neither used nor deleted, and is named.
+    #[test]
+    fn what_looks_like_a_snapshot_and_is_none_is_named_and_left_alone() {
+        let mut fixture = OnDisk::default();
+        let store = fixture.create();
+        take(&store, EntryId::new(5, 1), b"", &content(5, 9000)).unwrap();
+        assert_eq!(store.foreign_files(), &[] as &[PathBuf], "its own are none");
+        let path = store.path().to_path_buf();
+        drop(store);
+        let foreign = [
+            "0000000000000005-0000000000000001 (copy).snapshot",
+            "0000000000000006-000000000000000A.snapshot",
+            "backup.SNAPSHOT",
+            "notes.partial",
+        ];
+        let others = ["0000000000000009-0000000000000001-0000000000000007.foreign", "9-1.tmp", "README"];
+        foreign.iter().chain(&others).for_each(|name| fs::write(path.join(name), name).unwrap());
+        fs::create_dir(path.join("0000000000000007-0000000000000001.snapshot")).unwrap();
+        let mut expected: Vec<_> = foreign.iter().map(ToString::to_string).collect();
+        expected.push("0000000000000007-0000000000000001.snapshot".to_string());
+        #[cfg(unix)]
+        {
+            let link = "0000000000000008-0000000000000001.partial";
+            std::os::unix::fs::symlink(path.join("README"), path.join(link)).unwrap();
+            expected.push(link.to_string());
+        }
+        expected.sort();
+        for _ in 0..2 {
+            let store = SnapshotFiles::open(&path, options()).unwrap();
+            let name = |file: &PathBuf| file.strip_prefix(&path).unwrap().to_str().unwrap().to_string();
+            let mut named: Vec<_> = store.foreign_files().iter().map(name).collect();
+            named.sort();
+            assert_eq!(named, expected);
+            assert_eq!(store.list().iter().map(|info| info.last).collect::<Vec<_>>(), [EntryId::new(5, 1)]);
+            store.retain(EntryId::new(5, 1));
+        }
+        for name in foreign.iter().chain(&others) {
+            assert_eq!(fs::read(path.join(name)).unwrap(), name.as_bytes(), "left alone");
+        }
+        assert!(path.join("0000000000000007-0000000000000001.snapshot").is_dir());
+    }
+
     /// A partial file in which anything is wrong is used up to there.
     #[test]
     fn only_what_verifies_is_resumed_from() {

@@ -91,6 +91,28 @@ impl Server {
         stream
     }
 
+    /// As node 2, a guest: it says where it is to be answered.
+    fn comes(&self, lives: &Lives) -> TcpStream {
+        let mut stream = TcpStream::connect(self.transport.local_addr()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let hello = Hello {
+            cluster: ClusterId(CLUSTER),
+            from: NodeId(2),
+            to: NodeId(1),
+            incarnation: lives.incarnation(),
+            version_first: 1,
+            version_last: 1,
+            frame_bytes_max: 1 << 20,
+            client_address: None,
+            peer_address: Some("127.0.0.1:1".into()),
+            purpose: Purpose::Messages,
+            introduction: Introduction { lives: lives.as_slice().to_vec(), ..Introduction::default() },
+        };
+        stream.write_all(&control(&Frame::Hello(hello))).unwrap();
+        assert!(matches!(read_frame(&mut stream), Some(Frame::Welcome(_))));
+        stream
+    }
+
     fn refuses(&self, lives: &Lives) -> Refusal {
         match self.says(lives, None).1 {
             Some(Frame::Refusal { reason, .. }) => reason,
@@ -267,23 +289,7 @@ fn a_server_of_0_6_0_is_let_in_and_known_by_its_incarnation() {
 fn a_guest_is_remembered_as_soon_as_it_is_a_member() {
     let server = server(config(1), PeerMemory::volatile(GroupId(0)));
     let first = lives(&[life(1, 100, 0, (0, 0))]);
-    let mut stream = TcpStream::connect(server.transport.local_addr()).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let hello = Hello {
-        cluster: ClusterId(CLUSTER),
-        from: NodeId(2),
-        to: NodeId(1),
-        incarnation: first.incarnation(),
-        version_first: 1,
-        version_last: 1,
-        frame_bytes_max: 1 << 20,
-        client_address: None,
-        peer_address: Some("127.0.0.1:1".into()),
-        purpose: Purpose::Messages,
-        introduction: Introduction { lives: first.as_slice().to_vec(), ..Introduction::default() },
-    };
-    stream.write_all(&control(&Frame::Hello(hello))).unwrap();
-    assert!(matches!(read_frame(&mut stream), Some(Frame::Welcome(_))));
+    let mut stream = server.comes(&first);
     stream.write_all(&message(&vote(1))).unwrap();
     server.inbox.wait_for(1);
     assert_eq!(server.memory.remembered(NodeId(2)), None, "the number of strangers is unbounded");
@@ -294,6 +300,19 @@ fn a_guest_is_remembered_as_soon_as_it_is_a_member() {
     let expected = Remembered { life: Some((1, 100)), term: Term(3), acknowledged: EntryId::new(9, 3), vote: None };
     assert_eq!(server.memory.remembered(NodeId(2)), Some(expected));
     assert_eq!(server.refuses(&lives(&[life(1, 101, 0, (0, 0))])), Refusal::LostLife { count: 1 });
+}
+
+/// It told what its log holds before its first message as a member, and that was dropped: a copy of a moment before was let in.
+#[test]
+fn what_a_new_member_holds_is_remembered_before_its_first_message() {
+    let server = server(config(1), PeerMemory::volatile(GroupId(0)));
+    let first = lives(&[life(1, 100, 0, (0, 0))]);
+    let mut stream = server.comes(&first);
+    let members = [(NodeId(1), None), (NodeId(2), None)].into_iter().collect();
+    server.transport.members(GroupId(0), &members);
+    stream.write_all(&control(&Frame::Position { group: GroupId(0), last: EntryId::new(9, 3) })).unwrap();
+    let held = || server.memory.remembered(NodeId(2)).map(|known| known.acknowledged);
+    eventually("it is noted", || held() == Some(EntryId::new(9, 3)));
 }
 
 /// What a server remembered in a file of its own goes on to count when its log begins to remember.

@@ -28,7 +28,11 @@ pub use wal::{WalError, WalLog, WalOptions};
 pub use write_through::WriteThrough;
 
 use crate::action::Write;
+#[cfg(feature = "std")]
+use crate::life::Lives;
 use crate::membership::Membership;
+#[cfg(feature = "std")]
+use crate::peers::PeerMemory;
 use crate::types::{Entries, Entry, EntryId, HardState, Identity, Index, Payload, Term};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -163,5 +167,17 @@ pub trait RaftLog: LogView {
     /// sync. Never unless overridden.
     fn is_short_of_space(&self) -> bool {
         false
+    }
+
+    /// The openings of the directory that the log lies in, if it keeps a list of them.
+    #[cfg(feature = "std")]
+    fn lives(&self) -> Option<Lives> {
+        None
+    }
+
+    /// What the log remembers of the peers, if it does. The transport asks and tells it.
+    #[cfg(feature = "std")]
+    fn peer_memory(&self) -> Option<PeerMemory> {
+        None
     }
 }

@@ -16,16 +16,6 @@ pub trait SharedLog: RaftLog + Send + 'static {
     /// Another reader of this log.
     fn reader(&self) -> Self::Reader;
 
-    /// The openings of the directory that the log lies in, if it keeps a list of them.
-    fn lives(&self) -> Option<Lives> {
-        None
-    }
-
-    /// What the log remembers of the peers, if it does. The transport asks and tells it.
-    fn peer_memory(&self) -> Option<PeerMemory> {
-        None
-    }
-
     /// Reads through a reader, waiting for the medium if it must; see [`RaftLog::read_blocking`].
     ///
     /// # Errors
@@ -118,6 +108,14 @@ impl<L: RaftLog> RaftLog for Locked<L> {
 
     fn is_short_of_space(&self) -> bool {
         self.reading().is_short_of_space()
+    }
+
+    fn lives(&self) -> Option<Lives> {
+        self.reading().lives()
+    }
+
+    fn peer_memory(&self) -> Option<PeerMemory> {
+        self.reading().peer_memory()
     }
 }
 

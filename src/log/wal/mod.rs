@@ -476,10 +476,6 @@ impl RaftLog for WalLog {
     fn is_short_of_space(&self) -> bool {
         self.shared.store.is_short()
     }
-}
-
-impl SharedLog for WalLog {
-    type Reader = WalReader;
 
     fn lives(&self) -> Option<Lives> {
         Some(self.lives.clone())
@@ -488,6 +484,10 @@ impl SharedLog for WalLog {
     fn peer_memory(&self) -> Option<PeerMemory> {
         Some(self.memory.clone())
     }
+}
+
+impl SharedLog for WalLog {
+    type Reader = WalReader;
 
     fn reader(&self) -> WalReader {
         WalReader { shared: Arc::clone(&self.shared) }

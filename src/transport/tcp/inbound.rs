@@ -7,6 +7,7 @@ use super::peer::{Peer, Way};
 use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::transfer;
 use crate::message::Envelope;
+use crate::peers::PeerNotes;
 use crate::transport::Receiver;
 use crate::types::NodeId;
 use crate::wire::{
@@ -290,11 +291,8 @@ fn read_messages(
                     return CloseReason::Identity(Refusal::OwnDataLost);
                 }
                 counters.received_messages.add(1);
-                if notes.is_none() && !peer.is_guest() {
-                    if let Err(refusal) = shared.remember_member(peer) {
-                        return CloseReason::Identity(refusal);
-                    }
-                    notes = shared.identity.memory().notes(peer.id);
+                if let Err(refusal) = remember_member(shared, peer, &mut notes) {
+                    return CloseReason::Identity(refusal);
                 }
                 if let Some(notes) = &notes {
                     notes.note(group, shared.config.id, &message);
@@ -303,6 +301,9 @@ fn read_messages(
                 receiver.receive(group, Envelope { from: peer.id, to: shared.config.id, message });
             }
             Frame::Position { group, last } => {
+                if let Err(refusal) = remember_member(shared, peer, &mut notes) {
+                    return CloseReason::Identity(refusal);
+                }
                 if let Some(notes) = &notes {
                     notes.note_held(group, last);
                 }
@@ -316,6 +317,15 @@ fn read_messages(
             _ => return CloseReason::Unexpected { what: "connection control after the handshake" },
         }
     }
+}
+
+/// A guest has become a member since its handshake: what it says is noted from now on.
+fn remember_member(shared: &Shared, peer: &Peer, notes: &mut Option<PeerNotes>) -> Result<(), Refusal> {
+    if notes.is_none() && !peer.is_guest() {
+        shared.remember_member(peer)?;
+        *notes = shared.identity.memory().notes(peer.id);
+    }
+    Ok(())
 }
 
 /// A socket that says now and then that bytes arrive: a probe stuck behind a large frame on a slow
