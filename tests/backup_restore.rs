@@ -237,6 +237,40 @@ fn two_restores_are_two_clusters_and_a_restored_one_can_be_restored() {
     assert_eq!(history(&first), one.history.id());
 }
 
+/// The restored node is started with the old server's directory of snapshots: there is the one that the backup was made of,
+/// which is as good as its own, and a later one with entries that this cluster never had.
+#[test]
+fn later_snapshots_of_the_old_cluster_are_never_used() {
+    let (file, old) = backed_up();
+    let (folder, network) = (Folder::new(), MemoryNetwork::new());
+    let restore = folder.restore(&file, 11);
+    std::fs::remove_dir_all(folder.snapshots(11)).unwrap();
+    let info = open(&file).info().clone();
+    let later = EntryId { index: raft_io::Index(info.last.index.0 + 5), ..info.last };
+    {
+        let store = SnapshotFiles::open(folder.snapshots(11), SnapshotOptions::new()).unwrap();
+        for (last, command) in [(info.last, &[][..]), (later, &["of the old cluster"][..])] {
+            let mut writer = store.begin(last, info.membership.encode().into()).unwrap();
+            std::io::copy(&mut open(&file), &mut writer).unwrap();
+            for command in command {
+                std::io::Write::write_all(&mut writer, &(command.len() as u32).to_le_bytes()).unwrap();
+                std::io::Write::write_all(&mut writer, command.as_bytes()).unwrap();
+            }
+            writer.finish().unwrap();
+        }
+    }
+    let mut expected = old.commands();
+    for life in 0..3 {
+        let raft = folder.start(11, &network);
+        leads(&raft);
+        assert_eq!((commands(&raft), history(&raft)), (expected.clone(), restore.history.id()), "life {life}");
+        propose(&raft, format!("{life}"));
+        expected.push(life.to_string().into());
+        assert_eq!(raft.snapshot().wait(PATIENCE).unwrap().history().unwrap().unwrap().id(), restore.history.id());
+        raft.shutdown();
+    }
+}
+
 /// The peers of the old cluster remember the directories of its servers.
 #[test]
 fn an_id_of_the_old_cluster_is_not_given_again() {

@@ -43,11 +43,16 @@ use std::process::ExitCode;
 /// it does; writes wait meanwhile. Its errors: -NOTLEADER: ask the leader named. -TRYAGAIN: nothing changed, or
 /// the target took too long. -ERR: it is no voter, or another node came to lead. -UNKNOWN: look at RAFT.STATUS.
 ///
+/// RAFT.BACKUP, sent to any node, answers the whole state as one bulk string, with everything that was acknowledged before; kv
+/// backup writes it into a file. RAFT.BACKUP STALE takes what that node has, leader or not. -TRYAGAIN: no leader answered.
+///
 /// Exit codes of serve: 0: it was told to stop, and did. 2: it could not start, or the command line is
 /// wrong. 3: it has stopped for good, because its disk failed for example; look at what it said last, and at docs/RECOVERY.md.
 /// With --stay such a node stays up instead, refuses every command with the reason, and ends with 3 when it is told to.
 /// Exit codes of recover: 0: done. 2: refused, and nothing was changed. Exit codes of inspect: 0: clean. 1: something is damaged,
-/// and it says what and where. 2: it cannot look: there is no log, or it cannot be read.
+/// and it says what and where. 2: it cannot look: there is no log, or it cannot be read. Exit codes of backup: 0: done. 2: not done,
+/// and there is no file. Exit codes of restore: 0: done. 1: the backup is damaged, was cut or is none, and nothing was restored. 2: refused, and
+/// nothing was restored.
 #[derive(Parser)]
 #[command(name = "kv", version)]
 struct Cli {
@@ -63,6 +68,20 @@ enum Command {
     Recover(server::recover::RecoverOptions),
     /// Say what a node's directory holds and what is damaged where. Writes nothing; the node may run meanwhile
     Inspect(server::inspect::InspectOptions),
+    /// Back up a cluster that runs: the whole state, from any node into a file, while everybody goes on working
+    ///
+    /// The file is complete when it has its name: until then it is called FILE.<process>.partial. It says of which cluster it is and up to which entry it
+    /// goes, and has everything that was acknowledged before the backup began. The way back is kv restore.
+    ///
+    /// kv backup --from 127.0.0.1:6371 kv.backup
+    Backup(server::backup::BackupOptions),
+    /// Make a cluster of a backup: one node, in empty directories, which others join
+    ///
+    /// All of it is written or nothing. The new cluster goes on in a history of its own: no server of the old one ever
+    /// follows it, so the old one may even run. See docs/RECOVERY.md.
+    ///
+    /// kv restore kv.backup --id 11 --data data/kv-11 --address 127.0.0.1:7371
+    Restore(server::restore::RestoreOptions),
 }
 
 fn main() -> ExitCode {
@@ -70,5 +89,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => server::serve(*options).into(),
         Command::Recover(options) => server::recover::recover(&options).into(),
         Command::Inspect(options) => server::inspect::inspect(&options).into(),
+        Command::Backup(options) => server::backup::backup(&options).into(),
+        Command::Restore(options) => server::restore::restore(&options).into(),
     }
 }

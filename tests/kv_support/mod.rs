@@ -4,8 +4,10 @@
 //! meets a server older than itself. The test program needs a test that calls [`node_process`].
 
 use crate::server::ServeOptions;
+use crate::server::backup::{BackupOptions, backup};
 use crate::server::inspect::{InspectOptions, inspect};
 use crate::server::recover::{RecoverOptions, recover};
+use crate::server::restore::{RestoreOptions, restore};
 use clap::Parser;
 use std::fs;
 use std::io::{Read, Write};
@@ -41,6 +43,18 @@ struct InspectLine {
     options: InspectOptions,
 }
 
+#[derive(Parser)]
+struct BackupLine {
+    #[command(flatten)]
+    options: BackupOptions,
+}
+
+#[derive(Parser)]
+struct RestoreLine {
+    #[command(flatten)]
+    options: RestoreOptions,
+}
+
 /// Becomes a node, or the tool that recovers one, if the environment says so; otherwise returns at once.
 pub(crate) fn node_process() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
@@ -51,6 +65,14 @@ pub(crate) fn node_process() {
     if let Some(arguments) = arguments.strip_prefix("inspect") {
         let line = InspectLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR).skip(1)));
         std::process::exit(inspect(&line.options).into());
+    }
+    if let Some(arguments) = arguments.strip_prefix("backup") {
+        let line = BackupLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR).skip(1)));
+        std::process::exit(backup(&line.options).into());
+    }
+    if let Some(arguments) = arguments.strip_prefix("restore") {
+        let line = RestoreLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR).skip(1)));
+        std::process::exit(restore(&line.options).into());
     }
     let line = NodeLine::parse_from(std::iter::once("kv").chain(arguments.split(SEPARATOR)));
     std::process::exit(crate::server::serve(line.options).into());
@@ -119,10 +141,20 @@ impl Cluster {
         format!("127.0.0.1:{}", self.nodes[node].peer_port)
     }
 
+    /// A place for one more node, which is down and has nothing yet.
+    pub(crate) fn place(&mut self) -> usize {
+        self.nodes.push(Node { child: None, client_port: free_port(), peer_port: free_port() });
+        self.nodes.len() - 1
+    }
+
+    /// Gives a node that is down the address at which another one was.
+    pub(crate) fn take_peer_port_of(&mut self, node: usize, other: usize) {
+        self.nodes[node].peer_port = self.nodes[other].peer_port;
+    }
+
     /// Starts a node that waits to be added.
     pub(crate) fn join(&mut self) -> usize {
-        self.nodes.push(Node { child: None, client_port: free_port(), peer_port: free_port() });
-        let node = self.nodes.len() - 1;
+        let node = self.place();
         self.restart(node);
         let serves = await_some(|| (!self.raft_status(node, "id").is_empty()).then_some(node));
         serves.unwrap_or_else(|| panic!("it does not serve\n{}", self.logs()))
@@ -261,6 +293,16 @@ pub(crate) fn run_recover(line: &[&str]) -> (Option<i32>, String) {
 /// Runs `kv inspect` with this line: its exit code and everything that it said.
 pub(crate) fn run_inspect(line: &[&str]) -> (Option<i32>, String) {
     run_tool("inspect", line)
+}
+
+/// Runs `kv backup` with this line: its exit code and everything that it said.
+pub(crate) fn run_backup(line: &[&str]) -> (Option<i32>, String) {
+    run_tool("backup", line)
+}
+
+/// Runs `kv restore` with this line: its exit code and everything that it said.
+pub(crate) fn run_restore(line: &[&str]) -> (Option<i32>, String) {
+    run_tool("restore", line)
 }
 
 fn run_tool(name: &str, line: &[&str]) -> (Option<i32>, String) {

@@ -39,6 +39,8 @@ pub(crate) fn answer(server: &Server, session: &mut Session, local: Local, reque
         Local::RaftChange(change) => members::change(server, change, request, out),
         Local::RaftTransfer => raft_transfer(server, request.get(1), out),
         Local::RaftSnapshot => snapshot(server, out),
+        // Streamed by the connection, which takes the request if it is one.
+        Local::RaftBackup => resp::write_error(out, "ERR RAFT.BACKUP takes nothing, or STALE"),
         Local::Cluster => cluster(server, request, out),
         Local::ReadOnly | Local::ReadWrite => {
             session.stale_reads = local == Local::ReadOnly;
@@ -218,6 +220,7 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("part", text(status.membership.part.name().into())),
         ("members_waiting_for", text(status.membership.waiting_for.map_or("none".into(), |why| why.to_string()))),
         ("members_overruled", text(status.membership.overruled.as_ref().map_or("none".into(), |of| of.to_string()))),
+        ("history", text(status.history.map_or("none".into(), |history| history.to_string()))),
         ("first_index", number(status.first_index.0)),
         ("last_index", number(status.last_index.0)),
         ("durable_index", number(status.durable_index.0)),

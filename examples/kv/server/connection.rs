@@ -1,6 +1,7 @@
 //! One client: pipelined requests in, their replies out in order, one write for each batch.
 
 use super::admin;
+use super::backup;
 use super::command::{self, Local, Meaning};
 use super::node::Server;
 use super::replies::Out;
@@ -47,6 +48,8 @@ enum Source {
     Stale(Bytes),
     /// A snapshot, taken once the commands of the batch have run.
     Snapshot,
+    /// A backup, likewise; possibly stale.
+    Backup(bool),
 }
 
 /// Requests that are answered together.
@@ -189,6 +192,10 @@ fn gather(server: &Server, session: &mut Session, decoder: &mut Decoder) -> (Bat
                 batch.sources.push(Source::Snapshot);
                 return (batch, false);
             }
+            Meaning::Local(Local::RaftBackup) if backup::is_asked_for(&request) => {
+                batch.sources.push(Source::Backup(request.len() > 1));
+                return (batch, false);
+            }
             Meaning::Local(local) => {
                 batch.push_local(|out| admin::answer(server, session, local, &request, out));
                 if local == Local::Quit {
@@ -226,6 +233,7 @@ fn answer(server: &Server, batch: &mut Batch, out: &mut Out<'_>) -> io::Result<(
         match source {
             Source::Local(range) => out.bytes.extend_from_slice(&batch.local[range.clone()]),
             Source::Snapshot => admin::snapshot(server, &mut out.bytes),
+            Source::Backup(stale) => backup::stream(server, *stale, out)?,
             Source::Stale(command) => {
                 let (answer, allowance) = router::read_stale(server, command);
                 out.begin(&allowance);

@@ -17,11 +17,15 @@
 //! | `shards`, `image` | its keys and values, shared with snapshots of them, and those as bytes |
 //! | `admin` | answers about this node |
 //! | `members` | changing who belongs to the cluster, and telling clients |
+//! | `backup` | the whole state of a running cluster in a file |
+//! | `restore` | a backup becomes a cluster again |
+//! | `progress` | how far a long piece of work has come |
 //! | `inspect` | what a node's directory holds, and what is damaged where |
 //! | `recover` | going on without a majority that is lost for good |
 //! | `resp`, `reply` | RESP2: requests in and replies out, and the other way round |
 
 mod admin;
+pub(crate) mod backup;
 mod command;
 mod connection;
 mod ending;
@@ -33,10 +37,12 @@ mod members;
 mod node;
 mod options;
 mod places;
+mod progress;
 pub(crate) mod recover;
 mod replies;
 pub(crate) mod reply;
 pub(crate) mod resp;
+pub(crate) mod restore;
 mod router;
 pub(crate) mod sessions;
 mod shards;
