@@ -261,7 +261,8 @@ impl History {
 pub struct Lineage {
     /// The history.
     pub id: HistoryId,
-    /// The newest of those that it goes on from, oldest first; at most [`Lineage::ANCESTORS_MAX`].
+    /// The newest of those that it goes on from, oldest first; at most [`Lineage::ANCESTORS_MAX`]. Those from before a restore
+    /// are not among them: no server comes from there.
     pub ancestors: Vec<HistoryId>,
     /// It goes on from older ones too, which are not said.
     pub is_cut_short: bool,
@@ -278,10 +279,11 @@ impl History {
     /// What a server of this history says of it to `receiver`.
     #[must_use]
     pub fn lineage(&self, receiver: NodeId) -> Lineage {
-        let left_out = self.ancestors.len().saturating_sub(Lineage::ANCESTORS_MAX);
+        let open = &self.ancestors[usize::from(self.closed)..];
+        let left_out = open.len().saturating_sub(Lineage::ANCESTORS_MAX);
         Lineage {
             id: self.id,
-            ancestors: self.ancestors[left_out..].iter().map(|ancestor| ancestor.id).collect(),
+            ancestors: open[left_out..].iter().map(|ancestor| ancestor.id).collect(),
             is_cut_short: left_out > 0,
             gave_up_receiver: self.lost.contains(&receiver),
         }
@@ -479,6 +481,14 @@ mod tests {
         assert!(!speak((&child, 1), (&parent, 3)), "it was given up");
         assert!(!speak((&child, 1), (&sibling, 3)) && !speak((&child, 1), (&sibling, 9)));
         assert!(!speak((&parent, 1), (&History::new(id(9), EntryId::new(1, 1)), 2)), "equal numbers, two clusters");
+        // A restored cluster, and servers of the one that was backed up; and a recovery of the restored one.
+        let restored = History::restored(Some(&child), id(5), EntryId::new(30, 9));
+        for server in [1, 2, 9] {
+            assert!(!speak((&restored, 21), (&child, server)) && !speak((&restored, 21), (&parent, server)));
+        }
+        let recovered = History::child(Some(&restored), id(6), EntryId::new(40, 20), [22_u64]);
+        assert!(speak((&recovered, 21), (&restored, 23)) && !speak((&recovered, 21), (&restored, 22)));
+        assert!(!speak((&recovered, 21), (&child, 1)));
         // After many recoveries not all ancestors are said: the server that knows them decides.
         let mut late = child;
         for generation in 10..16 {

@@ -153,6 +153,13 @@ fn an_old_server_that_comes_back_is_refused_by_name_on_both_sides() {
     let before = cluster.raft_status(1, "last_index");
     let added = cluster.cli(node, &["raft.add", "2", &cluster.peer_address(1)]);
     assert!(added.starts_with("PENDING"), "{added}");
+    let told = await_some(|| {
+        let logs = cluster.logs();
+        let says =
+            |begin: &str| logs.lines().any(|line| line.starts_with(begin) && line.contains("belongs to history"));
+        (says("node 4: node 2 at ") && says("node 2: refused ")).then_some(())
+    });
+    assert!(told.is_some(), "{}", cluster.logs());
     let restored = cluster.raft_status(node, "history");
     assert_eq!(cluster.cli(node, &["raft.remove", "2"]).split_whitespace().next(), Some("OK"));
     assert_ne!(cluster.raft_status(1, "history"), restored);
