@@ -20,6 +20,8 @@ fn request() -> AppendEntriesRequest {
         payload: Payload::Command(Bytes::from(vec![index as u8; COMMAND_BYTES])),
     };
     AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
         history: None,
         session: Index(0),
         term: Term(3),
@@ -56,7 +58,16 @@ fn baseline_decode(frame: &Bytes) -> AppendEntriesRequest {
         let length = rest.get_u32_le() as usize;
         Entry { id, payload: Payload::Command(rest.split_to(length)) }
     });
-    AppendEntriesRequest { history: None, term, prev, entries: entries.collect(), commit, session: Index(0) }
+    AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
+        history: None,
+        term,
+        prev,
+        entries: entries.collect(),
+        commit,
+        session: Index(0),
+    }
 }
 
 fn codec(criterion: &mut Criterion) {

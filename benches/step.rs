@@ -111,7 +111,12 @@ fn accepted(from: u64, match_index: u64) -> Event {
     let result = AppendResult::Accepted { match_index: Index(match_index) };
     receive_from(
         from,
-        Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result, session: Some(Index::ZERO) }),
+        Message::AppendEntriesResponse(AppendEntriesResponse {
+            disk: Default::default(),
+            term: Term(1),
+            result,
+            session: Some(Index::ZERO),
+        }),
     )
 }
 
@@ -123,6 +128,8 @@ fn append(prev: EntryId, count: usize, commit: u64) -> Event {
     };
     let entries: Entries = (0..count).map(entry).collect();
     receive(Message::AppendEntriesRequest(AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
         history: None,
         session: Index::ZERO,
         term: Term(1),

@@ -2,10 +2,10 @@
 (* What the configurations beside this file have in common. *)
 EXTENDS RaftLaws
 
-\* Servers are alike, but for who campaigns and where clients read: states that differ in their names alone count as one.
+\* Servers are alike, but for who campaigns, where clients read and whose disks are put back: states that differ in their names alone count as one.
 \* Sound for everything but liveness.
 Symmetry ==
-    {p \in Permutations(Server) : \A some \in {Campaigners, Readers} : \A i \in some : p[i] \in some}
+    {p \in Permutations(Server) : \A some \in {Campaigners, Readers, Restorable} : \A i \in some : p[i] \in some}
 
 \* Liveness.  While something can happen, something does.  Where no message is ever lost and no timeout repeats, every
 \* action is progress, so this is enough.  It is WF_vars(Next), with ENABLED <<Next>>_vars written out for a network

@@ -41,6 +41,7 @@ CONSTANTS
     MaxSnapshots,       \* the most snapshots taken in a history
     MaxChanges,         \* the most changes of the configuration asked for in a history
     MaxWipes,           \* the most disks wiped in a history, each of a server that was removed
+    Restorable,         \* the servers of whose disks somebody makes a copy, and puts it back later, each once
     Trails,             \* how many of the entries that a snapshot covers the log may keep
     \* The network.  "lossy" holds at most MaxMessages; what is handled leaves it, anything may be lost, and what finds
     \* no room is lost.  "monotone" forgets nothing: a message can be handled at any later time, any number of times,
@@ -56,6 +57,7 @@ VARIABLES
     leader,             \* the leader of the term, as far as known
     leaderIsRecent,     \* the leader was heard within the minimum election timeout (4.2.3)
     session,            \* in which session the leader last sent an append or an offer; Nil before the first
+    lost,               \* it found that its disk lacks what it acknowledged, and does nothing any more
     votesGranted, votesRefused,     \* empty unless campaigning or asking to
     snapshot,           \* the last entry that the newest snapshot covers
     snapshotMembership, \* the configuration as of that entry
@@ -73,7 +75,7 @@ VARIABLES
     readsAsked,         \* how many of these the last question was about; 0 in other roles
     transfer,           \* whom a leader hands over to; Nil without a transfer and in other roles
     pending,            \* the writes in flight, oldest first, with the messages that wait behind each
-    disk,               \* term, vote, log, the newest snapshot's name and configuration: what survives a crash
+    disk,               \* its number, term, vote, log, the newest snapshot's name and configuration: what survives a crash
     \* What nobody in the cluster can see: history, for the laws.
     leaders,            \* <<term, server>> of everyone who ever led
     committed,          \* everything ever committed, with the term of the server that committed it first
@@ -83,19 +85,22 @@ VARIABLES
     snapshotsTaken,     \* how many there were
     changes,            \* how many were asked for
     crashes,            \* how many there were
-    losses              \* how often a disk lost what it held
+    losses,             \* how often a disk was wiped
+    backup,             \* the copies of disks that there are: of each server none or one
+    rolledBack          \* the servers whose disk was put back to its copy, and not wiped since
 
-serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, session, votesGranted, votesRefused,
+serverVars == <<currentTerm, votedFor, log, role, leader, leaderIsRecent, session, lost, votesGranted, votesRefused,
                 snapshot, snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, readRound, leaseOver,
                 leaseGivenUp, reads, followerReads, readsAsked, transfer, pending, disk>>
-vars == <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes, losses>>
+vars == <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes, losses,
+          backup, rolledBack>>
 
 -----------------------------------------------------------------------------
 (* Into a step and out of it                                               *)
 
 Local(i) ==
     [id |-> i, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i], role |-> role[i], leader |-> leader[i],
-     recent |-> leaderIsRecent[i], session |-> session[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
+     recent |-> leaderIsRecent[i], session |-> session[i], lost |-> lost[i], granted |-> votesGranted[i], refused |-> votesRefused[i],
      snapshot |-> snapshot[i], snapshotMembership |-> snapshotMembership[i], fetch |-> fetch[i],
      commit |-> commitIndex[i], applied |-> appliedIndex[i],
      durable |-> durableIndex[i], progress |-> progress[i], readRound |-> readRound[i],
@@ -143,6 +148,7 @@ Install(server, held) == \E n \in {server} :
     /\ leader' = [leader EXCEPT ![n.id] = n.leader]
     /\ leaderIsRecent' = [leaderIsRecent EXCEPT ![n.id] = n.recent]
     /\ session' = [session EXCEPT ![n.id] = n.session]
+    /\ lost' = [lost EXCEPT ![n.id] = n.lost]
     /\ votesGranted' = [votesGranted EXCEPT ![n.id] = n.granted]
     /\ votesRefused' = [votesRefused EXCEPT ![n.id] = n.refused]
     /\ snapshot' = [snapshot EXCEPT ![n.id] = n.snapshot]
@@ -169,7 +175,7 @@ Install(server, held) == \E n \in {server} :
 \* A server's own step: whatever it hears of the network it hears by messages.
 Stepped(n) ==
     /\ Install(n, messages)
-    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses, backup, rolledBack>>
 
 \* What has arrived at a server, as far as the network delivers it.
 Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
@@ -177,11 +183,11 @@ Inbox(i, type) == {m \in messages : m.to = i /\ m.type = type}
 \* The receiver of a message once its term has spread (3.3).
 Received(m) == LET n == Local(m.to) IN IF m.term > n.term THEN UpdateTerm(n, m.term) ELSE n
 
-\* The handler of `m` makes `n` of its receiver.
+\* The handler of `m` makes `n` of its receiver, unless that does nothing any more.
 Handle(m, n) ==
     /\ \E stays \in (IF Network = "monotone" THEN {TRUE} ELSE IF Duplication THEN BOOLEAN ELSE {FALSE}) :
-          Install(n, IF stays THEN messages ELSE messages \ {m})
-    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses>>
+          Install(IF lost[m.to] THEN Local(m.to) ELSE n, IF stays THEN messages ELSE messages \ {m})
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses, backup, rolledBack>>
 
 -----------------------------------------------------------------------------
 (* Timeouts (3.4, 4.2.3, 6.2) and clients                                  *)
@@ -195,6 +201,7 @@ IsBound(i) ==
 \* No leader was heard for a randomised timeout: campaign, or ask first whether to.
 ElectionTimeout(i) ==
     /\ role[i] # "Leader"
+    /\ ~lost[i]
     /\ i \in Campaigners
     /\ ~IsBound(i)
     /\ MayCampaign(Local(i))
@@ -203,6 +210,7 @@ ElectionTimeout(i) ==
 \* The leader was not heard for the minimum election timeout: listen to candidates again, and let no read wait for it.
 MinimumElectionTimeout(i) ==
     /\ leaderIsRecent[i] \/ followerReads[i] # <<>>
+    /\ ~lost[i]
     /\ ~IsBound(i)
     /\ LET unheard == [Local(i) EXCEPT !.recent = FALSE]
        IN Stepped(IF role[i] = "Follower" THEN AbortReads(unheard) ELSE unheard)
@@ -212,7 +220,7 @@ MinimumElectionTimeout(i) ==
 \* is offered a snapshot, again and again.  Reads that wait are asked for again, and the target of a transfer is told again.
 SendHeartbeats(n) ==
     LET prevIndex(j) == Max(n.progress[j].nextIndex - 1, Base(n.log))
-        needy == {j \in Peers(n) : n.progress[j].nextIndex - 1 < Base(n.log)}
+        needy == {j \in Peers(n) : n.progress[j].nextIndex - 1 < Base(n.log) /\ n.progress[j].lost = 0}
     IN [n EXCEPT !.out = {AppendEntriesRequest(n, j, prevIndex(j), <<>>) : j \in Peers(n)} \cup
                          {InstallSnapshotRequest(n, j) : j \in needy},
                  !.progress = [j \in Peers(n) |-> IF j \in needy THEN AwaitsSnapshot(@[j]) ELSE @[j]]]
@@ -345,13 +353,36 @@ RejectEntries(n, m) ==
         durable == PersistHardState(n)
     IN Send(durable, AppendEntriesResponse(durable, m.from, ResultRejected(m.prev.index, hint), m.session))
 
+\* Names the request something that was acknowledged on this very disk?
+IsNamedBy(n, m) == m.acknowledged > 0 /\ m.disk = n.disk.number
+
+\* The disk lacks what the request names: it does not even know the term in which that was acknowledged; or it is too short; or
+\* something else stands in its place.  The leader sends what follows what was acknowledged, so where the logs agree up to there
+\* they can agree at least as far.  What a fetched snapshot covers is there.
+LacksAcknowledged(n, m) ==
+    /\ m.term >= n.term
+    /\ IsNamedBy(n, m)
+    /\ \/ m.term > n.term
+       \/ /\ m.acknowledged > Max(n.durable, n.snapshot.index)
+          /\ DecideAppend(n, m) # "Misbehaved"
+       \/ /\ DecideAppend(n, m) = "Reject"
+          /\ \/ m.prev.index <= m.acknowledged
+             \/ AgreeMax(n.log, Min(m.prev.index, Len(n.log)), m.prev.term).index < m.acknowledged
+
+\* This server lost data: it tells the leader, and does nothing any more.  That promises nothing, and waits for no write.
+Lose(n, m) ==
+    LET told == [AppendEntriesResponse(n, m.from, ResultLost(m.acknowledged, n.durable), m.session) EXCEPT !.term = m.term]
+    IN [BecomeFollower(n, Nil) EXCEPT !.fetch = NoFetch, !.lost = TRUE, !.out = @ \cup {told}]
+
 AskWithHeartbeat(n, m) == IF m.entries = <<>> THEN AskReadIndex(n) ELSE n
 
 \* Takes over a leader's entries, as far as the logs agree before them.
 AfterAppendEntriesRequest(m) ==
     LET n == Received(m)
         decision == IF m.term < n.term THEN "StaleTerm" ELSE DecideAppend(n, m)
-    IN CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm, m.session))
+    IN CASE LacksAcknowledged(Local(m.to), m) -> Lose(Local(m.to), m)
+         [] OTHER ->
+       CASE decision = "StaleTerm" -> Send(n, AppendEntriesResponse(n, m.from, ResultStaleTerm, m.session))
          [] decision = "Misbehaved" -> PersistHardState(n)
          [] decision = "Reject" -> AskWithHeartbeat(RejectEntries(Attend(n, m), m), m)
          [] decision = "Accept" -> AskWithHeartbeat(AcceptEntries(Attend(n, m), m), m)
@@ -369,29 +400,32 @@ LearnFrom(n, from, p) ==
 
 \* Learns what a follower holds.  An acknowledgement of what this leader does not have comes from no honest follower.  What
 \* is dropped changes nothing; but one that waits for a snapshot has no other answer to a heartbeat than a refusal.
-HandleResult(n, from, result) ==
+HandleResult(n, from, result, number) ==
     LET answered == [n EXCEPT !.progress[from].active = TRUE]
         p == answered.progress[from]
         bound == Min(result.hint.index, result.prevIndex - 1)
     IN CASE result.kind = "Accepted" ->
-                IF result.matchIndex > Len(n.log) THEN n ELSE LearnFrom(answered, from, Accepted(p, result.matchIndex))
+                IF result.matchIndex > Len(n.log) THEN n ELSE LearnFrom(answered, from, Accepted(p, result.matchIndex, number))
          [] result.kind = "Rejected" ->
                 IF RefusalIsCurrent(p, result.prevIndex)
                 THEN LearnFrom(answered, from, Refused(p, AgreeMax(n.log, bound, result.hint.term).index))
                 ELSE IF p.state = "Snapshot" THEN answered ELSE n
          [] result.kind = "StaleTerm" -> n
+         [] result.kind = "LostAcknowledged" ->
+                IF number = p.disk /\ result.acknowledged \in 1..p.matchIndex THEN [n EXCEPT !.progress[from] = Lost(@)] ELSE n
 
 \* An answer to an earlier term's append says nothing about this term's; nor does one of who is no member any more, or of a
-\* former life of who was removed and added again.
+\* former life of who was removed and added again; and who lost data is believed nothing.
 IsAnswer(n, m) ==
     /\ m.term = n.term
     /\ n.role = "Leader"
     /\ m.from \in Peers(n)
     /\ m.session = n.progress[m.from].session
+    /\ n.progress[m.from].lost = 0
 
 AfterAppendEntriesResponse(m) ==
     LET n == Received(m)
-    IN PersistHardState(IF IsAnswer(n, m) THEN HandleResult(n, m.from, m.result) ELSE n)
+    IN PersistHardState(IF IsAnswer(n, m) THEN HandleResult(n, m.from, m.result, m.disk) ELSE n)
 
 HandleAppendEntriesResponse(i) ==
     \E m \in Inbox(i, "AppendEntriesResponse") : Handle(m, AfterAppendEntriesResponse(m))
@@ -402,11 +436,12 @@ HandleAppendEntriesResponse(i) ==
 \* A snapshot of what this server has applied is durable.  It is no use to who does not know the configuration as of it.
 SnapshotTaken(i) ==
     /\ snapshotsTaken < MaxSnapshots
+    /\ ~lost[i]
     /\ snapshotsTaken' = snapshotsTaken + 1
     /\ \E index \in (snapshot[i].index + 1)..appliedIndex[i], trail \in Trails :
           /\ AsOf(Local(i), index) # NoMembership
           /\ Install(TakeSnapshot(Local(i), index, index - trail), messages)
-    /\ UNCHANGED <<transfers, changes, crashes, losses>>
+    /\ UNCHANGED <<transfers, changes, crashes, losses, backup, rolledBack>>
 
 \* Decides what to do with an offer of the present term.  An honest leader offers nothing that contradicts what is committed.
 DecideSnapshot(n, m) ==
@@ -508,6 +543,7 @@ AfterConfirmLeaderResponse(m) ==
     LET n == Received(m)
         counts == /\ m.term = n.term /\ m.leaderTerm = n.term /\ n.role = "Leader"
                   /\ m.from \in Peers(n) /\ m.round \in (n.progress[m.from].roundBefore + 1)..n.readRound
+                  /\ n.progress[m.from].lost = 0
         answered == [n EXCEPT !.progress[m.from].active = TRUE]
         isNews == m.round > n.progress[m.from].confirmedRound
     IN PersistHardState(
@@ -551,7 +587,7 @@ TransferLeadership(i) ==
     /\ transfer[i] = Nil
     /\ \E j \in OtherVoters(Local(i)) : IsReady(Local(i), j) /\ Install(BeginTransfer(Local(i), j), messages)
     /\ transfers' = transfers + 1
-    /\ UNCHANGED <<snapshotsTaken, changes, crashes, losses>>
+    /\ UNCHANGED <<snapshotsTaken, changes, crashes, losses, backup, rolledBack>>
 
 \* The target did not take over in time: this leader takes proposals again, unless it is removed.
 TransferTimeout(i) ==
@@ -578,14 +614,14 @@ ChangeMembership(i) ==
              /\ MayChange(Local(i), target)
              /\ Install(ChangeTo(Local(i), target), messages)
     /\ changes' = changes + 1
-    /\ UNCHANGED <<transfers, snapshotsTaken, crashes, losses>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes, losses, backup, rolledBack>>
 
 -----------------------------------------------------------------------------
 (* Disks, crashes, and what gets lost (3.8)                                *)
 
 \* The oldest `count` writes in flight are durable; one report may cover any number of them.
 Persisted(i) ==
-    \E count \in 1..Len(pending[i]) :
+    ~lost[i] /\ \E count \in 1..Len(pending[i]) :
         LET n == [Local(i) EXCEPT !.disk = DiskAfter(@, pending[i], count)]
             committing == AdvanceApply(AdvanceCommit(PopWrites(n, count)))
         IN Stepped(ReplicateDurable(AdvanceMembership(committing, Nil)))
@@ -595,7 +631,7 @@ Persisted(i) ==
 Crash(i) ==
     /\ crashes < MaxCrashes
     /\ crashes' = crashes + 1
-    /\ UNCHANGED <<transfers, snapshotsTaken, changes, losses>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, losses, backup, rolledBack>>
     /\ \E survive \in 0..Len(pending[i]) :
           Install([Started(i, DiskAfter(disk[i], pending[i], survive)) EXCEPT !.heard = heard[i]], messages)
 
@@ -603,24 +639,46 @@ InitialMembership(i) ==
     IF i \in Voters \cup Learners THEN Stable(Voters, Learners, {}) ELSE NoMembership
 
 EmptyDisk(i) ==
-    [term |-> 0, vote |-> Nil, log |-> <<>>, snapshot |-> NoEntry, membership |-> InitialMembership(i)]
+    [number |-> 0, term |-> 0, vote |-> Nil, log |-> <<>>, snapshot |-> NoEntry, membership |-> InitialMembership(i)]
 
 \* A server that was removed starts again with an empty disk, and knows nobody: it may be added again.  What it said in its
 \* former life may still be on its way.
 Wipe(i) ==
     /\ losses < MaxWipes
     /\ InitialMembership(i) = NoMembership
-    /\ disk[i] # EmptyDisk(i)
+    /\ [disk[i] EXCEPT !.number = 0] # EmptyDisk(i)
     /\ \E j \in Server : role[j] = "Leader" /\ IsCommittedInForce(Local(j)) /\ i \notin Members(InForce(Local(j)))
     /\ losses' = losses + 1
+    /\ backup' = [backup EXCEPT ![i] = <<>>]
+    /\ rolledBack' = rolledBack \ {i}
     /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes>>
-    /\ Install([Started(i, EmptyDisk(i)) EXCEPT !.heard = heard[i]], messages)
+    /\ LET emptied == [EmptyDisk(i) EXCEPT !.number = disk[i].number + 1]
+       IN Install([Started(i, emptied) EXCEPT !.heard = heard[i]], messages)
+
+\* Somebody makes a copy of a server's disk.
+BackUp(i) ==
+    /\ i \in Restorable \ rolledBack
+    /\ backup[i] = <<>>
+    /\ ~lost[i]
+    /\ backup' = [backup EXCEPT ![i] = <<disk[i]>>]
+    /\ UNCHANGED <<messages, serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes,
+                   losses, rolledBack>>
+
+\* The copy takes the place of the disk, and the server starts again from it: it forgets votes and entries.
+RollBack(i) ==
+    /\ backup[i] # <<>>
+    /\ disk[i] # backup[i][1]
+    /\ backup' = [backup EXCEPT ![i] = <<>>]
+    /\ rolledBack' = rolledBack \cup {i}
+    /\ UNCHANGED <<transfers, snapshotsTaken, changes, crashes, losses>>
+    /\ Install([Started(i, backup[i][1]) EXCEPT !.heard = heard[i]], messages)
 
 \* A message to `i` is lost.
 DropMessage(i) ==
     /\ Network = "lossy"
     /\ \E m \in messages : m.to = i /\ messages' = messages \ {m}
-    /\ UNCHANGED <<serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes, losses>>
+    /\ UNCHANGED <<serverVars, leaders, committed, heard, readHistory, transfers, snapshotsTaken, changes, crashes, losses,
+                   backup, rolledBack>>
 
 -----------------------------------------------------------------------------
 
@@ -633,6 +691,7 @@ Init ==
     /\ leader = [i \in Server |-> Nil]
     /\ leaderIsRecent = [i \in Server |-> Leases]
     /\ session = [i \in Server |-> Nil]
+    /\ lost = [i \in Server |-> FALSE]
     /\ votesGranted = [i \in Server |-> {}]
     /\ votesRefused = [i \in Server |-> {}]
     /\ snapshot = [i \in Server |-> NoEntry]
@@ -660,6 +719,8 @@ Init ==
     /\ changes = 0
     /\ crashes = 0
     /\ losses = 0
+    /\ backup = [i \in Server |-> <<>>]
+    /\ rolledBack = {}
 
 \* TLC names a transition after the definition that a disjunct of `Next` is, which takes a constant to range over: so
 \* each action is one of a server, and chooses its message within.
@@ -683,6 +744,8 @@ Next ==
     \/ \E i \in Server : Persisted(i)
     \/ \E i \in Server : Crash(i)
     \/ \E i \in Server : Wipe(i)
+    \/ \E i \in Server : BackUp(i)
+    \/ \E i \in Server : RollBack(i)
     \/ \E i \in Server : HandlePreVoteRequest(i)
     \/ \E i \in Server : HandlePreVoteResponse(i)
     \/ \E i \in Server : HandleRequestVoteRequest(i)

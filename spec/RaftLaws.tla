@@ -8,8 +8,12 @@ EXTENDS Raft
 
 Leaders == {i \in Server : role[i] = "Leader"}
 
-\* No server's life ends with this step, and no disk loses anything.
-LivesGoOn == crashes' = crashes /\ losses' = losses
+\* No disk loses anything with this step.
+DisksKeep == losses' = losses /\ rolledBack' = rolledBack
+
+\* And no server's life ends.
+LivesGoOn == crashes' = crashes /\ DisksKeep
+
 
 -----------------------------------------------------------------------------
 (* The values of the variables                                             *)
@@ -49,6 +53,7 @@ IsResult(result) ==
     CASE result.kind = "Accepted" -> result.matchIndex \in Indexes
       [] result.kind = "Rejected" -> result.prevIndex \in Indexes /\ IsEntryId(result.hint)
       [] result.kind = "StaleTerm" -> DOMAIN result = {"kind"}
+      [] result.kind = "LostAcknowledged" -> result.acknowledged \in Indexes \ {0} /\ result.durable \in Indexes
 
 IsMessage(m) ==
     /\ m.from \in Server
@@ -63,7 +68,9 @@ IsMessage(m) ==
                 /\ AreEntries(m.entries) /\ Len(m.entries) <= MaxAppendEntries
                 /\ m.commit \in Indexes
                 /\ m.session \in Indexes
-         [] m.type = "AppendEntriesResponse" -> IsResult(m.result) /\ m.session \in Indexes
+                /\ m.acknowledged \in 0..m.prev.index
+                /\ m.disk \in 0..MaxWipes
+         [] m.type = "AppendEntriesResponse" -> IsResult(m.result) /\ m.session \in Indexes /\ m.disk \in 0..MaxWipes
          [] m.type = "ConfirmLeaderRequest" -> m.round \in 1..MaxReads
          [] m.type = "ConfirmLeaderResponse" -> m.leaderTerm \in 1..m.term /\ m.round \in 1..MaxReads
          [] m.type = "ReadIndexRequest" -> m.context \in DOMAIN readHistory
@@ -81,6 +88,8 @@ IsProgress(p) ==
     /\ p.active \in BOOLEAN
     /\ p.confirmedRound \in 0..MaxReads
     /\ p.session \in Indexes
+    /\ p.disk \in 0..MaxWipes
+    /\ p.lost \in Indexes
     /\ p.roundBefore \in 0..MaxReads
     /\ Len(p.inflight) <= MaxInflight
     /\ \A k \in DOMAIN p.inflight : p.inflight[k] \in Indexes
@@ -113,6 +122,8 @@ TypeOK ==
         /\ leader[i] \in Optional
         /\ leaderIsRecent[i] \in BOOLEAN
         /\ session[i] \in Indexes \cup {Nil}
+        /\ lost[i] \in BOOLEAN
+        /\ lost[i] => role[i] = "Follower" /\ leader[i] = Nil
         /\ session[i] # Nil => role[i] = "Follower" /\ leader[i] # Nil
         /\ votesGranted[i] \subseteq Server
         /\ votesRefused[i] \subseteq Server
@@ -143,6 +154,7 @@ TypeOK ==
         /\ IsLog(disk[i].log)
         /\ IsEntryId(disk[i].snapshot)
         /\ IsMembership(disk[i].membership)
+        /\ disk[i].number \in 0..MaxWipes
     /\ leaders \subseteq (1..MaxTerm) \X Server
     /\ Len(committed) <= MaxLogLength
     /\ \A k \in DOMAIN committed : committed[k].commitTerm \in 1..MaxTerm
@@ -153,6 +165,8 @@ TypeOK ==
     /\ changes \in 0..MaxChanges
     /\ crashes \in 0..MaxCrashes
     /\ losses \in 0..MaxWipes
+    /\ DOMAIN backup = Server
+    /\ rolledBack \subseteq Restorable
 
 -----------------------------------------------------------------------------
 (* Safety of the cluster (Figure 3.2)                                      *)
@@ -214,22 +228,22 @@ ElectedBy(i) ==
         before == {k \in DOMAIN log[i] : known(k).term < currentTerm[i]}
     IN AfterAll([k \in 1..Cardinality(before) |-> known(k)])
 
-\* The disks of a quorum hold a vote for the leader, or have moved on since.
+\* The disks of a quorum hold a vote for the leader, or have moved on since, or did before they were put back.
 LeaderHasQuorum ==
     \A i \in Leaders :
-        IsQuorum(ElectedBy(i), {j \in Server : \/ disk[j].term > currentTerm[i]
-                                               \/ disk[j].term = currentTerm[i] /\ disk[j].vote = i})
+        LET voted(j) == disk[j].term > currentTerm[i] \/ (disk[j].term = currentTerm[i] /\ disk[j].vote = i)
+        IN IsQuorum(ElectedBy(i), {j \in Server : j \in rolledBack \/ voted(j)})
 
 \* What is on a disk is kept over all lives; what was decided, for this one.
 KeepsVote(term, vote, newTerm, newVote) == newTerm = term /\ vote # Nil => newVote = vote
 
 VotesGrantedOnce ==
     [][\A i \in Server :
-        /\ losses' = losses => KeepsVote(disk[i].term, disk[i].vote, disk'[i].term, disk'[i].vote)
+        /\ DisksKeep => KeepsVote(disk[i].term, disk[i].vote, disk'[i].term, disk'[i].vote)
         /\ LivesGoOn => KeepsVote(currentTerm[i], votedFor[i], currentTerm'[i], votedFor'[i])]_vars
 
 MatchIndexSound ==
-    \A i \in Leaders : \A j \in DOMAIN progress[i] :
+    \A i \in Leaders : \A j \in DOMAIN progress[i] \ rolledBack :
         currentTerm[j] = currentTerm[i] =>
             LET k == progress[i][j].matchIndex
             IN k <= Len(log[i]) /\ k <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], k)
@@ -252,7 +266,7 @@ After(m) ==
 
 \* Who holds the last one durably holds all before it.
 CommittedIsDurable ==
-    LET holders == {j \in Server : HoldsCommitted(disk[j].log, Len(committed))}
+    LET holders == rolledBack \cup {j \in Server : HoldsCommitted(disk[j].log, Len(committed))}
     IN committed # <<>> => \E m \in After(AfterAll(committed)) : IsQuorum(m, holders)
 
 \* What a message promises is on its sender's disk, or the disk has moved on to a later term, in which nobody relies on
@@ -268,12 +282,43 @@ IsBacked(m, d) ==
                 m.result.kind = "Accepted" => m.result.matchIndex <= Len(d.log)
             [] OTHER -> TRUE
 
-\* What a disk lost does not undo what was said before.
-PersistFirst == losses = 0 => \A m \in messages : IsBacked(m, disk[m.from])
+\* What a disk lost does not undo what was said before; and that it lost something is no promise.
+PersistFirst == losses = 0 /\ rolledBack = {} => \A m \in messages : IsBacked(m, disk[m.from])
+
+\* Does an append name, as acknowledged on this very disk and in the append's term, what is not there?  The disk does not know the
+\* term, or it is too short, or the entry that follows what was acknowledged has no place there.  No snapshot covers it.
+NamesWhatIsGone(m) ==
+    LET d == disk[m.to]
+    IN /\ m.acknowledged > snapshot[m.to].index
+       /\ m.disk = d.number
+       /\ \/ m.term > currentTerm[m.to]
+          \/ m.term = currentTerm[m.to] /\ m.acknowledged > Len(d.log)
+          \/ m.term = currentTerm[m.to] /\ m.acknowledged = m.prev.index /\ ~Admits(d.log, m.prev)
+
+\* Then its receiver says so and does nothing any more, whatever happens next.
+LossIsTold ==
+    [][\A m \in messages :
+        m.type = "AppendEntriesRequest" /\ ~lost[m.to] /\ NamesWhatIsGone(m) =>
+            \/ DecideAppend(Received(m), m) = "Misbehaved"
+            \/ /\ AfterAppendEntriesRequest(m).lost
+               /\ \E told \in AfterAppendEntriesRequest(m).out :
+                     told.type = "AppendEntriesResponse" /\ told.result.kind = "LostAcknowledged"]_vars
+
+\* A server finds that it lost data only if its disk was put back, and its leader believes that only of such a server: neither
+\* late nor repeated answers, nor what was meant for a former life, accuse anybody.
+NobodyIsAccused ==
+    /\ \A i \in Server : lost[i] => i \in rolledBack
+    /\ \A i \in Leaders : \A j \in DOMAIN progress[i] : progress[i][j].lost > 0 => j \in rolledBack
+
+\* A server that lost data counts for nothing at its leader.
+LostCountsForNothing ==
+    \A i \in Leaders : \A j \in DOMAIN progress[i] :
+        LET p == progress[i][j]
+        IN p.lost > 0 => p.matchIndex = 0 /\ p.confirmedRound = 0 /\ ~p.active /\ p.state = "ProbeSent"
 
 \* Of a crash it is the server's life that ends, and nobody else's that changes.
 TermMonotonic ==
-    [][\A i \in Server : /\ losses' = losses => disk'[i].term >= disk[i].term
+    [][\A i \in Server : /\ DisksKeep => disk'[i].term >= disk[i].term
                          /\ LivesGoOn => currentTerm'[i] >= currentTerm[i]]_vars
 
 CommitMonotonic == [][LivesGoOn => \A i \in Server : commitIndex'[i] >= commitIndex[i]]_vars
@@ -289,7 +334,7 @@ WithoutMessages(writes) == [k \in DOMAIN writes |-> [writes[k] EXCEPT !.messages
 PreVoteLeavesHardStateAlone ==
     [][\A i \in Server :
         /\ HandlePreVoteRequest(i) =>
-            /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, session, votesGranted,
+            /\ UNCHANGED <<currentTerm, votedFor, log, role, leader, leaderIsRecent, session, lost, votesGranted,
                            votesRefused, snapshot, snapshotMembership, fetch, commitIndex, appliedIndex, durableIndex, progress, disk>>
             /\ WithoutMessages(pending'[i]) = WithoutMessages(pending[i])
         /\ role'[i] = "PreCandidate" =>
@@ -427,7 +472,7 @@ TimeoutNowFromOwnLeader ==
 \* now, or leads, listens to candidates in the name of a leader and to no others (4.2.3).
 OnlyTransfersDisrupt ==
     [][\A m \in messages :
-        m.type = "RequestVoteRequest" =>
+        m.type = "RequestVoteRequest" /\ ~lost[m.to] =>
             LET n == Local(m.to)
                 after == AfterRequestVoteRequest(m)
             IN IF CheckQuorum /\ (n.recent \/ n.role = "Leader") /\ ~m.leadershipTransfer
@@ -499,7 +544,7 @@ DurableWithinLog ==
         /\ durableIndex[i] <= Len(log[i])
         /\ durableIndex[i] <= Len(disk[i].log)
         /\ Agree(disk[i].log, log[i], durableIndex[i])
-        /\ pending[i] = <<>> => /\ disk[i] = [term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i],
+        /\ pending[i] = <<>> => /\ disk[i] = [number |-> disk[i].number, term |-> currentTerm[i], vote |-> votedFor[i], log |-> log[i],
                                                snapshot |-> snapshot[i], membership |-> snapshotMembership[i]]
                                 /\ durableIndex[i] = Len(log[i])
 

@@ -79,7 +79,7 @@ NoEntry == EntryId(0, 0)
 \* A server that starts, or starts again, from what its disk holds (`Protocol::new`).
 Started(i, d) ==
     [id |-> i, term |-> d.term, vote |-> d.vote, log |-> d.log, role |-> "Follower", leader |-> Nil,
-     recent |-> Leases, session |-> Nil, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
+     recent |-> Leases, session |-> Nil, lost |-> FALSE, granted |-> {}, refused |-> {}, snapshot |-> d.snapshot,
      snapshotMembership |-> d.membership, fetch |-> NoFetch,
      commit |-> d.snapshot.index, applied |-> d.snapshot.index, durable |-> Len(d.log), progress |-> NoProgress,
      readRound |-> 0, leaseOver |-> 0, leaseGivenUp |-> FALSE, heard |-> {}, reads |-> <<>>, followerReads |-> <<>>,
@@ -166,7 +166,7 @@ DiskAfterWrite(d, write) ==
     LET compacted == IF write.compaction = <<>> THEN d.log ELSE CompactLog(d.log, write.compaction[1].base)
         kept == IF write.truncateFrom = 0 THEN compacted ELSE Prefix(compacted, write.truncateFrom - 1)
         hardState == IF write.hardState = <<>> THEN d ELSE write.hardState[1]
-    IN [term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries,
+    IN [number |-> d.number, term |-> hardState.term, vote |-> hardState.vote, log |-> kept \o write.entries,
         snapshot |-> IF write.compaction = <<>> THEN d.snapshot ELSE write.compaction[1].snapshot,
         membership |-> IF write.compaction = <<>> THEN d.membership ELSE write.compaction[1].membership]
 
@@ -194,15 +194,21 @@ RequestVoteRequest(n, to, leadershipTransfer) ==
 RequestVoteResponse(n, to, granted) ==
     [type |-> "RequestVoteResponse", from |-> n.id, to |-> to, term |-> n.term, granted |-> granted]
 
-\* Says in which of its acquaintances with the receiver the leader sends it.
+\* What a follower acknowledged, whether it still has that or not.
+Acknowledged(p) == Max(p.matchIndex, p.lost)
+
+\* Says in which of its acquaintances with the receiver the leader sends it, and what the receiver acknowledged in that, on
+\* which disk.
 AppendEntriesRequest(n, to, prevIndex, entries) ==
     [type |-> "AppendEntriesRequest", from |-> n.id, to |-> to, term |-> n.term,
-     prev |-> IdAt(n.log, prevIndex), entries |-> entries, commit |-> n.commit, session |-> n.progress[to].session]
+     prev |-> IdAt(n.log, prevIndex), entries |-> entries, commit |-> n.commit, session |-> n.progress[to].session,
+     acknowledged |-> Acknowledged(n.progress[to]), disk |-> n.progress[to].disk]
 
-\* Echoes the session of the request: one of a former life says nothing about the present one.
+\* Echoes the session of the request: one of a former life says nothing about the present one.  Says which disk this server
+\* has.
 AppendEntriesResponse(n, to, result, requestSession) ==
     [type |-> "AppendEntriesResponse", from |-> n.id, to |-> to, term |-> n.term, result |-> result,
-     session |-> requestSession]
+     session |-> requestSession, disk |-> n.disk.number]
 
 ConfirmLeaderRequest(n, to) ==
     [type |-> "ConfirmLeaderRequest", from |-> n.id, to |-> to, term |-> n.term, round |-> n.readRound]
@@ -234,6 +240,8 @@ ResultAccepted(matchIndex) == [kind |-> "Accepted", matchIndex |-> matchIndex]
 ResultRejected(prevIndex, hint) == [kind |-> "Rejected", prevIndex |-> prevIndex, hint |-> hint]
 \* The leader's term is over.
 ResultStaleTerm == [kind |-> "StaleTerm"]
+\* The follower's disk lacks what the leader says that it acknowledged.  It may hold other entries in that place.
+ResultLost(acknowledged, durable) == [kind |-> "LostAcknowledged", acknowledged |-> acknowledged, durable |-> durable]
 
 -----------------------------------------------------------------------------
 (* Terms and roles (3.3, 3.4; mod.rs).  What belongs to a role ends with it. *)
@@ -262,11 +270,15 @@ UpdateTerm(n, term) == BecomeFollower([n EXCEPT !.term = term, !.vote = Nil, !.d
 (*                                                                         *)
 (* `session` is the index of the configuration that made the follower a    *)
 (* member within this term, 0 if it was one when the term began; rounds of *)
-(* confirmation up to `roundBefore` began before that.                     *)
+(* confirmation up to `roundBefore` began before that.  `disk` is the one  *)
+(* on which the follower acknowledged `matchIndex`.  `lost` is what it had *)
+(* acknowledged when it said that it lost that, 0 unless it did: from then *)
+(* on it is believed nothing, gets heartbeats alone, and counts for no     *)
+(* quorum, until it is removed and added again.                            *)
 
 NewProgress(last, session, round) ==
     [matchIndex |-> 0, nextIndex |-> last + 1, state |-> "Probe", active |-> FALSE, confirmedRound |-> 0,
-     session |-> session, roundBefore |-> round, inflight |-> <<>>]
+     session |-> session, disk |-> 0, lost |-> 0, roundBefore |-> round, inflight |-> <<>>]
 
 WindowOpen(p) == Len(p.inflight) < MaxInflight
 
@@ -290,9 +302,9 @@ Sent(p, ends) ==
 NeedsSnapshot(n, p) == p.nextIndex <= Base(n.log)
 AwaitsSnapshot(p) == [p EXCEPT !.state = "Snapshot", !.inflight = <<>>]
 
-\* The follower agrees up to `matchIndex`.  An answer older than what is known proves nothing about the present.
-Accepted(p, matchIndex) ==
-    LET known == [p EXCEPT !.matchIndex = matchIndex,
+\* The follower agrees up to `matchIndex`, on this disk.  An answer older than what is known proves nothing about the present.
+Accepted(p, matchIndex, number) ==
+    LET known == [p EXCEPT !.matchIndex = matchIndex, !.disk = number,
                            !.nextIndex = Max(@, matchIndex + 1),
                            !.inflight = SelectSeq(@, LAMBDA last : last > matchIndex)]
         replicates == [known EXCEPT !.state = "Replicate", !.nextIndex = matchIndex + 1]
@@ -311,6 +323,11 @@ RefusalIsCurrent(p, prevIndex) ==
 Refused(p, agreeMax) ==
     [p EXCEPT !.inflight = <<>>, !.state = "Probe",
               !.nextIndex = Min(Max(agreeMax + 1, p.matchIndex + 1), @)]
+
+\* The follower lost what it acknowledged: nothing that was known of it is true any more.
+Lost(p) ==
+    [p EXCEPT !.lost = p.matchIndex, !.matchIndex = 0, !.confirmedRound = 0, !.active = FALSE, !.state = "ProbeSent",
+              !.inflight = <<>>]
 
 -----------------------------------------------------------------------------
 (* How a leader replicates and commits (3.5, 3.6.2; replication.rs)        *)

@@ -60,7 +60,7 @@ RecordedRead(read) == IF read.reader = Nil THEN [read EXCEPT !.context = 0] ELSE
 
 Recorded(i) ==
     [currentTerm |-> currentTerm[i], votedFor |-> votedFor[i], role |-> role[i], leader |-> leader[i],
-     leaderIsRecent |-> leaderIsRecent[i], session |-> session[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
+     leaderIsRecent |-> leaderIsRecent[i], session |-> session[i], lost |-> lost[i], votesGranted |-> votesGranted[i], votesRefused |-> votesRefused[i],
      snapshot |-> snapshot[i], membership |-> InForce(Local(i)), fetching |-> fetch[i],
      base |-> IdAt(log[i], Base(log[i])), last |-> LastId(log[i]),
      durable |-> EntryId(durableIndex[i], TermAt(log[i], durableIndex[i])),
@@ -131,7 +131,7 @@ ChangeMembershipTo(i) ==
     /\ MayChange(Local(i), Line.membership[1])
     /\ Install(ChangeTo(Local(i), Line.membership[1]), messages)
     /\ changes' = changes + 1
-    /\ UNCHANGED <<transfers, snapshotsTaken, crashes, losses>>
+    /\ UNCHANGED <<transfers, snapshotsTaken, crashes, losses, backup, rolledBack>>
 
 \* The spec leaves open how many writes a report is about; the line says it.
 PersistedWrites(i) ==
@@ -154,7 +154,7 @@ SnapshotTakenUpTo(i) ==
        /\ IF taken.snapshot = snapshot[i] /\ taken.log = log[i] THEN Line.sent = {} /\ UNCHANGED vars
           ELSE /\ Install(taken, messages)
                /\ snapshotsTaken' = snapshotsTaken + 1
-               /\ UNCHANGED <<transfers, changes, crashes, losses>>
+               /\ UNCHANGED <<transfers, changes, crashes, losses, backup, rolledBack>>
 
 Event(i) ==
     \/ Line.event = "ElectionTimeout" /\ ElectionTimeout(i)
@@ -209,6 +209,7 @@ TraceInit ==
     /\ leader = [i \in Server |-> started[i].leader]
     /\ leaderIsRecent = [i \in Server |-> started[i].recent]
     /\ session = [i \in Server |-> started[i].session]
+    /\ lost = [i \in Server |-> started[i].lost]
     /\ votesGranted = [i \in Server |-> started[i].granted]
     /\ votesRefused = [i \in Server |-> started[i].refused]
     /\ snapshot = [i \in Server |-> started[i].snapshot]
@@ -236,6 +237,8 @@ TraceInit ==
     /\ changes = 0
     /\ crashes = 0
     /\ losses = 0
+    /\ backup = [i \in Server |-> <<>>]
+    /\ rolledBack = {}
     /\ l = 1
     /\ variant = 0
 

@@ -106,6 +106,29 @@ pub enum Action {
         /// The most that the message may carry, though always at least one entry.
         bytes_max: usize,
     },
+    /// This server's disk lacks what it acknowledged to its leader: an older copy of it was put back, for instance. It has told
+    /// the leader, and does nothing any more: stop it. It cannot keep what it promised, so it must not vote or acknowledge
+    /// again before it is replaced: removed, emptied, and added again.
+    LostAcknowledged {
+        /// The leader to which it acknowledged.
+        leader: NodeId,
+        /// The leader's term.
+        term: Term,
+        /// What it acknowledged.
+        acknowledged: Index,
+        /// Where its durable log ends.
+        durable: Index,
+    },
+    /// A peer of this leader says that it lost what it acknowledged. It counts for no quorum until it is replaced: removed,
+    /// emptied, and added again.
+    PeerLostData {
+        /// The peer.
+        peer: NodeId,
+        /// What it acknowledged in this term.
+        acknowledged: Index,
+        /// Where its durable log ends.
+        durable: Index,
+    },
     /// A peer broke the protocol; its message was dropped.
     Misbehaved {
         /// Who.

@@ -108,6 +108,20 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether a caller waits for what becomes of this, and is told if it is refused.
+    pub(crate) fn is_request(&self) -> bool {
+        matches!(
+            self,
+            Self::Propose(_)
+                | Self::ProposeBatch(_)
+                | Self::ReadRequest { .. }
+                | Self::LeaseReadRequest { .. }
+                | Self::FollowerReadRequest { .. }
+                | Self::ChangeMembership { .. }
+                | Self::TransferLeadership { .. }
+        )
+    }
+
     /// The transition that consumes this event.
     #[must_use]
     pub fn transition(&self) -> Transition {

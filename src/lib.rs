@@ -124,7 +124,9 @@ pub use node::RaftNode;
 pub use protocol::Protocol;
 pub use session::{SessionClient, SessionCommand, SessionError, SessionId, SessionLimits, SessionReply, Sessions};
 pub use transition::Transition;
-pub use types::{ClusterId, Entries, Entry, EntryId, GroupId, HardState, Identity, Index, NodeId, Payload, Term};
+pub use types::{
+    ClusterId, DiskId, Entries, Entry, EntryId, GroupId, HardState, Identity, Index, NodeId, Payload, Term,
+};
 
 /// The README's programs compile and run.
 #[cfg(all(doctest, feature = "persistence", feature = "tcp"))]

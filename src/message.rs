@@ -8,7 +8,7 @@
 
 use crate::history::HistoryId;
 use crate::membership::Membership;
-use crate::types::{Entries, EntryId, Index, NodeId, Term};
+use crate::types::{DiskId, Entries, EntryId, Index, NodeId, Term};
 use alloc::sync::Arc;
 
 /// A message with its sender and receiver.
@@ -146,6 +146,11 @@ pub struct AppendEntriesRequest {
     /// The history that `prev` belongs to; `None` before there was one, and from leaders of before 0.7. A follower that has
     /// this very entry and another history takes nothing from this leader.
     pub history: Option<HistoryId>,
+    /// The highest index that the receiver acknowledged to this leader in this term and session; 0 for none, and from leaders
+    /// before 0.7. A receiver whose log lacks it has lost data, if it has the disk that is named.
+    pub acknowledged: Index,
+    /// The disk on which the receiver acknowledged that, as its answer said.
+    pub disk: DiskId,
 }
 
 /// Answers an [`AppendEntriesRequest`].
@@ -160,6 +165,8 @@ pub struct AppendEntriesResponse {
     /// The request's `session`, echoed: an answer of a server's former life, from before it was removed, wiped and added
     /// again, says nothing about the present one. `None` from servers before 0.7, which echo nothing: those are believed.
     pub session: Option<Index>,
+    /// Which disk the responder has.
+    pub disk: DiskId,
 }
 
 /// What became of an [`AppendEntriesRequest`].
@@ -182,6 +189,14 @@ pub enum AppendResult {
     },
     /// The request came from a leader of an older term; `term` of the response tells it.
     StaleTerm,
+    /// The responder's disk lacks what it acknowledged in this term: it lost data, and the responder does nothing any more.
+    /// This promises nothing, not even the term.
+    LostAcknowledged {
+        /// What the request says that the responder acknowledged.
+        acknowledged: Index,
+        /// Where the responder's durable log ends. It may be longer and hold other entries.
+        durable: Index,
+    },
 }
 
 /// Asks whether the receiver follows the sender, the leader of `term`: reads wait for the answers of a quorum (§6.4).

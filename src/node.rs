@@ -171,6 +171,29 @@ pub enum Action {
         /// The last entry that the snapshot covers.
         last: EntryId,
     },
+    /// This server's disk lacks what it acknowledged to its leader: an older copy of it was put back, for instance. It has told
+    /// the leader, and does nothing any more: stop it. It cannot keep what it promised, so it must not vote or acknowledge
+    /// again before it is replaced: removed, emptied, and added again.
+    LostAcknowledged {
+        /// The leader to which it acknowledged.
+        leader: NodeId,
+        /// The leader's term.
+        term: Term,
+        /// What it acknowledged.
+        acknowledged: Index,
+        /// Where its durable log ends.
+        durable: Index,
+    },
+    /// A peer of this leader says that it lost what it acknowledged. It counts for no quorum until it is replaced: removed,
+    /// emptied, and added again.
+    PeerLostData {
+        /// The peer.
+        peer: NodeId,
+        /// What it acknowledged in this term.
+        acknowledged: Index,
+        /// Where its durable log ends.
+        durable: Index,
+    },
     /// A peer broke the protocol; its message was dropped.
     Misbehaved {
         /// Who.
@@ -351,6 +374,12 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::RestoreSnapshot { last } => {
                 self.applied = last.index;
                 out.push(Action::RestoreSnapshot { last });
+            }
+            action::Action::LostAcknowledged { leader, term, acknowledged, durable } => {
+                out.push(Action::LostAcknowledged { leader, term, acknowledged, durable });
+            }
+            action::Action::PeerLostData { peer, acknowledged, durable } => {
+                out.push(Action::PeerLostData { peer, acknowledged, durable });
             }
             action::Action::Misbehaved { peer, reason } => out.push(Action::Misbehaved { peer, reason }),
             action::Action::SendFromLog { mut envelope, end, bytes_max } => {

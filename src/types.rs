@@ -73,6 +73,12 @@ number! {
     Index
 }
 
+/// Which disk a server has: a number drawn when its log was created, and never again. A server that was emptied has another
+/// one; one whose directory was put back to an older copy has the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct DiskId(pub u32);
+
 impl Term {
     /// The term of a node that has never seen an election.
     pub const ZERO: Self = Self(0);

@@ -58,6 +58,8 @@ fn a_configuration_that_replaces_another_at_its_index_is_told() {
         let change = Entry { id: EntryId::new(2, term), payload: Payload::Membership(Arc::new(membership)) };
         let (entries, commit) = ([noop, change].into_iter().collect(), Index(commit));
         let request = AppendEntriesRequest {
+            acknowledged: Default::default(),
+            disk: Default::default(),
             history: None,
             term: Term(term),
             prev: EntryId::ZERO,

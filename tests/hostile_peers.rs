@@ -383,7 +383,12 @@ impl Server {
                     3 => AppendResult::Rejected { prev_index: self.some_id().index, hint: self.some_id() },
                     _ => AppendResult::StaleTerm,
                 };
-                Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session: Some(Index::ZERO) })
+                Message::AppendEntriesResponse(AppendEntriesResponse {
+                    disk: Default::default(),
+                    term,
+                    result,
+                    session: Some(Index::ZERO),
+                })
             }
         }
     }
@@ -410,7 +415,16 @@ impl Server {
         let session = Index(self.below(3));
         // Of this cluster there is none; whoever names one is not of it.
         let history = (self.below(8) == 0).then(|| HistoryId::from_bits(u128::from(self.below(4))));
-        AppendEntriesRequest { history, term, prev, entries: Entries::from(entries), commit, session }
+        AppendEntriesRequest {
+            acknowledged: Default::default(),
+            disk: Default::default(),
+            history,
+            term,
+            prev,
+            entries: Entries::from(entries),
+            commit,
+            session,
+        }
     }
 }
 

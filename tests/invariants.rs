@@ -72,8 +72,16 @@ fn every_law_has_one_row() {
 
 #[test]
 fn what_a_row_names_exists() {
-    let files =
-        ["invariants", "read_laws", "clocks", "transfer_laws", "snapshot_laws", "membership_laws", "replication_laws"];
+    let files = [
+        "invariants",
+        "read_laws",
+        "clocks",
+        "transfer_laws",
+        "snapshot_laws",
+        "membership_laws",
+        "replication_laws",
+        "loss_laws",
+    ];
     let checker: String = files.map(|file| read(&format!("src/testkit/{file}.rs"))).concat();
     for (name, cells) in rows(&read("docs/INVARIANTS.md")) {
         assert_eq!(cells.len(), 6, "{name}");

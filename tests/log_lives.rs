@@ -29,7 +29,12 @@ fn synced(log: &mut WalLog, writes: impl IntoIterator<Item = Write>) {
 
 fn accepted(term: u64, match_index: u64) -> Message {
     let result = AppendResult::Accepted { match_index: Index(match_index) };
-    Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result, session: Some(Index::ZERO) })
+    Message::AppendEntriesResponse(AppendEntriesResponse {
+        disk: Default::default(),
+        term: Term(term),
+        result,
+        session: Some(Index::ZERO),
+    })
 }
 
 fn life(count: u64, id: u64) -> Life {

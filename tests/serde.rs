@@ -41,6 +41,8 @@ fn append() -> Envelope {
     ];
     let entries = Entries::from(entries);
     let request = AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
         history: None,
         term: Term(3),
         prev: EntryId::new(6, 2),
@@ -82,7 +84,8 @@ fn events_actions_and_messages_come_back_as_they_were() {
     round_trip(&Action::Misbehaved { peer: NodeId(3), reason: PeerMisbehaved::CommittedUnheld { index: Index(9) } });
     round_trip(&node::Event::FollowerRead { context: 7 });
     let result = AppendResult::Rejected { prev_index: Index(6), hint: EntryId::new(4, 1) };
-    let response = AppendEntriesResponse { term: Term(3), result, session: Some(Index::ZERO) };
+    let response =
+        AppendEntriesResponse { disk: Default::default(), term: Term(3), result, session: Some(Index::ZERO) };
     round_trip(&Envelope { message: Message::AppendEntriesResponse(response), ..envelope });
     round_trip(&node::Event::Tick);
     round_trip(&node::Action::Apply { index: Index(1), term: Term(1), command: "x".into() });

@@ -139,7 +139,12 @@ fn message(message: &Message) -> Vec<u8> {
 
 fn accepted(term: u64, match_index: u64) -> Message {
     let result = AppendResult::Accepted { match_index: Index(match_index) };
-    Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(term), result, session: Some(Index::ZERO) })
+    Message::AppendEntriesResponse(AppendEntriesResponse {
+        disk: Default::default(),
+        term: Term(term),
+        result,
+        session: Some(Index::ZERO),
+    })
 }
 
 /// The next frame, `None` at the end of the stream.

@@ -38,7 +38,7 @@ fn every_message_has_its_transition() {
 }
 
 /// What the environment does: actions of the spec and of the model that are no transitions.
-const ENVIRONMENT: &[&str] = &["Crash", "Wipe", "DropMessage"];
+const ENVIRONMENT: &[&str] = &["Crash", "Wipe", "BackUp", "RollBack", "DropMessage"];
 
 #[test]
 fn the_spec_has_one_action_for_each_transition() {

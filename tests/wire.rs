@@ -15,8 +15,8 @@ use raft_io::wire::{
     self, EncodeError, Frame, FrameError, HEADER_BYTES, Hello, Introduction, Limits, Purpose, Refusal, Refuser, Welcome,
 };
 use raft_io::{
-    ClusterId, Entry, EntryId, GroupId, HardState, History, HistoryId, Index, Lineage, Membership, Message, NodeId,
-    Payload, Term,
+    ClusterId, DiskId, Entry, EntryId, GroupId, HardState, History, HistoryId, Index, Lineage, Membership, Message,
+    NodeId, Payload, Term,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ fn membership() -> Arc<Membership> {
 }
 
 fn append(prev: EntryId, entries: Vec<Entry>) -> AppendEntriesRequest {
-    let (commit, session) = (Index(300), Index(290));
-    AppendEntriesRequest { term: Term(9), prev, entries: entries.into(), commit, session, history: None }
+    let (entries, commit, session, acknowledged, disk) = (entries.into(), Index(300), Index(290), Index(0), DiskId(0));
+    AppendEntriesRequest { term: Term(9), prev, entries, commit, session, history: None, acknowledged, disk }
 }
 
 fn chunk(number: u64, metadata: &'static [u8]) -> Chunk {
@@ -132,17 +132,15 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let with_history = || Introduction { history: Some(lineage()), ..introduction() };
     let hello_of_history = Hello { introduction: with_history(), ..to_join.clone() };
     let welcome_of_history = Welcome { introduction: with_history(), ..welcome.clone() };
-    let introduced_welcome = Welcome { introduction: introduction(), ..welcome.clone() };
     let request_vote = |leadership_transfer| {
         message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last, leadership_transfer }))
     };
     let response = |result| {
-        message(Message::AppendEntriesResponse(AppendEntriesResponse {
-            term: Term(9),
-            result,
-            session: Some(Index::ZERO),
-        }))
+        let (session, disk) = (Some(Index::ZERO), DiskId(0x0123_4567));
+        message(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(9), result, session, disk }))
     };
+    let (acknowledged, durable, disk) = (Index(300), Index(290), DiskId(0x89ab_cdef));
+    let named = AppendEntriesRequest { acknowledged, disk, ..append(last, Vec::new()) };
     let entries = vec![noop(301, 8), entry(302, 9, b"set x = 1"), entry(303, 9, b"")];
     let configuring =
         |index, membership| Entry { id: EntryId::new(index, 9), payload: Payload::Membership(membership) };
@@ -155,8 +153,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("hello_with_lives", Frame::Hello(introduced_hello)),
         ("hello_with_history", Frame::Hello(hello_of_history)),
         ("welcome_with_history", Frame::Welcome(welcome_of_history)),
+        ("welcome_with_lives", Frame::Welcome(Welcome { introduction: introduction(), ..welcome.clone() })),
         ("welcome", Frame::Welcome(welcome)),
-        ("welcome_with_lives", Frame::Welcome(introduced_welcome)),
         ("refusal_foreign_cluster", refusal(Refusal::ForeignCluster { cluster: ClusterId(0xbeef) })),
         ("refusal_wrong_receiver", refusal(Refusal::WrongReceiver { id: NodeId(3) })),
         ("refusal_unknown_sender", refusal(Refusal::UnknownSender)),
@@ -247,6 +245,8 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
                 ..append(last, vec![founding(301)])
             })),
         ),
+        ("append_entries_request_acknowledged", message(Message::AppendEntriesRequest(named))),
+        ("append_entries_response_lost", response(AppendResult::LostAcknowledged { acknowledged, durable })),
         (
             "chunk_request",
             Frame::ChunkRequest { group: GroupId(5), request: ChunkRequest { snapshot: last, chunk: 3 } },
@@ -359,10 +359,10 @@ fn a_frame_is_laid_out_as_documented() {
     let request = append(EntryId::new(1, 1), vec![noop(2, 9), entry(3, 9, b"ab")]);
     let frame = encode(&Frame::Message { group: GroupId(0), message: Message::AppendEntriesRequest(request) });
     // Term, prev index, prev term, commit 300; a block of 8 bytes: 2 entries, each term, kind and,
-    // for a command, length and bytes; session 290; no history, two halves of 0.
+    // for a command, length and bytes; session 290; no history, two halves of 0; nothing acknowledged, on disk 0.
     let fields = [9, 1, 1, 0xac, 0x02];
     let block = [8, 2, 9, 0, 9, 1, 2, b'a', b'b'];
-    let body = [&[2, 18][..], &fields, &block, &[0xa2, 0x02, 0, 0]].concat();
+    let body = [&[2, 20][..], &fields, &block, &[0xa2, 0x02, 0, 0, 0, 0]].concat();
     assert_eq!(frame, seal(1, 20, 0, 0, &body));
 }
 
@@ -568,7 +568,7 @@ fn what_cannot_be_sent_leaves_the_buffer_alone() {
     };
     let small = Limits { frame_bytes_max: 1024 };
     let error = refuse(append(EntryId::ZERO, vec![entry(1, 1, &[0; 1000])]), &small);
-    assert_eq!(error, EncodeError::TooLarge { bytes: 1039, limit: 1024 });
+    assert_eq!(error, EncodeError::TooLarge { bytes: 1041, limit: 1024 });
     let many = (1..=17).map(|index| noop(index, 1)).collect();
     assert_eq!(refuse(append(EntryId::ZERO, many), &small), EncodeError::TooManyEntries { entries: 17, limit: 16 });
     let gap = append(EntryId::new(4, 1), vec![entry(5, 1, b"x"), entry(7, 1, b"y")]);

@@ -38,6 +38,8 @@ fn messages(membership: &Arc<Membership>) -> [Message; 2] {
     let entry = Entry { id: EntryId::new(1, 9), payload: Payload::Membership(Arc::clone(membership)) };
     let (term, prev, commit) = (Term(9), EntryId::ZERO, Index(0));
     let append = AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
         history: None,
         term,
         prev,

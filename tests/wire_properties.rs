@@ -62,6 +62,8 @@ fn appends() -> impl Strategy<Value = AppendEntriesRequest> {
                 payload,
             });
             AppendEntriesRequest {
+                acknowledged: Default::default(),
+                disk: Default::default(),
                 history,
                 session: Index(session),
                 term: Term(term),
@@ -96,6 +98,7 @@ fn messages() -> impl Strategy<Value = Message> {
         appends().prop_map(Message::AppendEntriesRequest),
         (numbers(), results).prop_map(|(term, result)| {
             Message::AppendEntriesResponse(AppendEntriesResponse {
+                disk: Default::default(),
                 term: Term(term),
                 result,
                 session: Some(Index::ZERO),

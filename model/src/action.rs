@@ -24,7 +24,7 @@ pub enum Action {
 }
 
 /// The names that are not transitions of the protocol.
-const ENVIRONMENT: [&str; 3] = ["Crash", "Wipe", "DropMessage"];
+const ENVIRONMENT: [&str; 5] = ["Crash", "Wipe", "BackUp", "RollBack", "DropMessage"];
 
 /// The names of all actions: the transitions, then what the environment does.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -3,6 +3,8 @@
 //! Lives here: which actions there are in a state, and what each leads to. Nothing of Raft is said here a second time: a
 //! server's part comes from its real step ([`tables`](crate::tables)).
 
+mod disks;
+
 use crate::action::{Action, name_position};
 use crate::config::{Configuration, Network};
 pub use crate::facts::ReadHistory;
@@ -18,7 +20,7 @@ use stateright::{Model, Property};
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A state of the cluster, by numbers.
 #[derive(Debug, PartialEq, Eq)]
@@ -155,7 +157,7 @@ pub struct Cluster {
 #[derive(Default)]
 struct Found {
     goals: AtomicU64,
-    names: AtomicU32,
+    names: AtomicU64,
 }
 
 thread_local! {
@@ -221,7 +223,7 @@ impl Cluster {
     /// The names of the actions taken so far.
     pub fn names_taken(&self) -> impl Iterator<Item = &'static str> + use<> {
         let taken = self.found.names.load(Ordering::Relaxed);
-        crate::action::names().enumerate().filter(move |(at, _)| taken & 1 << at != 0).map(|(_, name)| name)
+        crate::action::names().enumerate().filter(move |(at, _)| taken & 1_u64 << at != 0).map(|(_, name)| name)
     }
 
     /// The laws that a state breaks, or the step that led to it.
@@ -275,13 +277,6 @@ impl Cluster {
             })
     }
 
-    /// Whether a server that belonged to nobody at first was removed, and has something on its disk that may be wiped.
-    fn may_be_wiped(&self, copies: &Copies, state: &State, facts: &Facts) -> bool {
-        let joined = self.initial.members() & 1 << facts.position == 0;
-        let is_removed = |&id: &ServerId| copies.facts(id).has_removed(facts.position);
-        joined && facts.holds_something() && self.present(state).iter().any(is_removed)
-    }
-
     /// The inputs that a server may get from its own side: timeouts, clients, its disk, a crash. `bound` keeps its election
     /// timeouts from passing.
     fn own_codes(
@@ -293,6 +288,11 @@ impl Cluster {
         mut offer: impl FnMut(Code),
     ) {
         let configuration = &self.configuration;
+        self.disk_codes(copies, facts, state, &mut offer);
+        // It does nothing any more.
+        if facts.lost {
+            return;
+        }
         let leads = facts.role == RoleKind::Leader;
         if !leads && position < configuration.campaigners && !bound {
             offer(Code::ElectionTimeout);
@@ -345,12 +345,6 @@ impl Cluster {
             offer(Code::SnapshotFetchFailed);
         }
         (1..=facts.pending).for_each(|writes| offer(Code::Persisted(writes)));
-        if state.crashes < configuration.crashes_max {
-            (0..=facts.pending).for_each(|survive| offer(Code::Crash(survive)));
-        }
-        if state.losses < configuration.wipes_max && self.may_be_wiped(copies, state, facts) {
-            offer(Code::Wipe);
-        }
     }
 
     fn offer(&self, copies: &mut Copies, state: &State, server: u8, code: Code, actions: &mut Vec<Action>) {
@@ -373,7 +367,7 @@ impl Cluster {
             if outcome.is_nothing
                 && removed.is_none()
                 && outcome.broken & self.watched == 0
-                && !matches!(code, Code::Crash(_) | Code::Wipe | Code::SnapshotTaken(..))
+                && !matches!(code, Code::Crash(_) | Code::Wipe | Code::RollBack | Code::SnapshotTaken(..))
             {
                 // Nothing changes.
                 return;
@@ -467,8 +461,8 @@ impl Cluster {
         if self.found.goals.load(Ordering::Relaxed) & goals != goals {
             self.found.goals.fetch_or(goals, Ordering::Relaxed);
         }
-        if self.found.names.load(Ordering::Relaxed) & 1 << name == 0 {
-            self.found.names.fetch_or(1 << name, Ordering::Relaxed);
+        if self.found.names.load(Ordering::Relaxed) & 1_u64 << name == 0 {
+            self.found.names.fetch_or(1_u64 << name, Ordering::Relaxed);
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Configuration {
     pub changes_max: u8,
     /// The most disks wiped in a whole history, each of a server that was removed; it joins again.
     pub wipes_max: u8,
+    /// Of how many servers, the last ones, the disk may be put back to a copy, each once.
+    pub restorable: u8,
     /// How many of the entries that a snapshot covers the log may keep: each of these is tried.
     pub trails: &'static [u8],
     /// The network.
@@ -108,6 +110,12 @@ impl Configuration {
         position + self.readers >= self.servers
     }
 
+    /// Whether the disk of the server at this position may be put back to a copy.
+    #[must_use]
+    pub fn is_restorable(&self, position: u8) -> bool {
+        position + self.restorable >= self.servers
+    }
+
     /// The servers' ids.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=u64::from(self.servers)).map(NodeId)
@@ -162,6 +170,7 @@ impl Configuration {
             "HandleInstallSnapshotRequest" | "SnapshotFetched" | "SnapshotFetchFailed" => self.snapshots_max > 0,
             "Crash" => self.crashes_max > 0,
             "Wipe" => self.wipes_max > 0,
+            "BackUp" | "RollBack" => self.restorable > 0,
             "DropMessage" => matches!(self.network, Network::Lossy { .. }),
             _ => true,
         };
@@ -194,6 +203,9 @@ impl Configuration {
         }
         if self.wipes_max > 0 {
             text += &format!(" wipes {}", self.wipes_max);
+        }
+        if self.restorable > 0 {
+            text += &format!(" restored {}", self.restorable);
         }
         for (on, word) in [(self.pre_vote, " pre-vote"), (self.check_quorum, " check-quorum"), (self.leases, " leases")]
         {

@@ -195,6 +195,16 @@ pub struct Facts {
     pub disk_vote: u8,
     /// Whether candidates are ignored.
     pub leader_is_recent: bool,
+    /// Whether it found that it lost data, and does nothing any more.
+    pub lost: bool,
+    /// Whether there is a copy of its disk.
+    pub has_backup: bool,
+    /// Whether that is another disk than the present one.
+    pub may_roll_back: bool,
+    /// Whether its disk was put back to its copy.
+    pub rolled_back: bool,
+    /// The peers, by their positions, of whom a leader believes that they lost data.
+    pub accused: u8,
     /// Writes in flight.
     pub pending: u8,
     /// Commit index.
@@ -263,6 +273,15 @@ impl Facts {
             disk_term: disk.term.0 as u8,
             disk_vote: disk.vote.map_or(NOBODY, position),
             leader_is_recent: state.leader_is_recent,
+            lost: state.lost,
+            has_backup: server.backup.is_some(),
+            may_roll_back: server.backup.as_ref().is_some_and(|backup| *backup != server.disk),
+            rolled_back: server.rolled_back,
+            accused: state
+                .progress
+                .iter()
+                .filter(|peer| peer.lost.is_some())
+                .fold(0, |mask, peer| mask | 1 << position(peer.peer)),
             pending: state.writes.len() as u8,
             commit: state.commit_index.0 as u8,
             applied: state.applied_through.0 as u8,

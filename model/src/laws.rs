@@ -4,7 +4,9 @@
 //! Lives here: what one step of one server must keep ([`of_step`], computed once per distinct step) and what a state of
 //! the cluster must keep ([`of_state`]).
 
+mod loss;
 mod membership;
+mod reads;
 
 pub use membership::Memberships;
 
@@ -81,6 +83,10 @@ names! {
         MatchIndexSound,
         /// What a server answered in a former life, before it was removed and added again, changes nothing at its leader.
         AnswersOfThisLife,
+        /// A server whose disk lacks what an append names as acknowledged on it says so, and does nothing any more.
+        LossIsTold,
+        /// Only a server whose disk was put back to an older state finds, or is believed, that it lost data.
+        NobodyIsAccused,
         /// A committed entry is durable on a quorum.
         CommittedIsDurable,
         /// No message leaves before what it promises is durable.
@@ -193,6 +199,12 @@ names! {
         ChangeTakenBack,
         /// A joiner that learned the configuration by a snapshot.
         MembershipBySnapshot,
+        /// A server that found that it lost what it had acknowledged.
+        LossFound,
+        /// A leader that was told that a peer lost what it had acknowledged.
+        LossTold,
+        /// A commit by a leader that knows of a peer that it lost data.
+        CommitWithoutTheLost,
     }
 }
 
@@ -235,13 +247,14 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     let arrived =
         !crash && new.snapshot != old.snapshot && before.log().term(new.snapshot.index) == Some(new.snapshot.term);
     check(!arrived || new.last.index >= old.last.index, Law::SnapshotKeepsWhatFollows);
-    check(crash || reads_end_once(&old, &new, input, &stepped.actions), Law::EveryReadEndsOnce);
+    check(crash || reads::end_once(&old, &new, input, &stepped.actions), Law::EveryReadEndsOnce);
     let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
     if configuration.pre_vote && campaigns {
         let asked = old.role == RoleKind::PreCandidate && new.hard_state.term == old.hard_state.term.next();
         let told = obeys_its_leader(input, &old, &new);
         check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
+    check(loss::is_told(before, input, stepped, &new), Law::LossIsTold);
     check(membership::answers_of_this_life(input, stepped, &old, &new), Law::AnswersOfThisLife);
     broken |=
         of_transfer(configuration, input, stepped, &old, &new) | membership::of_membership(configuration, after, &new);
@@ -297,7 +310,7 @@ fn of_transfer(
         let sticks = configuration.check_quorum && (old.leader_is_recent || led) && !request.leadership_transfer;
         let untouched = new == old && stepped.sent.is_empty() && stepped.actions.is_empty();
         let listens = new.hard_state.term >= request.term;
-        check(if sticks { untouched } else { listens }, Law::OnlyTransfersDisrupt);
+        check(if sticks { untouched } else { listens || old.lost }, Law::OnlyTransfersDisrupt);
     }
     broken
 }
@@ -362,38 +375,6 @@ fn votes_once(old: HardState, new: HardState) -> bool {
     old.term != new.term || old.vote.is_none() || old.vote == new.vote
 }
 
-/// Of the reads that waited, and the one that begins, each is answered, is aborted, or waits, and only one of these. What
-/// waits at a leader for somebody else is a question, and no read of its own.
-fn reads_end_once(old: &ProtocolState, new: &ProtocolState, input: &Input, actions: &[Action]) -> bool {
-    let waiting = |state: &ProtocolState| {
-        let own = state.reads.iter().filter(|read| read.reader.is_none()).map(|read| read.context);
-        own.chain(state.follower_reads.iter().copied()).collect::<Vec<u64>>()
-    };
-    let mut open = waiting(old);
-    let follows = old.role == RoleKind::Follower && old.leader.is_some();
-    match input {
-        Input::Event(Event::ReadRequest { context } | Event::LeaseReadRequest { context })
-            if old.role == RoleKind::Leader =>
-        {
-            open.push(*context);
-        }
-        Input::Event(Event::FollowerReadRequest { context }) if old.role == RoleKind::Leader || follows => {
-            open.push(*context);
-        }
-        _ => {}
-    }
-    let ended = actions.iter().filter_map(|action| match action {
-        Action::ReadReady { context, .. } | Action::ReadAborted { context } => Some(*context),
-        _ => None,
-    });
-    let mut accounted: Vec<u64> = waiting(new).into_iter().chain(ended).collect();
-    open.sort_unstable();
-    accounted.sort_unstable();
-    let led_by = |state: &ProtocolState| (state.role, state.hard_state.term, state.leader);
-    let heard = led_by(old) == led_by(new) && !matches!(input, Input::Event(Event::MinimumElectionTimeout));
-    open == accounted && (heard || new.follower_reads.is_empty())
-}
-
 /// `Apply` and `RestoreSnapshot` say just how far the applied index went, and nothing is said when it stayed. The disk has
 /// what is applied next, and the snapshot that is restored is the one that it knows of.
 fn hands_out(actions: &[Action], disk: &MemoryLog, old: &ProtocolState, new: &ProtocolState) -> bool {
@@ -453,7 +434,8 @@ fn is_backed(envelope: &Envelope, sender: &Server) -> bool {
         },
         _ => true,
     };
-    promise && disk.term >= term
+    // That data was lost is no promise, not even of the term.
+    promise && (disk.term >= term || loss::is_told_by(envelope))
 }
 
 /// A question about an election changes nothing where it is asked, and no term or vote where it comes from.
@@ -525,6 +507,9 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
     reach(begun && old.voting() & 1 << before.position == 0, Goal::LeaderLeft);
     reach(!crash && after.in_force.0 < before.in_force.0, Goal::ChangeTakenBack);
     let by_snapshot = after.snapshot.0 == after.in_force.0 && after.snapshot != before.snapshot;
+    reach(after.lost && !before.lost, Goal::LossFound);
+    reach(after.accused & !before.accused != 0, Goal::LossTold);
+    reach(after.accused != 0 && after.commit > before.commit, Goal::CommitWithoutTheLost);
     reach(old.members() == 0 && new.members() != 0 && by_snapshot, Goal::MembershipBySnapshot);
     if after.role == RoleKind::Leader && after.commit > before.commit {
         let older = (u32::from(before.commit)..u32::from(after.commit)).any(|at| after.log.term(at) < after.term);
@@ -538,6 +523,8 @@ pub fn goals_of_step(before: &Facts, after: &Facts, input: &Input, actions: &[Ac
 pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, committed: PackedLog) -> u64 {
     let mut broken = 0;
     let mut check = |holds: bool, law: Law| broken |= if holds { 0 } else { law.bit() };
+    let rolled_back =
+        servers.iter().filter(|server| server.rolled_back).fold(0, |mask, server| mask | 1 << server.position);
     let at_most_one = |mask: u8| mask & mask.wrapping_sub(1) == 0;
     check(leaders.to_le_bytes().into_iter().all(at_most_one), Law::ElectionSafety);
     for (at, one) in servers.iter().enumerate() {
@@ -552,6 +539,7 @@ pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, 
         let commit = u32::from(one.commit);
         let known = commit <= one.log.len() && commit <= committed.len();
         check(known && one.log.holds(committed, commit), Law::StateMachineSafety);
+        check(!one.lost || one.rolled_back, Law::NobodyIsAccused);
         let is_committed = |(index, term): (u8, u8)| {
             index == 0 || (u32::from(index) <= committed.len() && committed.term(u32::from(index) - 1) == term)
         };
@@ -562,6 +550,7 @@ pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, 
             check(!one.has_lease || later == 0, Law::LeaseSafe);
             check(memberships.elected(one, committed).is_quorum(voters_of(servers, one)), Law::LeaderHasQuorum);
             check(servers.iter().all(|peer| match_is_sound(one, peer)), Law::MatchIndexSound);
+            check(one.accused & !rolled_back == 0, Law::NobodyIsAccused);
             check(memberships.promoted_hold_the_log(one, servers, committed), Law::PromotedHasLog);
         }
     }
@@ -569,7 +558,7 @@ pub fn of_state(memberships: Memberships<'_>, servers: &[&Facts], leaders: u64, 
         // Who holds the last entry durably holds all before it.
         let length = committed.len();
         let holds = |server: &&&Facts| server.disk_log.len() >= length && server.disk_log.holds(committed, length);
-        let holders = servers.iter().filter(holds).fold(0, |mask, server| mask | 1 << server.position);
+        let holders = servers.iter().filter(holds).fold(rolled_back, |mask, server| mask | 1 << server.position);
         check(memberships.is_durable(holders, committed), Law::CommittedIsDurable);
     }
     broken
@@ -581,19 +570,21 @@ fn leader_is_complete(leader: &Facts, committed: PackedLog) -> bool {
     earlier.next_back().is_none_or(|at| leader.log.len() > at && leader.log.holds(committed, at + 1))
 }
 
-/// Those whose disks hold a vote for the leader, or have moved on since.
+/// Those whose disks hold a vote for the leader, or have moved on since, or did before they were put back.
 fn voters_of(servers: &[&Facts], leader: &Facts) -> u8 {
     let voted = |server: &&&Facts| {
-        server.disk_term > leader.term || (server.disk_term == leader.term && server.disk_vote == leader.position)
+        server.rolled_back
+            || server.disk_term > leader.term
+            || (server.disk_term == leader.term && server.disk_vote == leader.position)
     };
     debug_assert_ne!(leader.position, NOBODY);
     servers.iter().filter(voted).fold(0, |mask, server| mask | 1 << server.position)
 }
 
-/// What the leader believes of a peer in its term is on the peer's disk.
+/// What the leader believes of a peer in its term is on the peer's disk, unless that was put back.
 fn match_is_sound(leader: &Facts, peer: &Facts) -> bool {
     let matched = u32::from(leader.matches[peer.position as usize]);
     let present = matched <= leader.log.len() && matched <= peer.disk_log.len();
     let agrees = present && peer.disk_log.agrees(leader.log, matched);
-    peer.term != leader.term || agrees
+    peer.term != leader.term || agrees || peer.rolled_back
 }

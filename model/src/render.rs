@@ -42,6 +42,8 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
     variables.insert("snapshotsTaken".to_string(), Value::int(u64::from(state.snapshots())));
     variables.insert("changes".to_string(), Value::int(u64::from(state.changes())));
     variables.insert("crashes".to_string(), Value::int(u64::from(state.crashes())));
+    let rolled_back = servers.iter().filter(|server| server.rolled_back).map(|server| node(server.protocol.id()));
+    variables.insert("rolledBack".to_string(), Value::Set(rolled_back.collect()));
     variables.insert("losses".to_string(), Value::int(u64::from(state.losses())));
     variables
 }
@@ -51,7 +53,6 @@ pub fn state(cluster: &Cluster, state: &State) -> BTreeMap<String, Value> {
 pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, Value> {
     let state = server.state();
     let nodes = |ids: &[NodeId]| Value::Set(ids.iter().copied().map(node).collect());
-    let disk = server.disk.hard_state();
     let as_of_it = server.protocol.fetching_membership();
     let fetching = state.fetching.zip(as_of_it).map(|((from, last), membership)| (from, last, &**membership));
     let pending = state.writes.iter().zip(&server.in_flight).map(|(waiting, write)| pending_write(waiting, write));
@@ -62,6 +63,7 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
         ("leader", optional(state.leader)),
         ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
         ("session", session(state.session)),
+        ("lost", Value::Bool(state.lost)),
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
         ("log", log(&server.log())),
@@ -80,16 +82,20 @@ pub fn server(server: &Server, initial: &Membership) -> BTreeMap<&'static str, V
         ("readsAsked", Value::int(state.reads_asked as u64)),
         ("transfer", optional(state.transfer)),
         ("pending", Value::Seq(pending.collect())),
-        (
-            "disk",
-            Value::record([
-                ("term", Value::int(disk.term.0)),
-                ("vote", optional(disk.vote)),
-                ("log", log(&server.disk)),
-                ("snapshot", entry_id(server.disk.snapshot())),
-                ("membership", membership(server.disk.memberships().at_snapshot.as_deref().unwrap_or(initial))),
-            ]),
-        ),
+        ("disk", disk(&server.disk, initial)),
+        ("backup", Value::Seq(server.backup.iter().map(|backup| disk(backup, initial)).collect())),
+    ])
+}
+
+fn disk(log: &MemoryLog, initial: &Membership) -> Value {
+    let hard_state = log.hard_state();
+    Value::record([
+        ("number", Value::int(u64::from(log.disk().0))),
+        ("term", Value::int(hard_state.term.0)),
+        ("vote", optional(hard_state.vote)),
+        ("log", self::log(log)),
+        ("snapshot", entry_id(log.snapshot())),
+        ("membership", membership(log.memberships().at_snapshot.as_deref().unwrap_or(initial))),
     ])
 }
 
@@ -217,6 +223,8 @@ fn progress(peer: &PeerState) -> Value {
         ("active", Value::Bool(peer.active)),
         ("confirmedRound", Value::int(peer.confirmed_round)),
         ("session", Value::int(peer.session.0)),
+        ("disk", Value::int(u64::from(peer.disk.0))),
+        ("lost", Value::int(peer.lost.unwrap_or_default().0)),
         ("roundBefore", Value::int(peer.round_before)),
         ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
     ])
@@ -274,10 +282,14 @@ pub fn envelope(envelope: &Envelope) -> Value {
                 ("entries", entries(m.entries.iter())),
                 ("commit", Value::int(m.commit.0)),
                 ("session", Value::int(m.session.0)),
+                ("acknowledged", Value::int(m.acknowledged.0)),
+                ("disk", Value::int(u64::from(m.disk.0))),
             ],
         ),
         Message::AppendEntriesResponse(m) => {
-            ("AppendEntriesResponse", vec![("result", append_result(m.result)), ("session", session(m.session))])
+            let disk = Value::int(u64::from(m.disk.0));
+            let fields = vec![("result", append_result(m.result)), ("session", session(m.session)), ("disk", disk)];
+            ("AppendEntriesResponse", fields)
         }
         Message::ConfirmLeaderRequest(m) => ("ConfirmLeaderRequest", vec![("round", Value::int(m.round))]),
         Message::ConfirmLeaderResponse(m) => {
@@ -318,6 +330,11 @@ fn append_result(result: AppendResult) -> Value {
             ("hint", entry_id(hint)),
         ]),
         AppendResult::StaleTerm => Value::record([("kind", Value::str("StaleTerm"))]),
+        AppendResult::LostAcknowledged { acknowledged, durable } => Value::record([
+            ("kind", Value::str("LostAcknowledged")),
+            ("acknowledged", Value::int(acknowledged.0)),
+            ("durable", Value::int(durable.0)),
+        ]),
     }
 }
 

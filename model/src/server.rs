@@ -7,8 +7,8 @@ use bytes::Bytes;
 use raft_io::action::Durable;
 use raft_io::log::WriteThrough;
 use raft_io::{
-    Action, ActionSink, Compaction, Entries, Entry, Envelope, Event, LogView, MemoryLog, Message, NodeId, Protocol,
-    RaftLog, Transition, Write, message::InstallSnapshotRequest, protocol::ProtocolState, types::Payload,
+    Action, ActionSink, Compaction, DiskId, Entries, Entry, Envelope, Event, LogView, MemoryLog, Message, NodeId,
+    Protocol, RaftLog, Transition, Write, message::InstallSnapshotRequest, protocol::ProtocolState, types::Payload,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,6 +25,10 @@ pub struct Server {
     pub disk: MemoryLog,
     /// Writes that came out of the protocol and are not yet durable, oldest first.
     pub in_flight: Vec<Write>,
+    /// A copy of the disk that somebody made.
+    pub backup: Option<MemoryLog>,
+    /// Whether the disk was put back to its copy.
+    pub rolled_back: bool,
 }
 
 /// One thing that can happen to a server.
@@ -39,6 +43,10 @@ pub enum Input {
     },
     /// The server was removed, and starts again with an empty disk.
     Wipe,
+    /// Somebody makes a copy of the server's disk.
+    BackUp,
+    /// The copy takes the place of the disk, and the server starts again from it.
+    RollBack,
 }
 
 impl Input {
@@ -55,6 +63,8 @@ impl Input {
             Self::Event(event) => event.transition().name(),
             Self::Crash { .. } => "Crash",
             Self::Wipe => "Wipe",
+            Self::BackUp => "BackUp",
+            Self::RollBack => "RollBack",
         }
     }
 
@@ -63,20 +73,20 @@ impl Input {
     pub fn transition(&self) -> Option<Transition> {
         match self {
             Self::Event(event) => Some(event.transition()),
-            Self::Crash { .. } | Self::Wipe => None,
+            Self::Crash { .. } | Self::Wipe | Self::BackUp | Self::RollBack => None,
         }
     }
 
     /// Whether the server's life ends with this, and another one begins.
     #[must_use]
     pub fn ends_life(&self) -> bool {
-        matches!(self, Self::Crash { .. } | Self::Wipe)
+        matches!(self, Self::Crash { .. } | Self::Wipe | Self::RollBack)
     }
 
     /// Whether the disk loses what it held durably.
     #[must_use]
     pub fn loses_data(&self) -> bool {
-        matches!(self, Self::Wipe)
+        matches!(self, Self::Wipe | Self::RollBack)
     }
 
     /// The same input to the server of the other name.
@@ -178,7 +188,7 @@ impl Server {
     fn start(configuration: &Configuration, id: NodeId, disk: MemoryLog) -> Self {
         let config = configuration.raft_config(id);
         let protocol = Protocol::new(&config, &disk).unwrap_or_else(|error| panic!("RestoreError: {error}"));
-        Self { protocol, disk, in_flight: Vec::new() }
+        Self { protocol, disk, in_flight: Vec::new(), backup: None, rolled_back: false }
     }
 
     /// What comes of an input, or the message of the assertion that stopped the server.
@@ -210,7 +220,7 @@ impl Server {
             let log = WriteThrough::new(&mut disk, &mut buffer);
             let _ = protocol.step(&log, event.clone(), &mut Sink { log: &log, actions: &mut actions });
             let Ok(()) = log.finish();
-            Stepped::new(Self { protocol, disk, in_flight: Vec::new() }, actions)
+            Stepped::new(Self { protocol, disk, in_flight: Vec::new(), ..self.clone() }, actions)
         })
     }
 
@@ -234,10 +244,22 @@ impl Server {
         let mut stepped = quietly(|| match input {
             Input::Crash { survive } => {
                 let server = Self::start(configuration, self.protocol.id(), self.disk_with(*survive));
+                let server = Self { backup: self.backup.clone(), rolled_back: self.rolled_back, ..server };
                 Stepped { server, actions: Vec::new(), sent: Vec::new() }
             }
             Input::Wipe => {
-                let server = Self::new(configuration, self.protocol.id());
+                let empty = MemoryLog::on_disk(DiskId(self.disk.disk().0 + 1));
+                let server = Self::start(configuration, self.protocol.id(), empty);
+                Stepped { server, actions: Vec::new(), sent: Vec::new() }
+            }
+            Input::BackUp => {
+                let server = Self { backup: Some(self.disk.clone()), ..self.clone() };
+                Stepped { server, actions: Vec::new(), sent: Vec::new() }
+            }
+            Input::RollBack => {
+                let copy = self.backup.clone().expect("only a copy can be put back");
+                let server = Self::start(configuration, self.protocol.id(), copy);
+                let server = Self { rolled_back: true, ..server };
                 Stepped { server, actions: Vec::new(), sent: Vec::new() }
             }
             Input::Event(event) => self.step_protocol(event, log_ahead),
@@ -267,7 +289,8 @@ impl Server {
         let waiting: Vec<_> = protocol.state().writes.iter().map(|write| write.hard_state).collect();
         let written: Vec<_> = in_flight.iter().map(|write| write.hard_state).collect();
         assert_eq!(waiting, written, "EveryWriteIsWaitedFor: the protocol and its driver count the same writes");
-        Stepped::new(Self { protocol, disk, in_flight }, actions)
+        let server = Self { protocol, disk, in_flight, backup: self.backup.clone(), rolled_back: self.rolled_back };
+        Stepped::new(server, actions)
     }
 
     /// The disk once the oldest `writes` in flight are on it.
@@ -293,29 +316,36 @@ impl Server {
     #[must_use]
     pub fn permute(&self, rename: impl Fn(NodeId) -> NodeId) -> Self {
         let rename = &rename;
-        let mut disk = MemoryLog::new();
-        let hard_state = self.disk.hard_state();
         let renamed = |state: raft_io::HardState| raft_io::HardState { vote: state.vote.map(rename), ..state };
-        let entries = permute_entries(self.disk.iter(), rename);
-        // A log that was never compacted knows no configuration but its entries'.
-        let compaction = self.disk.memberships().at_snapshot.map(|membership| {
-            let membership = Arc::new(membership.rename(rename));
-            Compaction { snapshot: self.disk.snapshot(), base: self.disk.base(), membership }
-        });
-        let Ok(()) = disk.append(&mut vec![Write {
-            hard_state: Some(renamed(hard_state)),
-            compaction,
-            truncate_from: None,
-            entries,
-        }]);
         let in_flight = self.in_flight.iter().map(|write| Write {
             hard_state: write.hard_state.map(renamed),
             compaction: write.compaction.as_ref().map(|compaction| permute_compaction(compaction, rename)),
             entries: permute_entries(write.entries.iter(), rename),
             truncate_from: write.truncate_from,
         });
-        Self { protocol: self.protocol.permute(rename), disk, in_flight: in_flight.collect() }
+        Self {
+            protocol: self.protocol.permute(rename),
+            disk: permute_log(&self.disk, rename),
+            in_flight: in_flight.collect(),
+            backup: self.backup.as_ref().map(|backup| permute_log(backup, rename)),
+            rolled_back: self.rolled_back,
+        }
     }
+}
+
+fn permute_log(log: &MemoryLog, rename: impl Fn(NodeId) -> NodeId) -> MemoryLog {
+    let mut permuted = MemoryLog::on_disk(log.disk());
+    let hard_state = log.hard_state();
+    let hard_state = raft_io::HardState { vote: hard_state.vote.map(&rename), ..hard_state };
+    let entries = permute_entries(log.iter(), &rename);
+    // A log that was never compacted knows no configuration but its entries'.
+    let compaction = log.memberships().at_snapshot.map(|membership| {
+        let membership = Arc::new(membership.rename(&rename));
+        Compaction { snapshot: log.snapshot(), base: log.base(), membership }
+    });
+    let Ok(()) =
+        permuted.append(&mut vec![Write { hard_state: Some(hard_state), compaction, truncate_from: None, entries }]);
+    permuted
 }
 
 /// Runs `step`; a panic becomes its message.

@@ -66,6 +66,10 @@ pub enum Code {
     Crash(u8),
     /// `Wipe`.
     Wipe,
+    /// `BackUp`.
+    BackUp,
+    /// `RollBack`.
+    RollBack,
 }
 
 impl Code {
@@ -86,6 +90,8 @@ impl Code {
             Self::LeaseTimeout(round) => 0x9_0000 | u32::from(round),
             Self::StepDown => 0x1_0008,
             Self::Wipe => 0x1_0009,
+            Self::BackUp => 0x1_000a,
+            Self::RollBack => 0x1_000b,
             Self::TransferLeadership(target) => 0x5_0000 | u32::from(target),
             Self::TransferTimeout => 0x1_0005,
             Self::ChangeMembership(target) => 0x7_0000 | u32::from(target),
@@ -308,6 +314,8 @@ impl Tables {
             Code::Persisted(writes) => Input::Event(Event::Persisted { writes: usize::from(writes) }),
             Code::Crash(survive) => Input::Crash { survive: usize::from(survive) },
             Code::Wipe => Input::Wipe,
+            Code::BackUp => Input::BackUp,
+            Code::RollBack => Input::RollBack,
         }
     }
 

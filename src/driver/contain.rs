@@ -10,7 +10,7 @@ use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Mutex, lock};
 use super::trace::trace_event;
 use crate::log::{LogView, Memberships, Read};
-use crate::types::{EntryId, HardState, Index, NodeId, Term};
+use crate::types::{DiskId, EntryId, HardState, Index, NodeId, Term};
 use std::any::Any;
 use std::boxed::Box;
 use std::cell::Cell;
@@ -306,5 +306,9 @@ impl<V: LogView> LogView for Asked<'_, V> {
 
     fn write_bytes_max(&self) -> usize {
         self.ask(V::write_bytes_max)
+    }
+
+    fn disk(&self) -> DiskId {
+        self.ask(V::disk)
     }
 }

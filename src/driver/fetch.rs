@@ -8,7 +8,7 @@
 
 use super::contain::{CodePlace, contain};
 use super::mailbox::Mail;
-use super::node::Node;
+use super::node::{Node, State};
 use super::options::Snapshots;
 use super::origins::{check_received, use_or_set_aside};
 use super::raft::StateMachine;
@@ -264,5 +264,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         // Neither is ever refused.
         let _ = self.step(&mut state, event);
         self.release(state);
+    }
+
+    /// The protocol wants a snapshot of another server.
+    pub(super) fn order_fetch(&self, state: &mut State<M>, order: Order) {
+        trace_event!(info, node = self.id.0, from = order.from.0, last = %order.last, "needs a snapshot");
+        if self.options.snapshots.is_none() {
+            state.snapshots.failure = Some(format!("node {} offers one, and there is no store for it", order.from));
+        }
+        self.fetches.post(|orders| *orders = Some(order));
+        state.wake_fetch = true;
     }
 }

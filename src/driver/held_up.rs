@@ -59,6 +59,12 @@ pub enum HeldUp {
         /// and the member will need another snapshot.
         log_is_kept: bool,
     },
+    /// It lost what it had acknowledged in this term, and stopped. It counts for no quorum until it is replaced: removed, and
+    /// added under a new id, with an empty directory.
+    LostData {
+        /// What it had acknowledged.
+        acknowledged: Index,
+    },
     /// It is not known yet where its log agrees with this one.
     Probing,
     /// As much is on its way to it as may be, and it acknowledges too slowly.
@@ -72,13 +78,14 @@ pub enum HeldUp {
 
 impl HeldUp {
     /// Every name, as in the Prometheus text.
-    pub(super) const NAMES: [&'static str; 8] = [
+    pub(super) const NAMES: [&'static str; 9] = [
         "silent",
         "unreachable",
         "refused",
         "entry_too_large",
         "needs_snapshot",
         "fetching_snapshot",
+        "lost_data",
         "probing",
         "window_full",
     ];
@@ -93,6 +100,7 @@ impl HeldUp {
             Self::EntryTooLarge { .. } => "entry_too_large",
             Self::NeedsSnapshot { .. } => "needs_snapshot",
             Self::FetchingSnapshot { .. } => "fetching_snapshot",
+            Self::LostData { .. } => "lost_data",
             Self::Probing => "probing",
             Self::WindowFull { .. } => "window_full",
         }
@@ -120,6 +128,11 @@ impl fmt::Display for HeldUp {
                     f.write_str("; it will need another, because what follows was too much to keep")
                 }
             }
+            Self::LostData { acknowledged } => write!(
+                f,
+                "it lost what it had acknowledged, up to entry {acknowledged}, and counts for no quorum: remove it, \
+                 and add it under a new id, with an empty directory"
+            ),
             Self::Probing => f.write_str("it is being asked where its log agrees with the leader's"),
             Self::WindowFull { messages, bytes } => {
                 write!(f, "it acknowledges too slowly: {messages} messages with {bytes} bytes are on their way to it")
@@ -166,6 +179,9 @@ impl Heard {
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     /// What is the matter with a member, as far as this node knows without its transport.
     pub(super) fn held_up(&self, state: &State<M>, peer: NodeId, progress: &Progress) -> Option<HeldUp> {
+        if let Some(acknowledged) = progress.lost {
+            return Some(HeldUp::LostData { acknowledged });
+        }
         let silent_ticks = state.heard.silent_ticks(peer);
         if silent_ticks >= u64::from(self.election_ticks) {
             let ticks = u32::try_from(silent_ticks).unwrap_or(u32::MAX);

@@ -63,6 +63,7 @@ mod inside;
 mod lease;
 mod lifecycle;
 mod limits;
+mod loss;
 mod mailbox;
 mod members;
 mod node;

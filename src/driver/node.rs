@@ -12,6 +12,7 @@ use super::inside::NodeKey;
 use super::lease::Leases;
 use super::lifecycle::Lifecycle;
 use super::limits;
+use super::loss;
 use super::mailbox::Mailbox;
 use super::members::{self, Members};
 use super::obstacles::Obstacles;
@@ -450,7 +451,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
 
     /// Queues each action where it belongs, in order.
     fn carry_out(&self, state: &mut State<M>) -> Option<EntryId> {
-        let mut first = None;
+        let (mut first, mut lost) = (None, None);
         let mut actions = mem::take(&mut state.actions);
         state.members.record_history(&state.protocol, &mut actions);
         for action in actions.drain(..) {
@@ -480,6 +481,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
                 Action::RoleChanged { role, term, leader } => self.change_role(state, role, term, leader),
                 Action::SendFromLog { envelope, end, bytes_max } => {
                     self.queue_cold_read(state, ColdRead { envelope, end, bytes_max });
+                }
+                Action::LostAcknowledged { leader, term, acknowledged, durable } => {
+                    lost = Some(StopReason::LostAcknowledged { leader, term, acknowledged, durable });
+                }
+                Action::PeerLostData { peer, acknowledged, durable } => {
+                    self.note_loss(state, peer, acknowledged, durable);
                 }
                 Action::Misbehaved { peer, reason } => {
                     state.counters.messages_misbehaved += 1;
@@ -517,16 +524,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         state.actions = actions;
         self.settle_reads(state);
-        first
-    }
-
-    fn order_fetch(&self, state: &mut State<M>, order: Order) {
-        trace_event!(info, node = self.id.0, from = order.from.0, last = %order.last, "needs a snapshot");
-        if self.options.snapshots.is_none() {
-            state.snapshots.failure = Some(format!("node {} offers one, and there is no store for it", order.from));
+        if let Some(reason) = lost {
+            self.fail(state, reason);
         }
-        self.fetches.post(|orders| *orders = Some(order));
-        state.wake_fetch = true;
+        first
     }
 
     fn change_role(&self, state: &mut State<M>, role: RoleKind, term: Term, leader: Option<NodeId>) {
@@ -580,7 +581,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.roles.publish(RoleChange { role, term, leader: None, stopped: Some(reason.clone()) });
         state.stopped = Some(reason);
         state.actions.clear();
-        state.outbox.clear();
+        state.outbox.retain(loss::is_told_by);
         state.members.forget();
         state.recording.flush();
         state.changed = true;

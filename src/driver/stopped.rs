@@ -5,7 +5,7 @@
 
 use super::contain::CodePlace;
 use crate::action::RoleKind;
-use crate::types::EntryId;
+use crate::types::{EntryId, Index, NodeId, Term};
 use std::string::String;
 use thiserror::Error;
 
@@ -122,6 +122,24 @@ pub enum StopReason {
         /// Who found it, and what is missing.
         message: String,
     },
+    /// The leader named what this server had acknowledged to it in this term, and the disk lacks that: an older copy of it was
+    /// put back, or it did not keep what it had synced. The server may have forgotten votes too. Do not start it again with
+    /// this disk: remove its id from the cluster, and add the server under a new id, with an empty directory.
+    #[error(
+        "this server acknowledged entries up to {acknowledged} to node {leader} in term {term}, and its disk, which holds \
+         entries up to {durable}, lacks some of them: it lost data, and votes may be among it; remove its id from the cluster, \
+         and add the server under a new id, with an empty directory"
+    )]
+    LostAcknowledged {
+        /// The leader to which it acknowledged.
+        leader: NodeId,
+        /// The leader's term.
+        term: Term,
+        /// What it acknowledged.
+        acknowledged: Index,
+        /// Where its durable log ends.
+        durable: Index,
+    },
     /// An invariant of this library is broken: a bug, please report it.
     #[error("{message}")]
     Internal {
@@ -136,8 +154,17 @@ fn at(entry: Option<EntryId>) -> String {
 
 impl StopReason {
     /// The name of every reason, as in the Prometheus text.
-    pub(super) const NAMES: [&'static str; 8] =
-        ["shutdown", "log_write", "log_read", "log_inconsistent", "snapshot_restore", "panic", "data_lost", "internal"];
+    pub(super) const NAMES: [&'static str; 9] = [
+        "shutdown",
+        "log_write",
+        "log_read",
+        "log_inconsistent",
+        "snapshot_restore",
+        "panic",
+        "data_lost",
+        "lost_acknowledged",
+        "internal",
+    ];
 
     /// Its name in lower case, without what happened in particular: `shutdown`, `log_write`, …
     #[must_use]
@@ -150,6 +177,7 @@ impl StopReason {
             Self::SnapshotNotRestored { .. } => "snapshot_restore",
             Self::Panicked { .. } => "panic",
             Self::DataLost { .. } => "data_lost",
+            Self::LostAcknowledged { .. } => "lost_acknowledged",
             Self::Internal { .. } => "internal",
         }
     }
@@ -187,11 +215,18 @@ mod tests {
             StopReason::SnapshotNotRestored { snapshot: EntryId::new(7, 2), message: message() },
             StopReason::Panicked { place: CodePlace::Apply, entry: Some(EntryId::new(7, 2)), message: message() },
             StopReason::DataLost { message: message() },
+            StopReason::LostAcknowledged {
+                leader: NodeId(1),
+                term: Term(2),
+                acknowledged: Index(7),
+                durable: Index(3),
+            },
             StopReason::Internal { message: message() },
         ];
         assert_eq!(reasons.each_ref().map(StopReason::name), StopReason::NAMES);
         for reason in &reasons[1..] {
-            assert!(reason.is_fatal() && reason.to_string().contains("the disk is gone"), "{reason}");
+            let says = ["the disk is gone", "remove its id from the cluster, and add the server under a new id"];
+            assert!(reason.is_fatal() && says.iter().any(|says| reason.to_string().contains(says)), "{reason}");
         }
         assert!(!reasons[0].is_fatal());
         assert_eq!(reasons[5].to_string(), "StateMachine::apply panicked at 7@2: the disk is gone");

@@ -2,7 +2,7 @@
 
 use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::{Compaction, Write};
-use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
+use crate::types::{DiskId, Entries, Entry, EntryId, HardState, Index, Term};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::hash::{Hash, Hasher};
@@ -14,6 +14,7 @@ use core::{iter, mem};
 /// of its entries, and reading back what was appended copies nothing.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLog {
+    disk: DiskId,
     hard_state: HardState,
     snapshot: EntryId,
     base: EntryId,
@@ -27,6 +28,12 @@ impl MemoryLog {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty log that stands for this disk.
+    #[must_use]
+    pub fn on_disk(disk: DiskId) -> Self {
+        Self { disk, ..Self::default() }
     }
 
     /// Every entry in order.
@@ -174,6 +181,10 @@ impl Runs {
 }
 
 impl LogView for MemoryLog {
+    fn disk(&self) -> DiskId {
+        self.disk
+    }
+
     fn hard_state(&self) -> HardState {
         self.hard_state
     }
@@ -260,7 +271,8 @@ impl RaftLog for MemoryLog {
 /// Two logs are equal when they hold the same entries, however these are grouped into runs.
 impl PartialEq for MemoryLog {
     fn eq(&self, other: &Self) -> bool {
-        self.hard_state == other.hard_state
+        self.disk == other.disk
+            && self.hard_state == other.hard_state
             && self.snapshot == other.snapshot
             && self.base == other.base
             && self.last == other.last
@@ -273,6 +285,7 @@ impl Eq for MemoryLog {}
 
 impl Hash for MemoryLog {
     fn hash<H: Hasher>(&self, state: &mut H) {
+        self.disk.hash(state);
         self.hard_state.hash(state);
         self.snapshot.hash(state);
         self.base.hash(state);

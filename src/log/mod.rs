@@ -33,7 +33,7 @@ use crate::life::Lives;
 use crate::membership::Membership;
 #[cfg(feature = "std")]
 use crate::peers::PeerMemory;
-use crate::types::{Entries, Entry, EntryId, HardState, Identity, Index, Payload, Term};
+use crate::types::{DiskId, Entries, Entry, EntryId, HardState, Identity, Index, Payload, Term};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -69,6 +69,13 @@ pub trait LogView {
     /// bring more is refused: a write that fails stops a log for good. Never changes. Default: no limit.
     fn write_bytes_max(&self) -> usize {
         usize::MAX
+    }
+
+    /// Which disk this is: drawn at random when the log was created, and stored with it. A leader that names what a server
+    /// acknowledged says on which disk that was, so that a late message does not accuse a server that was emptied on purpose.
+    /// Never changes. Default: one number for all, which takes every disk of a server for the same.
+    fn disk(&self) -> DiskId {
+        DiskId::default()
     }
 }
 

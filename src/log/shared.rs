@@ -4,7 +4,7 @@ use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::Write;
 use crate::life::Lives;
 use crate::peers::PeerMemory;
-use crate::types::{EntryId, HardState, Identity, Index, Term};
+use crate::types::{DiskId, EntryId, HardState, Identity, Index, Term};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::vec::Vec;
 
@@ -84,6 +84,10 @@ impl<L: LogView> LogView for Locked<L> {
 
     fn write_bytes_max(&self) -> usize {
         self.reading().write_bytes_max()
+    }
+
+    fn disk(&self) -> DiskId {
+        self.reading().disk()
     }
 }
 

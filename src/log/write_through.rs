@@ -2,7 +2,7 @@
 
 use super::{LogView, Memberships, RaftLog, Read};
 use crate::action::{Durable, Write};
-use crate::types::{EntryId, HardState, Index, Term};
+use crate::types::{DiskId, EntryId, HardState, Index, Term};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
@@ -88,5 +88,9 @@ impl<L: RaftLog> LogView for WriteThrough<'_, L> {
 
     fn write_bytes_max(&self) -> usize {
         self.inner.borrow().log.write_bytes_max()
+    }
+
+    fn disk(&self) -> DiskId {
+        self.inner.borrow().log.disk()
     }
 }

@@ -168,6 +168,8 @@ fn follower_with_reads(id: u64, priority: u8) -> RaftNode<MemoryLog> {
     let (term, noop) = (Term(1), crate::types::Entry { id: EntryId::new(1, 1), payload: Payload::Noop });
     let entries = crate::types::Entries::one(noop);
     let append = AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
         history: None,
         term,
         prev: EntryId::ZERO,

@@ -85,6 +85,8 @@ impl Protocol {
                     let idle = peer.state == ProgressState::Replicate || peer.inflight.len() == 0;
                     assert!(idle, "WindowOnlyWhenReplicating");
                     peer.inflight.check();
+                    let nothing = (peer.match_index, peer.confirmed_round, peer.active) == (Index::ZERO, 0, false);
+                    assert!(peer.lost.is_none() || nothing, "LostCountsForNothing");
                 }
             }
         }

@@ -10,6 +10,7 @@
 mod election;
 mod invariant;
 mod lineage;
+mod loss;
 mod membership_change;
 mod progress;
 mod read;
@@ -31,7 +32,7 @@ use crate::history::HistoryId;
 use crate::log::LogView;
 use crate::membership::Membership;
 use crate::message::{Envelope, Message};
-use crate::types::{Entries, EntryId, HardState, Index, NodeId, Term};
+use crate::types::{DiskId, Entries, EntryId, HardState, Index, NodeId, Term};
 use alloc::sync::Arc;
 use membership_change::Configurations;
 use read::FollowerReads;
@@ -87,6 +88,8 @@ pub struct Protocol {
     /// The session in which the leader that this server follows last addressed it, with an append or an offer; `None` before
     /// the first, and without a leader.
     session: Option<Index>,
+    /// This server found that its disk lacks what it acknowledged: it does nothing any more.
+    lost: bool,
     tail: Tail,
     /// The last entry that the newest snapshot covers, as decided; [`EntryId::ZERO`] before the first. Only grows.
     snapshot: EntryId,
@@ -116,6 +119,8 @@ struct Settings {
     /// What the log takes in one write.
     write_bytes_max: usize,
     history: Option<HistoryId>,
+    /// That of the log.
+    disk: DiskId,
 }
 
 impl Protocol {
@@ -153,6 +158,7 @@ impl Protocol {
                 command_bytes_max: config.command_bytes_max,
                 write_bytes_max,
                 history: config.history,
+                disk: log.disk(),
             },
             configurations: Configurations::new(snapshot.index, log.memberships(), &config.membership),
             hard_state: log.hard_state(),
@@ -164,6 +170,7 @@ impl Protocol {
             // Before it stopped, this server may have promised a leader to ignore candidates.
             leader_is_recent: config.lease_ticks.is_some(),
             session: None,
+            lost: false,
             tail: Tail::new(base, last),
             snapshot,
             fetch: None,
@@ -182,6 +189,10 @@ impl Protocol {
     /// # Panics
     /// If an invariant of this node itself is broken; continuing could lose data.
     pub fn step(&mut self, log: &impl LogView, event: Event, actions: &mut impl ActionSink) -> Result<(), StepError> {
+        // A request is refused, because this server knows no leader.
+        if self.lost && !event.is_request() {
+            return Ok(());
+        }
         let result = match event {
             Event::Receive(envelope) => {
                 self.receive(log, envelope, actions);
@@ -260,6 +271,9 @@ impl Protocol {
             // leader wants it has a reason (§3.10).
             Message::RequestVoteRequest(request) if !request.leadership_transfer && self.disregards_candidates() => {
                 return;
+            }
+            Message::AppendEntriesRequest(request) if self.forgot_term_of(request) => {
+                return self.lose(from, request, actions);
             }
             message => {
                 let term = message.term();

@@ -6,7 +6,7 @@
 
 use super::Settings;
 use crate::membership::Membership;
-use crate::types::{Index, NodeId};
+use crate::types::{DiskId, Index, NodeId};
 use alloc::collections::VecDeque;
 
 /// A leader's view of one follower.
@@ -27,6 +27,11 @@ pub struct Progress {
     /// Which acquaintance this is: the index of the configuration that made the follower a member within this term; 0 if it
     /// was one when the term began. What answers another one is an answer of a former life, and changes nothing.
     pub session: Index,
+    /// The disk on which the follower acknowledged `match_index`.
+    pub disk: DiskId,
+    /// What the follower had acknowledged when it said that it lost that; `None` unless it did. From then on it is believed
+    /// nothing, gets heartbeats alone, and counts for no quorum, until it is removed and added again.
+    pub lost: Option<Index>,
     /// The last round of confirmation that began before this acquaintance did: it was not asked of this follower.
     pub(super) round_before: u64,
     pub(super) inflight: Inflight,
@@ -141,10 +146,27 @@ impl Progress {
             active: false,
             confirmed_round: 0,
             session,
+            disk: DiskId::default(),
+            lost: None,
             round_before,
             inflight: Inflight::default(),
             suffrage: Suffrage::default(),
         }
+    }
+
+    /// What the follower acknowledged in this session, as appends to it say.
+    #[inline]
+    pub(super) fn acknowledged(&self) -> Index {
+        self.lost.unwrap_or(self.match_index)
+    }
+
+    /// The follower lost what it acknowledged: nothing that was known of it is true any more.
+    pub(super) fn lose(&mut self) {
+        self.lost = Some(self.match_index);
+        self.match_index = Index::ZERO;
+        self.confirmed_round = 0;
+        self.active = false;
+        self.become_waiting_probe();
     }
 
     /// How many appends are in flight to the follower.
@@ -197,14 +219,15 @@ impl Progress {
         }
     }
 
-    /// The follower's log agrees up to `match_index`.
-    pub(super) fn accepted(&mut self, match_index: Index) {
+    /// The follower's log agrees up to `match_index`, on the disk that it names.
+    pub(super) fn accepted(&mut self, match_index: Index, disk: DiskId) {
         // A late answer to a probe, older than what is known, proves nothing about the present one.
         if match_index < self.match_index {
             return;
         }
         let grew = match_index > self.match_index;
         self.match_index = match_index;
+        self.disk = disk;
         self.next_index = self.next_index.max(match_index.next());
         self.inflight.free_through(match_index);
         match self.state {

@@ -299,8 +299,8 @@ impl Protocol {
         let Role::Leader(leader) = &mut self.role else { return };
         let asked = leader.reads.round;
         let Some(progress) = leader.progress_mut(from) else { return };
-        // The question was put to a former life, before the server was removed and added again.
-        if response.round <= progress.round_before {
+        // The question was put to a former life, before the server was removed and added again; or it lost data since.
+        if response.round <= progress.round_before || progress.lost.is_some() {
             return;
         }
         if response.round > asked {

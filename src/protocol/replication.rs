@@ -116,16 +116,15 @@ impl Protocol {
     ) {
         let term = self.hard_state.term;
         if request.term < term {
-            let response =
-                AppendEntriesResponse { term, result: AppendResult::StaleTerm, session: Some(request.session) };
-            return self.send(from, Message::AppendEntriesResponse(response), actions);
+            return self.send_append_result(from, AppendResult::StaleTerm, request.session, actions);
         }
         match self.decide_append(log, from, &request) {
             Err(reason) => actions.push(Action::Misbehaved { peer: from, reason }),
+            Ok(decision) if self.lacks_acknowledged(&request, &decision) => self.lose(from, &request, actions),
             Ok(decision) => {
                 self.follow(from, actions);
-                let (session, is_heartbeat) = (Some(request.session), request.entries.is_empty());
-                self.session = session;
+                let (session, is_heartbeat) = (request.session, request.entries.is_empty());
+                self.session = Some(session);
                 let result = match decision {
                     Decision::Reject(hint) => {
                         self.persist_hard_state(actions);
@@ -135,8 +134,7 @@ impl Protocol {
                         self.accept_entries(request, known, truncate_from, actions)
                     }
                 };
-                let response = AppendEntriesResponse { term, result, session };
-                self.send(from, Message::AppendEntriesResponse(response), actions);
+                self.send_append_result(from, result, session, actions);
                 if is_heartbeat {
                     self.ask_read_index(actions);
                 }
@@ -180,6 +178,23 @@ impl Protocol {
             }
         }
         Ok(Decision::Accept { known: request.entries.len(), truncate_from: None })
+    }
+
+    /// The answer to an append or an offer; it leaves once what it says is durable.
+    pub(super) fn send_append_result(
+        &mut self,
+        to: NodeId,
+        result: AppendResult,
+        session: Index,
+        actions: &mut impl ActionSink,
+    ) {
+        let response = self.append_response(result, session);
+        self.send(to, Message::AppendEntriesResponse(response), actions);
+    }
+
+    pub(super) fn append_response(&self, result: AppendResult, session: Index) -> AppendEntriesResponse {
+        let (term, disk) = (self.hard_state.term, self.settings.disk);
+        AppendEntriesResponse { term, result, session: Some(session), disk }
     }
 
     /// `from` leads this term.
@@ -238,6 +253,10 @@ impl Protocol {
         if response.session.is_some_and(|session| session != progress.session) {
             return;
         }
+        // It is believed nothing since it lost data.
+        if progress.lost.is_some() {
+            return;
+        }
         let matched_before = progress.match_index;
         // What is dropped changes nothing: only what is believed shows that the follower is there.
         match response.result {
@@ -245,7 +264,7 @@ impl Protocol {
                 let reason = PeerMisbehaved::AcknowledgedUnsent { index: match_index };
                 return actions.push(Action::Misbehaved { peer: from, reason });
             }
-            AppendResult::Accepted { match_index } => progress.accepted(match_index),
+            AppendResult::Accepted { match_index } => progress.accepted(match_index, response.disk),
             AppendResult::Rejected { prev_index, hint } => {
                 if !progress.refusal_is_current(prev_index) {
                     // One that waits for a snapshot has no other answer to a heartbeat.
@@ -256,6 +275,9 @@ impl Protocol {
                 progress.refused(self.tail.agree_max(log, bound, hint.term).index);
             }
             AppendResult::StaleTerm => return,
+            AppendResult::LostAcknowledged { acknowledged, durable } => {
+                return Self::learn_of_loss(from, progress, (acknowledged, durable), response.disk, actions);
+            }
         }
         progress.active = true;
         let catches_up = is_target && progress.match_index > matched_before;
@@ -349,7 +371,7 @@ impl Protocol {
 }
 
 /// What to do with an append.
-enum Decision {
+pub(super) enum Decision {
     /// No entry `prev` here; the logs agree at most up to this one.
     Reject(EntryId),
     /// The first `known` entries are here already; remove what conflicts; append the rest.
@@ -419,7 +441,8 @@ impl Fresh<'_> {
         progress.sent(prev.index.plus(entries.len()), bytes);
         let (term, commit, session) = (self.term, self.commit, progress.session);
         let history = self.history.and_then(|history| history.at(prev.index));
-        let request = AppendEntriesRequest { term, prev, entries, commit, session, history };
+        let (acknowledged, disk) = (progress.acknowledged(), progress.disk);
+        let request = AppendEntriesRequest { term, prev, entries, commit, session, history, acknowledged, disk };
         let message = Message::AppendEntriesRequest(request);
         actions.push(Action::Send(Envelope { from: self.from, to, message }));
     }
@@ -443,7 +466,8 @@ impl<L: LogView> Sender<'_, L> {
     fn envelope(&self, to: NodeId, progress: &Progress, prev: EntryId, entries: Entries) -> Envelope {
         let (term, commit, session) = (self.term, self.commit, progress.session);
         let history = self.history.and_then(|history| history.at(prev.index));
-        let request = AppendEntriesRequest { term, prev, entries, commit, session, history };
+        let (acknowledged, disk) = (progress.acknowledged(), progress.disk);
+        let request = AppendEntriesRequest { term, prev, entries, commit, session, history, acknowledged, disk };
         Envelope { from: self.settings.id, to, message: Message::AppendEntriesRequest(request) }
     }
 
@@ -514,7 +538,7 @@ impl<L: LogView> Sender<'_, L> {
         let prev = sent_last.unwrap_or(self.tail.base());
         actions.push(Action::Send(self.envelope(to, progress, prev, Entries::EMPTY)));
         // No answer to a heartbeat would ever show where the logs agree: that is before the leader's first entry.
-        if sent_last.is_none() {
+        if sent_last.is_none() && progress.lost.is_none() {
             self.fall_back_to_snapshot(to, progress, actions);
         }
     }
@@ -524,7 +548,8 @@ impl<L: LogView> Sender<'_, L> {
 pub(super) fn check_entries(request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
     let prev = request.prev;
     let end_in_range = prev.index <= Index::MAX && prev.index.plus(request.entries.len()) <= Index::MAX;
-    if !(end_in_range && request.commit.max(request.session) <= Index::MAX && request.term <= Term::MAX) {
+    let indexes_in_range = request.commit.max(request.session).max(request.acknowledged) <= Index::MAX;
+    if !(end_in_range && indexes_in_range && request.term <= Term::MAX) {
         return Err(PeerMisbehaved::NumberOutOfRange);
     }
     let mut last = prev;
@@ -546,6 +571,7 @@ pub(super) fn is_in_range(response: &AppendEntriesResponse) -> bool {
             prev_index <= Index::MAX && hint.index <= prev_index && hint.term <= Term::MAX
         }
         AppendResult::StaleTerm => true,
+        AppendResult::LostAcknowledged { acknowledged, durable } => acknowledged.max(durable) <= Index::MAX,
     };
     result && response.term <= Term::MAX && response.session.is_none_or(|session| session <= Index::MAX)
 }

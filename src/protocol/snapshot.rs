@@ -12,7 +12,7 @@ use crate::action::{Action, ActionSink, Compaction};
 use crate::error::{PeerMisbehaved, SnapshotRefused};
 use crate::log::LogView;
 use crate::membership::Membership;
-use crate::message::{AppendEntriesResponse, AppendResult, InstallSnapshotRequest, Message};
+use crate::message::{AppendResult, InstallSnapshotRequest};
 use crate::types::{EntryId, Index, NodeId};
 use alloc::sync::Arc;
 
@@ -133,17 +133,12 @@ impl Protocol {
     pub(super) fn snapshot_fetch_failed(&mut self, last: EntryId) {
         self.fetch.take_if(|fetch| fetch.last == last);
     }
-
-    fn send_append_result(&mut self, to: NodeId, result: AppendResult, session: Index, actions: &mut impl ActionSink) {
-        let response = AppendEntriesResponse { term: self.hard_state.term, result, session: Some(session) };
-        self.send(to, Message::AppendEntriesResponse(response), actions);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Envelope, Event, MemoryLog, Protocol, RaftConfig, Term};
+    use crate::{Envelope, Event, MemoryLog, Message, Protocol, RaftConfig, Term};
     use alloc::vec::Vec;
 
     /// A server took over a snapshot with an empty configuration, and knew nobody with a vote any more, itself included.

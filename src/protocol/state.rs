@@ -9,7 +9,7 @@ use super::snapshot::Fetch;
 use crate::action::RoleKind;
 use crate::membership::Membership;
 use crate::message::Envelope;
-use crate::types::{EntryId, HardState, Index, NodeId};
+use crate::types::{DiskId, EntryId, HardState, Index, NodeId};
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,6 +31,9 @@ pub struct ProtocolState {
     /// the first, and without a leader.
     #[cfg_attr(feature = "serde", serde(default))]
     pub session: Option<Index>,
+    /// Whether this server found that its disk lacks what it acknowledged, and does nothing any more.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub lost: bool,
     /// Who granted in this campaign, ascending; empty unless campaigning.
     pub votes_granted: Vec<NodeId>,
     /// Who refused in this campaign, ascending; empty unless campaigning.
@@ -93,6 +96,12 @@ pub struct PeerState {
     /// Which acquaintance with the peer this is; see [`Progress::session`].
     #[cfg_attr(feature = "serde", serde(default))]
     pub session: Index,
+    /// The disk on which the peer acknowledged `match_index`.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub disk: DiskId,
+    /// What the peer had acknowledged when it said that it lost that; see [`Progress::lost`].
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub lost: Option<Index>,
     /// The last round of confirmation that began before this acquaintance did.
     #[cfg_attr(feature = "serde", serde(default))]
     pub round_before: u64,
@@ -144,6 +153,7 @@ impl Protocol {
             leader: self.leader,
             leader_is_recent: self.leader_is_recent,
             session: self.session,
+            lost: self.lost,
             votes_granted: ascending(granted),
             votes_refused: ascending(refused),
             snapshot: self.snapshot,
@@ -221,6 +231,8 @@ impl Progress {
             active: self.active,
             confirmed_round: self.confirmed_round,
             session: self.session,
+            disk: self.disk,
+            lost: self.lost,
             round_before: self.round_before,
             inflight: self.inflight.last_indexes().collect(),
         }

@@ -76,6 +76,8 @@ pub(super) struct Node {
     pub(super) disk: MemoryLog,
     /// With what is in flight to the disk.
     pub(super) log: MemoryLog,
+    /// A copy of the disk that somebody made.
+    pub(super) backup: Option<MemoryLog>,
     /// Writes on their way to the disk.
     pub(super) in_flight: VecDeque<Write>,
     /// Writes on the disk that the protocol does not know of yet.
@@ -123,8 +125,8 @@ impl Cluster {
             recording: None,
         };
         let initial = cluster.options.config.membership.clone();
-        members.into_iter().try_for_each(|id| cluster.begin(id, initial.clone()))?;
-        joiners.into_iter().try_for_each(|id| cluster.begin(id, Membership::default()))?;
+        members.into_iter().try_for_each(|id| cluster.begin(id, initial.clone(), MemoryLog::new()))?;
+        joiners.into_iter().try_for_each(|id| cluster.begin(id, Membership::default(), MemoryLog::new()))?;
         Ok(cluster)
     }
 
@@ -373,6 +375,12 @@ impl Cluster {
                     self.cold_read(id)?;
                 }
             }
+            Action::LostAcknowledged { leader, acknowledged, durable, .. } => {
+                self.tell(format!("  lost acknowledged={acknowledged} to={leader} durable={durable}"));
+            }
+            Action::PeerLostData { peer, acknowledged, durable } => {
+                self.tell(format!("  peer {peer} lost acknowledged={acknowledged} durable={durable}"));
+            }
             Action::Misbehaved { peer, reason } => self.tell(format!("  misbehaved: node {peer} {reason}")),
         }
         Ok(())
@@ -523,6 +531,7 @@ impl Node {
             first_applicable: disk.snapshot().index.next(),
             applied: disk.snapshot().index,
             disk,
+            backup: None,
             in_flight: VecDeque::new(),
             unreported: 0,
             cold_reads: VecDeque::new(),
@@ -544,6 +553,10 @@ impl Node {
             hard_state: protocol.map_or(durable, |protocol| HardState { term: protocol.term(), vote: protocol.vote() }),
             leader: protocol.and_then(Protocol::leader),
             leader_is_recent: protocol.is_some_and(Protocol::leader_is_recent),
+            accused: protocol.map_or_else(Vec::new, |protocol| {
+                protocol.progress().filter(|(_, progress)| progress.lost.is_some()).map(|(peer, _)| peer).collect()
+            }),
+            has_lost_data: protocol.is_some_and(Protocol::has_lost_data),
             lease_over: protocol.filter(|protocol| protocol.has_lease()).map(|protocol| protocol.state().lease_over),
             commit_index: protocol.map_or(Index::ZERO, Protocol::commit_index),
             log: &self.log,

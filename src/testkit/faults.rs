@@ -23,7 +23,9 @@ impl Cluster {
         let mut kept = node.in_flight.drain(..keep).collect::<Vec<_>>();
         let lost = node.in_flight.len();
         let Ok(()) = node.disk.append(&mut kept);
+        let backup = node.backup.take();
         *node = Node::on_disk(node.config.clone(), node.disk.clone());
+        node.backup = backup;
         self.checker.crashed(id);
         let of_writes =
             if keep + lost > 0 { format!("; {keep} writes in flight kept, {lost} lost") } else { String::new() };
@@ -68,12 +70,39 @@ impl Cluster {
         Ok(self.check_move(id)?)
     }
 
+    /// Somebody makes a copy of a server's disk.
+    ///
+    /// # Errors
+    /// There is no such server.
+    pub fn back_up(&mut self, id: NodeId) -> Moved {
+        let node = self.node_mut(id)?;
+        node.backup = Some(node.disk.clone());
+        let last = node.disk.last();
+        self.tell(format!("{id} is copied: last={last}"));
+        Ok(())
+    }
+
+    /// The copy takes the place of the disk of a server that is down, and it starts from that.
+    ///
+    /// # Errors
+    /// The server runs, or there is no copy.
+    pub fn roll_back(&mut self, id: NodeId) -> Moved {
+        let node = self.node_mut(id)?;
+        if node.protocol.is_some() {
+            return impossible(format!("node {id} is running"));
+        }
+        let Some(copy) = node.backup.clone() else { return impossible(format!("there is no copy of node {id}")) };
+        (node.disk, node.log) = (copy.clone(), copy);
+        self.checker.rolled_back(id);
+        self.restart(id)
+    }
+
     /// The disk of a server that is down loses its entries from `first` on, against its promise.
     ///
     /// # Errors
     /// The server runs.
     pub fn lose_data(&mut self, id: NodeId, first: Index) -> Moved {
-        self.checker.lost_data();
+        self.checker.lost_data(id);
         let node = self.node_mut(id)?;
         if node.protocol.is_some() {
             return impossible(format!("node {id} is running"));

@@ -9,6 +9,7 @@
 
 use super::laws::check;
 pub use super::laws::{Checked, Law, Violation};
+use super::loss_laws::names_what_is_gone;
 use super::membership_laws::{FormerLife, is_quorum, of_former_life};
 use super::read_laws::ReadLaws;
 use super::replication_laws::ReplicationLaws;
@@ -38,6 +39,10 @@ pub struct View<'a> {
     pub leader: Option<NodeId>,
     /// Whether it heard its leader within the minimum election timeout.
     pub leader_is_recent: bool,
+    /// Whether it found that it lost data, and does nothing any more.
+    pub has_lost_data: bool,
+    /// The peers of which it believes that they lost data, when it leads.
+    pub accused: Vec<NodeId>,
     /// Of a leader that has a lease: the last round whose lease is over.
     pub lease_over: Option<u64>,
     /// Its commit index.
@@ -98,6 +103,8 @@ pub(super) struct Heard {
     /// The answer that this leader is about to handle is one of a former life: the server that sent it, and what the leader
     /// knew of that before. `None` for any other message.
     pub(super) former_life: Option<FormerLife>,
+    /// The append that this server is about to handle names what is gone from its disk.
+    pub(super) names_what_is_gone: bool,
     /// Who granted a pre-vote since this server last asked, and for a campaign in which term.
     pre_votes: BTreeSet<(NodeId, Term)>,
 }
@@ -126,7 +133,9 @@ pub struct Checker {
     pub(super) applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
     /// The disk of some server lost what it had reported durable: nothing can be promised of durability any more.
-    lost_data: bool,
+    pub(super) lost_data: bool,
+    /// The servers of whom that is true.
+    pub(super) rolled_back: BTreeSet<NodeId>,
     /// Some clock is too fast for another: nothing can be promised of leases any more.
     clocks_broken: bool,
 }
@@ -151,6 +160,7 @@ impl Checker {
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
             lost_data: false,
+            rolled_back: BTreeSet::new(),
             clocks_broken: false,
         }
     }
@@ -182,12 +192,8 @@ impl Checker {
     pub fn wiped(&mut self, id: NodeId) {
         self.crashed(id);
         self.durable_terms.remove(&id);
+        self.rolled_back.remove(&id);
         self.votes.retain(|(voter, _), _| *voter != id);
-    }
-
-    /// A disk broke its promise: the laws that rest on it are not checked any more.
-    pub fn lost_data(&mut self) {
-        self.lost_data = true;
     }
 
     /// The clocks broke their promise: the laws that rest on it are not checked any more.
@@ -212,7 +218,10 @@ impl Checker {
         let durable = sender.disk.hard_state();
         let from = envelope.from;
         let term = envelope.message.term();
-        check(durable.term >= term, law, || {
+        let tells_loss = matches!(&envelope.message, Message::AppendEntriesResponse(response)
+            if matches!(response.result, AppendResult::LostAcknowledged { .. }));
+        // That data was lost is no promise.
+        check(durable.term >= term || tells_loss, law, || {
             format!("node {from} speaks in term {term}, its durable term is {}", durable.term)
         })?;
         self.reads.sent(sender, envelope);
@@ -252,6 +261,7 @@ impl Checker {
         self.replication.received(receiver.id, envelope);
         let heard = self.heard.entry(receiver.id).or_default();
         heard.former_life = of_former_life(receiver, envelope);
+        heard.names_what_is_gone = names_what_is_gone(receiver, envelope);
         match &envelope.message {
             Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
                 heard.answers.insert(envelope.from);
@@ -322,6 +332,7 @@ impl Checker {
         self.check_pre_vote(id, transition, actions, views)?;
         self.check_heard(id, transition, views)?;
         self.check_former_life(id, views)?;
+        self.check_loss(id, views)?;
         if let Some(view) = views.iter().find(|view| view.id == id) {
             self.reads.stepped(view, actions, self.clocks_broken)?;
             let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));

@@ -45,6 +45,8 @@ pub(in crate::testkit) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit:
         hard_state: log.hard_state(),
         leader: (role == Leader).then_some(NodeId(id)),
         leader_is_recent: false,
+        has_lost_data: false,
+        accused: Vec::new(),
         lease_over: None,
         commit_index: Index(commit),
         log,
@@ -268,7 +270,12 @@ fn messages_that_leave_before_their_write() {
     assert_eq!(send(asks), Some(Law::PersistFirst), "the own vote is not durable");
     let accepted = |match_index| {
         let result = AppendResult::Accepted { match_index: Index(match_index) };
-        Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session: Some(Index::ZERO) })
+        Message::AppendEntriesResponse(AppendEntriesResponse {
+            disk: Default::default(),
+            term,
+            result,
+            session: Some(Index::ZERO),
+        })
     };
     assert_eq!(send(accepted(1)), None);
     assert_eq!(send(accepted(2)), Some(Law::PersistFirst), "the entry is not durable");
@@ -345,8 +352,12 @@ fn a_leader_that_nobody_answered_stays() {
         |checker: &mut Checker| law(checker.stepped(NodeId(1), Transition::QuorumCheckTimeout, &[], &views));
     assert_eq!(quorum_check(&mut checker.clone()), Some(Law::CheckedLeaderHasAnswers));
     let result = AppendResult::Accepted { match_index: Index(1) };
-    let message =
-        Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(1), result, session: Some(Index::ZERO) });
+    let message = Message::AppendEntriesResponse(AppendEntriesResponse {
+        disk: Default::default(),
+        term: Term(1),
+        result,
+        session: Some(Index::ZERO),
+    });
     checker.received(&views[0], &Envelope { from: NodeId(2), to: NodeId(1), message });
     assert_eq!(quorum_check(&mut checker), None);
     assert_eq!(quorum_check(&mut checker), Some(Law::CheckedLeaderHasAnswers), "an answer counts for one check");

@@ -25,6 +25,10 @@ pub enum Law {
     MatchIndexSound,
     /// What a server answered before it was removed and added again changes nothing at its leader (§4.1).
     AnswersOfThisLife,
+    /// A server whose disk lacks what an append names as acknowledged on it says so, and does nothing any more (§3.8).
+    LossIsTold,
+    /// Only a server whose disk was put back to an older state finds, or is believed, that it lost data (§3.8).
+    NobodyIsAccused,
     /// A committed entry is durable on a quorum (§3.5, §3.8).
     CommittedIsDurable,
     /// No message leaves before what it promises is durable (Figure 3.1: "before responding to RPCs").
@@ -98,6 +102,8 @@ impl Law {
         Self::VotesGrantedOnce,
         Self::MatchIndexSound,
         Self::AnswersOfThisLife,
+        Self::LossIsTold,
+        Self::NobodyIsAccused,
         Self::CommittedIsDurable,
         Self::PersistFirst,
         Self::TermMonotonic,

@@ -3,9 +3,9 @@
 use super::cluster::{Cluster, MoveError, Moved, Node, impossible};
 use crate::config::RaftConfig;
 use crate::error::RestoreError;
-use crate::log::MemoryLog;
+use crate::log::{LogView, MemoryLog};
 use crate::membership::Membership;
-use crate::types::NodeId;
+use crate::types::{DiskId, NodeId};
 use std::format;
 
 impl Cluster {
@@ -28,7 +28,7 @@ impl Cluster {
         if self.nodes.contains_key(&id) {
             return impossible(format!("there is a node {id} already"));
         }
-        self.begin(id, Membership::default()).map_err(MoveError::from)?;
+        self.begin(id, Membership::default(), MemoryLog::new()).map_err(MoveError::from)?;
         #[cfg(feature = "trace")]
         self.record_start(id);
         Ok(())
@@ -44,21 +44,22 @@ impl Cluster {
         if node.protocol.is_some() || !node.config.membership.is_empty() {
             return impossible(format!("node {id} is running, or did not join"));
         }
+        let disk = MemoryLog::on_disk(DiskId(node.disk.disk().0 + 1));
         self.checker.wiped(id);
-        self.begin(id, Membership::default()).map_err(MoveError::from)?;
+        self.begin(id, Membership::default(), disk).map_err(MoveError::from)?;
         #[cfg(feature = "trace")]
         self.record_start(id);
         self.tell(format!("{id} starts with an empty disk"));
         Ok(())
     }
 
-    /// A server starts with an empty disk.
-    pub(super) fn begin(&mut self, id: NodeId, membership: Membership) -> Result<(), RestoreError> {
+    /// A server starts with an empty disk, which is this one.
+    pub(super) fn begin(&mut self, id: NodeId, membership: Membership, disk: MemoryLog) -> Result<(), RestoreError> {
         let mut config =
             RaftConfig { id, joins: membership == Membership::default(), membership, ..self.options.config.clone() };
         config.pre_vote &= !self.options.without_pre_vote.contains(&id);
         config.validate()?;
-        let mut node = Node::on_disk(config, MemoryLog::new());
+        let mut node = Node::on_disk(config, disk);
         node.start(self.options.entries_in_memory)?;
         self.nodes.insert(id, node);
         Ok(())

@@ -15,6 +15,7 @@ mod laws;
 pub mod linearizability;
 pub mod liveness;
 pub mod log_suite;
+mod loss_laws;
 mod membership_laws;
 mod memberships;
 pub mod network;

@@ -49,6 +49,9 @@ pub fn message_content(message: &Message) -> String {
                 AppendResult::Accepted { match_index } => format!("accepted match={match_index}"),
                 AppendResult::Rejected { prev_index, hint } => format!("rejected prev={prev_index} hint={hint}"),
                 AppendResult::StaleTerm => "stale".to_string(),
+                AppendResult::LostAcknowledged { acknowledged, durable } => {
+                    format!("lost acknowledged={acknowledged} durable={durable}")
+                }
             };
             format!("{result}{}", m.session.map_or(" session=none".to_string(), session))
         }

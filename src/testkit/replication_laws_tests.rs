@@ -77,6 +77,8 @@ fn a_conflict_costs_no_more_refusals_than_terms() {
     let probe = |prev: u64| {
         let prev = EntryId::new(prev, 1);
         let request = AppendEntriesRequest {
+            acknowledged: Default::default(),
+            disk: Default::default(),
             term: Term(4),
             prev,
             entries: Entries::EMPTY,

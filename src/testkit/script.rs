@@ -25,6 +25,7 @@
 //! | `crash 1 keep=1`, `restart 1` | all but the oldest write in flight is lost |
 //! | `join 4` | server 4 starts with an empty disk, and knows nobody |
 //! | `wipe 4` | a server that is down, and joined, starts again with an empty disk, and knows nobody |
+//! | `back_up 2`, `roll_back 2` | the disk is copied; the copy takes the place of the disk of a server that is down, and it starts |
 //! | `lose_data 1 3` | the disk of a server that is down loses its entries from 3 on |
 //! | `inject 2 1 append_entries_request term=5 prev=3@2 entries=4@2:x commit=3` | a message arrives that nobody sent; an entry `4@2:voters=1+2/learners=3` is a configuration |
 //! | `tick 1 5`, `run 20` | clocks tick; whole rounds of ticks, disks and messages pass |
@@ -174,6 +175,8 @@ fn run(cluster: &mut Cluster, words: &Words<'_>) -> Moved {
         "restart" => cluster.restart(words.node(0)?),
         "join" => words.words.iter().try_for_each(|word| cluster.join(NodeId(number(word)?))),
         "wipe" => cluster.wipe(words.node(0)?),
+        "back_up" => cluster.back_up(words.node(0)?),
+        "roll_back" => cluster.roll_back(words.node(0)?),
         "lose_data" => cluster.lose_data(words.node(0)?, Index(words.number(1)?)),
         "given" => {
             let vote = words.option("vote")?.map(NodeId);

@@ -162,7 +162,7 @@ impl TransferLaws {
 fn check_vote(view: &View<'_>, (role, old): (RoleKind, HardState), asked: Term, is_disruptive: bool) -> Checked {
     let id = view.id;
     let untouched = view.hard_state == old && view.role == Some(role);
-    let right = if is_disruptive { untouched } else { view.hard_state.term >= asked };
+    let right = if is_disruptive { untouched } else { view.has_lost_data || view.hard_state.term >= asked };
     check(right, Law::OnlyTransfersDisrupt, || {
         let what =
             if is_disruptive { "listens to a candidate that disrupts its leader" } else { "ignores a candidate" };

@@ -1,7 +1,7 @@
 //! A log of which only the end is in memory.
 
 use crate::log::{LogView, Memberships, MemoryLog, Read};
-use crate::types::{EntryId, HardState, Index, Term};
+use crate::types::{DiskId, EntryId, HardState, Index, Term};
 
 /// The protocol's view of a disk of which only the end is in memory.
 pub(super) struct WarmEnd<'a> {
@@ -44,5 +44,9 @@ impl LogView for WarmEnd<'_> {
 
     fn write_bytes_max(&self) -> usize {
         self.disk.write_bytes_max()
+    }
+
+    fn disk(&self) -> DiskId {
+        self.disk.disk()
     }
 }

@@ -8,7 +8,7 @@ use crate::message::{
     InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
     RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
-use crate::types::{Entries, Entry, EntryId, Index, NodeId, Payload, Term};
+use crate::types::{DiskId, Entries, Entry, EntryId, Index, NodeId, Payload, Term};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::format;
@@ -125,6 +125,10 @@ pub(super) fn number(word: &str) -> Result<u64, MoveError> {
 }
 
 /// `7@3` is index 7 of term 3.
+fn disk(words: &Words<'_>) -> Result<DiskId, MoveError> {
+    Ok(DiskId(words.option("disk")?.unwrap_or(0) as u32))
+}
+
 fn entry_id(word: &str) -> Result<EntryId, MoveError> {
     match word.split_once('@') {
         Some((index, term)) => Ok(EntryId::new(number(index)?, number(term)?)),
@@ -220,7 +224,10 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
             let entries = entries.split(',').filter(|word| !word.is_empty()).map(entry).collect::<Result<_, _>>()?;
             let commit = Index(words.option("commit")?.unwrap_or(0));
             let (prev, session) = (words.id("prev")?, Index(words.option("session")?.unwrap_or(0)));
-            Message::AppendEntriesRequest(AppendEntriesRequest { history: None, term, prev, entries, commit, session })
+            let (acknowledged, disk) = (Index(words.option("acknowledged")?.unwrap_or(0)), disk(words)?);
+            let request =
+                AppendEntriesRequest { history: None, term, prev, entries, commit, session, acknowledged, disk };
+            Message::AppendEntriesRequest(request)
         }
         Some("append_entries_response") => {
             let result = match words.words.get(3).copied() {
@@ -228,13 +235,17 @@ pub(super) fn message(words: &Words<'_>, initial: &Membership) -> Result<Message
                 Some("rejected") => {
                     AppendResult::Rejected { prev_index: Index(words.required("prev")?), hint: words.id("hint")? }
                 }
+                Some("lost") => AppendResult::LostAcknowledged {
+                    acknowledged: Index(words.required("acknowledged")?),
+                    durable: Index(words.required("durable")?),
+                },
                 _ => AppendResult::StaleTerm,
             };
             let session = match words.options.get("session").copied() {
                 Some("none") => None,
                 _ => Some(Index(words.option("session")?.unwrap_or(0))),
             };
-            Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session })
+            Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session, disk: disk(words)? })
         }
         Some("confirm_leader_request") => {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term, round: words.required("round")? })

@@ -277,6 +277,9 @@ pub struct ServerState {
     /// The session in which the leader that it follows last addressed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Index>,
+    /// Whether it found that its disk lacks what it acknowledged, and does nothing any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lost: bool,
     /// Who granted in this campaign, ascending.
     pub votes_granted: Vec<NodeId>,
     /// Who refused in this campaign, ascending.
@@ -408,6 +411,9 @@ pub struct ProgressRecord {
     /// Which acquaintance with it this is.
     #[serde(default, skip_serializing_if = "is_first")]
     pub session: Index,
+    /// What it had acknowledged when it said that it lost that; 0 unless it did.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub lost: Index,
     /// The last round of confirmation that began before this acquaintance did.
     #[serde(default, skip_serializing_if = "is_zero_round")]
     pub round_before: u64,
@@ -439,6 +445,7 @@ impl From<&PeerState> for ProgressRecord {
             },
             active: peer.active,
             session: peer.session,
+            lost: peer.lost.unwrap_or_default(),
             round_before: peer.round_before,
             confirmed_round: peer.confirmed_round,
             inflight: peer.inflight.clone(),

@@ -37,6 +37,8 @@ pub enum MessageRecord {
         commit: Index,
         #[serde(default, skip_serializing_if = "is_first")]
         session: Index,
+        #[serde(default, skip_serializing_if = "is_first")]
+        acknowledged: Index,
     },
     /// See [`AppendEntriesResponse`](crate::message::AppendEntriesResponse).
     AppendEntriesResponse {
@@ -80,6 +82,8 @@ pub enum ResultRecord {
     Rejected { prev_index: Index, hint: EntryId },
     /// See [`AppendResult::StaleTerm`].
     StaleTerm {},
+    /// See [`AppendResult::LostAcknowledged`].
+    LostAcknowledged { acknowledged: Index, durable: Index },
 }
 
 impl MessageRecord {
@@ -139,14 +143,17 @@ impl From<&Envelope> for MessageRecord {
             Message::RequestVoteResponse(m) => Self::RequestVoteResponse { from, to, term, granted: m.granted },
             Message::AppendEntriesRequest(m) => {
                 let entries = runs(m.entries.iter());
-                let (prev, commit, session) = (m.prev, m.commit, m.session);
-                Self::AppendEntriesRequest { from, to, term, prev, entries, commit, session }
+                let (prev, commit, session, acknowledged) = (m.prev, m.commit, m.session, m.acknowledged);
+                Self::AppendEntriesRequest { from, to, term, prev, entries, commit, session, acknowledged }
             }
             Message::AppendEntriesResponse(m) => {
                 let result = match m.result {
                     AppendResult::Accepted { match_index } => ResultRecord::Accepted { match_index },
                     AppendResult::Rejected { prev_index, hint } => ResultRecord::Rejected { prev_index, hint },
                     AppendResult::StaleTerm => ResultRecord::StaleTerm {},
+                    AppendResult::LostAcknowledged { acknowledged, durable } => {
+                        ResultRecord::LostAcknowledged { acknowledged, durable }
+                    }
                 };
                 Self::AppendEntriesResponse { from, to, term, result, session: m.session.unwrap_or_default() }
             }

@@ -200,6 +200,7 @@ impl Tracer {
             leader: state.leader,
             leader_is_recent: state.leader_is_recent,
             session: state.session,
+            lost: state.lost,
             votes_granted: state.votes_granted,
             votes_refused: state.votes_refused,
             snapshot: state.snapshot,

@@ -19,7 +19,7 @@ use crate::message::{
     InstallSnapshotRequest, Message, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
     RequestVoteRequest, RequestVoteResponse, TimeoutNowRequest,
 };
-use crate::types::{Entries, Entry, EntryId, Index, Payload, Term};
+use crate::types::{DiskId, Entries, Entry, EntryId, Index, Payload, Term};
 use bytes::Bytes;
 use pack_io::{Config, Decode, Decoder, DeserializeView, Encode, Encoder, SerialError, Serialize, varint_len};
 use std::sync::Arc;
@@ -32,6 +32,9 @@ const ENTRY_MEMBERSHIP: u8 = 2;
 const RESULT_ACCEPTED: u8 = 0;
 const RESULT_REJECTED: u8 = 1;
 const RESULT_STALE_TERM: u8 = 2;
+/// `index` is what was acknowledged, `hint_index` where the durable log ends. Only a leader that names what was acknowledged
+/// gets such a result, hence none before 0.7.
+const RESULT_LOST: u8 = 3;
 
 #[derive(Serialize, DeserializeView)]
 #[pack_io(version = 1)]
@@ -83,6 +86,11 @@ struct AppendEntriesRequestBody<'a> {
     history_high: u64,
     #[pack_io(since = 2)]
     history_low: u64,
+    /// 0 for nothing, and from leaders before 0.7.
+    #[pack_io(since = 2)]
+    acknowledged: u64,
+    #[pack_io(since = 2)]
+    disk: u32,
 }
 
 /// The same body as it is read: the block still in bytes.
@@ -101,6 +109,11 @@ struct AppendEntriesRequestView<'a> {
     history_high: u64,
     #[pack_io(since = 2)]
     history_low: u64,
+    /// 0 for nothing, and from leaders before 0.7.
+    #[pack_io(since = 2)]
+    acknowledged: u64,
+    #[pack_io(since = 2)]
+    disk: u32,
 }
 
 /// A flat union: `index` is `match_index` or `prev_index`, the hint is zero unless rejected.
@@ -115,6 +128,8 @@ struct AppendEntriesResponseBody {
     /// One more than the session; 0 from servers before 0.7, which echo none.
     #[pack_io(since = 2)]
     session_next: u64,
+    #[pack_io(since = 2)]
+    disk: u32,
 }
 
 #[derive(Serialize, DeserializeView)]
@@ -335,6 +350,8 @@ fn encode_append(m: &AppendEntriesRequest, limits: &Limits, encoder: &mut Encode
             session: m.session.0,
             history_high: (history >> 64) as u64,
             history_low: history as u64,
+            acknowledged: m.acknowledged.0,
+            disk: m.disk.0,
         },
     )
 }
@@ -344,6 +361,9 @@ fn append_response_body(m: &AppendEntriesResponse) -> AppendEntriesResponseBody 
         AppendResult::Accepted { match_index } => (RESULT_ACCEPTED, match_index, EntryId::ZERO),
         AppendResult::Rejected { prev_index, hint } => (RESULT_REJECTED, prev_index, hint),
         AppendResult::StaleTerm => (RESULT_STALE_TERM, Index::ZERO, EntryId::ZERO),
+        AppendResult::LostAcknowledged { acknowledged, durable } => {
+            (RESULT_LOST, acknowledged, EntryId { index: durable, term: Term::ZERO })
+        }
     };
     AppendEntriesResponseBody {
         term: m.term.0,
@@ -352,6 +372,7 @@ fn append_response_body(m: &AppendEntriesResponse) -> AppendEntriesResponseBody 
         hint_index: hint.index.0,
         hint_term: hint.term.0,
         session_next: m.session.map_or(0, |session| session.0.saturating_add(1)),
+        disk: m.disk.0,
     }
 }
 
@@ -404,10 +425,14 @@ pub(super) fn decode(
                     AppendResult::Rejected { prev_index: Index(b.index), hint: EntryId::new(b.hint_index, b.hint_term) }
                 }
                 RESULT_STALE_TERM => AppendResult::StaleTerm,
+                RESULT_LOST => {
+                    AppendResult::LostAcknowledged { acknowledged: Index(b.index), durable: Index(b.hint_index) }
+                }
                 _ => return Err(FrameError::Body { kind, what: "unknown result" }),
             };
             let session = b.session_next.checked_sub(1).map(Index);
-            Ok(Message::AppendEntriesResponse(AppendEntriesResponse { term: Term(b.term), result, session }))
+            let (term, disk) = (Term(b.term), DiskId(b.disk));
+            Ok(Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session, disk }))
         }
         kind::CONFIRM_LEADER_REQUEST => view(kind, body).map(|b: ConfirmLeaderRequestBody| {
             Message::ConfirmLeaderRequest(ConfirmLeaderRequest { term: Term(b.term), round: b.round })
@@ -445,6 +470,8 @@ fn decode_append(body: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) -
         commit: Index(b.commit),
         session: Index(b.session),
         history: decode_history(b.history_high, b.history_low)?,
+        acknowledged: Index(b.acknowledged),
+        disk: DiskId(b.disk),
     }))
 }
 

@@ -113,6 +113,8 @@ pub(crate) fn append_bytes(term: u64, commands: impl IntoIterator<Item = Bytes>)
     let entry =
         |(command, index): (Bytes, u64)| Entry { id: EntryId::new(index, term), payload: Payload::Command(command) };
     Message::AppendEntriesRequest(AppendEntriesRequest {
+        acknowledged: Default::default(),
+        disk: Default::default(),
         history: None,
         session: Index::ZERO,
         term: Term(term),

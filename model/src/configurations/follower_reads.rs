@@ -120,7 +120,7 @@ pub(super) const CONFORM_CRASHES: Configuration = Configuration {
     log_max: 1,
     crashes_max: 1,
     readers: 1,
-    golden: Some(50_296),
+    golden: Some(50_500),
     ..CONFORM
 };
 pub(super) const CONFORM_ROUNDS: Configuration = Configuration {
@@ -132,6 +132,6 @@ pub(super) const CONFORM_ROUNDS: Configuration = Configuration {
     campaigners: 1,
     readers: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::FollowerRead, Goal::ReadAborted],
-    golden: Some(155_324),
+    golden: Some(166_799),
     ..CONFORM
 };

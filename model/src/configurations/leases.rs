@@ -80,6 +80,6 @@ pub(super) const CONFORM_CRASHES: Configuration = Configuration {
     symmetry: false,
     drop_dead: false,
     goals: &[Goal::Leader, Goal::Commit, Goal::LeaseRead],
-    golden: Some(122_836),
+    golden: Some(126_028),
     ..WITH_LEASES
 };

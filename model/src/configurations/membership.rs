@@ -44,7 +44,7 @@ pub(super) const SINGLE: Configuration = Configuration {
     changes_max: 2,
     network: TWO_MESSAGES,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::ChangeTakenBack],
-    golden: Some(10_054_776),
+    golden: Some(10_056_552),
     ..CHANGES
 };
 pub(super) const JOINT: Configuration = Configuration {
@@ -58,7 +58,7 @@ pub(super) const JOINT: Configuration = Configuration {
     heartbeats: true,
     network: TWO_MESSAGES,
     goals: WITH_JOINT,
-    golden: Some(3_703_608),
+    golden: Some(4_368_485),
     ..CHANGES
 };
 pub(super) const LEARNERS: Configuration = Configuration {
@@ -81,7 +81,7 @@ pub(super) const LEAVING: Configuration = Configuration {
     targets: WITHOUT_FIRST,
     heartbeats: true,
     goals: WITH_LEAVING,
-    golden: Some(346_108),
+    golden: Some(346_670),
     ..CHANGES
 };
 pub(super) const SNAPSHOTS: Configuration = Configuration {
@@ -97,7 +97,7 @@ pub(super) const SNAPSHOTS: Configuration = Configuration {
     trails: &[0, 1],
     heartbeats: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::SnapshotRestored, Goal::MembershipBySnapshot],
-    golden: Some(401_369),
+    golden: Some(405_583),
     ..CHANGES
 };
 pub(super) const READS: Configuration = Configuration {
@@ -130,7 +130,7 @@ pub(super) const TRANSFER: Configuration = Configuration {
         Goal::TransferEnded,
         Goal::JointLeft,
     ],
-    golden: Some(1_077_087),
+    golden: Some(1_279_786),
     ..CHANGES
 };
 pub(super) const CRASHES: Configuration = Configuration {
@@ -141,7 +141,7 @@ pub(super) const CRASHES: Configuration = Configuration {
     campaigners: 2,
     network: Network::Lossy { messages_max: 1, duplication: false },
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::JointLeft, Goal::LostWrite, Goal::ChangeTakenBack],
-    golden: Some(412_865),
+    golden: Some(416_814),
     ..JOINT
 };
 pub(super) const WIPED: Configuration = Configuration {
@@ -158,7 +158,7 @@ pub(super) const WIPED: Configuration = Configuration {
     campaigners: 1,
     network: TWO_MESSAGES,
     goals: &[Goal::Leader, Goal::Commit],
-    golden: Some(95_938),
+    golden: Some(130_182),
     ..CHANGES
 };
 
@@ -169,7 +169,7 @@ pub(super) const CHECK_QUORUM: Configuration = Configuration {
     pre_vote: true,
     check_quorum: true,
     goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LeaderLeft, Goal::StepDown],
-    golden: Some(29_585_332),
+    golden: Some(30_150_276),
     ..LEAVING
 };
 
@@ -189,7 +189,7 @@ pub(super) const TWO_CHANGES: Configuration = Configuration {
     network: TWO_MESSAGES,
     single_entry_appends: false,
     goals: WITH_JOINT,
-    golden: Some(30_826_303),
+    golden: Some(27_481_043),
     ..CHANGES
 };
 
@@ -238,7 +238,7 @@ pub(super) const CONFORM_WIPED: Configuration = Configuration {
     name: "conform-membership-wiped",
     network: Network::Lossy { messages_max: 1, duplication: false },
     drop_dead: false,
-    golden: Some(2_609),
+    golden: Some(2_831),
     ..WIPED
 };
 pub(super) const CONFORM_LEARNERS: Configuration = Configuration {

@@ -2,6 +2,7 @@
 
 mod follower_reads;
 mod leases;
+mod loss;
 mod membership;
 mod reads;
 
@@ -26,6 +27,7 @@ const CORE: Configuration = Configuration {
     snapshots_max: 0,
     changes_max: 0,
     wipes_max: 0,
+    restorable: 0,
     trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
@@ -64,7 +66,7 @@ pub const ALL: &[Configuration] = &[
         log_max: 1,
         network: Network::Lossy { messages_max: 2, duplication: false },
         client_requests: false,
-        golden: Some(1_441_721),
+        golden: Some(1_464_552),
         ..CORE
     },
     Configuration {
@@ -84,7 +86,7 @@ pub const ALL: &[Configuration] = &[
         pending_max: 2,
         crashes_max: 1,
         goals: WITH_LOST_WRITE,
-        golden: Some(4_047_781),
+        golden: Some(4_082_189),
         ..CORE
     },
     Configuration {
@@ -95,7 +97,7 @@ pub const ALL: &[Configuration] = &[
         crashes_max: 2,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::Truncation, Goal::LostWrite],
-        golden: Some(906_095),
+        golden: Some(911_722),
         ..CORE
     },
     Configuration {
@@ -136,7 +138,7 @@ pub const ALL: &[Configuration] = &[
         heartbeats: false,
         network: Network::Lossy { messages_max: 2, duplication: false },
         client_requests: false,
-        golden: Some(1_797_699),
+        golden: Some(1_799_492),
         ..CORE
     },
     Configuration { name: "three-terms", purpose: "three terms", term_max: 3, golden: Some(4_085_136), ..CORE },
@@ -176,7 +178,7 @@ pub const ALL: &[Configuration] = &[
         check_quorum: true,
         campaigners: 1,
         goals: WITH_TRANSFER,
-        golden: Some(3_556_259),
+        golden: Some(3_606_936),
         ..CORE
     },
     Configuration {
@@ -190,7 +192,7 @@ pub const ALL: &[Configuration] = &[
         campaigners: 1,
         network: Network::Lossy { messages_max: 2, duplication: false },
         goals: WITH_TRANSFER,
-        golden: Some(6_857_127),
+        golden: Some(6_922_976),
         ..CORE
     },
     Configuration {
@@ -204,7 +206,7 @@ pub const ALL: &[Configuration] = &[
         client_requests: false,
         campaigners: 2,
         goals: WITH_TRANSFER,
-        golden: Some(2_590_162),
+        golden: Some(2_592_648),
         ..CORE
     },
     Configuration {
@@ -215,7 +217,7 @@ pub const ALL: &[Configuration] = &[
         network: Network::Lossy { messages_max: 1, duplication: true },
         campaigners: 1,
         goals: WITH_TRANSFER,
-        golden: Some(734_848),
+        golden: Some(739_224),
         ..CORE
     },
     Configuration {
@@ -236,7 +238,7 @@ pub const ALL: &[Configuration] = &[
         campaigners: 2,
         client_requests: false,
         goals: WITH_SNAPSHOTS,
-        golden: Some(3_098_156),
+        golden: Some(3_122_904),
         ..CORE
     },
     Configuration {
@@ -261,7 +263,7 @@ pub const ALL: &[Configuration] = &[
         campaigners: 2,
         client_requests: false,
         goals: WITH_SNAPSHOTS,
-        golden: Some(5_036_060),
+        golden: Some(5_053_456),
         ..CORE
     },
     Configuration {
@@ -298,6 +300,7 @@ pub const ALL: &[Configuration] = &[
     membership::TRANSFER,
     membership::CRASHES,
     membership::WIPED,
+    loss::ROLLED_BACK,
 ];
 
 const WITH_TRANSFER: &[Goal] =
@@ -314,7 +317,7 @@ pub const NIGHTLY: &[Configuration] = &[
     Configuration {
         name: "check-quorum-heartbeats",
         purpose: "check-quorum with heartbeats",
-        golden: Some(17_026_207),
+        golden: Some(17_078_431),
         log_max: 1,
         pre_vote: true,
         check_quorum: true,
@@ -325,7 +328,7 @@ pub const NIGHTLY: &[Configuration] = &[
     Configuration {
         name: "fsync-two-messages",
         purpose: "a crash, with two messages on their way",
-        golden: Some(6_583_059),
+        golden: Some(6_707_580),
         log_max: 1,
         crashes_max: 1,
         network: Network::Lossy { messages_max: 2, duplication: false },
@@ -349,7 +352,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         check_quorum: true,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::StepDown],
-        golden: Some(30_528),
+        golden: Some(30_720),
         ..SPEC
     },
     Configuration {
@@ -419,7 +422,7 @@ pub const CONFORMANCE: &[Configuration] = &[
         snapshots_max: 1,
         client_requests: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::SnapshotRestored, Goal::LostWrite],
-        golden: Some(27_463),
+        golden: Some(27_577),
         ..SPEC
     },
     Configuration {
@@ -455,6 +458,7 @@ pub const CONFORMANCE: &[Configuration] = &[
     membership::CONFORM_ROLLED_BACK,
     membership::CONFORM_SNAPSHOTS,
     membership::CONFORM_WIPED,
+    loss::CONFORM,
 ];
 
 /// Conformance beyond [`CONFORMANCE`], for the night.
@@ -472,7 +476,7 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         inflight_max: 2,
         single_entry_appends: false,
         goals: &[Goal::Leader, Goal::Commit, Goal::Reelection, Goal::LostWrite, Goal::StepDown],
-        golden: Some(135_424),
+        golden: Some(150_364),
         ..SPEC
     },
     reads::CONFORM,
@@ -488,7 +492,7 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
         campaigners: 1,
         transfers_max: 2,
         goals: WITH_TRANSFER,
-        golden: Some(170_320),
+        golden: Some(178_478),
         ..SPEC
     },
     Configuration {

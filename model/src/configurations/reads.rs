@@ -50,7 +50,7 @@ pub(super) const CONFORM: Configuration = Configuration {
     purpose: "reads without an entry of the log, with two leaders",
     symmetry: false,
     drop_dead: false,
-    golden: Some(83_973),
+    golden: Some(85_129),
     ..READS
 };
 pub(super) const CONFORM_AGAIN: Configuration = Configuration {
@@ -69,6 +69,6 @@ pub(super) const CONFORM_ROUNDS: Configuration = Configuration {
     heartbeats: true,
     campaigners: 1,
     goals: &[Goal::Leader, Goal::Commit, Goal::Read],
-    golden: Some(76_325),
+    golden: Some(85_173),
     ..CONFORM
 };

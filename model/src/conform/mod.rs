@@ -165,6 +165,10 @@ fn constants(configuration: &Configuration) -> Vec<(&'static str, String)> {
         ("Targets", configuration.targets.0.to_string()),
         ("MaxChanges", configuration.changes_max.to_string()),
         ("MaxWipes", configuration.wipes_max.to_string()),
+        (
+            "Restorable",
+            names((1..=configuration.servers).filter(|id| configuration.is_restorable(id - 1)).map(u64::from)),
+        ),
         ("Campaigners", servers(configuration.campaigners)),
         ("Readers", names((1..=configuration.servers).filter(|id| configuration.reads_at(id - 1)).map(u64::from))),
         ("MaxTerm", configuration.term_max.to_string()),

@@ -243,7 +243,7 @@ impl Canvas<'_> {
         let (x, y, server) = (self.x(*id), Self::y(at), words::node(*id));
         let role = word(&step.after, "role", &server);
         let shape = match input {
-            Input::Crash { .. } | Input::Wipe => {
+            Input::Crash { .. } | Input::Wipe | Input::BackUp | Input::RollBack => {
                 format!("<path class=\"crash\" d=\"M{} {y} m-8 -8 l16 16 m0 -16 l-16 16\"/>", x)
             }
             Input::Event(event) => match event.transition() {

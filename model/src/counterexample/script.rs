@@ -132,6 +132,10 @@ fn commands(cluster: &Cluster, happening: &Happening, needed_later: impl Fn(&Env
         Happening::Step { server, input: Input::Wipe, .. } => {
             vec![format!("crash {server}"), format!("wipe {server}")]
         }
+        Happening::Step { server, input: Input::BackUp, .. } => vec![format!("back_up {server}")],
+        Happening::Step { server, input: Input::RollBack, .. } => {
+            vec![format!("crash {server}"), format!("roll_back {server}")]
+        }
         Happening::Step { server, input: Input::Event(event), .. } => {
             let verb = verb(event.transition());
             vec![match event {

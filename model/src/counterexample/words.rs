@@ -42,7 +42,7 @@ pub fn input(id: NodeId, input: &Input) -> String {
         Input::Event(Event::Persisted { writes: 1 }) => format!("{name}({server}, 1 write)"),
         Input::Event(Event::Persisted { writes }) => format!("{name}({server}, {writes} writes)"),
         Input::Crash { survive } => format!("{name}({server}, {survive} of its writes in flight kept)"),
-        Input::Event(_) | Input::Wipe => format!("{name}({server})"),
+        Input::Event(_) | Input::Wipe | Input::BackUp | Input::RollBack => format!("{name}({server})"),
     }
 }
 

@@ -22,6 +22,7 @@ const SMALL: Configuration = Configuration {
     snapshots_max: 0,
     changes_max: 0,
     wipes_max: 0,
+    restorable: 0,
     trails: &[0],
     network: Network::Lossy { messages_max: 1, duplication: false },
     pre_vote: false,
@@ -43,6 +44,10 @@ const SMALL: Configuration = Configuration {
 /// What those have in common in which the membership changes: servers with roles, so that no two are alike.
 const CHANGES: Configuration =
     Configuration { term_max: 2, changes_max: 1, symmetry: false, network: TWO_MESSAGES, ..SMALL };
+
+/// What those have in common in which the disk of the last server is put back to a copy.
+const ROLLED_BACK: Configuration =
+    Configuration { restorable: 1, campaigners: 1, heartbeats: true, symmetry: false, ..SMALL };
 
 /// What those have in common in which leaders answer reads by leases.
 const LEASES: Configuration = Configuration {
@@ -376,6 +381,31 @@ pub const MUTANTS: &[Configuration] = &[
         changes_max: 5,
         wipes_max: 1,
         ..CHANGES
+    },
+    Configuration {
+        name: "mutant-rolled-back-terms",
+        purpose: "a follower whose disk is put back to what it held in an earlier term of its leader",
+        servers: 2,
+        term_max: 2,
+        log_max: 2,
+        campaigners: 1,
+        step_downs: true,
+        ..ROLLED_BACK
+    },
+    Configuration {
+        name: "mutant-rolled-back-reads",
+        purpose: "a follower whose disk is put back while a read waits for its confirmation",
+        reads_max: 1,
+        network: TWO_MESSAGES,
+        ..ROLLED_BACK
+    },
+    Configuration {
+        name: "mutant-rolled-back-conflicts",
+        purpose: "a follower whose disk is put back to where it held another entry, in the same term",
+        term_max: 2,
+        crashes_max: 1,
+        campaigners: 2,
+        ..ROLLED_BACK
     },
     Configuration {
         name: "mutant-membership-shrinking",

@@ -46,6 +46,8 @@ pub(super) fn line(window: &Window, at: usize, line: &Line) -> Value {
 pub(super) fn disks(window: &Window) -> Value {
     Value::function(window.starts().map(|(line, start)| {
         let disk = Value::record([
+            // A server keeps its disk throughout a trace, so that the number says nothing.
+            ("number", Value::int(0)),
             ("term", Value::int(line.state.current_term.0)),
             ("vote", optional(line.state.voted_for)),
             ("log", log(line.state.base, &start.log)),
@@ -67,6 +69,7 @@ fn state(window: &Window, node: NodeId, state: &ServerState) -> Value {
         ("leader", optional(state.leader)),
         ("leaderIsRecent", Value::Bool(state.leader_is_recent)),
         ("session", render::session(state.session)),
+        ("lost", Value::Bool(state.lost)),
         ("votesGranted", nodes(&state.votes_granted)),
         ("votesRefused", nodes(&state.votes_refused)),
         ("snapshot", entry_id(state.snapshot)),
@@ -140,6 +143,8 @@ fn progress(peer: &ProgressRecord) -> Value {
         ("active", Value::Bool(peer.active)),
         ("confirmedRound", Value::int(peer.confirmed_round)),
         ("session", Value::int(peer.session.0)),
+        ("disk", Value::int(0)),
+        ("lost", Value::int(peer.lost.0)),
         ("roundBefore", Value::int(peer.round_before)),
         ("inflight", Value::Seq(peer.inflight.iter().map(|last| Value::int(last.0)).collect())),
     ])
@@ -181,7 +186,7 @@ fn message(window: &Window, message: &MessageRecord) -> Value {
         MessageRecord::RequestVoteResponse { term, granted, .. } => {
             ("RequestVoteResponse", term, vec![("granted", Value::Bool(*granted))])
         }
-        MessageRecord::AppendEntriesRequest { term, prev, entries: sent, commit, session, .. } => (
+        MessageRecord::AppendEntriesRequest { term, prev, entries: sent, commit, session, acknowledged, .. } => (
             "AppendEntriesRequest",
             term,
             vec![
@@ -189,11 +194,15 @@ fn message(window: &Window, message: &MessageRecord) -> Value {
                 ("entries", entries(sent)),
                 ("commit", Value::int(commit.0)),
                 ("session", Value::int(session.0)),
+                ("acknowledged", Value::int(acknowledged.0)),
+                ("disk", Value::int(0)),
             ],
         ),
-        MessageRecord::AppendEntriesResponse { term, result, session, .. } => {
-            ("AppendEntriesResponse", term, vec![("result", self::result(result)), ("session", Value::int(session.0))])
-        }
+        MessageRecord::AppendEntriesResponse { term, result, session, .. } => (
+            "AppendEntriesResponse",
+            term,
+            vec![("result", self::result(result)), ("session", Value::int(session.0)), ("disk", Value::int(0))],
+        ),
         MessageRecord::ConfirmLeaderRequest { term, round, .. } => {
             ("ConfirmLeaderRequest", term, vec![("round", Value::int(*round))])
         }
@@ -236,6 +245,11 @@ fn result(result: &ResultRecord) -> Value {
             ("hint", entry_id(*hint)),
         ]),
         ResultRecord::StaleTerm {} => Value::record([("kind", Value::str("StaleTerm"))]),
+        ResultRecord::LostAcknowledged { acknowledged, durable } => Value::record([
+            ("kind", Value::str("LostAcknowledged")),
+            ("acknowledged", Value::int(acknowledged.0)),
+            ("durable", Value::int(durable.0)),
+        ]),
     }
 }
 

@@ -40,7 +40,7 @@ use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};
 use crate::life::Lives;
 use crate::peers::PeerMemory;
-use crate::types::{EntryId, GroupId, HardState, Identity, Index, Payload, Term};
+use crate::types::{DiskId, EntryId, GroupId, HardState, Identity, Index, Payload, Term};
 use reader::Shared;
 use record::{Encoder, FRAME_BYTES, Header};
 use recovery::Recovered;
@@ -529,6 +529,10 @@ impl LogView for WalLog {
 
     fn write_bytes_max(&self) -> usize {
         WRITE_BYTES_MAX
+    }
+
+    fn disk(&self) -> DiskId {
+        self.shared.disk()
     }
 }
 

@@ -8,7 +8,7 @@ use super::record::{FRAME_BYTES, Frame, Op, payload_len};
 use super::store::SegmentStore;
 use super::view::{Location, View};
 use crate::log::{LogView, Memberships, Read};
-use crate::types::{Entries, Entry, EntryId, HardState, Index, Term};
+use crate::types::{DiskId, Entries, Entry, EntryId, HardState, Index, Term};
 use bytes::Bytes;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,6 +25,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The high half was drawn when the directory was created.
+    pub(super) fn disk(&self) -> DiskId {
+        DiskId((self.incarnation >> 32) as u32)
+    }
+
     pub(super) fn new(view: View, store: Arc<SegmentStore>, incarnation: u64) -> Self {
         Self { view: RwLock::new(view), store, incarnation, cold: Mutex::new(None) }
     }
@@ -185,5 +190,9 @@ impl LogView for WalReader {
 
     fn write_bytes_max(&self) -> usize {
         super::WRITE_BYTES_MAX
+    }
+
+    fn disk(&self) -> DiskId {
+        self.shared.disk()
     }
 }

@@ -85,7 +85,16 @@ fn follower() -> (Protocol, MemoryLog) {
     let mut protocol = Protocol::new(&RaftConfig::new(2, [1, 2, 3]), &log).expect("a valid configuration");
     let append = |prev, entries| {
         let (commit, session) = (Index::ZERO, Index::ZERO);
-        let request = AppendEntriesRequest { history: None, term: Term(1), prev, entries, commit, session };
+        let request = AppendEntriesRequest {
+            acknowledged: Default::default(),
+            disk: Default::default(),
+            history: None,
+            term: Term(1),
+            prev,
+            entries,
+            commit,
+            session,
+        };
         receive(1, 2, Message::AppendEntriesRequest(request))
     };
     step(&mut protocol, &log, append(EntryId::ZERO, Entries::default()));
@@ -128,7 +137,8 @@ fn an_answer_says_no_more_committed_than_the_reader_holds() {
     step(&mut protocol, &log, receive(3, 1, granted));
     step(&mut protocol, &log, event::Event::Persisted { writes: 1 });
     let result = AppendResult::Accepted { match_index: Index(1) };
-    let acknowledged = Message::AppendEntriesResponse(AppendEntriesResponse { term, result, session: None });
+    let acknowledged =
+        Message::AppendEntriesResponse(AppendEntriesResponse { disk: Default::default(), term, result, session: None });
     step(&mut protocol, &log, receive(3, 1, acknowledged));
     assert_eq!(protocol.commit_index(), Index(1));
     for (reader, commit) in [(2, 0), (3, 1)] {
