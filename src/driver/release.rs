@@ -1,6 +1,7 @@
 //! What a step leaves behind when the lock is released: wake-ups, messages, answers.
 
 use super::contain::{CodePlace, contain};
+use super::loss;
 use super::members::Told;
 use super::node::{Guard, Node, Settled};
 use super::raft::StateMachine;
@@ -108,7 +109,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         }
         let sent = contain(|| {
             for envelope in batch.drain(..) {
-                if self.is_running() {
+                if self.is_running() || loss::is_told_by(&envelope) {
                     self.transport.send(group, envelope);
                 }
             }
