@@ -77,6 +77,9 @@ pub mod action;
 #[cfg(feature = "std")]
 pub mod backup;
 pub mod config;
+#[cfg(any(feature = "persistence", feature = "tcp"))]
+#[cfg_attr(not(feature = "persistence"), allow(dead_code, reason = "the transport uses a part of it"))]
+mod directory;
 #[cfg(feature = "std")]
 pub mod driver;
 pub mod error;

@@ -126,6 +126,13 @@ impl Lives {
         self.kept.last().map(|life| (life.count, life.id))
     }
 
+    /// Whether the remembered life is among these, or none is remembered. Of one that is older than all of these nothing is
+    /// known: the list is cut short.
+    #[must_use]
+    pub fn include(&self, remembered: &Remembered) -> bool {
+        remembered.life.is_none_or(|seen| self.kept.iter().any(|life| (life.count, life.id) == seen))
+    }
+
     /// Whether the directory still holds what is remembered of it. A life that is older than all that it keeps is not held
     /// against it, and neither is anything by a directory that says no lives.
     ///

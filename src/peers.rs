@@ -9,6 +9,8 @@
 //! (`log/wal/peers.rs`) or the transport's affair.
 
 mod bytes;
+#[cfg(any(feature = "persistence", feature = "tcp"))]
+mod store;
 
 use crate::life::{Life, Lives, LostData, Remembered};
 use crate::message::{AppendResult, Message};
@@ -21,6 +23,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
+#[cfg(any(feature = "persistence", feature = "tcp"))]
+pub(crate) use store::FileIn;
 use thiserror::Error;
 
 /// How many low bits of an incarnation count the openings; the others are the directory's random number.
@@ -181,6 +185,19 @@ impl PeerMemory {
         }
         self.changed(known);
         Ok(self.save().err())
+    }
+
+    /// As [`PeerMemory::admit`], but changes nothing. False if the handshake leaves it open, because the life that is remembered
+    /// is older than all that it says: then the peer must be told that life, and compare it with its own list, which is
+    /// longer, before it is admitted and what is remembered is overwritten.
+    pub(crate) fn knows(&self, peer: NodeId, incarnation: u64, lives: &[Life]) -> Result<bool, NotWhoItWas> {
+        let known = lock(&self.shared.known);
+        let Some(before) = known.get(&peer) else { return Ok(true) };
+        let lives = Lives::new(incarnation, lives.iter().copied());
+        let position = lock(&before.position);
+        check_incarnation(before.incarnation, incarnation)?;
+        lives.check(&position)?;
+        Ok(lives.current().is_none() || lives.include(&position))
     }
 
     /// Takes over what another memory knows and this one does not; where they name different directories of a peer, this one

@@ -257,6 +257,32 @@ fn a_server_finds_at_its_peer_what_either_of_them_lost() {
     assert!(!one.transport.stats().peers[&NodeId(2)].connected);
 }
 
+/// A hello has room for a dozen lives. A copy that was opened more often than that seemed to be known to nobody: but its own list
+/// is longer, and it is told which life the other remembers.
+#[test]
+fn a_copy_that_was_opened_often_finds_itself_what_its_hello_has_no_room_for() {
+    let original = lives(&[life(1, 10, 0, (0, 0)), life(2, 20, 0, (0, 0))]);
+    for (openings, found) in [(40, true), (64, true), (70, false)] {
+        let memory = PeerMemory::volatile(GroupId(0));
+        assert!(memory.admit(NodeId(1), original.incarnation(), original.as_slice(), true).unwrap().is_none());
+        let two = server(config(2).peer(1, "127.0.0.1:1"), memory);
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let config = config(1).peer(2, two.transport.local_addr().to_string());
+        let config = config.on_event(move |event| sink.lock().unwrap().push(event.to_string()));
+        let copy = TcpTransport::bind(config).unwrap();
+        // The second life of the copy is another one than that which was seen.
+        let opened: Vec<Life> =
+            (1..=openings).map(|count| life(count, 10 * count + u64::from(count > 1), 0, (0, 0))).collect();
+        copy.introduce(&lives(&opened), &PeerMemory::volatile(GroupId(0)));
+        copy.start(Inbox::new().receiver());
+        let connected = || copy.stats().peers[&NodeId(2)].connected;
+        let lost = || events.lock().unwrap().iter().any(|event| event.contains("lost what node 2 remembers of it"));
+        eventually("it is found, or let in", || connected() || lost());
+        assert_eq!((lost(), connected()), (found, !found), "after {openings} openings");
+    }
+}
+
 /// A peer that refuses says it too.
 #[test]
 fn a_refusal_that_names_a_loss_is_believed() {

@@ -2,7 +2,6 @@
 //!
 //! The look goes the way that opening goes, over a [`ShadowDirectory`]: it finds what opening would find, and changes nothing.
 
-use super::directory::Directory;
 use super::error::WalError;
 use super::identity;
 use super::manifest::{MANIFEST, Manifest, Segment};
@@ -11,6 +10,7 @@ use super::recovery::{self, Recovered};
 use super::room::Found;
 use super::shadow::ShadowDirectory;
 use super::watermark::WATERMARK;
+use crate::directory::Directory;
 use crate::life::Life;
 use crate::membership::Membership;
 use crate::types::{ClusterId, EntryId, GroupId, HardState, Index, NodeId};

@@ -1,9 +1,9 @@
 //! MANIFEST: whose log this is, its lives, and which segments it consists of. Replaced as a whole: written
 //! beside, synced, renamed, and the directory synced.
 
-use super::directory::{Directory, read_full};
 use super::error::WalError;
 use super::record::{u32_at, u64_at};
+use crate::directory::{Directory, read_full};
 use crate::life::{Life, Lives};
 use crate::types::{ClusterId, EntryId, HardState, Index, NodeId, Term};
 use std::format;

@@ -25,7 +25,7 @@ pub(super) fn warning(file_system: &str) -> Option<&'static str> {
 }
 
 /// The file system that holds a path, from a table of mounts in the form of `/proc/self/mountinfo`.
-pub(super) fn file_system_of(path: &Path, mounts: &str) -> Option<String> {
+pub(crate) fn file_system_of(path: &Path, mounts: &str) -> Option<String> {
     let mut found: Option<(usize, &str)> = None;
     for line in mounts.lines() {
         let Some((mount, file_system)) = line.split_once(" - ") else { continue };

@@ -11,7 +11,6 @@
 //!
 //! What a failed write or sync means is the contract of [`crate::log`]: the log stops for good.
 
-mod directory;
 mod error;
 mod inspect;
 mod manifest;
@@ -27,14 +26,17 @@ mod store;
 mod view;
 mod watermark;
 
-pub(crate) use directory::read_full;
-pub use directory::{Directory, LockGuard, OsDirectory, RawFile};
+pub use crate::directory::{Directory, LockGuard, OsDirectory, RawFile};
 pub use error::WalError;
 pub use inspect::{WalContent, WalIdentity, WalInspection, WalSegment, inspect};
 pub(crate) use manifest::{MANIFEST, RESTORING};
+#[cfg(target_os = "linux")]
+pub(crate) use media::file_system_of;
 pub use options::WalOptions;
 pub use reader::WalReader;
 pub use shadow::ShadowDirectory;
+
+pub(crate) use crate::directory::read_full;
 
 use super::{LogView, Memberships, RaftLog, Read, SharedLog};
 use crate::action::{Compaction, Write};

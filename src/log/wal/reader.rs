@@ -1,12 +1,12 @@
 //! Reading a log on a disk beside its writer: from memory under a short lock that is never held
 //! during I/O, and cold entries with positioned reads on files of their own.
 
-use super::directory::read_full;
 use super::error::WalError;
 use super::manifest::Segment;
 use super::record::{FRAME_BYTES, Frame, Op, payload_len};
 use super::store::SegmentStore;
 use super::view::{Location, View};
+use crate::directory::read_full;
 use crate::log::{LogView, Memberships, Read};
 use crate::types::{DiskId, Entries, Entry, EntryId, HardState, Index, Term};
 use bytes::Bytes;

@@ -6,7 +6,6 @@
 //! waited for, which is cut, or damage, which is refused: damage is what lies before a position
 //! that the watermark, the manifest or any later record says was durable.
 
-use super::directory::{Directory, RawFile, read_full};
 use super::error::WalError;
 use super::manifest::{MANIFEST, MANIFEST_NEW, Manifest, RESTORING, Segment};
 use super::options::WalOptions;
@@ -15,6 +14,7 @@ use super::room::{Found, Numbers, Reserve, Sizes, lacks_space};
 use super::store::zero;
 use super::view::{Place, View};
 use super::watermark::{Mark, WATERMARK, Watermark};
+use crate::directory::{Directory, RawFile, read_full};
 use crate::life::Remembered;
 use crate::types::{EntryId, Index, NodeId, Term};
 use std::collections::BTreeMap;

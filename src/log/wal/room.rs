@@ -6,11 +6,11 @@
 //! zeros, so that the volume really set it aside; removing it is the only use of it. It is made again as soon as there is
 //! room.
 
-use super::directory::{Directory, read_full};
 use super::error::WalError;
 use super::manifest::{MANIFEST_NEW, Manifest, NotStored, segment_number};
 use super::peers::MEMORY_NEW;
 use super::store::zero;
+use crate::directory::{Directory, read_full};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! A directory as it is on the disk, with changes that stay in memory: what opening would find and do, without doing it.
 
-use super::directory::{Directory, LockGuard, RawFile, read_full};
+use crate::directory::{Directory, LockGuard, RawFile, read_full};
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -7,11 +7,11 @@
 //! Any failed write or sync stops the store for good: the kernel may have dropped the dirty pages,
 //! so that a later sync would answer Ok for bytes that are lost.
 
-use super::directory::{Directory, RawFile};
 use super::error::WalError;
 use super::manifest::{Manifest, NotStored, Segment};
 use super::record::u32_at;
 use super::room::{Numbers, Reserve, Sizes, lacks_space};
+use crate::directory::{Directory, RawFile};
 use std::path::PathBuf;
 use std::string::ToString;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -5,9 +5,9 @@
 //! Two slots are written in turn after each sync, without a sync of their own: the mark may lag
 //! after a loss of power, but what it says is always true. A clean close writes and syncs both.
 
-use super::directory::{Directory, RawFile, read_full};
 use super::error::WalError;
 use super::record::{u32_at, u64_at};
+use crate::directory::{Directory, RawFile, read_full};
 use crate::types::{EntryId, Index, Term};
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,10 @@
 //! What a TCP transport needs to know before it binds.
 
 use super::events::{EventHandler, TransportEvent};
+use super::identity::IdentitiesPlace;
 use super::resolve::Resolver;
+#[cfg(feature = "persistence")]
+use crate::directory::Directory;
 use crate::transport::address::normalise;
 use crate::transport::{AddressError, same_address};
 use crate::types::{ClusterId, NodeId};
@@ -72,6 +75,8 @@ pub struct TcpConfig {
     /// The most inbound connections that are in their handshake at a time. One more displaces the
     /// oldest. Default 64.
     pub handshakes_max: usize,
+    #[cfg(feature = "persistence")]
+    identities_in: Option<(Arc<dyn Directory>, String)>,
     on_event: Option<EventHandler>,
     pub(super) resolver: Resolver,
 }
@@ -99,6 +104,8 @@ impl TcpConfig {
             backoff_first: Duration::from_millis(50),
             backoff_last: Duration::from_secs(2),
             handshakes_max: 64,
+            #[cfg(feature = "persistence")]
+            identities_in: None,
             on_event: None,
             resolver: Resolver::of_the_machine(),
         }
@@ -137,6 +144,22 @@ impl TcpConfig {
     pub fn identities(mut self, file: impl Into<PathBuf>) -> Self {
         self.identities = Some(file.into());
         self
+    }
+
+    /// As [`TcpConfig::identities`], in a file of this directory: a disk in memory, or one that fails on demand.
+    #[cfg(feature = "persistence")]
+    #[must_use]
+    pub fn identities_in(mut self, directory: Arc<dyn Directory>, name: impl Into<String>) -> Self {
+        self.identities_in = Some((directory, name.into()));
+        self
+    }
+
+    pub(super) fn identities_place(&self) -> Option<IdentitiesPlace> {
+        #[cfg(feature = "persistence")]
+        if let Some((directory, name)) = self.identities_in.clone() {
+            return Some(IdentitiesPlace::In(directory, name));
+        }
+        self.identities.clone().map(IdentitiesPlace::Path)
     }
 
     /// Calls `handler` on what an operator may want to see: connections made, lost, refused. It

@@ -13,17 +13,19 @@
 use super::Shared;
 use super::events::TransportEvent;
 use super::peer::Peer;
+use crate::directory::{Directory, OsDirectory};
 use crate::history::{History, Lineage};
 use crate::life::Lives;
-use crate::peers::{FILE_BYTES_MAX, NotWhoItWas, PeerMemory, PeerStore};
+use crate::peers::{FileIn, NotWhoItWas, PeerMemory, PeerStore};
 use crate::transport::Receiver;
 use crate::types::{GroupId, NodeId};
-use crate::wire::{FEATURE_HISTORIES, Introduction, Refusal, Refuser};
+use crate::wire::{FEATURE_HISTORIES, Hello, Introduction, Refusal, Refuser};
 use std::boxed::Box;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "persistence")]
+use std::string::String;
 use std::string::ToString;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -171,6 +173,18 @@ impl Recognition {
 }
 
 impl Shared {
+    /// As [`Shared::recognise`], by a hello, which says only the newest lives. False if the peer is to be told first what is
+    /// remembered of it: it is admitted with the first word that it says after that.
+    pub(super) fn recognise_hello(&self, hello: &Hello) -> Result<bool, Refusal> {
+        let (id, said) = (hello.from, &hello.introduction);
+        self.identity.check_history(id, said.history.as_ref())?;
+        let known = self.identity.memory().knows(id, hello.incarnation, &said.lives);
+        if self.identity.is_lost() || known != Ok(false) {
+            return self.recognise(id, hello.incarnation, said).map(|()| true);
+        }
+        self.check_own_lives(id, said).map(|()| false)
+    }
+
     /// Whether a peer is who it was, and this server is who it was for the peer, by what the peer said in a handshake.
     pub(super) fn recognise(&self, id: NodeId, incarnation: u64, said: &Introduction) -> Result<(), Refusal> {
         if self.identity.is_lost() {
@@ -181,16 +195,22 @@ impl Shared {
         let is_member = self.is_member(id);
         let admitted = self.identity.memory().admit(id, incarnation, &said.lives, is_member);
         let not_saved = admitted.map_err(refusal)?;
-        // Only now, and only of a member: a copy of some server, or one of another cluster of the same number, remembers others
-        // under the names of this cluster's servers, and must not stop them.
-        if let (true, Some(lives), Some(remembered)) = (is_member, self.identity.lives.get(), &said.remembered) {
+        self.check_own_lives(id, said)?;
+        if let Some(error) = not_saved {
+            self.monitor.report(&TransportEvent::IdentityNotSaved { peer: id, error });
+        }
+        Ok(())
+    }
+
+    /// Only of one that was found to be who it was, and only of a member: a copy of some server, or one of another cluster of
+    /// the same number, remembers others under the names of this cluster's servers, and must not stop them.
+    fn check_own_lives(&self, id: NodeId, said: &Introduction) -> Result<(), Refusal> {
+        if let (true, Some(lives), Some(remembered)) = (self.is_member(id), self.identity.lives.get(), &said.remembered)
+        {
             if let Err(lost) = lives.check(remembered) {
                 self.lose(id, lost.into());
                 return Err(Refusal::OwnDataLost);
             }
-        }
-        if let Some(error) = not_saved {
-            self.monitor.report(&TransportEvent::IdentityNotSaved { peer: id, error });
         }
         Ok(())
     }
@@ -252,54 +272,64 @@ fn refusal(error: NotWhoItWas) -> Refusal {
     }
 }
 
-/// The memory that a configured file holds, which need not exist yet; without one it lasts while the process lives.
-pub(super) fn open(path: Option<&Path>) -> io::Result<PeerMemory> {
-    let Some(path) = path else { return Ok(PeerMemory::volatile(GroupId(0))) };
-    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
-    let bytes = match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-            return Err(damaged("the file of the peers' identities is too large"));
-        }
-        Ok(_) => Some(fs::read(path)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    PeerMemory::kept(GroupId(0), bytes.as_deref(), Box::new(PathStore(path.to_path_buf()))).map_err(damaged)
+/// Where a transport remembers its peers, if its log does not.
+#[derive(Clone)]
+pub(super) enum IdentitiesPlace {
+    /// A file, whose directory need not be there yet.
+    Path(PathBuf),
+    /// A file of this directory.
+    #[cfg(feature = "persistence")]
+    In(Arc<dyn Directory>, String),
 }
 
-/// A file of its own, for a server whose log keeps no memory of its peers.
-struct PathStore(PathBuf);
+impl IdentitiesPlace {
+    pub(super) fn path(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            #[cfg(feature = "persistence")]
+            Self::In(directory, name) => directory.path().join(name),
+        }
+    }
 
-impl PeerStore for PathStore {
-    /// Replaces the file as a whole: written beside, synced, renamed, and the directory synced.
-    fn store(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut beside = self.0.as_os_str().to_owned();
-        beside.push(".tmp");
-        let beside = PathBuf::from(beside);
-        let mut file = File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&beside, &self.0)?;
-        sync_parent(&self.0)
+    fn file(&self) -> io::Result<FileIn<Arc<dyn Directory>>> {
+        match self {
+            Self::Path(path) => {
+                let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file in Unicode");
+                let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_name)?.to_string();
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                Ok(FileIn { directory: Arc::new(OsDirectory::existing(parent)?), name })
+            }
+            #[cfg(feature = "persistence")]
+            Self::In(directory, name) => Ok(FileIn { directory: Arc::clone(directory), name: name.clone() }),
+        }
     }
 }
 
-#[cfg(unix)]
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+impl PeerStore for IdentitiesPlace {
+    fn store(&self, bytes: &[u8]) -> io::Result<()> {
+        self.file()?.store(bytes)
+    }
 }
 
-/// Elsewhere a directory cannot be synced, and a rename is as durable as it gets.
-#[cfg(not(unix))]
-fn sync_parent(_path: &Path) -> io::Result<()> {
-    Ok(())
+/// The memory that a configured file holds, which need not exist yet; without one it lasts while the process lives.
+pub(super) fn open(place: Option<IdentitiesPlace>) -> io::Result<PeerMemory> {
+    let Some(place) = place else { return Ok(PeerMemory::volatile(GroupId(0))) };
+    let bytes = match place.file().and_then(|file| file.read()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        bytes => bytes?,
+    };
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+    PeerMemory::kept(GroupId(0), bytes.as_deref(), Box::new(place)).map_err(damaged)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    fn open(path: Option<&Path>) -> io::Result<PeerMemory> {
+        super::open(path.map(|path| IdentitiesPlace::Path(path.to_path_buf())))
+    }
 
     const TWO: NodeId = NodeId(2);
 

@@ -117,7 +117,7 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
             return shared.monitor.stranger(address, if displaced { CloseReason::Displaced } else { reason });
         }
     };
-    let (peer, way) = match examine(shared, &hello, address) {
+    let (peer, way, admitted) = match examine(shared, &hello, address) {
         Ok(found) => found,
         Err(refusal) => {
             shared.lobby.leave(serial);
@@ -139,7 +139,7 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
         return;
     }
     match way {
-        Way::Messages => serve_messages(shared, (socket, address, serial), &peer, &mut reader, receiver),
+        Way::Messages => serve_messages(shared, (socket, address, serial), (&peer, admitted), &mut reader, receiver),
         Way::Snapshots => serve_snapshots(shared, socket, &peer, &mut reader, receiver),
     }
 }
@@ -147,7 +147,7 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
 fn serve_messages(
     shared: &Shared,
     (socket, address, serial): (&Socket, SocketAddr, u64),
-    peer: &Peer,
+    (peer, admitted): (&Peer, bool),
     reader: &mut FrameReader,
     receiver: &dyn Receiver,
 ) {
@@ -157,7 +157,7 @@ fn serve_messages(
     let mut reason = match welcome(shared, socket, peer.id, (PROTOCOL, shared.config.frame_bytes_max)) {
         Ok(()) => {
             shared.identity.greeting.wait();
-            read_messages(shared, socket, peer, reader, receiver)
+            read_messages(shared, socket, (peer, admitted), reader, receiver)
         }
         Err(error) => close_reason(error),
     };
@@ -207,8 +207,8 @@ fn read_hello(shared: &Shared, socket: &Socket, reader: &mut FrameReader) -> Res
     }
 }
 
-/// Who may come in, and what for.
-fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(Arc<Peer>, Way), Refusal> {
+/// Who may come in, what for, and whether it is remembered already that it did.
+fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(Arc<Peer>, Way, bool), Refusal> {
     let config = &shared.config;
     if shared.is_closed() {
         return Err(Refusal::ShuttingDown);
@@ -233,10 +233,10 @@ fn examine(shared: &Arc<Shared>, hello: &Hello, address: SocketAddr) -> Result<(
     if (hello.frame_bytes_max as usize) < frame_bytes_min {
         return Err(Refusal::Unacceptable);
     }
-    shared.recognise(hello.from, hello.incarnation, &hello.introduction)?;
+    let admitted = shared.recognise_hello(hello)?;
     // Last, for this may make a peer of a stranger.
     let peer = shared.peer_or_guest(hello, address).ok_or(Refusal::UnknownSender)?;
-    Ok((peer, way))
+    Ok((peer, way, admitted))
 }
 
 fn refuse(socket: &Socket, reason: Refusal, by: Refuser) {
@@ -265,7 +265,7 @@ fn welcome(shared: &Shared, socket: &Socket, to: NodeId, (version, frame_bytes_m
 fn read_messages(
     shared: &Shared,
     socket: &Socket,
-    peer: &Peer,
+    (peer, admitted): (&Peer, bool),
     reader: &mut FrameReader,
     receiver: &dyn Receiver,
 ) -> CloseReason {
@@ -275,7 +275,7 @@ fn read_messages(
         Ok(source) => source,
         Err(error) => return close_reason(error),
     };
-    let mut notes = shared.identity.memory().notes(peer.id);
+    let mut notes = if admitted { shared.identity.memory().notes(peer.id) } else { None };
     loop {
         let (frame, bytes) = match reader.next(&mut source) {
             Ok(read) => read,
@@ -319,7 +319,8 @@ fn read_messages(
     }
 }
 
-/// A guest has become a member since its handshake: what it says is noted from now on.
+/// A guest has become a member since its handshake, or a peer was told first what is remembered of it: what it says is noted
+/// from now on.
 fn remember_member(shared: &Shared, peer: &Peer, notes: &mut Option<PeerNotes>) -> Result<(), Refusal> {
     if notes.is_none() && !peer.is_guest() {
         shared.remember_member(peer)?;

@@ -108,8 +108,8 @@ impl TcpTransport {
     /// The configuration breaks a rule, what is remembered of the peers cannot be read, or the address cannot be bound.
     pub fn bind(config: TcpConfig) -> Result<Self, TransportError> {
         config.validate()?;
-        let memory = identity::open(config.identities.as_deref()).map_err(|source| TransportError::Identities {
-            file: config.identities.clone().unwrap_or_default(),
+        let memory = identity::open(config.identities_place()).map_err(|source| TransportError::Identities {
+            file: config.identities_place().map(|place| place.path()).unwrap_or_default(),
             source,
         })?;
         let failed = |source| TransportError::Bind { address: config.listen.clone(), source };

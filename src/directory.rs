@@ -1,6 +1,6 @@
-//! The little of a file system that the log needs: one flat directory of files with positioned
-//! reads and writes. A trait, so that tests can put a disk beneath the log that fails on demand
-//! and loses what was never synced.
+//! The little of a file system that the log, the snapshots and the file of the peers' identities need: one flat directory of
+//! files with positioned reads and writes. A trait, so that tests can put a disk beneath them that fails on demand and loses
+//! what was never synced.
 
 use std::any::Any;
 use std::boxed::Box;
@@ -175,6 +175,20 @@ impl OsDirectory {
         })
     }
 
+    /// The directory at `path`, which is there already.
+    #[cfg(feature = "tcp")]
+    pub(crate) fn existing(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        if !fs::metadata(&path)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self {
+            #[cfg(unix)]
+            handle: fs::File::open(&path)?,
+            path,
+        })
+    }
+
     /// The names of all regular files, or of everything else.
     fn names_of(&self, regular: bool) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -226,14 +240,15 @@ impl Directory for OsDirectory {
         self.names_of(false)
     }
 
+    #[cfg(feature = "persistence")]
     fn free_bytes(&self) -> Option<u64> {
         fs4::available_space(&self.path).ok()
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(all(feature = "persistence", target_os = "linux"))]
     fn file_system(&self) -> Option<String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        super::media::file_system_of(&fs::canonicalize(&self.path).ok()?, &mounts)
+        crate::log::wal::file_system_of(&fs::canonicalize(&self.path).ok()?, &mounts)
     }
 
     #[cfg(unix)]
@@ -272,6 +287,7 @@ impl Directory for OsDirectory {
         sync_directory(&self.path)
     }
 
+    #[cfg(feature = "persistence")]
     fn try_lock(&self, name: &str) -> io::Result<Option<LockGuard>> {
         let mut options = fs::OpenOptions::new();
         let file = self.open_with(name, options.read(true).write(true).create(true).truncate(false))?;
@@ -281,6 +297,12 @@ impl Directory for OsDirectory {
             Err(fs4::TryLockError::WouldBlock) => Ok(None),
             Err(fs4::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// What needs a lock is not compiled.
+    #[cfg(not(feature = "persistence"))]
+    fn try_lock(&self, _: &str) -> io::Result<Option<LockGuard>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
