@@ -2,6 +2,9 @@
 //! files with positioned reads and writes. A trait, so that tests can put a disk beneath them that fails on demand and loses
 //! what was never synced.
 
+#[cfg(feature = "persistence")]
+pub(crate) mod media;
+
 use std::any::Any;
 use std::boxed::Box;
 use std::fs;
@@ -248,7 +251,7 @@ impl Directory for OsDirectory {
     #[cfg(all(feature = "persistence", target_os = "linux"))]
     fn file_system(&self) -> Option<String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        crate::log::wal::file_system_of(&fs::canonicalize(&self.path).ok()?, &mounts)
+        media::file_system_of(&fs::canonicalize(&self.path).ok()?, &mounts)
     }
 
     #[cfg(unix)]

@@ -78,7 +78,7 @@ pub mod action;
 pub mod backup;
 pub mod config;
 #[cfg(any(feature = "persistence", feature = "tcp"))]
-#[cfg_attr(not(feature = "persistence"), allow(dead_code, reason = "the transport uses a part of it"))]
+#[cfg_attr(not(feature = "persistence"), allow(dead_code, unreachable_pub, reason = "the transport uses a part of it"))]
 mod directory;
 #[cfg(feature = "std")]
 pub mod driver;

@@ -16,6 +16,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("error", 1),
     ("transition", 1),
     ("life", 1),
+    // Whose files lie in it: the log, the snapshots, the memory of the peers.
+    ("directory", 1),
     ("peers", 2),
     ("quorum", 2),
     ("config", 2),
@@ -99,14 +101,15 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
     ("std::time", &["driver", "transport"], "only driver and transport see clocks"),
     ("std::thread", &["driver", "transport"], "only driver and transport see threads"),
     ("std::net", &["transport"], "only transport sees the network"),
-    // The transport remembers across restarts who its peers are.
-    ("std::fs", &["log/wal", "trace", "transport", "backup"], "only log/wal, trace, transport and backup see files"),
+    // The transport remembers across restarts who its peers are, by the same door as the log.
+    ("std::fs", &["directory", "log/wal", "trace", "backup"], "only directory, log/wal, trace and backup see files"),
     ("rand", &["ticker", "log/wal", "transport", "driver"], "the protocol knows no chance (law 1)"),
     ("rand_chacha", &["ticker", "log/wal", "transport", "driver"], "the protocol knows no chance (law 1)"),
 ];
 
 /// The rooms behind the feature `std`; every other room is `no_std + alloc`.
 const WITH_STD: &[&str] = &[
+    "directory",
     "peers",
     "log/shared",
     "log/wal",

@@ -14,7 +14,6 @@
 mod error;
 mod inspect;
 mod manifest;
-mod media;
 mod options;
 mod peers;
 mod reader;
@@ -30,12 +29,11 @@ pub use crate::directory::{Directory, LockGuard, OsDirectory, RawFile};
 pub use error::WalError;
 pub use inspect::{WalContent, WalIdentity, WalInspection, WalSegment, inspect};
 pub(crate) use manifest::{MANIFEST, RESTORING};
-#[cfg(target_os = "linux")]
-pub(crate) use media::file_system_of;
 pub use options::WalOptions;
 pub use reader::WalReader;
 pub use shadow::ShadowDirectory;
 
+use crate::directory::media;
 pub(crate) use crate::directory::read_full;
 
 use super::{LogView, Memberships, RaftLog, Read, SharedLog};

@@ -8,7 +8,7 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 /// What a file system of this name does not promise that a log relies on; `None` where nothing is known against it.
-pub(super) fn warning(file_system: &str) -> Option<&'static str> {
+pub(crate) fn warning(file_system: &str) -> Option<&'static str> {
     let family = file_system.split('.').next().unwrap_or_default();
     match family {
         "btrfs" | "bcachefs" | "zfs" => Some(
