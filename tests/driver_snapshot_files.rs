@@ -41,7 +41,7 @@ impl Sockets {
             tcp = tcp.peer(peer, address);
         }
         let transport = TcpTransport::bind(tcp).unwrap();
-        self.0.values().for_each(|peer| peer.set_address(id, transport.local_addr().to_string()));
+        self.0.values().for_each(|peer| peer.set_address(id, transport.local_addr().to_string()).unwrap());
         self.0.insert(id, transport.clone());
         transport
     }

@@ -105,7 +105,7 @@ fn read_frame(stream: &mut TcpStream) -> Option<Frame> {
 fn pair(one: Option<&Arc<History>>, two: Option<&Arc<History>>) -> (Server, Server) {
     let two = server(config(2).peer(1, "127.0.0.1:1"), two);
     let one = server(config(1).peer(2, two.transport.local_addr().to_string()), one);
-    two.transport.set_address(1, one.transport.local_addr().to_string());
+    two.transport.set_address(1, one.transport.local_addr().to_string()).unwrap();
     (one, two)
 }
 

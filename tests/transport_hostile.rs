@@ -163,7 +163,7 @@ fn a_server_of_another_cluster_is_refused_and_told_why() {
 fn a_server_at_anothers_address_is_not_taken_for_it() {
     let three = TcpTransport::bind(config(3)).unwrap();
     let one = TcpTransport::bind(config(1).peer(2, three.local_addr().to_string())).unwrap();
-    three.set_address(1, one.local_addr().to_string());
+    three.set_address(1, one.local_addr().to_string()).unwrap();
     one.start(Inbox::new().receiver());
     three.start(Inbox::new().receiver());
     eventually("node 3 refuses to be node 2", || three.stats().refused.get("wrong_receiver").is_some_and(|n| *n > 0));
@@ -304,7 +304,7 @@ fn damage_in_transit_is_never_delivered() {
     let two = TcpTransport::bind(config(2)).unwrap();
     let proxy = Proxy::to(two.local_addr());
     let one = TcpTransport::bind(config(1).peer(2, proxy.address.to_string())).unwrap();
-    two.set_address(1, one.local_addr().to_string());
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     let at_two = Inbox::new();
     one.start(Inbox::new().receiver());
     two.start(at_two.receiver());

@@ -4,12 +4,13 @@
 mod transport_support;
 
 use raft_io::snapshot::{ChunkRequest, MemorySnapshots, SnapshotStore};
-use raft_io::transport::{FetchError, RaftTransport, TcpTransport};
+use raft_io::transport::{AddressError, FetchError, RaftTransport, TcpTransport, TransportError, TransportEvent};
 use raft_io::wire::{self, Frame, Hello, Limits, Purpose, Refusal};
 use raft_io::{ClusterId, EntryId, GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use transport_support::snapshots::{GROUP, Serving, fetch_into};
 use transport_support::{CLUSTER, DEADLINE, Inbox, config, envelope, eventually, refusal, vote};
@@ -137,10 +138,14 @@ fn a_member_at_another_place_than_it_should_be_is_found_when_it_shows_up() {
 }
 
 fn hello(from: u64, peer_address: Option<&str>) -> Vec<u8> {
+    hello_to(from, 1, peer_address)
+}
+
+fn hello_to(from: u64, to: u64, peer_address: Option<&str>) -> Vec<u8> {
     let hello = Hello {
         cluster: ClusterId(CLUSTER),
         from: NodeId(from),
-        to: NodeId(1),
+        to: NodeId(to),
         incarnation: 1,
         version_first: wire::PROTOCOL,
         version_last: wire::PROTOCOL,
@@ -199,4 +204,77 @@ fn guests_are_few_and_say_where_they_are() {
         matches!(knock(133, Some("127.0.0.1:1")).1, Frame::Welcome(_))
     });
     assert!(one.stats().peers.len() <= 33);
+}
+
+/// It took any text, though a configuration with it would not have been bound: the peer was never found, and nobody said why.
+#[test]
+fn an_address_at_which_nobody_can_be_is_refused_while_it_runs() {
+    let one = TcpTransport::bind(config(1).peer(2, "127.0.0.1:7002").peer(3, "three.test:7003")).unwrap();
+    one.start(Inbox::new().receiver());
+    let refused = |id: u64, address: &str| match one.set_address(id, address) {
+        Err(TransportError::Address { peer, address: told, reason }) => {
+            assert_eq!((peer, told.as_str()), (NodeId(id), address));
+            Some(reason)
+        }
+        other => panic!("{address}: {other:?}"),
+    };
+    assert_eq!(refused(2, "nowhere"), Some(AddressError::NoPort));
+    assert_eq!(refused(4, "four.test:0"), Some(AddressError::Port));
+    assert_eq!(refused(2, &one.local_addr().to_string()), Some(AddressError::Own));
+    let taken = one.set_address(2, "THREE.test.:7003");
+    assert!(matches!(taken, Err(TransportError::SharedAddress { peers: [NodeId(3), NodeId(2)], .. })), "{taken:?}");
+    let peers: Vec<_> = one.stats().peers.into_iter().map(|(id, peer)| (id.0, peer.address)).collect();
+    assert_eq!(peers, [(2, "127.0.0.1:7002".to_string()), (3, "three.test:7003".to_string())], "nothing changed");
+    one.set_address(3, "three.test:7003").unwrap();
+    one.set_address(3, "elsewhere.test:7003").unwrap();
+    one.set_address(2, "three.test:7003").unwrap();
+    one.set_address(1, "anything").unwrap();
+}
+
+/// Two names were of one server. One of the two members was never found, and each attempt said only who it was not.
+#[test]
+fn two_names_that_lead_to_one_server_are_named_once() {
+    let (two, _inbox) = started(2);
+    let place = two.local_addr();
+    let told = |shared_addresses: bool| {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let mut config = config(1).peer(2, "two.test:1").peer(3, "three.test:1").peer(4, "127.0.0.1:1");
+        config.shared_addresses = shared_addresses;
+        (config.backoff_first, config.backoff_last) = (Duration::from_millis(2), Duration::from_millis(5));
+        let config = config.resolver(move |_| Ok(vec![place])).on_event(move |event| {
+            if let TransportEvent::SamePlace { .. } = event {
+                sink.lock().unwrap().push(event.to_string());
+            }
+        });
+        let one = TcpTransport::bind(config).unwrap();
+        one.start(Inbox::new().receiver());
+        eventually("both were tried many times", || {
+            let stats = one.stats();
+            stats.refused_by_peers >= 10 && stats.peers[&NodeId(2)].connected
+        });
+        let events = events.lock().unwrap();
+        events.clone()
+    };
+    assert_eq!(told(false), [format!("the addresses of nodes 2 and 3 both lead to {place}; one of them is wrong")]);
+    assert_eq!(told(true), [""; 0], "that is meant");
+}
+
+/// Who was refused was counted for all together: an operator could not tell whose directory was put back.
+#[test]
+fn refused_hellos_are_counted_for_the_member_that_they_claim_to_be_of() {
+    let one = TcpTransport::bind(config(1).peer(2, "127.0.0.1:1")).unwrap();
+    one.start(Inbox::new().receiver());
+    let knock = |from: u64, address: Option<&str>, to: u64| {
+        let mut stream = TcpStream::connect(one.local_addr()).unwrap();
+        stream.write_all(&hello_to(from, to, address)).unwrap();
+        refusal(Some(answer(&mut stream)))
+    };
+    for _ in 0..3 {
+        assert_eq!(knock(2, None, 7), Some(Refusal::WrongReceiver { id: NodeId(1) }));
+    }
+    assert_eq!(knock(9, None, 1), Some(Refusal::UnknownSender), "of no member");
+    eventually("it is counted", || one.stats().peers[&NodeId(2)].claims_refused.get("wrong_receiver") == Some(&3));
+    let stats = one.stats();
+    assert_eq!((stats.peers.len(), stats.refused["wrong_receiver"], stats.refused["unknown_sender"]), (1, 3, 1));
 }

@@ -36,8 +36,8 @@ fn filled(chunks: usize) -> (MemorySnapshots, Vec<u8>) {
 /// Server 1, which serves a store, and server 2, which fetches.
 fn pair<S: SnapshotStore>(store: S, one: TcpConfig, two: TcpConfig) -> (TcpTransport, TcpTransport) {
     let (one, two) = (TcpTransport::bind(one).unwrap(), TcpTransport::bind(two).unwrap());
-    one.set_address(2, two.local_addr().to_string());
-    two.set_address(1, one.local_addr().to_string());
+    one.set_address(2, two.local_addr().to_string()).unwrap();
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     one.start(Serving::of(store, &Inbox::new()));
     two.start(Inbox::new().receiver());
     (one, two)
@@ -89,8 +89,8 @@ fn a_large_snapshot_takes_little_memory_and_delays_no_message() {
     writer.finish().unwrap();
 
     let (one, two) = (TcpTransport::bind(config(1)).unwrap(), TcpTransport::bind(config(2)).unwrap());
-    one.set_address(2, two.local_addr().to_string());
-    two.set_address(1, one.local_addr().to_string());
+    one.set_address(2, two.local_addr().to_string()).unwrap();
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     let at_two = Inbox::new();
     one.start(Serving::of(from, &Inbox::new()));
     two.start(at_two.receiver());
@@ -253,8 +253,8 @@ fn pair_with_door(one: TcpConfig, two: TcpConfig) -> (TcpTransport, TcpTransport
     let (from, _) = filled(5);
     let door = Arc::new(Door::default());
     let (one, two) = (TcpTransport::bind(one).unwrap(), TcpTransport::bind(two).unwrap());
-    one.set_address(2, two.local_addr().to_string());
-    two.set_address(1, one.local_addr().to_string());
+    one.set_address(2, two.local_addr().to_string()).unwrap();
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     let own = Arc::clone(&door);
     one.start(Serving::after(from, &Inbox::new(), move |_, _| own.pass()));
     two.start(Inbox::new().receiver());
@@ -380,7 +380,7 @@ fn a_changed_address_is_followed() {
     fetch(&two, 1, last(), 0).unwrap();
     let moved = TcpTransport::bind(config(1).peer(2, "127.0.0.1:1")).unwrap();
     moved.start(Serving::of(from, &Inbox::new()));
-    two.set_address(1, moved.local_addr().to_string());
+    two.set_address(1, moved.local_addr().to_string()).unwrap();
     assert_eq!(fetch(&two, 1, last(), 1).unwrap().number, 1);
     eventually("it came from there", || moved.stats().sent_chunks == 1);
     assert_eq!(one.stats().sent_chunks, 1);
@@ -393,7 +393,7 @@ fn a_fetch_that_waits_at_the_address_before_is_given_up() {
     thread::scope(|scope| {
         let fetching = scope.spawn(|| fetch(&two, 1, last(), 0).map(|chunk| chunk.number));
         door.wait_for(1);
-        two.set_address(1, "127.0.0.1:1");
+        two.set_address(1, "127.0.0.1:1").unwrap();
         assert!(matches!(fetching.join().unwrap(), Err(FetchError::Unreachable { .. })));
     });
     assert!(began.elapsed() < PATIENT / 2, "it took {:?}", began.elapsed());

@@ -13,8 +13,8 @@ use transport_support::{DEADLINE, Inbox, append, append_bytes, config, envelope,
 /// Two transports that know each other, started and connected both ways.
 fn pair(one: TcpConfig, two: TcpConfig) -> ((TcpTransport, Inbox), (TcpTransport, Inbox)) {
     let (one, two) = (TcpTransport::bind(one).unwrap(), TcpTransport::bind(two).unwrap());
-    one.set_address(2, two.local_addr().to_string());
-    two.set_address(1, one.local_addr().to_string());
+    one.set_address(2, two.local_addr().to_string()).unwrap();
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     let (at_one, at_two) = (Inbox::new(), Inbox::new());
     one.start(at_one.receiver());
     two.start(at_two.receiver());
@@ -118,7 +118,7 @@ fn a_changed_address_is_followed_while_connected() {
     let moved = TcpTransport::bind(config(2).peer(1, "127.0.0.1:1")).unwrap();
     let at_moved = Inbox::new();
     moved.start(at_moved.receiver());
-    one.set_address(2, moved.local_addr().to_string());
+    one.set_address(2, moved.local_addr().to_string()).unwrap();
     send_until_received(&one, &at_moved, || envelope(1, 2, vote(2)));
     assert_eq!(one.stats().peers[&NodeId(2)].address, moved.local_addr().to_string());
     two.shutdown();
@@ -129,7 +129,7 @@ fn names_are_resolved_at_each_connect() {
     let two = TcpTransport::bind(config(2)).unwrap();
     let names = Names::default();
     let one = TcpTransport::bind(config(1).peer(2, "two.test:1").resolver(names.lookup())).unwrap();
-    two.set_address(1, one.local_addr().to_string());
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     let at_two = Inbox::new();
     one.start(Inbox::new().receiver());
     two.start(at_two.receiver());
@@ -163,7 +163,7 @@ fn a_name_that_nobody_resolves_holds_up_no_other_name() {
     two.start(at_two.receiver());
     eventually("the lookup takes too long", || one.stats().connect_failures > 0);
     names.set("two.test:1", two.local_addr());
-    one.set_address(2, "two.test:1");
+    one.set_address(2, "two.test:1").unwrap();
     send_until_received(&one, &at_two, || envelope(1, 2, vote(1)));
     drop(never);
 }
@@ -194,7 +194,7 @@ fn a_peer_added_at_run_time_is_connected() {
     one.start(at_one.receiver());
     two.start(Inbox::new().receiver());
     eventually("it is a guest", || one.stats().peers.get(&NodeId(2)).is_some_and(|peer| peer.accepted));
-    one.set_address(2, two.local_addr().to_string());
+    one.set_address(2, two.local_addr().to_string()).unwrap();
     send_until_received(&two, &at_one, || envelope(2, 1, vote(1)));
     wait_connected(&one, 2);
 }
@@ -204,8 +204,8 @@ fn a_half_open_connection_is_given_up_and_made_anew() {
     let one = TcpTransport::bind(config(1)).unwrap();
     let two = TcpTransport::bind(config(2)).unwrap();
     let proxy = Proxy::to(two.local_addr());
-    one.set_address(2, proxy.address.to_string());
-    two.set_address(1, one.local_addr().to_string());
+    one.set_address(2, proxy.address.to_string()).unwrap();
+    two.set_address(1, one.local_addr().to_string()).unwrap();
     let at_two = Inbox::new();
     one.start(Inbox::new().receiver());
     two.start(at_two.receiver());
@@ -243,8 +243,8 @@ fn a_stalled_peer_does_not_delay_another_and_its_queue_is_bounded() {
     let stalled = TcpTransport::bind(config(2).peer(1, one.local_addr().to_string())).unwrap();
     let healthy = TcpTransport::bind(config(3).peer(1, one.local_addr().to_string())).unwrap();
     let proxy = Proxy::to(stalled.local_addr());
-    one.set_address(2, proxy.address.to_string());
-    one.set_address(3, healthy.local_addr().to_string());
+    one.set_address(2, proxy.address.to_string()).unwrap();
+    one.set_address(3, healthy.local_addr().to_string()).unwrap();
     let (at_stalled, at_healthy) = (Inbox::new(), Inbox::new());
     one.start(Inbox::new().receiver());
     stalled.start(at_stalled.receiver());
@@ -279,7 +279,7 @@ fn a_slow_line_with_a_large_frame_is_not_taken_for_dead() {
     let one = TcpTransport::bind(config(1)).unwrap();
     let two = TcpTransport::bind(config(2).peer(1, one.local_addr().to_string())).unwrap();
     let proxy = Proxy::to(two.local_addr());
-    one.set_address(2, proxy.address.to_string());
+    one.set_address(2, proxy.address.to_string()).unwrap();
     let at_two = Inbox::new();
     one.start(Inbox::new().receiver());
     two.start(at_two.receiver());
@@ -344,7 +344,7 @@ fn a_receiver_may_shut_its_own_transport_down() {
     let own = TcpTransport::bind(config(2).peer(1, one.local_addr().to_string())).unwrap();
     let (inbox, inside) = (Inbox::new(), own.clone());
     own.start(inbox.receiver_then(move || inside.shutdown()));
-    one.set_address(2, own.local_addr().to_string());
+    one.set_address(2, own.local_addr().to_string()).unwrap();
     send_until_received(&one, &inbox, || envelope(1, 2, vote(1)));
     eventually("it is down", || !own.stats().peers[&NodeId(1)].accepted);
 }

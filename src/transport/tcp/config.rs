@@ -264,7 +264,7 @@ impl fmt::Debug for TcpConfig {
     }
 }
 
-/// Why a transport could not be set up. Nothing was bound.
+/// Why a transport could not be set up, or a peer's address not be changed. Nothing was bound, or changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TransportError {

@@ -116,6 +116,14 @@ pub enum TransportEvent {
         /// How many events of this kind were counted but not reported before this one.
         unreported: u64,
     },
+    /// The names of two peers lead to one address: at most one of the two can be found. Said once for each pair, when a connection
+    /// is made; not with [`TcpConfig::shared_addresses`](super::TcpConfig::shared_addresses).
+    SamePlace {
+        /// The two, ascending.
+        peers: [NodeId; 2],
+        /// The address.
+        address: SocketAddr,
+    },
     /// The system starts no thread for a peer: nothing is sent to it until one can be started.
     NoThread {
         /// The peer.
@@ -189,6 +197,12 @@ impl fmt::Display for TransportEvent {
             Self::Accepted { peer, address } => return write!(f, "node {peer} connected from {address}"),
             Self::Closed { peer, reason } => return write!(f, "node {peer} disconnected: {reason}"),
             Self::NoThread { peer, error } => return write!(f, "cannot start a thread for node {peer}: {error}"),
+            Self::SamePlace { peers: [one, other], address } => {
+                return write!(
+                    f,
+                    "the addresses of nodes {one} and {other} both lead to {address}; one of them is wrong"
+                );
+            }
             Self::IdentityNotSaved { peer, error } => {
                 return write!(f, "cannot save the identity of node {peer}: {error}; a restart forgets it");
             }
@@ -293,6 +307,9 @@ pub struct PeerStats {
     pub incarnation: Option<u64>,
     /// What it advertises to clients, from its last handshake.
     pub client_address: Option<String>,
+    /// Handshakes that this server refused and whose opener claimed to be this member, by [`Refusal::name`]. Claimed, not proven:
+    /// it may have been another server.
+    pub claims_refused: BTreeMap<String, u64>,
     /// Messages waiting to be sent to it.
     pub queued_messages: usize,
     /// Their bytes.

@@ -122,6 +122,9 @@ fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial
         Err(refusal) => {
             shared.lobby.leave(serial);
             shared.monitor.refused(address, hello.from, refusal);
+            if let Some(claimed) = shared.peer(hello.from).filter(|peer| !peer.is_guest()) {
+                claimed.count_refused_claim(refusal.name());
+            }
             return refuse(socket, refusal, shared.identity.refuser(hello.from));
         }
     };

@@ -1,9 +1,11 @@
 //! Who is a peer: as configured, as the cluster's configuration says, or because it came by itself.
 
-use super::config::TcpConfig;
+use super::config::{TcpConfig, TransportError};
 use super::events::TransportEvent;
 use super::peer::Peer;
 use super::{Shared, Start};
+use crate::transport::address::normalise;
+use crate::transport::{AddressError, same_address};
 use crate::types::NodeId;
 use crate::wire::{Hello, Purpose};
 use std::collections::BTreeMap;
@@ -23,6 +25,44 @@ impl Shared {
     /// Where peers find this server.
     pub(super) fn peer_address(&self) -> String {
         self.config.peer_address.clone().unwrap_or_else(|| self.local_address.to_string())
+    }
+
+    /// As the addresses of a configuration are checked: it can be one, and is nobody else's.
+    pub(super) fn check_new_address(&self, id: NodeId, address: &str) -> Result<(), TransportError> {
+        let refused = |reason| TransportError::Address { peer: id, address: address.to_string(), reason };
+        normalise(address).map_err(refused)?;
+        if self.config.shared_addresses {
+            return Ok(());
+        }
+        if same_address(address, &self.peer_address()) {
+            return Err(refused(AddressError::Own));
+        }
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let other =
+            peers.values().find(|peer| peer.id != id && !peer.is_guest() && same_address(&peer.address(), address));
+        match other {
+            Some(other) => Err(TransportError::SharedAddress { peers: [other.id, id], address: address.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A peer's name led to this address. Where another peer's did too, one of the two is not found, whatever the texts say.
+    pub(super) fn note_place(&self, peer: &Peer, place: Option<SocketAddr>) {
+        peer.set_place(place);
+        let Some(address) = place.filter(|_| !self.config.shared_addresses) else { return };
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let others: Vec<NodeId> = peers
+            .values()
+            .filter(|other| other.id != peer.id && other.place() == place)
+            .map(|other| other.id)
+            .collect();
+        drop(peers);
+        for other in others {
+            let pair = [peer.id.min(other), peer.id.max(other)];
+            if self.same_place.lock().unwrap_or_else(PoisonError::into_inner).insert(pair) {
+                self.monitor.report(&TransportEvent::SamePlace { peers: pair, address });
+            }
+        }
     }
 
     /// Changes where a peer is to be found, or adds one. Start and this must not both start the thread of a new peer, nor

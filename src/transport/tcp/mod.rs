@@ -54,7 +54,7 @@ use events::Monitor;
 use identity::Recognition;
 use inbound::Lobby;
 use peer::Peer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::string::String;
@@ -90,6 +90,8 @@ struct Shared {
     closed: AtomicBool,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     start: Mutex<Start>,
+    /// Who was found at one address with whom, and it was said.
+    same_place: Mutex<BTreeSet<[NodeId; 2]>>,
     /// A node starts on it, or has started.
     attached: AtomicBool,
 }
@@ -127,6 +129,7 @@ impl TcpTransport {
             closed: AtomicBool::new(false),
             peers: RwLock::new(peers),
             start: Mutex::new(Start::Bound(listener)),
+            same_place: Mutex::default(),
             attached: AtomicBool::new(false),
         });
         Ok(Self { handle: Arc::new(Handle { shared }) })
@@ -140,11 +143,18 @@ impl TcpTransport {
 
     /// Changes where a peer is to be found, `HOST:PORT`, or adds a peer. A connection to the
     /// address before is closed and what waits for it dropped. This server's own id is ignored.
-    pub fn set_address(&self, id: impl Into<NodeId>, address: impl Into<String>) {
+    ///
+    /// # Errors
+    /// [`TransportError::Address`] or [`TransportError::SharedAddress`], by the rules of [`TcpTransport::bind`]: nothing changed.
+    pub fn set_address(&self, id: impl Into<NodeId>, address: impl Into<String>) -> Result<(), TransportError> {
         let (shared, id, address) = (&self.handle.shared, id.into(), address.into());
-        if id != shared.config.id {
-            shared.set_address(&shared.start(), id, address);
+        if id == shared.config.id {
+            return Ok(());
         }
+        let start = shared.start();
+        shared.check_new_address(id, &address)?;
+        shared.set_address(&start, id, address);
+        Ok(())
     }
 
     /// Counters and the state of the connections, as they are now.

@@ -154,7 +154,9 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
     let (configured, address_version) = peer.addresses();
     let timeout = shared.config.connect_timeout;
     let dialled = shared.threads.uncounted(|| dial(&configured, &shared.config.resolver, timeout));
-    let Reached { stream, address, name } = dialled.ok_or(ConnectError::Shutdown)?.map_err(ConnectError::Io)?;
+    let dialled = dialled.ok_or(ConnectError::Shutdown)?;
+    shared.note_place(peer, dialled.as_ref().ok().map(|reached| reached.address));
+    let Reached { stream, address, name } = dialled.map_err(ConnectError::Io)?;
     let socket = Arc::new(Socket::new(stream));
     if !peer.begin_outbound(&socket, address_version) {
         return Err(ConnectError::Closed(CloseReason::AddressChanged));

@@ -8,6 +8,8 @@ use crate::transport::PeerTrouble;
 use crate::transport::queue::BoundedQueue;
 use crate::types::{GroupId, NodeId};
 use crate::wire::Introduction;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::string::String;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
@@ -36,6 +38,10 @@ struct State {
     /// The connection that this server opened, from before its handshake on.
     outbound: Option<Arc<Socket>>,
     connected: bool,
+    /// Where its name led at the last attempt to connect, if somebody answered there.
+    place: Option<SocketAddr>,
+    /// Hellos in its name that were refused, by reason.
+    claims_refused: BTreeMap<&'static str, u64>,
     /// Why there is no connection.
     trouble: Option<PeerTrouble>,
     /// The connections that the peer opened, each with its serial number: for messages and for snapshots.
@@ -99,7 +105,7 @@ impl Peer {
         let mut state = self.state();
         if state.address != address {
             state.address = address;
-            state.heard_first = false;
+            (state.heard_first, state.place) = (false, None);
             state.address_version += 1;
             state.close_outbound();
             drop(state);
@@ -184,6 +190,19 @@ impl Peer {
         self.queue.close()
     }
 
+    pub(super) fn set_place(&self, place: Option<SocketAddr>) {
+        self.state().place = place;
+    }
+
+    pub(super) fn place(&self) -> Option<SocketAddr> {
+        self.state().place
+    }
+
+    /// Somebody who claimed to be this peer was refused. Whether it was this peer, nobody knows.
+    pub(super) fn count_refused_claim(&self, reason: &'static str) {
+        *self.state().claims_refused.entry(reason).or_default() += 1;
+    }
+
     /// A connection failed, or ended.
     pub(super) fn note_trouble(&self, trouble: PeerTrouble) {
         self.state().trouble = Some(trouble);
@@ -251,6 +270,7 @@ impl Peer {
             accepted: state.inbound[Way::Messages as usize].is_some(),
             incarnation: state.said.as_ref().map(|(incarnation, _)| *incarnation),
             client_address: state.client_address.clone(),
+            claims_refused: state.claims_refused.iter().map(|(name, count)| (String::from(*name), *count)).collect(),
             queued_messages,
             queued_bytes,
         }
