@@ -193,6 +193,13 @@ impl History {
         &self.ancestors[..usize::from(self.closed)]
     }
 
+    /// The entry with which the newest restore began, if there was one: no server of this history speaks in a term before its.
+    #[must_use]
+    pub fn restored_by(&self) -> Option<EntryId> {
+        let after = self.ancestors.get(usize::from(self.closed)).map_or(self.since, |ancestor| ancestor.since);
+        (self.closed > 0).then_some(after)
+    }
+
     /// The servers that a recovery gave up, ascending.
     #[must_use]
     pub fn lost(&self) -> &[NodeId] {
@@ -446,6 +453,7 @@ mod tests {
         let recovered = History::child(Some(&restored), id(3), EntryId::new(20, 9), [4_u64]);
         assert!(recovered.takes_in(NodeId(9), id(2)) && !recovered.takes_in(NodeId(4), id(2)));
         assert!(!recovered.takes_in(NodeId(9), id(1)));
+        assert_eq!((first().restored_by(), recovered.restored_by()), (None, Some(restored.since())));
         // And a restore of that has none again.
         let grandchild = History::restored(Some(&recovered), id(4), EntryId::new(30, 11));
         assert_eq!(grandchild.closed().iter().map(|known| known.id).collect::<Vec<_>>(), [id(1), id(2), id(3)]);

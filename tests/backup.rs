@@ -176,6 +176,42 @@ fn a_backup_with_any_flipped_byte_is_refused() {
     assert_eq!(commands(&file).len(), 20);
 }
 
+/// A header that somebody made, with a checksum that holds: whatever it says, nothing is allocated by it, nothing panics, and
+/// what does not fit is refused.
+#[test]
+fn a_forged_header_is_refused_or_read() {
+    let mut node = Member::alone(&manual());
+    node.lead();
+    propose(node.raft(), "x".repeat(100));
+    let file = taken(&node);
+    let header = u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
+    let forged = |offset: usize, bytes: &[u8]| {
+        let mut forged = file.clone();
+        forged[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let checksum = crc32c::crc32c(&forged[..header - 4]);
+        forged[header - 4..header].copy_from_slice(&checksum.to_le_bytes());
+        BackupReader::open(&forged[..]).and_then(BackupReader::verify)
+    };
+    for (what, offset, width) in
+        [("flags", 16, 4), ("chunk size", 20, 4), ("index", 48, 8), ("term", 56, 8), ("total", 72, 8)]
+    {
+        for value in [0, 2, 511, 1 << 21, 1 << 31, 1 << 62, u64::MAX] {
+            if file[offset..offset + width] == value.to_le_bytes()[..width] {
+                continue;
+            }
+            let ended = forged(offset, &value.to_le_bytes()[..width]);
+            // Chunks do not verify behind another header either.
+            assert!(
+                matches!(ended, Err(BackupError::Damaged { .. } | BackupError::Cut { .. })),
+                "{what} {value}: {ended:?}"
+            );
+        }
+    }
+    for offset in 88..header - 4 {
+        assert!(forged(offset, &[0xff]).is_err(), "members at {offset}");
+    }
+}
+
 /// A state of exactly one chunk, of nothing at all, and of a byte more than a chunk.
 #[test]
 fn contents_of_every_size_come_back() {

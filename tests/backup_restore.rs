@@ -9,12 +9,15 @@ use driver_support::{PATIENCE, config};
 use raft_io::backup::{BackupError, BackupInfo, BackupReader, Restore, RestoreBackupError};
 use raft_io::driver::{DriverOptions, Raft, Snapshots};
 use raft_io::log::wal::{Directory, WalError, WalLog, WalOptions};
+use raft_io::message::{AppendEntriesRequest, PreVoteRequest, RequestVoteRequest, TimeoutNowRequest};
 use raft_io::snapshot::files::SnapshotOptions;
 use raft_io::snapshot::{SnapshotFiles, SnapshotStore as _};
 use raft_io::testkit::disk::FaultyDisk;
 use raft_io::testkit::log_suite::Random;
-use raft_io::transport::MemoryNetwork;
-use raft_io::{ClusterId, EntryId, HistoryId, LogView as _, NodeId, RoleKind};
+use raft_io::transport::{MemoryNetwork, RaftTransport as _};
+use raft_io::{
+    ClusterId, Entries, EntryId, Envelope, GroupId, HistoryId, Index, LogView as _, Message, NodeId, RoleKind, Term,
+};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -144,32 +147,70 @@ fn a_restored_cluster_has_what_the_backup_had_and_goes_on() {
     assert_eq!(commands(&again).len(), before.len() + 2);
 }
 
-/// The restored node's directories were copied from a backup, and the old cluster still runs: whatever reaches the one from the
-/// other is refused by name, before its term counts.
+/// The old cluster still runs, and is told to add the restored node: whatever reaches the one from the other is refused by
+/// name, before its term counts. Where the old one has written nothing since the backup, its heartbeats name an entry that
+/// both have; they were answered with the term of the restored cluster, which unseated the old one's leader.
 #[test]
 fn a_restored_node_takes_nothing_from_the_cluster_that_was_backed_up() {
-    let group = Group::start(3, &manual());
-    let leader = group.leader();
-    group.propose(leader, 10);
-    let file = bytes_of(group.at(leader).raft());
-    group.propose(leader, 10);
-    let folder = Folder::new();
-    let restore = folder.restore(&file, 11);
-    // On the network of the old cluster, which is told to add it.
-    let restored = folder.start(11, &group.network);
-    leads(&restored);
-    let had = commands(&restored);
-    let term = restored.status().term;
-    let old = group.at(leader).raft();
-    old.add_learner(11, "", PATIENCE).wait().unwrap();
-    restored.wait_for(PATIENCE, |status| status.counters.messages_misbehaved > 0).unwrap();
-    old.promote(11, SHORT).wait().expect_err("it is of another history");
-    assert_eq!((commands(&restored), restored.status().term), (had, term));
-    assert_eq!(history(&restored), restore.history.id());
-    // The old one's leader was never unseated by the high term of the other.
-    let leader = group.leader();
-    group.propose(leader, 1);
-    assert!(group.at(leader).raft().status().term < restore.entry.term);
+    for later in [10, 0] {
+        let group = Group::start(3, &manual());
+        let leader = group.leader();
+        group.propose(leader, 10);
+        let file = bytes_of(group.at(leader).raft());
+        for _ in 0..later {
+            propose(group.at(leader).raft(), "later");
+        }
+        let folder = Folder::new();
+        let restore = folder.restore(&file, 11);
+        // On the network of the old cluster.
+        let restored = folder.start(11, &group.network);
+        leads(&restored);
+        let had = commands(&restored);
+        let term = restored.status().term;
+        let old = group.at(leader).raft();
+        let before = old.status().term;
+        old.add_learner(11, "", PATIENCE).wait().unwrap();
+        restored.wait_for(PATIENCE, |status| status.counters.messages_misbehaved > 3).unwrap();
+        old.promote(11, SHORT).wait().expect_err("it is of another history");
+        // And what else a server of it may send.
+        let stranger = group.network.transport(99);
+        let asks = [
+            Message::PreVoteRequest(PreVoteRequest {
+                term: before,
+                campaign_term: before.next(),
+                last: restore.backup.last,
+            }),
+            Message::RequestVoteRequest(RequestVoteRequest {
+                term: before,
+                last: restore.backup.last,
+                leadership_transfer: true,
+            }),
+            Message::TimeoutNowRequest(TimeoutNowRequest { term: before }),
+            // In whatever term, if it comes from behind the point where the two parted.
+            Message::AppendEntriesRequest(AppendEntriesRequest {
+                term: Term(term.0 + 7),
+                prev: EntryId { index: Index(restore.entry.index.0 + 3), term: before },
+                entries: Entries::default(),
+                commit: Index::ZERO,
+                session: Index::ZERO,
+                history: restore.history.parent(),
+            }),
+        ];
+        let counters = restored.status().counters;
+        for message in asks {
+            stranger.send(GroupId(0), Envelope { from: NodeId(99), to: NodeId(11), message });
+        }
+        // Those and, behind them, some of what the old leader goes on sending: all of it is refused.
+        let status =
+            restored.wait_for(PATIENCE, |status| status.counters.messages_received > counters.messages_received + 20);
+        let now = status.unwrap().counters;
+        let (refused, received) = (now.messages_misbehaved, now.messages_received);
+        assert_eq!(refused - counters.messages_misbehaved, received - counters.messages_received);
+        assert_eq!((commands(&restored), restored.status().term), (had, term));
+        assert_eq!(history(&restored), restore.history.id());
+        assert_eq!(old.status().term, before, "nobody was unseated");
+        propose(old, "it goes on");
+    }
 }
 
 /// An old server comes back and is added to the restored cluster with all that it has: a member as of the backup, and one
@@ -246,7 +287,7 @@ fn later_snapshots_of_the_old_cluster_are_never_used() {
     let restore = folder.restore(&file, 11);
     std::fs::remove_dir_all(folder.snapshots(11)).unwrap();
     let info = open(&file).info().clone();
-    let later = EntryId { index: raft_io::Index(info.last.index.0 + 5), ..info.last };
+    let later = EntryId { index: Index(info.last.index.0 + 5), ..info.last };
     {
         let store = SnapshotFiles::open(folder.snapshots(11), SnapshotOptions::new()).unwrap();
         for (last, command) in [(info.last, &[][..]), (later, &["of the old cluster"][..])] {

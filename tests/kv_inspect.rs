@@ -80,12 +80,20 @@ fn a_clean_directory_is_described_and_left_as_it_is() {
     let (code, text, json) = look(&data);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("clean: ") && text.contains("of cluster 1"), "{text}");
-    for part in ["term ", "entries ", "begins with the snapshot ", "members since entry ", ".wal", "intact to its end"]
-    {
+    for part in [
+        "term ",
+        "entries ",
+        "begins with the snapshot ",
+        "members since entry ",
+        "history ",
+        ".wal",
+        "intact to its end",
+    ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
     assert_eq!(json["clean"], true);
     assert_eq!(json["log"]["membership"]["voters"], serde_json::json!([1, 2, 3]));
+    assert_eq!(json["log"]["membership"]["history"]["since"]["index"], 1, "{json:#}");
     assert!(json["log"]["snapshot"]["index"].as_u64() >= Some(40), "{json:#}");
     assert!(json["log"]["last"]["index"].as_u64() > json["log"]["snapshot"]["index"].as_u64(), "{json:#}");
     assert_eq!(json["snapshots"][0]["last"], json["log"]["snapshot"], "{json:#}");

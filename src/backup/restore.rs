@@ -211,11 +211,13 @@ fn check_unused(path: &Path, nested: &Path) -> Result<(), RestoreBackupError> {
         entries => entries,
     };
     let failed = |source| RestoreBackupError::Io { operation: "listing", file: path.to_path_buf(), source };
+    let absolute = |path: &Path| std::path::absolute(path).map_err(failed);
+    let nested = absolute(nested)?;
     for entry in entries.map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         // Those that may be there are looked at once the directory is locked.
         let may_be = ["LOCK", "lost+found", crate::log::wal::RESTORING].iter().any(|known| name == *known);
-        if !may_be && path.join(&name) != nested {
+        if !may_be && absolute(&path.join(&name))? != nested {
             let (directory, found) = (path.to_path_buf(), name.to_string_lossy().into_owned());
             return Err(RestoreBackupError::NotEmpty { directory, found });
         }

@@ -18,7 +18,7 @@ use crate::history::{History, HistoryId};
 use crate::log::LogView;
 use crate::membership::Membership;
 use crate::message::{AppendEntriesRequest, InstallSnapshotRequest, Message};
-use crate::types::{Entry, EntryId, Index, Payload};
+use crate::types::{Entry, EntryId, Index, Payload, Term};
 use alloc::sync::Arc;
 
 impl Protocol {
@@ -62,7 +62,7 @@ impl Protocol {
         self.membership().history().and_then(|history| history.at(index))
     }
 
-    /// Whether what a leader sends can be of the history that this log belongs to.
+    /// Whether what a peer asks can be of the history that this log belongs to.
     #[inline]
     pub(super) fn check_history(&self, log: &impl LogView, message: &Message) -> Result<(), PeerMisbehaved> {
         match message {
@@ -74,12 +74,35 @@ impl Protocol {
                 if agrees && is_plain { Ok(()) } else { self.check_appended_history(log, request) }
             }
             Message::InstallSnapshotRequest(request) => self.check_offered_history(log, request),
+            Message::PreVoteRequest(_)
+            | Message::RequestVoteRequest(_)
+            | Message::ConfirmLeaderRequest(_)
+            | Message::ReadIndexRequest(_)
+            | Message::TimeoutNowRequest(_) => self.check_term_of_history(message.term()),
+            // An answer unseats nobody: one of an earlier term is dropped.
+            Message::PreVoteResponse(_)
+            | Message::RequestVoteResponse(_)
+            | Message::AppendEntriesResponse(_)
+            | Message::ConfirmLeaderResponse(_)
+            | Message::ReadIndexResponse(_) => Ok(()),
+        }
+    }
+
+    /// A restored cluster begins in a term far beyond those of the one that was backed up, and no server comes from there: who
+    /// speaks in an earlier term is of that one. It is not told the term here, which would unseat its leader.
+    fn check_term_of_history(&self, term: Term) -> Result<(), PeerMisbehaved> {
+        let Some(history) = self.history() else { return Ok(()) };
+        match history.restored_by() {
+            Some(entry) if term < entry.term => {
+                Err(PeerMisbehaved::OtherHistory { index: entry.index, ours: history.at(entry.index), theirs: None })
+            }
             _ => Ok(()),
         }
     }
 
     #[cold]
     fn check_appended_history(&self, log: &impl LogView, request: &AppendEntriesRequest) -> Result<(), PeerMisbehaved> {
+        self.check_term_of_history(request.term)?;
         let prev = request.prev;
         let differs = |index, ours, theirs| Err(PeerMisbehaved::OtherHistory { index, ours, theirs });
         let base = self.tail.base().index;
@@ -153,6 +176,7 @@ impl Protocol {
         log: &impl LogView,
         request: &InstallSnapshotRequest,
     ) -> Result<(), PeerMisbehaved> {
+        self.check_term_of_history(request.term)?;
         let last = request.last;
         let offered = request.membership.history();
         let theirs = offered.and_then(|history| history.at(last.index));

@@ -267,7 +267,8 @@ pub(crate) fn text(info: &BackupInfo) -> Vec<String> {
 }
 
 fn done(options: &BackupOptions, info: &BackupInfo) -> String {
-    let file = options.file.display();
+    let to_stdout = options.file == Path::new("-");
+    let file = if to_stdout { "to standard output".into() } else { options.file.display().to_string() };
     let mut lines = vec![format!("backed up: {file}, {}, whole", megabytes(info.file_bytes()))];
     lines.extend(text(info).into_iter().map(|line| format!("  {line}")));
     lines.push("  the way back: kv restore --help, and docs/RECOVERY.md".into());

@@ -193,6 +193,11 @@ impl Findings {
                 let addresses: Vec<_> =
                     membership.addresses().map(|(id, address)| format!("{id} at {address}")).collect();
                 lines.extend((!addresses.is_empty()).then(|| format!("    {}", addresses.join(", "))));
+                if let Some(history) = membership.history() {
+                    let (id, since) = (history.id(), history.since());
+                    let parent = history.parent().map_or(String::new(), |parent| format!(", a child of {parent}"));
+                    lines.push(format!("  history {id} since entry {since}{parent}"));
+                }
             }
         }
         for segment in &self.log.segments {
@@ -233,7 +238,14 @@ impl Findings {
             let membership = content.membership.as_ref().map(|(index, membership)| {
                 let ids = |ids: &[raft_io::NodeId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
                 let (voters, learners) = (ids(membership.voters()), ids(membership.learners()));
-                json!({ "index": index.0, "voters": voters, "learners": learners, "text": membership.to_string() })
+                let history = membership.history().map(|history| {
+                    let ancestors: Vec<_> = history.ancestors().iter().map(|known| known.id.to_string()).collect();
+                    json!({ "id": history.id().to_string(), "since": id(&history.since()), "ancestors": ancestors })
+                });
+                json!({
+                    "index": index.0, "voters": voters, "learners": learners, "text": membership.to_string(),
+                    "history": history,
+                })
             });
             json!({
                 "term": content.hard_state.term.0, "vote": content.hard_state.vote.map(|vote| vote.0),
