@@ -16,7 +16,8 @@ use raft_io::testkit::disk::FaultyDisk;
 use raft_io::testkit::log_suite::Random;
 use raft_io::transport::{MemoryNetwork, RaftTransport as _};
 use raft_io::{
-    ClusterId, Entries, EntryId, Envelope, GroupId, HistoryId, Index, LogView as _, Message, NodeId, RoleKind, Term,
+    ClusterId, DiskId, Entries, EntryId, Envelope, GroupId, HistoryId, Index, LogView as _, Message, NodeId, RoleKind,
+    Term,
 };
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -194,6 +195,8 @@ fn a_restored_node_takes_nothing_from_the_cluster_that_was_backed_up() {
                 commit: Index::ZERO,
                 session: Index::ZERO,
                 history: restore.history.parent(),
+                acknowledged: Index::ZERO,
+                disk: DiskId::default(),
             }),
         ];
         let counters = restored.status().counters;
