@@ -9,7 +9,8 @@
 //! `HistoryIsOne`: where the logs of two servers agree by index and term, they agree on the history. A leader says which
 //! history the entry before its own belongs to, and a follower that finds another one there takes nothing from it: that
 //! leader's cluster and this one have each put an entry there. What a peer sends is refused and reported, before anything of
-//! it counts, its term included.
+//! it counts, its term included. The rule holds for compacted entries too: their terms are gone, but they were committed,
+//! so the settled history says whose they were.
 
 use super::Protocol;
 use crate::action::ActionSink;
@@ -62,6 +63,14 @@ impl Protocol {
         self.membership().history().and_then(|history| history.at(index))
     }
 
+    /// The history of an entry that this log has compacted, or of the one at its base. Compacted entries were committed, so
+    /// the settled history says whose they were; a log without a history had none there. Each leader that may go on from
+    /// this log says the same of them, because it holds all that was ever committed here.
+    #[cold]
+    fn compacted_history_at(&self, index: Index) -> Option<HistoryId> {
+        self.history().and_then(|history| history.at(index))
+    }
+
     /// Whether what a peer asks can be of the history that this log belongs to.
     #[inline]
     pub(super) fn check_history(&self, log: &impl LogView, message: &Message) -> Result<(), PeerMisbehaved> {
@@ -107,8 +116,10 @@ impl Protocol {
         let differs = |index, ours, theirs| Err(PeerMisbehaved::OtherHistory { index, ours, theirs });
         let base = self.tail.base().index;
         let mut theirs = request.history;
-        if self.term_at(log, prev.index) == Some(prev.term) && theirs != self.history_at(prev.index) {
-            return differs(prev.index, self.history_at(prev.index), theirs);
+        let is_compacted = prev.index < base;
+        let ours = if is_compacted { self.compacted_history_at(prev.index) } else { self.history_at(prev.index) };
+        if (is_compacted || self.term_at(log, prev.index) == Some(prev.term)) && theirs != ours {
+            return differs(prev.index, ours, theirs);
         }
         // An entry of an ancestor, where this log is known to be past it: of servers that did not follow here. They ask for
         // nothing that this log holds, so only this tells them apart, before their term counts.
@@ -118,15 +129,20 @@ impl Protocol {
         if self.history().is_some_and(left_behind) {
             return differs(prev.index, self.history().map(|history| history.id()), theirs);
         }
-        // What is compacted was committed, and agrees with every leader's log.
-        let mut agrees = prev.index < base || self.term_at(log, prev.index) == Some(prev.term);
+        // What is compacted was committed, and agrees with the log of every leader of its history.
+        let mut agrees = is_compacted || self.term_at(log, prev.index) == Some(prev.term);
         // A snapshot brings the history with it that its leader knows of, which may begin with an entry that is still to come.
         let known = self.history().filter(|history| history.since().index <= self.tail.last().index);
         for entry in request.entries.iter() {
             let index = entry.id.index;
             let brought = Self::history_after(theirs, entry);
-            // What is compacted was committed, and cannot be looked at.
-            if index > base {
+            // The compacted entry cannot be looked at, but its history is known.
+            if index <= base {
+                let (ours, theirs) = (self.compacted_history_at(index), brought.unwrap_or(theirs));
+                if ours != theirs {
+                    return differs(index, ours, theirs);
+                }
+            } else {
                 agrees &= self.term_at(log, index) == Some(entry.id.term);
                 let settled = known.map(|history| history.since().index);
                 let is_other = if agrees { !self.holds(entry) } else { settled >= Some(index) };
@@ -181,7 +197,10 @@ impl Protocol {
         let offered = request.membership.history();
         let theirs = offered.and_then(|history| history.at(last.index));
         let holds = self.term_at(log, last.index) == Some(last.term);
+        // A snapshot covers the same entries as this log's compacted part, as far as both reach.
+        let both_cover = last.index.min(self.tail.base().index);
         let fits = match (self.history(), offered) {
+            _ if offered.and_then(|history| history.at(both_cover)) != self.compacted_history_at(both_cover) => false,
             _ if holds && theirs != self.history_at(last.index) => false,
             (Some(settled), Some(offered)) => offered.takes_in(self.settings.id, settled.id()),
             // Taken before there was one, by a leader that does not know yet that it is committed.
