@@ -54,6 +54,11 @@ const SETUPS: &[(&str, &str, &str)] = &[
         "cluster 3 disk=manual pre_vote=false append_bytes_max=60 inflight_bytes_max=60 entries_in_memory=8",
         "windows that bytes close, and not the number of messages",
     ),
+    (
+        "histories",
+        "cluster 3 servers=4 disk=manual pre_vote=false check_quorum=false histories=true",
+        "leaders of empty logs name histories, of which one comes to be committed",
+    ),
     ("seven-fast", "cluster 7 pre_vote=false", "seven servers whose disks sync within the step: the most messages"),
 ];
 

@@ -16,6 +16,7 @@ use super::replication_laws::ReplicationLaws;
 use super::snapshot_laws::holds;
 use super::transfer_laws::TransferLaws;
 use crate::action::{Action, RoleKind};
+use crate::history::HistoryId;
 use crate::log::{LogView, MemoryLog, Read};
 use crate::membership::Membership;
 use crate::message::{AppendResult, Envelope, Message};
@@ -132,6 +133,8 @@ pub struct Checker {
     /// The last index applied in this life of each server's state machine.
     pub(super) applied: BTreeMap<NodeId, Index>,
     durable_terms: BTreeMap<NodeId, Term>,
+    /// The first history that any server knew to be committed.
+    pub(super) history: Option<HistoryId>,
     /// The disk of some server lost what it had reported durable: nothing can be promised of durability any more.
     pub(super) lost_data: bool,
     /// The servers of whom that is true.
@@ -159,6 +162,7 @@ impl Checker {
             replication: ReplicationLaws::default(),
             applied: BTreeMap::new(),
             durable_terms: BTreeMap::new(),
+            history: None,
             lost_data: false,
             rolled_back: BTreeSet::new(),
             clocks_broken: false,

@@ -88,6 +88,8 @@ pub enum Law {
     PeersAreMembers,
     /// Who gets a vote holds durably the configuration in force before that, and its leader's first entry of the term (§4.2.1).
     PromotedHasLog,
+    /// The history that servers know to be committed is one, over all servers and all time; no recovery is simulated.
+    HistoryIsOne,
 }
 
 impl Law {
@@ -133,6 +135,7 @@ impl Law {
         Self::ConflictsCostTerms,
         Self::PeersAreMembers,
         Self::PromotedHasLog,
+        Self::HistoryIsOne,
     ];
 }
 

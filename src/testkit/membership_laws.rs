@@ -81,6 +81,7 @@ impl Checker {
         self.check_successive(view.id, &of_log)?;
         self.check_successive(view.id, &of_disk)?;
         self.check_configuration(view, &of_log)?;
+        self.check_history(view)?;
         match view.role {
             Some(RoleKind::Leader) => check_changes(view, &of_log),
             Some(RoleKind::PreCandidate | RoleKind::Candidate) => check_campaigner(view, &of_log),
@@ -88,18 +89,38 @@ impl Checker {
         }
     }
 
+    /// The oldest configuration that a server knows names the history once that is committed, and what is committed stays. A
+    /// leader of an empty log that was not elected by all may have named another one: that counts for nothing.
+    fn check_history(&mut self, view: &View<'_>) -> Checked {
+        let oldest = view.memberships.first().filter(|(index, _)| *index <= view.commit_index);
+        let Some(settled) = oldest.and_then(|(_, membership)| membership.history()) else { return Ok(()) };
+        let first = *self.history.get_or_insert(settled.id());
+        check(first == settled.id(), Law::HistoryIsOne, || {
+            format!("node {} belongs to the history {}, another one to {first}", view.id, settled.id())
+        })
+    }
+
     /// A server goes by what its log says, and its snapshot says what those before it committed.
     fn check_configuration(&self, view: &View<'_>, of_log: &Configurations) -> Checked {
         let law = Law::ConfigurationFollowsLog;
         let id = view.id;
-        check(view.role.is_none() || view.memberships == *of_log, law, || {
+        let knows = |position: usize, (known, logged): (&Membership, &Membership)| {
+            // The oldest one names the history from when that is committed, whatever the log says of that time; a server that
+            // joined knows of nobody then, and learns it from the entry that names the history.
+            let by_history = logged.is_empty() && known.history().is_some();
+            known == logged || (position == 0 && (by_history || known.without_history() == logged.without_history()))
+        };
+        let mut pairs = view.memberships.iter().zip(of_log).enumerate();
+        let follows = view.memberships.len() == of_log.len()
+            && pairs.all(|(position, (known, logged))| known.0 == logged.0 && knows(position, (&known.1, &logged.1)));
+        check(view.role.is_none() || follows, law, || {
             format!("node {id} goes by {:?}, its log says {of_log:?}", view.memberships)
         })?;
         for log in [view.log, view.disk] {
             let (snapshot, at_snapshot) = (log.snapshot().index, log.memberships().at_snapshot);
             let Some(found) = at_snapshot.filter(|_| snapshot > Index::ZERO) else { continue };
             let committed = self.committed_membership(snapshot);
-            check(*found == *committed, law, || {
+            check(found.without_history() == committed.without_history(), law, || {
                 format!("node {id}'s snapshot up to {snapshot} says ({found}), committed was ({committed})")
             })?;
         }
@@ -179,7 +200,12 @@ fn check_changes(view: &View<'_>, of_log: &Configurations) -> Checked {
     })?;
     // What a log has forgotten was committed.
     let first = view.log.iter().find(|entry| entry.id.term == term).filter(|_| view.log.base().term < term);
-    let after_own = own == 0 || first.is_none_or(|first| first.id.index <= commit);
+    // The first leader of an empty log names the history in its first entry, and changes nothing else.
+    let names_history = |pair: &[(Index, Arc<Membership>)]| {
+        pair[1].0 == Index(1) && pair[1].1.without_history() == pair[0].1.without_history()
+    };
+    let founds = of_log.windows(2).last().is_some_and(names_history);
+    let after_own = own == 0 || founds || first.is_none_or(|first| first.id.index <= commit);
     check(after_own, Law::ChangesAfterOwnCommit, || {
         format!("node {id} appended a configuration in term {term}, of which it has committed nothing")
     })?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::action::{Compaction, RoleKind, Write};
+use crate::history::{History, HistoryId};
 use crate::log::RaftLog;
 use crate::testkit::invariants::tests::{checker, holding, law, log, noop, see, view};
 use crate::types::{Entry, EntryId, Term};
@@ -233,4 +234,25 @@ fn what_follows_a_transfer_in_its_last_step() {
         law(checker.clone().stepped(NodeId(1), Transition::TransferTimeout, &ended, &views))
     };
     assert_eq!((over(change(3, 1, four())), over(noop(3, 1))), (None, Some(Law::TransferAppendsNothing)));
+}
+
+/// Two servers know two histories to be committed.
+#[test]
+fn histories_of_which_one_only_can_be_committed() {
+    let named = |id: u128| {
+        let history = Arc::new(History::new(HistoryId::from_bits(id << 64), EntryId::new(1, 1)));
+        Membership::new([1, 2, 3]).with_history(history)
+    };
+    let empty = of(1, None, &[]);
+    let knows = |node, id| {
+        let mut view = view(node, Follower, &empty, 0);
+        view.memberships[0].1 = Arc::new(named(id));
+        view
+    };
+    assert_eq!(see(&mut checker(), &[knows(2, 7), knows(3, 7)]), Ok(()));
+    assert_eq!(law(see(&mut checker(), &[knows(2, 7), knows(3, 8)])), Some(Law::HistoryIsOne));
+    // Of an entry that is not committed nothing is said.
+    let founded = |id| of(1, None, &[change(1, 1, named(id))]);
+    let (one, other) = (founded(7), founded(7));
+    assert_eq!(see(&mut checker(), &[view(2, Follower, &one, 0), view(3, Follower, &other, 0)]), Ok(()));
 }

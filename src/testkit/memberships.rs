@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, MoveError, Moved, Node, impossible};
 use crate::config::RaftConfig;
 use crate::error::RestoreError;
+use crate::history::HistoryId;
 use crate::log::{LogView, MemoryLog};
 use crate::membership::Membership;
 use crate::types::{DiskId, NodeId};
@@ -57,6 +58,8 @@ impl Cluster {
     pub(super) fn begin(&mut self, id: NodeId, membership: Membership, disk: MemoryLog) -> Result<(), RestoreError> {
         let mut config =
             RaftConfig { id, joins: membership == Membership::default(), membership, ..self.options.config.clone() };
+        // Each draws one of its own, though all are configured alike.
+        config.history = config.history.map(|drawn| HistoryId::from_bits(drawn.to_bits() ^ u128::from(id.0)));
         config.pre_vote &= !self.options.without_pre_vote.contains(&id);
         config.validate()?;
         let mut node = Node::on_disk(config, disk);

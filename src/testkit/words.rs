@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, MoveError, Options, impossible};
 use crate::config::RaftConfig;
+use crate::history::HistoryId;
 use crate::membership::Membership;
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, ConfirmLeaderRequest, ConfirmLeaderResponse,
@@ -96,6 +97,7 @@ impl<'a> Words<'a> {
                 "command_bytes_max" => config.command_bytes_max = number(value)? as usize,
                 "lease_ticks" => config.lease_ticks = Some(number(value)? as u32),
                 "election_ticks" => config.election_ticks = number(value)? as u32,
+                "histories" => config.history = (*value == "true").then(|| HistoryId::from_bits(1 << 64)),
                 "seed" => config.seed = number(value)?,
                 "disk" => options.sync_at_once = *value != "manual",
                 #[cfg(feature = "trace")]
