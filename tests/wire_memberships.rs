@@ -27,8 +27,8 @@ fn prefixed(bytes: &[u8]) -> Vec<u8> {
 /// The two places where a configuration stands, around any bytes.
 fn frames(configuration: &[u8]) -> [(u16, Vec<u8>); 2] {
     let block = [&[1, 9, 2][..], &prefixed(configuration)].concat();
-    // Session 3; of an append, no history.
-    let append = [&[9, 0, 0, 0][..], &prefixed(&block), &[3, 0, 0]].concat();
+    // Session 3; of an append, no history, and nothing that was acknowledged on no disk that is known.
+    let append = [&[9, 0, 0, 0][..], &prefixed(&block), &[3, 0, 0, 0, 0]].concat();
     let install = [&[9, 4, 8][..], &prefixed(configuration), &[3]].concat();
     let (append_kind, install_kind) = (kind::APPEND_ENTRIES_REQUEST, kind::INSTALL_SNAPSHOT_REQUEST);
     [(append_kind, seal(append_kind, 2, &append)), (install_kind, seal(install_kind, 3, &install))]

@@ -71,6 +71,8 @@ pub struct Configuration {
     pub client_requests: bool,
     /// The most appends in flight to one follower.
     pub inflight_max: usize,
+    /// Whether bytes narrow that window and not the number of appends: one append fills it, as with an `inflight_max` of 1.
+    pub window_by_bytes: bool,
     /// Whether an append carries at most one entry.
     pub single_entry_appends: bool,
     /// How many servers, the first ones, ever campaign.
@@ -98,6 +100,11 @@ impl Configuration {
         // How long one lasts, the events say.
         config.lease_ticks = self.leases.then_some(1);
         config.inflight_messages_max = self.inflight_max;
+        if self.window_by_bytes {
+            // A window is open as long as it holds less than this, so that any entry shuts it.
+            config.inflight_messages_max = usize::MAX;
+            config.inflight_bytes_max = 1;
+        }
         if self.single_entry_appends {
             config.append_bytes_max = 1;
         }

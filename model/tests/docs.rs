@@ -1,7 +1,7 @@
 //! The numbers in the documents are those that the runs assert, and every configuration of the spec checks every law.
 
 use raft_model::config::Configuration;
-use raft_model::configurations::{ALL, CONFORMANCE, CONFORMANCE_NIGHTLY, NIGHTLY};
+use raft_model::configurations::{ALL, CONFORMANCE, CONFORMANCE_NIGHTLY, NIGHTLY, named};
 use raft_model::terminal::thousands;
 use std::collections::BTreeSet;
 use std::fs;
@@ -81,5 +81,17 @@ fn every_configuration_of_the_spec_checks_every_law() {
         let words: BTreeSet<&str> = text.split_whitespace().collect();
         let missing: Vec<&&str> = laws.iter().filter(|law| !words.contains(*law)).collect();
         assert!(missing.is_empty(), "{} does not check {missing:?}", file.display());
+    }
+}
+
+/// A window that any append fills by its bytes is one that holds one append: the runs of both assert one number of states.
+#[test]
+fn windows_by_bytes_reach_the_states_of_windows_by_number() {
+    for (by_bytes, by_number) in [("core-bytes", "core"), ("conform-windows", "conform-replication")] {
+        let [by_bytes, by_number] = [by_bytes, by_number].map(|name| named(name).expect("a configuration"));
+        assert!(by_bytes.window_by_bytes && !by_number.window_by_bytes && by_number.inflight_max == 1);
+        assert_eq!(by_bytes.golden, by_number.golden, "{}", by_bytes.name);
+        let count_is_no_limit = by_bytes.raft_config(raft_io::NodeId(1)).inflight_messages_max == usize::MAX;
+        assert!(count_is_no_limit, "{}: bytes alone narrow its windows", by_bytes.name);
     }
 }

@@ -37,6 +37,7 @@ const CORE: Configuration = Configuration {
     heartbeats: true,
     client_requests: true,
     inflight_max: 1,
+    window_by_bytes: false,
     single_entry_appends: true,
     campaigners: 3,
     readers: 0,
@@ -50,6 +51,13 @@ const CORE: Configuration = Configuration {
 pub const ALL: &[Configuration] = &[
     Configuration {
         purpose: "election, replication, commits, heartbeats; messages get lost and overtake",
+        golden: Some(512_262),
+        ..CORE
+    },
+    Configuration {
+        name: "core-bytes",
+        purpose: "the same, with windows that bytes narrow: the states are those of `core`",
+        window_by_bytes: true,
         golden: Some(512_262),
         ..CORE
     },
@@ -366,14 +374,12 @@ pub const CONFORMANCE: &[Configuration] = &[
         golden: Some(41_778),
         ..SPEC
     },
+    CONFORM_REPLICATION,
     Configuration {
-        name: "conform-replication",
-        purpose: "appends, acknowledgements, heartbeats",
-        term_max: 1,
-        campaigners: 1,
-        goals: &[Goal::Leader, Goal::Commit],
-        golden: Some(15_369),
-        ..SPEC
+        name: "conform-windows",
+        purpose: "appends, acknowledgements, heartbeats, and windows that bytes narrow",
+        window_by_bytes: true,
+        ..CONFORM_REPLICATION
     },
     Configuration {
         name: "conform-conflicts",
@@ -525,6 +531,16 @@ pub const CONFORMANCE_NIGHTLY: &[Configuration] = &[
 
 /// What the conformance configurations have in common.
 const SPEC: Configuration = Configuration { symmetry: false, drop_dead: false, ..CORE };
+
+const CONFORM_REPLICATION: Configuration = Configuration {
+    name: "conform-replication",
+    purpose: "appends, acknowledgements, heartbeats",
+    term_max: 1,
+    campaigners: 1,
+    goals: &[Goal::Leader, Goal::Commit],
+    golden: Some(15_369),
+    ..SPEC
+};
 
 /// The configuration of this name.
 #[must_use]

@@ -32,6 +32,7 @@ const SMALL: Configuration = Configuration {
     heartbeats: false,
     client_requests: false,
     inflight_max: 1,
+    window_by_bytes: false,
     single_entry_appends: true,
     campaigners: 2,
     readers: 0,
