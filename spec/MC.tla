@@ -53,6 +53,9 @@ NoLostWrite == [][LivesGoOn \/ UNCHANGED <<currentTerm, votedFor, log>>]_vars
 \* A server's log begins anew after a snapshot that it fetched.
 NoInstalledSnapshot == \A i \in Server : snapshot[i].index <= appliedIndex[i]
 NoRead == \A c \in DOMAIN readHistory : readHistory[c].index = Nil
+\* A leader knows of a follower that it lost data, and commits without it.
+NoLossTold ==
+    [][\A i \in Server : commitIndex'[i] > commitIndex[i] => \A j \in DOMAIN progress[i] : progress[i][j].lost = 0]_vars
 \* A read is answered at a follower.
 NoReadAtAFollower ==
     [][\A i \in Server : \A c \in AtFollower(followerReads[i]) : readHistory'[c].index = Nil]_vars

@@ -526,7 +526,7 @@ PromotedHasLog ==
                           IsChange(log[i][p]) \/ log[i][p] = Entry(currentTerm[i], "Noop")}
             last == InForceAt(Local(i))
         IN \A k \in {k \in Changes(log[i]) : k = last /\ k > snapshot[i].index /\ log[i][k].term = currentTerm[i]} :
-               \A j \in log[i][k].membership[1].voters \ Voting(AsOf(Local(i), k - 1)) :
+               \A j \in log[i][k].membership[1].voters \ (Voting(AsOf(Local(i), k - 1)) \cup rolledBack) :
                    \A p \in due(k) : p <= Len(disk[j].log) /\ Agree(disk[j].log, log[i], p)
 
 -----------------------------------------------------------------------------

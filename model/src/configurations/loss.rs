@@ -22,6 +22,34 @@ pub(super) const ROLLED_BACK: Configuration = Configuration {
     ..SPEC
 };
 
+pub(super) const WIPED: Configuration = Configuration {
+    name: "rolled-back-wiped",
+    purpose: "a learner whose disk is put back, that is removed, wiped and added again; appends to either disk come late",
+    wipes_max: 1,
+    restorable: 1,
+    goals: GOALS,
+    golden: Some(1_357_850),
+    ..super::membership::WIPED
+};
+pub(super) const CRASHES: Configuration = Configuration {
+    name: "rolled-back-crashes",
+    purpose: "a follower whose disk is put back, two writes in flight, and a crash",
+    pending_max: 2,
+    crashes_max: 1,
+    network: Network::Lossy { messages_max: 1, duplication: true },
+    golden: Some(465_048),
+    ..ROLLED_BACK
+};
+pub(super) const SNAPSHOTS: Configuration = Configuration {
+    name: "rolled-back-snapshots",
+    purpose: "a follower whose disk is put back to before a snapshot, its own or one that it fetched",
+    snapshots_max: 1,
+    network: Network::Lossy { messages_max: 1, duplication: false },
+    goals: &[Goal::Leader, Goal::Commit, Goal::LossFound, Goal::LossTold, Goal::SnapshotRestored],
+    golden: Some(728_679),
+    ..ROLLED_BACK
+};
+
 /// For `conform`.
 pub(super) const CONFORM: Configuration = Configuration {
     name: "conform-rolled-back",

@@ -309,6 +309,9 @@ pub const ALL: &[Configuration] = &[
     membership::CRASHES,
     membership::WIPED,
     loss::ROLLED_BACK,
+    loss::WIPED,
+    loss::CRASHES,
+    loss::SNAPSHOTS,
 ];
 
 const WITH_TRANSFER: &[Goal] =

@@ -56,7 +56,7 @@ impl Memberships<'_> {
             let due = { log.base()..at }.rfind(|at| log.membership(*at) != 0 || is_first(*at)).map_or(0, |at| at + 1);
             servers
                 .iter()
-                .filter(|server| next.voters & !before.voting() & 1 << server.position != 0)
+                .filter(|server| !server.rolled_back && next.voters & !before.voting() & 1 << server.position != 0)
                 .all(|server| server.disk_log.len() >= due && server.disk_log.agrees(log, due))
         })
     }
