@@ -8,7 +8,7 @@ mod kv_support;
 #[path = "../examples/kv/server/mod.rs"]
 mod server;
 
-use kv_support::{Cluster, run_inspect};
+use kv_support::{Cluster, run_inspect, start_in_vain};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -166,4 +166,44 @@ fn where_there_is_no_log_there_is_nothing_to_look_at() {
         assert!(said.contains("inspect: ") && said.contains(&path.display().to_string()), "{said}");
     }
     assert!(!dir.path().join("missing").exists());
+}
+
+/// A node that starts said nothing of files that look like its own and are none, nor of a file system that promises too little:
+/// the library knew both, and nobody asked it.
+#[test]
+fn a_starting_node_names_what_is_foreign_in_its_directories_and_what_its_file_system_does_not_promise() {
+    let in_memory = tempfile::tempdir_in("/dev/shm");
+    let folder = in_memory.or_else(|_| tempfile::tempdir()).expect("a temporary directory");
+    let data = folder.path().join("data");
+    // The address is taken, so that each start opens everything, and ends.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = taken.local_addr().expect("an address").to_string();
+    let line: Vec<String> = [
+        ("--id", "1"),
+        ("--listen", listen.as_str()),
+        ("--peer-listen", "127.0.0.1:0"),
+        ("--peers", "1=127.0.0.1:7371"),
+        ("--data", data.to_str().expect("plain letters")),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value.to_owned()])
+    .collect();
+    let (code, said) = start_in_vain(&line);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(!said.contains("is left alone"), "its own files are not foreign: {said}");
+
+    let foreign = [data.join("copy.wal"), data.join("snapshots").join("copy.partial")];
+    foreign.iter().for_each(|file| fs::write(file, b"").expect("a file"));
+    let (code, said) = start_in_vain(&line);
+    assert_eq!(code, Some(2), "{said}");
+    for file in &foreign {
+        assert_eq!(said.matches(&file.display().to_string()).count(), 1, "once: {said}");
+        assert!(file.exists(), "{}", file.display());
+    }
+    assert!(said.contains("the log made, and is left alone") && said.contains("the store of snapshots made"), "{said}");
+    let on_tmpfs = fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|mounts| mounts.lines().any(|line| line.contains(" /dev/shm ") && line.contains(" - tmpfs ")));
+    if on_tmpfs && folder.path().starts_with("/dev/shm") {
+        assert_eq!(said.matches("lies on tmpfs").count(), 1, "{said}");
+    }
 }

@@ -17,6 +17,7 @@ use raft_io::transport::tcp::{TcpConfig, TcpTransport};
 use raft_io::{ClusterId, NodeId};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -122,6 +123,9 @@ fn start(options: ServeOptions) -> Result<(Server, TcpListener), Vec<String>> {
     let data = &settings.options.data;
     let log = WalLog::open(data, WalOptions::new(cluster, id));
     let log = log.map_err(|error| problems.push(format!("--data {}: {error}", data.display()))).ok();
+    if let Some(log) = &log {
+        warn_of_log(id, log);
+    }
     let snapshots = log.as_ref().and_then(|_| open_snapshots(&settings, &mut problems));
     let listen = &settings.options.listen;
     let listener = TcpListener::bind(listen);
@@ -181,7 +185,23 @@ fn open_snapshots(settings: &Settings, problems: &mut Vec<String>) -> Option<Sna
     for damage in store.damaged() {
         eprintln!("node {}: {damage}", settings.config.id);
     }
+    warn_of_foreign(settings.config.id, "the store of snapshots", store.foreign_files());
     Some(store)
+}
+
+/// What the log found about its directory that nobody would look for.
+fn warn_of_log(id: NodeId, log: &WalLog) {
+    if let Some(warning) = log.media_warning() {
+        eprintln!("node {id}: {warning}");
+    }
+    warn_of_foreign(id, "the log", log.foreign_files());
+}
+
+/// The node leaves such files alone, so they stay until whoever put them there removes them.
+fn warn_of_foreign(id: NodeId, whose: &str, files: &[PathBuf]) {
+    for file in files {
+        eprintln!("node {id}: {} is not a file that {whose} made, and is left alone", file.display());
+    }
 }
 
 /// The driver's defaults, and where it records its steps if it is to.
