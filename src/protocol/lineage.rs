@@ -60,7 +60,7 @@ impl Protocol {
     /// The history of the entry at `index` of this log, committed or not.
     #[inline]
     pub(super) fn history_at(&self, index: Index) -> Option<HistoryId> {
-        self.membership().history().and_then(|history| history.at(index))
+        self.configurations.history_at(index)
     }
 
     /// The history of an entry that this log has compacted, or of the one at its base. Compacted entries were committed, so
@@ -76,11 +76,12 @@ impl Protocol {
     pub(super) fn check_history(&self, log: &impl LogView, message: &Message) -> Result<(), PeerMisbehaved> {
         match message {
             Message::AppendEntriesRequest(request) => {
-                let agrees = request.history == self.history_at(request.prev.index);
-                // Entries behind all configurations that this server knows, and none among them: most appends.
-                let is_plain =
-                    self.configurations.in_force().0 <= request.prev.index && !request.entries.may_hold_memberships();
-                if agrees && is_plain { Ok(()) } else { self.check_appended_history(log, request) }
+                // Most appends: entries behind all configurations that this server knows, and none among them.
+                let is_newest = self.configurations.is_newest(request.prev.index, request.history);
+                if is_newest && !request.entries.may_hold_memberships() {
+                    return Ok(());
+                }
+                self.check_appended_history(log, request)
             }
             Message::InstallSnapshotRequest(request) => self.check_offered_history(log, request),
             Message::PreVoteRequest(_)

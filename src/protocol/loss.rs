@@ -19,8 +19,8 @@ use super::progress::Progress;
 use super::replication::Decision;
 use crate::action::{Action, ActionSink};
 use crate::error::PeerMisbehaved;
-use crate::message::{AppendEntriesRequest, AppendResult, Envelope, Message};
-use crate::types::{DiskId, Index, NodeId};
+use crate::message::{AppendResult, Envelope, Message};
+use crate::types::{DiskId, EntryId, Index, NodeId, Term};
 
 impl Protocol {
     /// Whether this server found that its disk lacks what it acknowledged, and does nothing any more; see
@@ -30,43 +30,45 @@ impl Protocol {
         self.lost
     }
 
-    /// Whether the request names something that was acknowledged on this very disk, in the request's term.
+    /// Whether an append names something that was acknowledged on this very disk, in its term.
     #[inline]
-    fn is_named_by(&self, request: &AppendEntriesRequest) -> bool {
-        request.acknowledged > Index::ZERO && request.disk == self.settings.disk
+    pub(super) fn is_named(&self, acknowledged: Index, disk: DiskId) -> bool {
+        acknowledged > Index::ZERO && disk == self.settings.disk
     }
 
-    /// Whether this server acknowledged something in a term that its disk does not know any more.
+    /// Whether this log lacks what an append of the present term, behind `prev`, names.
     #[inline]
-    pub(super) fn forgot_term_of(&self, request: &AppendEntriesRequest) -> bool {
-        request.term > self.hard_state.term && self.is_named_by(request)
-    }
-
-    /// Whether this log lacks what the request, of the present term, names.
-    #[inline]
-    pub(super) fn lacks_acknowledged(&self, request: &AppendEntriesRequest, decision: &Decision) -> bool {
-        let acknowledged = request.acknowledged;
+    pub(super) fn lacks_acknowledged(
+        &self,
+        (acknowledged, disk): (Index, DiskId),
+        prev: EntryId,
+        decision: &Decision,
+    ) -> bool {
         // A snapshot that was fetched covers it, though the write that says so may be in flight.
         let is_short = acknowledged > self.tail.durable().max(self.snapshot.index);
         // Other entries stand in its place. The leader sends what follows it; where the logs agree up to there, they can
         // agree at least as far.
         let differs = || match decision {
-            Decision::Reject(hint) => request.prev.index <= acknowledged || hint.index < acknowledged,
+            Decision::Reject(hint) => prev.index <= acknowledged || hint.index < acknowledged,
             Decision::Accept { .. } => false,
         };
-        self.is_named_by(request) && (is_short || differs())
+        self.is_named(acknowledged, disk) && (is_short || differs())
     }
 
-    /// Tells the leader, and does nothing any more. This promises nothing, so it waits for no write; what waits for one never
-    /// leaves.
+    /// Tells the leader, whose append named what is lacking, and does nothing any more. This promises nothing, so it waits for
+    /// no write; what waits for one never leaves.
     #[cold]
-    pub(super) fn lose(&mut self, leader: NodeId, request: &AppendEntriesRequest, actions: &mut impl ActionSink) {
-        let (term, acknowledged, durable) = (request.term, request.acknowledged, self.tail.durable());
+    pub(super) fn lose(
+        &mut self,
+        leader: NodeId,
+        (term, acknowledged, session): (Term, Index, Index),
+        actions: &mut impl ActionSink,
+    ) {
+        let durable = self.tail.durable();
         self.become_follower(None, actions);
         self.fetch = None;
         self.lost = true;
-        let mut response =
-            self.append_response(AppendResult::LostAcknowledged { acknowledged, durable }, request.session);
+        let mut response = self.append_response(AppendResult::LostAcknowledged { acknowledged, durable }, session);
         response.term = term;
         let message = Message::AppendEntriesResponse(response);
         actions.push(Action::Send(Envelope { from: self.settings.id, to: leader, message }));

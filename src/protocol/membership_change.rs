@@ -19,7 +19,7 @@ use super::progress::{Progress, ProgressState, Suffrage};
 use super::role::{Leader, Role};
 use crate::action::{Action, ActionSink};
 use crate::error::ChangeError;
-use crate::history::History;
+use crate::history::{History, HistoryId};
 use crate::log::Memberships;
 use crate::membership::Membership;
 use crate::quorum::majority;
@@ -36,6 +36,9 @@ pub(super) struct Configurations {
     history: Option<Arc<History>>,
     /// The first in the list that brings another one; [`Configurations::NEVER`] if none does.
     history_due: Index,
+    /// From here on all entries are of this history, and no configuration is known to follow. It follows from the list;
+    /// nearly every message asks for it.
+    newest: (Index, Option<HistoryId>),
 }
 
 impl Configurations {
@@ -48,7 +51,7 @@ impl Configurations {
         list.push((snapshot, first));
         list.extend(memberships.later);
         let history = list[0].1.history().cloned();
-        let mut configurations = Self { list, history, history_due: Self::NEVER };
+        let mut configurations = Self { list, history, history_due: Self::NEVER, newest: (Self::NEVER, None) };
         configurations.look_for_history();
         configurations
     }
@@ -71,6 +74,29 @@ impl Configurations {
         let brings = |membership: &Membership| membership.history().is_some_and(|one| Some(one.since().index) > known);
         let first = self.list.iter().find(|(_, membership)| brings(membership));
         self.history_due = first.map_or(Self::NEVER, |(index, _)| *index);
+        let (index, membership) = self.in_force();
+        self.newest = match membership.history() {
+            Some(history) => (history.since().index.max(*index), Some(history.id())),
+            None => (*index, None),
+        };
+    }
+
+    /// The history of the entry at `index`, committed or not.
+    #[inline]
+    pub(super) fn history_at(&self, index: Index) -> Option<HistoryId> {
+        let (from, history) = self.newest;
+        if index >= from { history } else { self.earlier_history_at(index) }
+    }
+
+    #[cold]
+    fn earlier_history_at(&self, index: Index) -> Option<HistoryId> {
+        self.in_force().1.history().and_then(|history| history.at(index))
+    }
+
+    /// Whether an append behind `prev` is of the newest history and comes after all configurations that are known here.
+    #[inline]
+    pub(super) fn is_newest(&self, prev: Index, history: Option<HistoryId>) -> bool {
+        prev >= self.newest.0 && history == self.newest.1
     }
 
     /// What is up to `commit` is committed, and the history with it. The oldest configuration says so from now on, if this
@@ -146,8 +172,9 @@ impl Configurations {
     pub(super) fn begin_anew(&mut self, snapshot: Index, membership: Arc<Membership>) {
         self.list.clear();
         self.history = membership.history().or(self.history.as_ref()).cloned();
-        self.push(snapshot, membership);
+        self.list.push((snapshot, membership));
         self.keep_history();
+        self.look_for_history();
     }
 
     pub(super) fn rename(&mut self, rename: impl Fn(NodeId) -> NodeId) {
@@ -155,6 +182,7 @@ impl Configurations {
             *membership = Arc::new(membership.rename(&rename));
         }
         self.history = self.history.as_ref().map(|history| Arc::new(history.rename(&rename)));
+        self.look_for_history();
     }
 }
 

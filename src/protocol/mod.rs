@@ -8,6 +8,7 @@
 //! Spec: every function named in [`Transition`](crate::Transition) is one action of `Raft.tla`.
 
 mod election;
+mod gate;
 mod invariant;
 mod lineage;
 mod loss;
@@ -26,7 +27,7 @@ pub use state::{PeerState, ProtocolState, ReadState, WriteInFlight};
 
 use crate::action::{Action, ActionSink, Compaction, RoleKind, Write};
 use crate::config::RaftConfig;
-use crate::error::{ConfigError, PeerMisbehaved, RestoreError, StepError};
+use crate::error::{ConfigError, RestoreError, StepError};
 use crate::event::Event;
 use crate::history::HistoryId;
 use crate::log::LogView;
@@ -264,6 +265,7 @@ impl Protocol {
             actions.push(Action::Misbehaved { peer: from, reason });
             return;
         }
+        let term = envelope.message.term();
         match &envelope.message {
             // A question about a possible election changes nobody's term (§9.6).
             Message::PreVoteRequest(_) => {}
@@ -272,15 +274,16 @@ impl Protocol {
             Message::RequestVoteRequest(request) if !request.leadership_transfer && self.disregards_candidates() => {
                 return;
             }
-            Message::AppendEntriesRequest(request) if self.forgot_term_of(request) => {
-                return self.lose(from, request, actions);
-            }
-            message => {
-                let term = message.term();
-                if term > self.hard_state.term {
-                    self.update_term(term, actions);
+            message if term > self.hard_state.term => {
+                if let Message::AppendEntriesRequest(request) = message {
+                    // This server acknowledged something in a term that its disk does not know any more.
+                    if self.is_named(request.acknowledged, request.disk) {
+                        return self.lose(from, (term, request.acknowledged, request.session), actions);
+                    }
                 }
+                self.update_term(term, actions);
             }
+            _ => {}
         }
         self.dispatch(log, from, envelope.message, actions);
         self.persist_hard_state(actions);
@@ -309,57 +312,6 @@ impl Protocol {
                 self.handle_install_snapshot_request(log, from, request, actions);
             }
         }
-    }
-
-    /// What a well-behaved peer never sends. Nothing here may depend on this node's state, but for
-    /// its id.
-    fn check_message(&self, envelope: &Envelope) -> Result<(), PeerMisbehaved> {
-        if envelope.to != self.settings.id {
-            return Err(PeerMisbehaved::WrongReceiver { to: envelope.to });
-        }
-        // Who else sends may be one that this server has not heard of: its configuration may be an old one (§4.1).
-        if envelope.from == self.settings.id {
-            return Err(PeerMisbehaved::OwnId);
-        }
-        let is_pre_vote = matches!(envelope.message, Message::PreVoteRequest(_) | Message::PreVoteResponse(_));
-        if envelope.message.term() == Term::ZERO && !is_pre_vote {
-            return Err(PeerMisbehaved::TermZero);
-        }
-        let in_range = |id: EntryId| id.index <= Index::MAX && id.term <= Term::MAX;
-        let numbers_in_range = match &envelope.message {
-            Message::PreVoteRequest(request) => {
-                // The range first: after the largest number there is comes 0.
-                let fits = request.term < Term::MAX && request.campaign_term <= Term::MAX && in_range(request.last);
-                if fits && request.campaign_term != request.term.next() {
-                    return Err(PeerMisbehaved::CampaignTermMismatch);
-                }
-                fits
-            }
-            Message::RequestVoteRequest(request) => request.term <= Term::MAX && in_range(request.last),
-            Message::AppendEntriesRequest(request) => return replication::check_entries(request),
-            Message::AppendEntriesResponse(response) => replication::is_in_range(response),
-            Message::PreVoteResponse(response) => response.term <= Term::MAX,
-            Message::RequestVoteResponse(response) => response.term <= Term::MAX,
-            Message::ConfirmLeaderRequest(request) => request.term <= Term::MAX,
-            Message::ConfirmLeaderResponse(response) => response.term.max(response.leader_term) <= Term::MAX,
-            Message::ReadIndexRequest(request) => request.term <= Term::MAX,
-            Message::ReadIndexResponse(response) => {
-                response.term <= Term::MAX && response.index.max(response.commit) <= Index::MAX
-            }
-            Message::TimeoutNowRequest(request) => request.term <= Term::MAX,
-            Message::InstallSnapshotRequest(request) => {
-                let last = request.last;
-                let fits = request.term <= Term::MAX && in_range(last) && request.session <= Index::MAX;
-                if fits && (last.index == Index::ZERO || last.term == Term::ZERO || last.term > request.term) {
-                    return Err(PeerMisbehaved::SnapshotOfNothing { last });
-                }
-                if fits && request.membership.is_empty() {
-                    return Err(PeerMisbehaved::SnapshotWithoutVoters { last });
-                }
-                fits
-            }
-        };
-        if numbers_in_range { Ok(()) } else { Err(PeerMisbehaved::NumberOutOfRange) }
     }
 
     /// A higher term was seen: this node follows in it (`UpdateTerm` of raft.tla). The new term is
@@ -401,10 +353,16 @@ impl Protocol {
     }
 
     /// What follows once more of this log is durable.
+    #[inline]
     fn advance_durable(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
-        if !matches!(self.role, Role::Leader(_)) {
-            return self.advance_apply(actions);
+        if matches!(self.role, Role::Leader(_)) {
+            self.advance_durable_as_leader(log, actions);
+        } else if self.commit_index > self.applied_through {
+            self.advance_apply(actions);
         }
+    }
+
+    fn advance_durable_as_leader(&mut self, log: &impl LogView, actions: &mut impl ActionSink) {
         self.advance_commit(actions);
         self.advance_apply(actions);
         self.advance_membership(None, actions);

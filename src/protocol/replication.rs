@@ -4,15 +4,14 @@
 //! commit), §10.2.1 (writing and sending in parallel, pipelining). Spec: `ClientRequest`,
 //! `HeartbeatTimeout`, `HandleAppendEntriesRequest`, `HandleAppendEntriesResponse`.
 
+use super::membership_change::Configurations;
 use super::progress::{Progress, ProgressState};
 use super::role::Role;
 use super::tail::Tail;
 use super::{Protocol, Settings};
 use crate::action::{Action, ActionSink};
 use crate::error::{PeerMisbehaved, ProposeError};
-use crate::history::History;
 use crate::log::{LogView, Read};
-use crate::membership::Membership;
 use crate::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, Envelope, InstallSnapshotRequest, Message,
 };
@@ -83,7 +82,7 @@ impl Protocol {
             from: self.settings.id,
             term: self.hard_state.term,
             commit: self.commit_index,
-            history: self.configurations.in_force().1.history().map(|history| &**history),
+            configurations: &self.configurations,
             settings: &self.settings,
         };
         // The last one takes the run along instead of another reference to it.
@@ -118,27 +117,30 @@ impl Protocol {
         if request.term < term {
             return self.send_append_result(from, AppendResult::StaleTerm, request.session, actions);
         }
-        match self.decide_append(log, from, &request) {
-            Err(reason) => actions.push(Action::Misbehaved { peer: from, reason }),
-            Ok(decision) if self.lacks_acknowledged(&request, &decision) => self.lose(from, &request, actions),
-            Ok(decision) => {
-                self.follow(from, actions);
-                let (session, is_heartbeat) = (request.session, request.entries.is_empty());
-                self.session = Some(session);
-                let result = match decision {
-                    Decision::Reject(hint) => {
-                        self.persist_hard_state(actions);
-                        AppendResult::Rejected { prev_index: request.prev.index, hint }
-                    }
-                    Decision::Accept { known, truncate_from } => {
-                        self.accept_entries(request, known, truncate_from, actions)
-                    }
-                };
-                self.send_append_result(from, result, session, actions);
-                if is_heartbeat {
-                    self.ask_read_index(actions);
-                }
+        // Taken apart, so that what follows needs no copy of the whole.
+        let AppendEntriesRequest { prev, entries, commit, session, acknowledged, disk, .. } = request;
+        let decision = match self.decide_append(log, from, prev, &entries) {
+            Err(reason) => return actions.push(Action::Misbehaved { peer: from, reason }),
+            Ok(decision) => decision,
+        };
+        if self.lacks_acknowledged((acknowledged, disk), prev, &decision) {
+            return self.lose(from, (term, acknowledged, session), actions);
+        }
+        self.follow(from, actions);
+        let is_heartbeat = entries.is_empty();
+        self.session = Some(session);
+        let result = match decision {
+            Decision::Reject(hint) => {
+                self.persist_hard_state(actions);
+                AppendResult::Rejected { prev_index: prev.index, hint }
             }
+            Decision::Accept { known, truncate_from } => {
+                self.accept_entries((prev, entries, commit), known, truncate_from, actions)
+            }
+        };
+        self.send_append_result(from, result, session, actions);
+        if is_heartbeat {
+            self.ask_read_index(actions);
         }
     }
 
@@ -147,12 +149,12 @@ impl Protocol {
         &self,
         log: &impl LogView,
         from: NodeId,
-        request: &AppendEntriesRequest,
+        prev: EntryId,
+        entries: &Entries,
     ) -> Result<Decision, PeerMisbehaved> {
         if let Some(leader) = self.leader.filter(|leader| *leader != from) {
-            return Err(PeerMisbehaved::SecondLeader { term: request.term, leader });
+            return Err(PeerMisbehaved::SecondLeader { term: self.hard_state.term, leader });
         }
-        let prev = request.prev;
         let own_term = self.term_at(log, prev.index);
         if prev.index <= self.commit_index {
             // What is committed agrees with every later leader's log (Leader Completeness); what
@@ -164,7 +166,7 @@ impl Protocol {
             let bound = prev.index.min(self.tail.last().index);
             return Ok(Decision::Reject(self.tail.agree_max(log, bound, prev.term)));
         }
-        for (known, entry) in request.entries.iter().enumerate() {
+        for (known, entry) in entries.iter().enumerate() {
             let index = entry.id.index;
             if index > self.tail.last().index {
                 return Ok(Decision::Accept { known, truncate_from: None });
@@ -177,7 +179,7 @@ impl Protocol {
                 return Ok(Decision::Accept { known, truncate_from: Some(index) });
             }
         }
-        Ok(Decision::Accept { known: request.entries.len(), truncate_from: None })
+        Ok(Decision::Accept { known: entries.len(), truncate_from: None })
     }
 
     /// The answer to an append or an offer; it leaves once what it says is durable.
@@ -210,26 +212,25 @@ impl Protocol {
     /// later one (only a real conflict truncates, Figure 3.1).
     fn accept_entries(
         &mut self,
-        request: AppendEntriesRequest,
+        (prev, entries, commit): (EntryId, Entries, Index),
         known: usize,
         truncate_from: Option<Index>,
         actions: &mut impl ActionSink,
     ) -> AppendResult {
-        let entries = request.entries;
         // Only up to the last entry that this request vouches for: what follows in this log may
         // differ from the leader's (§3.5).
-        let match_index = request.prev.index.plus(entries.len());
+        let match_index = prev.index.plus(entries.len());
         if known == entries.len() {
             self.persist_hard_state(actions);
         } else if known == 0 {
             self.follow_memberships(truncate_from, &entries, 0, actions);
-            self.persist(truncate_from, entries, request.prev, actions);
+            self.persist(truncate_from, entries, prev, actions);
         } else {
             let before = entries[known - 1].id;
             self.follow_memberships(truncate_from, &entries, known, actions);
             self.persist(truncate_from, entries.slice(known, entries.len()), before, actions);
         }
-        self.advance_commit_to(request.commit.min(match_index), actions);
+        self.advance_commit_to(commit.min(match_index), actions);
         AppendResult::Accepted { match_index }
     }
 
@@ -314,8 +315,7 @@ impl Protocol {
             term: self.hard_state.term,
             commit: self.commit_index,
             snapshot: self.snapshot,
-            history: self.configurations.in_force().1.history().map(|history| &**history),
-            membership: &self.configurations.as_of(self.snapshot.index).1,
+            configurations: &self.configurations,
         };
         (sender, &mut self.role)
     }
@@ -383,8 +383,7 @@ struct Fresh<'a> {
     from: NodeId,
     term: Term,
     commit: Index,
-    /// Of the configuration in force.
-    history: Option<&'a History>,
+    configurations: &'a Configurations,
     settings: &'a Settings,
 }
 
@@ -440,7 +439,7 @@ impl Fresh<'_> {
     ) {
         progress.sent(prev.index.plus(entries.len()), bytes);
         let (term, commit, session) = (self.term, self.commit, progress.session);
-        let history = self.history.and_then(|history| history.at(prev.index));
+        let history = self.configurations.history_at(prev.index);
         let (acknowledged, disk) = (progress.acknowledged(), progress.disk);
         let request = AppendEntriesRequest { term, prev, entries, commit, session, history, acknowledged, disk };
         let message = Message::AppendEntriesRequest(request);
@@ -456,16 +455,13 @@ struct Sender<'a, L> {
     term: Term,
     commit: Index,
     snapshot: EntryId,
-    /// Of the configuration in force.
-    history: Option<&'a History>,
-    /// As of the snapshot.
-    membership: &'a Arc<Membership>,
+    configurations: &'a Configurations,
 }
 
 impl<L: LogView> Sender<'_, L> {
     fn envelope(&self, to: NodeId, progress: &Progress, prev: EntryId, entries: Entries) -> Envelope {
         let (term, commit, session) = (self.term, self.commit, progress.session);
-        let history = self.history.and_then(|history| history.at(prev.index));
+        let history = self.configurations.history_at(prev.index);
         let (acknowledged, disk) = (progress.acknowledged(), progress.disk);
         let request = AppendEntriesRequest { term, prev, entries, commit, session, history, acknowledged, disk };
         Envelope { from: self.settings.id, to, message: Message::AppendEntriesRequest(request) }
@@ -523,7 +519,7 @@ impl<L: LogView> Sender<'_, L> {
 
     /// The data is fetched by the follower, and not with this message.
     fn offer_snapshot(&self, to: NodeId, session: Index, actions: &mut impl ActionSink) {
-        let membership = Arc::clone(self.membership);
+        let membership = Arc::clone(&self.configurations.as_of(self.snapshot.index).1);
         let request = InstallSnapshotRequest { term: self.term, last: self.snapshot, membership, session };
         let message = Message::InstallSnapshotRequest(request);
         actions.push(Action::Send(Envelope { from: self.settings.id, to, message }));
