@@ -53,7 +53,7 @@ struct Shared {
     /// Counts what is to be stored; grows under the lock of `known`.
     version: AtomicU64,
     /// The version that the store has. Less than `version` while it is written, and if that failed: then the next handshake
-    /// tries again.
+    /// tries again. Grows under the lock of `known`.
     saved: AtomicU64,
     /// Held while the store is written, and never by the thread that writes the log: a sync may take its time.
     saving: Mutex<()>,
@@ -69,6 +69,8 @@ struct Dirty {
     any: AtomicBool,
     /// A term or a vote: rare, and what a second leader of a term is told by.
     urgent: AtomicBool,
+    /// Something is not written because it belongs to a life that is not stored yet. Changes under the lock of `known`.
+    held_back: AtomicBool,
 }
 
 #[derive(Default)]
@@ -76,6 +78,35 @@ struct Known {
     /// What its last handshake said of its directory; 0 for one that keeps no data.
     incarnation: u64,
     position: Arc<Mutex<Remembered>>,
+    /// Its newest life, until that is stored.
+    unstored: Option<Unstored>,
+}
+
+/// The store has an older life of a peer, or none.
+struct Unstored {
+    /// The version that brings the new one.
+    version: u64,
+    /// What was remembered before. The log goes on writing this, because all of it belongs to the life that is stored.
+    before: Remembered,
+}
+
+impl Known {
+    /// What the log may write, if the store has this version: after a restart it counts for the life that the store has.
+    fn to_write(&mut self, saved: u64) -> Remembered {
+        self.unstored.take_if(|unstored| unstored.version <= saved);
+        self.unstored.as_ref().map_or_else(|| *lock(&self.position), |unstored| unstored.before)
+    }
+
+    /// A change of the position which that version stores; notes what was before if it brings another life.
+    fn change(&mut self, saved: u64, version: u64, change: impl FnOnce(&mut Remembered)) {
+        let stored = self.to_write(saved);
+        let mut position = lock(&self.position);
+        let life = position.life;
+        change(&mut position);
+        if position.life != life {
+            self.unstored = Some(Unstored { version, before: stored });
+        }
+    }
 }
 
 /// A peer is not who it was.
@@ -181,7 +212,8 @@ impl PeerMemory {
         }
         now.incarnation = incarnation;
         if let Some(life) = lives.current() {
-            lock(&now.position).life = Some(life);
+            let (saved, version) = self.versions();
+            now.change(saved, version, |position| position.life = Some(life));
         }
         self.changed(known);
         Ok(self.save().err())
@@ -208,6 +240,7 @@ impl PeerMemory {
         }
         let mut known = lock(&self.shared.known);
         let mut changed = false;
+        let (saved, version) = self.versions();
         for (peer, theirs) in &*lock(&other.shared.known) {
             let before = known.get(peer).map(|known| (known.incarnation, *lock(&known.position)));
             let ours = known.entry(*peer).or_default();
@@ -220,7 +253,7 @@ impl PeerMemory {
                 ours.incarnation = theirs.incarnation;
             }
             let position = *lock(&theirs.position);
-            lock(&ours.position).merge(&position);
+            ours.change(saved, version, |ours| ours.merge(&position));
             changed |= before != Some((ours.incarnation, *lock(&ours.position)));
         }
         if !changed {
@@ -276,19 +309,23 @@ impl PeerMemory {
         self.save()
     }
 
-    /// Everything that is noted, to be written now.
+    /// Everything that is noted, to be written now. Of a peer whose newest life is not stored this is what was noted before:
+    /// after a restart anything newer would count for an older life, which never reached it. It is written later, once the
+    /// life is stored.
     pub(crate) fn take_all(&self) -> Vec<(NodeId, Remembered)> {
         let dirty = &self.shared.dirty;
-        let known = lock(&self.shared.known);
-        // The store does not have the newest life of some peer: after a restart its positions would count for an older life,
-        // which never reached them. Once it is stored they are written, now or after the next handshake.
-        if !self.is_saved() {
-            return Vec::new();
-        }
+        let mut known = lock(&self.shared.known);
         // Before the look: what is noted from here on marks it again.
         dirty.urgent.store(false, Ordering::SeqCst);
         dirty.any.store(false, Ordering::SeqCst);
-        known.iter().map(|(peer, known)| (*peer, *lock(&known.position))).collect()
+        let (saved, _) = self.versions();
+        let taken: Vec<_> = known.iter_mut().map(|(peer, known)| (*peer, known.to_write(saved))).collect();
+        if known.values().any(|known| known.unstored.is_some()) {
+            dirty.held_back.store(true, Ordering::SeqCst);
+            dirty.any.store(true, Ordering::SeqCst);
+        }
+        // A peer that the store does not have at all.
+        taken.into_iter().filter(|(_, position)| *position != Remembered::default()).collect()
     }
 
     /// Puts back what the log wrote.
@@ -299,6 +336,11 @@ impl PeerMemory {
         if let Some(known) = known.get_mut(&peer) {
             lock(&known.position).merge(&position);
         }
+    }
+
+    /// The version that the store has, and the one that the next [`PeerMemory::changed`] makes. Stands while `known` is locked.
+    fn versions(&self) -> (u64, u64) {
+        (self.shared.saved.load(Ordering::SeqCst), self.shared.version.load(Ordering::SeqCst) + 1)
     }
 
     /// Something of it is to be stored.
@@ -320,20 +362,18 @@ impl PeerMemory {
             return Ok(());
         }
         let version = self.shared.version.load(Ordering::SeqCst);
-        let stored = match &self.shared.store {
-            Some(store) => {
-                let bytes = encode(&known);
-                // The log takes this lock with each write. It must not wait for the sync of another file.
-                drop(known);
-                store.store(&bytes)
-            }
-            None => Ok(()),
-        };
-        if stored.is_ok() {
-            self.shared.saved.store(version, Ordering::SeqCst);
+        let bytes = encode(&known);
+        // The log takes this lock with each write. It must not wait for the sync of another file.
+        drop(known);
+        self.shared.store.as_ref().map_or(Ok(()), |store| store.store(&bytes))?;
+        let known = lock(&self.shared.known);
+        self.shared.saved.store(version, Ordering::SeqCst);
+        let dirty = &self.shared.dirty;
+        if dirty.held_back.swap(false, Ordering::SeqCst) {
+            dirty.urgent.store(true, Ordering::SeqCst);
         }
-        drop(saving);
-        stored
+        drop((known, saving));
+        Ok(())
     }
 }
 
@@ -458,7 +498,8 @@ mod tests {
         admit(&memory, 2, true);
         let notes = memory.notes(PEER).unwrap();
         notes.note_held(GroupId(0), EntryId::new(Index(9), Term(3)));
-        assert_eq!(memory.take_all(), Vec::new());
+        let before = Remembered { life: Some((1, 71)), ..Remembered::default() };
+        assert_eq!(memory.take_all(), [(PEER, before)], "what was noted before");
         full.0.store(false, Ordering::SeqCst);
         admit(&memory, 2, true);
         assert_eq!(memory.take_all()[0].1.life, Some((2, 72)), "once it is stored");

@@ -8,12 +8,17 @@ mod log_support;
 use log_support::{compaction, open, u32_at, write};
 use raft_io::action::Write;
 use raft_io::life::{Life, Lives, Remembered};
-use raft_io::log::{Locked, LogView, RaftLog, WalError, WalLog};
+use raft_io::log::wal::{Directory, LockGuard, RawFile};
+use raft_io::log::{Locked, LogView, RaftLog, WalError, WalLog, WalOptions};
 use raft_io::message::{AppendEntriesResponse, AppendResult, RequestVoteResponse};
 use raft_io::peers::NotWhoItWas;
 use raft_io::testkit::disk::{FaultyDisk, Image};
 use raft_io::testkit::log_suite::Random;
-use raft_io::{EntryId, GroupId, HardState, Index, MemoryLog, Message, NodeId, Term};
+use raft_io::{ClusterId, EntryId, GroupId, HardState, Index, MemoryLog, Message, NodeId, Term};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 const TWO: NodeId = NodeId(2);
 const OWN: NodeId = NodeId(1);
@@ -250,13 +255,129 @@ fn a_purge_forgets_nothing_of_the_peers() {
     assert_eq!((log.base().index, log.peer_memory().remembered(TWO)), (Index(39), expected));
 }
 
+/// The disk of a log, where the file of what is remembered of the peers waits, or finds no space.
+#[derive(Clone)]
+struct Gated {
+    disk: FaultyDisk,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Gate {
+    Open,
+    Full,
+    Shut,
+    /// Shut, and somebody waits.
+    Waiting,
+}
+
+impl Gated {
+    fn set(&self, gate: Gate) {
+        *self.gate.0.lock().unwrap() = gate;
+        self.gate.1.notify_all();
+    }
+
+    fn wait_while(&self, condition: impl Fn(Gate) -> bool) -> Gate {
+        let (gate, ended) = self
+            .gate
+            .1
+            .wait_timeout_while(self.gate.0.lock().unwrap(), Duration::from_secs(20), |gate| condition(*gate))
+            .unwrap();
+        assert!(!ended.timed_out(), "it waits for ever");
+        *gate
+    }
+}
+
+impl Directory for Gated {
+    fn path(&self) -> &Path {
+        self.disk.path()
+    }
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.disk.names()
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        if name == "MEMORY.tmp" {
+            if self.wait_while(|_| false) == Gate::Shut {
+                self.set(Gate::Waiting);
+            }
+            if self.wait_while(|gate| gate == Gate::Waiting) == Gate::Full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        self.disk.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        self.disk.open(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+    fn try_lock(&self, name: &str) -> io::Result<Option<LockGuard>> {
+        self.disk.try_lock(name)
+    }
+}
+
+/// While the life of one peer was being stored, or could not be, a checkpoint went without what any of them had said to be
+/// durable, and its purge removed the records that did say it. After a loss of power a peer that came back with an older
+/// copy of its directory was let in. It may be the very peer whose new life is being stored.
+#[test]
+fn a_purge_while_a_life_is_not_stored_forgets_nothing_of_the_peers() {
+    for (back, gate) in [(TWO, Gate::Shut), (TWO, Gate::Full), (NodeId(3), Gate::Shut), (NodeId(3), Gate::Full)] {
+        let gated = Gated { disk: FaultyDisk::new(), gate: Arc::new((Mutex::new(Gate::Open), Condvar::new())) };
+        let options = WalOptions::new(ClusterId(7), OWN).segment_bytes(4096).cache_bytes(300);
+        let mut log = WalLog::open_in(Arc::new(gated.clone()), options).unwrap();
+        let memory = log.peer_memory();
+        assert!(memory.admit(TWO, 5 << 32 | 1, &[life(1, 10)], true).unwrap().is_none());
+        memory.notes(TWO).unwrap().note(GroupId(0), OWN, &accepted(4, 7));
+        let expected = memory.remembered(TWO);
+        for index in 1..40 {
+            synced(&mut log, [write(index, &[4], 900)]);
+        }
+        let lost_power = || {
+            let log = open(&FaultyDisk::from_image(&gated.disk.durable_image())).unwrap();
+            (log.base().index, log.peer_memory().remembered(TWO))
+        };
+        assert_eq!(lost_power(), (Index(0), expected), "the records say it");
+        let found = HardState { term: Term(4), vote: None };
+        let lives = [life(1, 10), Life { hard_state: found, last: EntryId::new(9, 4), ..life(2, 20) }];
+        gated.set(gate);
+        std::thread::scope(|scope| {
+            let other = memory.clone();
+            let admitted = scope.spawn(move || other.admit(back, 5 << 32 | 2, &lives, true).expect("it lost nothing"));
+            if gate == Gate::Shut {
+                assert!(gated.wait_while(|gate| gate == Gate::Shut) == Gate::Waiting);
+            } else {
+                assert!(admitted.join().unwrap().is_some(), "no space");
+            }
+            // It says more already, in the life that a loss of power may forget.
+            memory.notes(TWO).unwrap().note(GroupId(0), OWN, &accepted(4, 30));
+            synced(&mut log, [compaction((39, 4), (39, 4))]);
+            let (base, remembered) = lost_power();
+            gated.set(Gate::Open);
+            assert_eq!(base, Index(39));
+            let still = if back == TWO { expected } else { memory.remembered(TWO) };
+            assert_eq!(remembered, still, "after the purge, while the life of {back} is not stored");
+        });
+        // Once it is stored, the next record says all of it.
+        assert!(memory.admit(back, 5 << 32 | 2, &lives, true).unwrap().is_none());
+        synced(&mut log, [write(40, &[4], 10)]);
+        assert_eq!(lost_power(), (Index(39), memory.remembered(TWO)));
+    }
+}
+
 /// Terms and votes are written at once, positions now and then.
 #[test]
 fn what_is_remembered_costs_the_log_less_than_a_hundredth() {
     let bytes = |noted: bool| {
         let disk = FaultyDisk::new();
-        let options = raft_io::log::WalOptions::new(raft_io::ClusterId(7), OWN);
-        let mut log = WalLog::open_in(std::sync::Arc::new(disk.clone()), options.segment_bytes(8 << 20)).unwrap();
+        let options = WalOptions::new(ClusterId(7), OWN);
+        let mut log = WalLog::open_in(Arc::new(disk.clone()), options.segment_bytes(8 << 20)).unwrap();
         let memory = log.peer_memory();
         let peers = if noted { 2..7 } else { 2..2 };
         for peer in peers.clone() {

@@ -64,7 +64,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<BTreeMap<NodeId, Known>, &'static s
             position.acknowledged = EntryId::new(at(6), at(7));
             position.vote = (at(2) & HAS_VOTE != 0).then(|| (Term(at(8)), NodeId(at(9))));
         }
-        let known = Known { incarnation: number(bytes, 8), position: Arc::new(Mutex::new(position)) };
+        let known = Known { incarnation: number(bytes, 8), position: Arc::new(Mutex::new(position)), unstored: None };
         (NodeId(number(bytes, 0)), known)
     };
     Ok(body[HEAD_BYTES..].chunks_exact(peer_bytes).map(peer).collect())
