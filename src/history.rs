@@ -109,7 +109,8 @@ const fn is_none(closed: &u16) -> bool {
     *closed == 0
 }
 
-/// A history that was cut off: its entries end right before the one with which the next history begins.
+/// A history that was cut off: its entries end right before the one with which the next history begins. It has none where
+/// both begin with the same index: then the log was cut off before the entry that brought it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Ancestor {
@@ -144,6 +145,14 @@ impl History {
             // Sixteen at most.
             child.closed = parent.closed.saturating_sub(forgotten as u16);
             child.ancestors.push(Ancestor { id: parent.id, since: parent.since });
+            // A snapshot names the history of its cluster, also one that began with an entry behind it. What goes on from there
+            // has nothing of that history, and names it all the same.
+            let begins = |ancestor: &mut Ancestor| {
+                if ancestor.since.index > since.index {
+                    ancestor.since = since;
+                }
+            };
+            child.ancestors.iter_mut().for_each(begins);
             child.lost.extend_from_slice(&parent.lost);
         }
         child.lost.sort_unstable();
@@ -340,8 +349,8 @@ impl History {
         let servers = count(&mut left)?;
         let lost = list(&mut left, servers, 8, |left| word(left).map(NodeId))?;
         // They follow each other along one log, and each server is lost once.
-        let mut before = Index::ZERO;
-        let mut follows = |known: &Ancestor| core::mem::replace(&mut before, known.since.index) < known.since.index;
+        let mut before = Index(1);
+        let mut follows = |known: &Ancestor| core::mem::replace(&mut before, known.since.index) <= known.since.index;
         let valid = ancestors.iter().all(&mut follows)
             && follows(&first)
             && lost.windows(2).all(|pair| pair[0] < pair[1])
@@ -475,6 +484,27 @@ mod tests {
         }
     }
 
+    /// A snapshot from before the entry that brought its cluster's history names that history, and is all that is left. What
+    /// goes on from there would have begun before its own parent, and no log opened with it.
+    #[test]
+    fn a_child_may_begin_before_its_parent() {
+        let recovered = History::child(Some(&first()), id(2), EntryId::new(8, 5), [3_u64]);
+        for since in [2, 7, 8] {
+            let since = EntryId::new(since, 9);
+            let child = History::child(Some(&recovered), id(3), since, [4_u64]);
+            let restored = History::restored(Some(&recovered), id(3), since);
+            for history in [&child, &restored] {
+                let mut bytes = Vec::new();
+                history.encode_into(&mut bytes);
+                assert_eq!(History::decode_from(&bytes), Some((history.clone(), &[][..])));
+                assert_eq!(history.at(since.index.previous()), Some(id(1)), "what is there is of the grandparent");
+                assert_eq!((history.at(since.index), history.parent()), (Some(id(3)), Some(id(2))));
+            }
+            assert!(child.takes_in(NodeId(1), id(2)) && !child.takes_in(NodeId(4), id(2)));
+            assert!(!restored.takes_in(NodeId(1), id(2)) && restored.restored_by() == Some(since));
+        }
+    }
+
     #[test]
     fn servers_of_one_lineage_speak_with_each_other() {
         let parent = first();
@@ -538,7 +568,7 @@ mod tests {
         assert!(odd(History::new(id(1), EntryId::ZERO)));
         assert!(odd(History { closed: 1, ..first() }));
         assert!(odd(History { lost: alloc::vec![NodeId(2), NodeId(1)], ..first() }));
-        let later = Ancestor { id: id(2), since: EntryId::new(1, 1) };
+        let later = Ancestor { id: id(2), since: EntryId::new(2, 1) };
         assert!(odd(History { ancestors: alloc::vec![later], ..first() }));
     }
 }

@@ -172,7 +172,11 @@ impl Protocol {
         match membership.history() {
             None => before.is_none().then_some(None),
             Some(history) if Some(history.id()) == before => Some(before),
-            Some(history) => (history.since() == entry.id && history.parent() == before).then_some(Some(history.id())),
+            // Its parent, unless that never got as far as here.
+            Some(history) => {
+                let goes_on = history.since() == entry.id && history.at(entry.id.index.previous()) == before;
+                goes_on.then_some(Some(history.id()))
+            }
         }
     }
 

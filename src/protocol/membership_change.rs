@@ -41,6 +41,12 @@ pub(super) struct Configurations {
     newest: (Index, Option<HistoryId>),
 }
 
+/// Whether `one` goes on where `known` ends. A snapshot may name a history that begins behind it; one that was recovered from
+/// that snapshot begins earlier.
+fn is_newer(one: &History, known: &History) -> bool {
+    one.since().index > known.since().index || one.descends_from(known.id())
+}
+
 impl Configurations {
     const NEVER: Index = Index(u64::MAX);
 
@@ -70,8 +76,9 @@ impl Configurations {
 
     #[cold]
     fn look_for_history(&mut self) {
-        let known = self.history.as_ref().map(|history| history.since().index);
-        let brings = |membership: &Membership| membership.history().is_some_and(|one| Some(one.since().index) > known);
+        let brings = |membership: &Membership| {
+            membership.history().is_some_and(|one| self.history.as_ref().is_none_or(|known| is_newer(one, known)))
+        };
         let first = self.list.iter().find(|(_, membership)| brings(membership));
         self.history_due = first.map_or(Self::NEVER, |(index, _)| *index);
         let (index, membership) = self.in_force();
@@ -120,8 +127,7 @@ impl Configurations {
         let first = &self.list[0].1;
         let named = first.with_history(Arc::clone(history));
         let fits = named.encoded_len() <= Membership::ENCODED_BYTES_MAX;
-        if fits && !first.is_empty() && first.history().is_none_or(|known| known.since().index < history.since().index)
-        {
+        if fits && !first.is_empty() && first.history().is_none_or(|known| is_newer(history, known)) {
             self.list[0].1 = Arc::new(named);
         }
     }
