@@ -121,8 +121,9 @@ pub struct Ancestor {
 }
 
 impl History {
-    /// The most ancestors that a history names; it forgets the oldest beyond them.
-    pub const ANCESTORS_MAX: usize = 16;
+    /// The most ancestors that a history names; it forgets the oldest beyond them. A server that is still of one of these is
+    /// refused. Each takes 32 of the 48 KiB of a configuration.
+    pub const ANCESTORS_MAX: usize = 64;
 
     /// A history without ancestors, brought by the entry `since`.
     #[must_use]
@@ -142,7 +143,7 @@ impl History {
         if let Some(parent) = parent {
             let forgotten = (parent.ancestors.len() + 1).saturating_sub(Self::ANCESTORS_MAX);
             child.ancestors.extend_from_slice(&parent.ancestors[forgotten..]);
-            // Sixteen at most.
+            // Sixty-four at most.
             child.closed = parent.closed.saturating_sub(forgotten as u16);
             child.ancestors.push(Ancestor { id: parent.id, since: parent.since });
             // A snapshot names the history of its cluster, also one that began with an entry behind it. What goes on from there
@@ -165,7 +166,7 @@ impl History {
     #[must_use]
     pub fn restored(parent: Option<&Self>, id: HistoryId, since: EntryId) -> Self {
         let mut child = Self::child(parent, id, since, [] as [NodeId; 0]);
-        // Sixteen at most.
+        // Sixty-four at most.
         child.closed = child.ancestors.len() as u16;
         child.lost.clear();
         child
@@ -232,6 +233,13 @@ impl History {
     #[cold]
     fn ancestor_at(&self, index: Index) -> Option<HistoryId> {
         self.ancestors.iter().rev().find(|ancestor| ancestor.since.index <= index).map(|ancestor| ancestor.id)
+    }
+
+    /// Whether nothing is known any more of the entry at `index`: an ancestor had it that is forgotten, or there was none yet.
+    #[must_use]
+    pub fn has_forgotten(&self, index: Index) -> bool {
+        let is_full = self.ancestors.len() == Self::ANCESTORS_MAX;
+        is_full && self.ancestors.first().is_some_and(|oldest| index < oldest.since.index)
     }
 
     /// Whether this history goes on from `id`.
@@ -331,7 +339,7 @@ impl History {
             out.extend_from_slice(&since.term.0.to_le_bytes());
         };
         ancestor(out, self.id, self.since);
-        // Sixteen at most, and servers are counted in 32 bits everywhere.
+        // Sixty-four at most, and servers are counted in 32 bits everywhere.
         out.extend_from_slice(&(self.ancestors.len() as u16).to_le_bytes());
         out.extend_from_slice(&self.closed.to_le_bytes());
         self.ancestors.iter().for_each(|known| ancestor(out, known.id, known.since));
@@ -472,7 +480,7 @@ mod tests {
             assert_eq!(History::decode_from(&bytes).unwrap().0, *history);
         }
         let mut long = restored;
-        for generation in 0..40_u64 {
+        for generation in 0..2 * History::ANCESTORS_MAX as u64 {
             long = History::child(
                 Some(&long),
                 id(100 + u128::from(generation)),
@@ -540,7 +548,7 @@ mod tests {
     #[test]
     fn bytes_come_back_as_they_were() {
         let mut history = first();
-        for generation in 0..40_u64 {
+        for generation in 0..2 * History::ANCESTORS_MAX as u64 {
             let mut bytes = Vec::new();
             history.encode_into(&mut bytes);
             assert_eq!(bytes.len(), history.encoded_len());

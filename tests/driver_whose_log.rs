@@ -168,3 +168,60 @@ fn a_server_that_is_added_after_a_recovery_gets_a_snapshot_from_before_it() {
     assert_eq!((status.history, status.counters.snapshots_fetched), (Some(child), 1));
     assert_eq!((status.counters.messages_misbehaved, fresh.commands()), (0, survivor.commands()));
 }
+
+/// A server slept through so many recoveries of its cluster, none of which gave it up, that the newest history did not name
+/// any more the one which it knew. It was refused for ever, and the recovered node itself did not start again: its snapshot was
+/// of that history too.
+#[test]
+fn survivors_and_snapshots_from_before_many_recoveries_count() {
+    for recoveries in [16, 17, 40, 64] {
+        let mut group = Group::start(2, &manual());
+        let leader = group.leader();
+        propose(group.at(leader).raft(), "a");
+        let last = group.at(leader).raft().status().last_index;
+        for node in group.members.values_mut() {
+            node.wait(|status| status.applied_index >= last && status.history.is_some());
+            node.raft().snapshot().wait(PATIENCE).unwrap();
+            node.stop();
+        }
+        let [mut one, mut two] = [1, 2].map(|id| group.members.remove(&id).unwrap());
+        let mut child = None;
+        for _ in 0..recoveries {
+            let recovery = Recovery::plan(&one.log, 1, [1_u64, 2]).unwrap();
+            recovery.carry_out(&mut one.log).unwrap();
+            child = Some(recovery.history.id());
+        }
+        one.start();
+        two.start();
+        let last = one.wait(|status| status.history == child).last_index;
+        two.wait(|status| status.history == child && status.applied_index >= last);
+        for node in [&mut one, &mut two] {
+            node.stop();
+            assert!(node.refused().is_none(), "node {} after {recoveries} recoveries: {:?}", node.id, node.refused());
+        }
+    }
+}
+
+/// After still more of them nobody can tell whose the snapshot is; the node starts all the same.
+#[test]
+fn a_node_starts_after_more_recoveries_than_its_history_names() {
+    let mut node = Member::alone(&manual());
+    node.lead();
+    propose(node.raft(), "a");
+    node.raft().snapshot().wait(PATIENCE).unwrap();
+    for recoveries in [60, 10] {
+        node.stop();
+        let mut child = None;
+        for _ in 0..recoveries {
+            let recovery = Recovery::plan(&node.log, 1, [1_u64]).unwrap();
+            recovery.carry_out(&mut node.log).unwrap();
+            child = Some(recovery.history.id());
+        }
+        node.lead();
+        node.wait(|status| status.history == child);
+    }
+    node.stop();
+    assert!(node.refused().is_none(), "{:?}", node.refused());
+    node.lead();
+    assert_eq!(node.commands(), ["a"]);
+}
