@@ -9,7 +9,7 @@ use driver_support::PATIENCE;
 use driver_support::snapshots::{Group, Member, propose};
 use raft_io::driver::{DriverOptions, Recovery};
 use raft_io::transport::MemoryNetwork;
-use raft_io::{HistoryId, Index, LogView};
+use raft_io::{HistoryId, Index, LogView, RoleKind};
 use std::time::Duration;
 
 /// Snapshots only when they are asked for, and no trail.
@@ -193,8 +193,15 @@ fn survivors_and_snapshots_from_before_many_recoveries_count() {
         }
         one.start();
         two.start();
-        let last = one.wait(|status| status.history == child).last_index;
-        two.wait(|status| status.history == child && status.applied_index >= last);
+        for node in [&one, &two] {
+            node.wait(|status| status.history == child && status.leader.is_some());
+        }
+        // The next write of the log says whose its snapshot is.
+        let leader = if one.raft().status().role == RoleKind::Leader { &one } else { &two };
+        let last = propose(leader.raft(), "b").id.index;
+        for node in [&one, &two] {
+            node.wait(|status| status.applied_index >= last);
+        }
         for node in [&mut one, &mut two] {
             node.stop();
             assert!(node.refused().is_none(), "node {} after {recoveries} recoveries: {:?}", node.id, node.refused());
@@ -219,9 +226,11 @@ fn a_node_starts_after_more_recoveries_than_its_history_names() {
         }
         node.lead();
         node.wait(|status| status.history == child);
+        propose(node.raft(), "b");
     }
     node.stop();
     assert!(node.refused().is_none(), "{:?}", node.refused());
     node.lead();
-    assert_eq!(node.commands(), ["a"]);
+    node.wait(|status| status.applied_index == status.last_index);
+    assert_eq!(node.commands(), ["a", "b", "b"]);
 }
