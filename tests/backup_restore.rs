@@ -408,6 +408,73 @@ fn a_directory_that_holds_anything_is_refused() {
     folder.restore(&file, 11);
 }
 
+/// A source that breaks some bytes before its end; somebody puts files into both directories at that moment.
+struct Interrupted<'a> {
+    rest: &'a [u8],
+    strange: Vec<PathBuf>,
+}
+
+impl std::io::Read for Interrupted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = buffer.len().min(self.rest.len().saturating_sub(200));
+        if count == 0 {
+            self.strange.iter().for_each(|path| std::fs::write(path, "theirs").unwrap());
+            return Err(std::io::Error::other("injected: the pipe broke"));
+        }
+        self.rest.read(&mut buffer[..count])
+    }
+}
+
+/// Somebody put a file into each directory while a restore ran, which then failed and removed both. It replaces none either.
+#[test]
+fn a_restore_that_fails_removes_only_what_it_made() {
+    let (file, _node) = backed_up();
+    // A foreign file under a name that the restore needs later makes it fail by itself.
+    for name in ["theirs.txt", "0000000000000007.wal", "MANIFEST"] {
+        for made_before in [true, false] {
+            let folder = Folder::new();
+            let strange = vec![folder.log(11).join(name), folder.snapshots(11).join(name)];
+            if made_before {
+                std::fs::create_dir_all(folder.snapshots(11)).unwrap();
+                std::fs::write(folder.log(11).join("LOCK"), "").unwrap();
+            }
+            let backup = BackupReader::open(Interrupted { rest: &file, strange: strange.clone() }).unwrap();
+            let error = plan(&file, 11).carry_out(backup, folder.log(11), folder.snapshots(11)).unwrap_err();
+            assert!(matches!(error, RestoreBackupError::Backup(BackupError::Io { .. })), "{error}");
+            for path in &strange {
+                assert_eq!(std::fs::read(path).ok().as_deref(), Some(&b"theirs"[..]), "{} is gone", path.display());
+            }
+            let names = |path: PathBuf| std::fs::read_dir(path).unwrap().count();
+            assert_eq!((names(folder.log(11)), names(folder.snapshots(11))), (2 + usize::from(made_before), 1));
+        }
+    }
+}
+
+/// What somebody else makes while a restore runs is not replaced by it.
+#[test]
+fn a_restore_replaces_nothing() {
+    /// Puts the file there once the first chunk is asked for.
+    struct Disturbed<'a>(&'a [u8], Option<PathBuf>, usize);
+    impl std::io::Read for Disturbed<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.0.read(buffer)?;
+            self.2 += count;
+            if let Some(path) = self.1.take_if(|_| self.2 > 300) {
+                std::fs::write(path, "theirs").unwrap();
+            }
+            Ok(count)
+        }
+    }
+    let (file, _node) = backed_up();
+    let folder = Folder::new();
+    let strange = folder.log(11).join("MANIFEST");
+    let backup = BackupReader::open(Disturbed(&file, Some(strange.clone()), 0)).unwrap();
+    let error = plan(&file, 11).carry_out(backup, folder.log(11), folder.snapshots(11)).unwrap_err();
+    assert!(error.to_string().contains("somebody else made MANIFEST meanwhile"), "{error}");
+    assert_eq!(std::fs::read(&strange).unwrap(), b"theirs");
+    assert_eq!(std::fs::read_dir(folder.log(11)).unwrap().count(), 1);
+}
+
 /// Whether a log opens in what is left on this disk, and what it begins with.
 fn opens(disk: &FaultyDisk) -> Result<EntryId, WalError> {
     WalLog::open_in(Arc::new(disk.clone()), WalOptions::new(CLUSTER, NodeId(11))).map(|log| log.last())

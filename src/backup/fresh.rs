@@ -6,12 +6,14 @@
 use super::RestoreBackupError;
 use crate::log::wal::{Directory, LockGuard, MANIFEST, RESTORING, RawFile};
 use std::boxed::Box;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::format;
 use std::io;
 use std::path::Path;
 use std::string::{String, ToString};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
 const LOCK: &str = "LOCK";
@@ -23,6 +25,8 @@ pub(super) struct Fresh {
     inner: Arc<dyn Directory>,
     /// The log has written its manifest.
     has_manifest: AtomicBool,
+    /// The files that were made in it. Anything else came from elsewhere meanwhile.
+    made: Mutex<BTreeSet<String>>,
     _lock: LockGuard,
 }
 
@@ -40,30 +44,53 @@ impl Fresh {
     pub(super) fn claim(inner: Arc<dyn Directory>, within: &Path) -> Result<Arc<Self>, RestoreBackupError> {
         // First a look: what is somebody else's stays as it is, without so much as a lock.
         check_empty(&*inner, within)?;
+        let before = inner.names().map_err(io_error(&*inner, "listing", ""))?;
         let lock = inner.try_lock(LOCK).map_err(io_error(&*inner, "locking", LOCK))?;
         let directory = inner.path().to_path_buf();
         let lock = lock.ok_or(RestoreBackupError::Locked { directory })?;
         check_empty(&*inner, within)?;
-        Ok(Arc::new(Self { inner, has_manifest: AtomicBool::new(false), _lock: lock }))
+        let made = [LOCK.to_string()].into_iter().filter(|lock| !before.contains(lock)).collect();
+        Ok(Arc::new(Self { inner, has_manifest: AtomicBool::new(false), made: Mutex::new(made), _lock: lock }))
     }
 
     /// From here on no log opens in it, whatever happens, until it is published.
     pub(super) fn begin(&self) -> Result<(), RestoreBackupError> {
-        let created = self.inner.create(RESTORING).and_then(|file| file.sync());
+        let created = self.create(RESTORING).and_then(|file| file.sync());
         created.map_err(io_error(&*self.inner, "creating", RESTORING))?;
         self.inner.sync().map_err(io_error(&*self.inner, "syncing", ""))
     }
 
     /// The log counts from here on. It is closed.
     pub(super) fn publish(&self) -> Result<(), RestoreBackupError> {
-        self.inner.rename(RESTORING, MANIFEST).map_err(io_error(&*self.inner, "renaming", RESTORING))?;
+        self.rename_to(RESTORING, MANIFEST).map_err(io_error(&*self.inner, "renaming", RESTORING))?;
         let synced = self.inner.sync().and_then(|()| self.inner.check_in_place());
         synced.map_err(io_error(&*self.inner, "syncing", ""))
     }
 
-    /// Removes everything that was made in it. What cannot be removed stays, and does not open.
+    fn made(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rename_to(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_made(to)?;
+        self.inner.rename(from, to)?;
+        let mut made = self.made();
+        made.remove(from);
+        made.insert(to.to_string());
+        Ok(())
+    }
+
+    /// That no file of somebody else has this name: it would be replaced.
+    fn check_made(&self, name: &str) -> io::Result<()> {
+        if self.made().contains(name) || !self.inner.names()?.iter().any(|found| found == name) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("somebody else made {name} meanwhile")))
+    }
+
+    /// Removes everything that was made in it, and nothing else. What cannot be removed stays, and does not open.
     pub(super) fn abandon(&self) {
-        let mut names = self.inner.names().unwrap_or_default();
+        let mut names: Vec<String> = self.made().iter().cloned().collect();
         // A log that was published stops counting first; what says that a restore did not end goes last.
         names.sort_by_key(|name| (name != MANIFEST, name == RESTORING || name == LOCK, name == RESTORING));
         let mut all = true;
@@ -71,7 +98,8 @@ impl Fresh {
             if name == RESTORING && !all {
                 break;
             }
-            all &= self.inner.remove(&name).is_ok();
+            let removed = self.inner.remove(&name);
+            all &= removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         }
         let _ = self.inner.sync();
     }
@@ -126,6 +154,9 @@ impl Directory for Fresh {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
+        self.check_made(name)?;
+        // It may be there though creating it failed.
+        self.made().insert(name.to_string());
         self.inner.create(name)
     }
 
@@ -139,15 +170,17 @@ impl Directory for Fresh {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         if to != MANIFEST {
-            return self.inner.rename(from, to);
+            return self.rename_to(from, to);
         }
-        self.inner.rename(from, RESTORING)?;
+        self.rename_to(from, RESTORING)?;
         self.has_manifest.store(true, Ordering::SeqCst);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
+        self.inner.remove(name)?;
+        self.made().remove(name);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
