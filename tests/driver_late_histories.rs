@@ -1,6 +1,6 @@
-//! A snapshot that names a history which began behind it: what is made of such a snapshot alone.
+//! Backups and recoveries of odd clusters: what is made of them opens, or nothing is made.
 //!
-//! A cluster of 0.6.0 gets its history by an entry behind all others. Whoever takes a snapshot before it has applied that
+//! One kind are snapshots that name a history which began behind them. A cluster of 0.6.0 gets its history by an entry behind all others. Whoever takes a snapshot before it has applied that
 //! entry, or gets one from a leader, learns the history from the snapshot's metadata.
 
 #![cfg(all(feature = "persistence", feature = "testkit"))]
@@ -10,7 +10,7 @@ mod driver_support;
 use driver_support::snapshots::{Ledger, Member, propose};
 use driver_support::{PATIENCE, config};
 use raft_io::action::{Compaction, Write};
-use raft_io::backup::{BackupReader, Restore};
+use raft_io::backup::{BackupReader, Restore, RestoreBackupError};
 use raft_io::driver::{DriverOptions, Raft, Recovery, Snapshots};
 use raft_io::log::RaftLog as _;
 use raft_io::log::wal::{WalLog, WalOptions};
@@ -22,6 +22,7 @@ use raft_io::{
     Term,
 };
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 
 const CLUSTER: ClusterId = ClusterId(7);
@@ -67,6 +68,19 @@ fn behind_its_history(id: u64, network: &MemoryNetwork) -> Member {
     node
 }
 
+/// Starts the node 11 that was restored there, and waits until it leads.
+fn lead(path: &Path) -> Raft<Ledger> {
+    let log = WalLog::open(path, WalOptions::new(CLUSTER, NodeId(11)).segment_bytes(64 << 10)).unwrap();
+    let mut options = manual();
+    let store = SnapshotFiles::open(path.join("snapshots"), SnapshotOptions::new()).unwrap();
+    options.snapshots = Some(Snapshots::new(store));
+    let transport = MemoryNetwork::new().transport(11);
+    let raft = Raft::start_with(config(11, &[]), options, log, transport, Ledger::new(&Arc::default())).unwrap();
+    let leads = |status: &Status| status.role == RoleKind::Leader && status.applied_index == status.last_index;
+    raft.wait_for(PATIENCE, leads).unwrap();
+    raft
+}
+
 /// The restored history would have begun before its own parent: the restore wrote a log that nothing could open.
 #[test]
 fn a_backup_from_before_its_history_began_is_restored() {
@@ -80,17 +94,7 @@ fn a_backup_from_before_its_history_began_is_restored() {
     let folder = tempfile::tempdir().unwrap();
     let snapshots = folder.path().join("snapshots");
     restore.carry_out(backup, folder.path(), &snapshots).unwrap();
-    let start = || {
-        let log = WalLog::open(folder.path(), WalOptions::new(CLUSTER, NodeId(11)).segment_bytes(64 << 10)).unwrap();
-        let mut options = manual();
-        options.snapshots = Some(Snapshots::new(SnapshotFiles::open(&snapshots, SnapshotOptions::new()).unwrap()));
-        let transport = MemoryNetwork::new().transport(11);
-        let raft = Raft::start_with(config(11, &[]), options, log, transport, Ledger::new(&Arc::default())).unwrap();
-        let leads = |status: &Status| status.role == RoleKind::Leader && status.applied_index == status.last_index;
-        raft.wait_for(PATIENCE, leads).unwrap();
-        raft
-    };
-    let raft = start();
+    let raft = lead(folder.path());
     assert_eq!(raft.stale_read(Ledger::commands).unwrap(), ["2", "3", "4"]);
     assert_eq!(raft.status().history, Some(restore.history.id()));
     // No server of the old cluster follows it.
@@ -99,7 +103,7 @@ fn a_backup_from_before_its_history_began_is_restored() {
     raft.snapshot().wait(PATIENCE).unwrap();
     raft.shutdown();
     drop(raft);
-    assert_eq!(start().stale_read(Ledger::commands).unwrap().len(), 4);
+    assert_eq!(lead(folder.path()).stale_read(Ledger::commands).unwrap().len(), 4);
 }
 
 /// A majority was lost, and the survivors had no more than the snapshot. The recovered log could not be opened, for the same
@@ -133,5 +137,37 @@ fn survivors_from_before_their_history_began_are_recovered() {
         node.stop();
         node.start();
         assert_eq!(node.raft().status().history, child, "node {} after a restart", node.id);
+    }
+}
+
+/// The largest term is 2^62. A backup from just before it was restored to a log that nothing opens.
+#[test]
+fn a_backup_whose_terms_are_used_up_is_not_restored() {
+    const SKIPPED: u64 = 1 << 20;
+    for below in [1, SKIPPED / 2, SKIPPED, SKIPPED + 2, SKIPPED + 3] {
+        let term = Term::MAX.0 - below;
+        let mut node = Member::alone(&manual());
+        let first = Entry { id: EntryId::new(1, term - 1), payload: Payload::Noop };
+        let hard_state = Some(HardState { term: Term(term - 1), vote: Some(NodeId(1)) });
+        node.log.append(&mut vec![Write { hard_state, entries: Entries::one(first), ..Write::default() }]).unwrap();
+        node.log.sync().unwrap();
+        // In the next term.
+        node.lead();
+        propose(node.raft(), "a");
+        let mut file = Vec::new();
+        node.raft().backup(PATIENCE).unwrap().read_to_end(&mut file).unwrap();
+        let backup = BackupReader::open(&file[..]).unwrap();
+        let last = backup.info().last.term;
+        assert_eq!(last, Term(term));
+        let planned = Restore::plan(backup.info(), 11);
+        if below <= SKIPPED {
+            let refused = matches!(planned, Err(RestoreBackupError::TermsUsedUp { term }) if term == last);
+            assert!(refused, "{planned:?}");
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let snapshots = folder.path().join("snapshots");
+        planned.unwrap().with_cluster(CLUSTER).carry_out(backup, folder.path(), &snapshots).unwrap();
+        assert_eq!(lead(folder.path()).stale_read(Ledger::commands).unwrap(), ["a"]);
     }
 }

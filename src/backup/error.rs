@@ -6,7 +6,7 @@ use crate::log::WalError;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::advice;
 #[cfg(feature = "persistence")]
-use crate::types::NodeId;
+use crate::types::{NodeId, Term};
 use std::io;
 #[cfg(feature = "persistence")]
 use std::path::PathBuf;
@@ -85,6 +85,15 @@ pub enum RestoreBackupError {
     IdInUse {
         /// The server.
         id: NodeId,
+    },
+    /// Behind the backup's last term there are not enough terms left for a cluster that begins so far beyond the old one. No
+    /// cluster gets there by elections: use an older backup.
+    #[error(
+        "the backup's last term, {term}, is too near the largest that there is; use a backup from before it came to that"
+    )]
+    TermsUsedUp {
+        /// The backup's last term.
+        term: Term,
     },
     /// The backup names no cluster, and [`Restore::with_cluster`](super::Restore::with_cluster) none either.
     #[error("the backup does not say of which cluster it is: name one")]

@@ -67,8 +67,8 @@ impl Restore {
     /// What a restore as this server would make of the backup. Each plan draws a history of its own.
     ///
     /// # Errors
-    /// [`RestoreBackupError::IdInUse`], as far as the backup tells. Never use an id of a server that was added to the old
-    /// cluster later either.
+    /// [`RestoreBackupError::IdInUse`], as far as the backup tells: never use an id of a server that was added to the old
+    /// cluster later either. [`RestoreBackupError::TermsUsedUp`].
     pub fn plan(backup: &BackupInfo, id: impl Into<NodeId>) -> Result<Self, RestoreBackupError> {
         let id = id.into();
         let parent = backup.history().map(|history| &**history);
@@ -76,7 +76,12 @@ impl Restore {
         if backup.node == id || backup.membership.contains(id) || was_given_up {
             return Err(RestoreBackupError::IdInUse { id });
         }
-        let entry = EntryId { index: backup.last.index.next(), term: Term(backup.last.term.0 + TERMS_SKIPPED) };
+        let term = backup.last.term;
+        // The restored node leads in a later term still.
+        if term.0 >= Term::MAX.0 - TERMS_SKIPPED {
+            return Err(RestoreBackupError::TermsUsedUp { term });
+        }
+        let entry = EntryId { index: backup.last.index.next(), term: Term(term.0 + TERMS_SKIPPED) };
         let history = Arc::new(History::restored(parent, draw_history(), entry));
         let membership = Arc::new(Membership::new([id]).with_history(Arc::clone(&history)));
         Ok(Self { backup: backup.clone(), id, cluster: backup.cluster, membership, entry, history })

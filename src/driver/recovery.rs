@@ -69,6 +69,15 @@ pub enum RecoveryError {
         /// The configuration in the log.
         membership: Arc<Membership>,
     },
+    /// Behind the log's term there are not enough terms left. No cluster gets there by elections: restore a backup from before
+    /// it came to that.
+    #[error(
+        "the log's term, {term}, is too near the largest that there is; restore a backup from before it came to that"
+    )]
+    TermsUsedUp {
+        /// The log's term.
+        term: Term,
+    },
     /// The log has lost its hard state: it must not be trusted with this either.
     #[error(transparent)]
     Damaged(#[from] RestoreError),
@@ -103,6 +112,10 @@ impl Recovery {
         }
         if !after.is_voter(id) {
             return Err(RecoveryError::NotASurvivor { id });
+        }
+        // The recovered server leads in a later term still.
+        if term.0 >= Term::MAX.0 - TERMS_SKIPPED {
+            return Err(RecoveryError::TermsUsedUp { term });
         }
         let entry = EntryId { index: last.index.next(), term: Term(term.0 + TERMS_SKIPPED) };
         let lost = before.members().into_iter().filter(|server| !after.contains(*server));
@@ -189,6 +202,22 @@ mod tests {
         assert_eq!((one.history.lost(), one.after.history()), (&lost[..], Some(&one.history)));
         let Ok(()) = one.carry_out(&mut log);
         assert_eq!(Recovery::plan(&log, 1, [1_u64]).unwrap().history.parent(), Some(one.history.id()));
+    }
+
+    /// The largest term is 2^62, and a recovery skipped beyond it: no log opens with what it wrote.
+    #[test]
+    fn a_log_whose_terms_are_used_up_is_not_recovered() {
+        let plan = |term| {
+            let mut log = log();
+            let hard_state = Some(HardState { term: Term(term), vote: None });
+            let Ok(()) = log.append(&mut std::vec![Write { hard_state, ..Write::default() }]);
+            Recovery::plan(&log, 1, [1_u64]).map(|recovery| recovery.entry.term)
+        };
+        let last = Term::MAX.0 - TERMS_SKIPPED - 1;
+        assert_eq!(plan(last), Ok(Term(Term::MAX.0 - 1)), "it can still lead");
+        for term in [last + 1, Term::MAX.0] {
+            assert_eq!(plan(term), Err(RecoveryError::TermsUsedUp { term: Term(term) }));
+        }
     }
 
     #[test]
