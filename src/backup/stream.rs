@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use std::vec::Vec;
 
 /// A backup that is being taken: the bytes of the file, to be read. It holds one chunk in memory, and the snapshot that it is
-/// made of open: the node's store keeps that, whatever comes later, until this is dropped. Nothing else waits for it.
+/// made of open: the node's store keeps that until this was read to its end or is dropped, within the bounds of
+/// [`Raft::backup`](crate::Raft::backup). Nothing else waits for it.
 ///
 /// ```no_run
 /// # fn backup<M: raft_io::StateMachine>(raft: &raft_io::Raft<M>) -> std::io::Result<()> {
@@ -93,7 +94,7 @@ impl Backup {
 }
 
 /// The bytes of the file. The end of the stream is the end of the whole backup; an error leaves it cut, which whoever reads it
-/// will notice. Errors are those of the snapshot's reader.
+/// will notice. Errors are those of the snapshot's reader, and [`BackupEnded`](crate::driver::BackupEnded).
 impl Read for Backup {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.ready.len() && self.stage == Stage::Content && !buffer.is_empty() {

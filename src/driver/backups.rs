@@ -1,6 +1,7 @@
 //! A backup of a running node: its newest snapshot, held open while it is read.
 
 use super::error::TakeSnapshotError;
+use super::held_backups::HeldBackups;
 use super::node::Handle;
 use super::options::Snapshots;
 use super::raft::StateMachine;
@@ -22,6 +23,8 @@ const TRIES_MAX: u32 = 8;
 pub(super) struct Source {
     /// The store, if the node has one.
     pub(super) snapshots: Option<Snapshots>,
+    /// Those that are being read.
+    pub(super) held: Arc<HeldBackups>,
     /// Whose log it is.
     pub(super) log: Identity,
 }
@@ -70,7 +73,7 @@ pub(super) fn begin<M: StateMachine>(node: &dyn Handle<M>, timeout: Duration) ->
             Err(source) => return Err(TakeBackupError::Store { source }),
         }
     };
-    describe(source.log, node.id(), content)
+    describe(source.log, node.id(), source.held.hold(content)?)
 }
 
 fn describe(log: Identity, node: NodeId, content: Box<dyn SnapshotReader>) -> Result<Backup, TakeBackupError> {

@@ -121,6 +121,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             self.halt(&mut state, StopReason::Shutdown);
         }
         self.release(state);
+        self.end_backups();
     }
 
     fn fatal_reason(&self) -> Option<String> {
@@ -174,7 +175,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
     }
 
     fn backup_source(&self) -> Source {
-        Source { snapshots: self.options.snapshots.clone(), log: self.log_identity }
+        let (snapshots, held) = (self.options.snapshots.clone(), Arc::clone(self.backups()));
+        Source { snapshots, held, log: self.log_identity }
     }
 
     fn why_closed(&self) -> RequestError {

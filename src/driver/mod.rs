@@ -56,6 +56,7 @@ mod contain;
 mod error;
 mod feed;
 mod fetch;
+mod held_backups;
 mod held_up;
 mod holds;
 mod identities;
@@ -98,6 +99,7 @@ pub use error::{
     LeaderHint, LeadershipTransferError, Limit, MembershipChangeError, NotLeaderReason, RequestError,
     TakeSnapshotError, UnknownReason,
 };
+pub use held_backups::BackupEnded;
 pub use held_up::HeldUp;
 pub use options::{DriverOptions, Snapshots};
 pub use raft::{Applied, Proposal, Raft, RoleChange, StateMachine, WaitError, Watch};

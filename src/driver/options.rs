@@ -57,7 +57,9 @@ pub struct DriverOptions {
     pub snapshot_trail_bytes: u64,
     /// How many bytes of entries it keeps behind a snapshot at most, for peers that fetch an earlier one: what follows that
     /// is kept until they have it, else they would begin anew where snapshots are due faster than they fetch. Compared
-    /// whenever a snapshot is taken. On a disk without space nothing is kept for them. 0: nothing ever is. Default 1 GiB.
+    /// whenever a snapshot is taken. On a disk without space nothing is kept for them. 0: nothing ever is. As many
+    /// bytes, counted apart, have the older snapshots that the store keeps for backups ([`Raft::backup`](super::Raft::backup)).
+    /// Default 1 GiB.
     pub snapshot_hold_bytes: u64,
     /// How long a peer of whom a chunk of a snapshot was asked may be silent before it is asked
     /// again; longer than zero. A chunk that keeps coming may take longer. Default 10 s.

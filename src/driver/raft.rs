@@ -322,8 +322,10 @@ impl<M: StateMachine> Raft<M> {
     /// [`follower_read`](Self::follower_read) first, and everything that was acknowledged before that is in it.
     ///
     /// It takes a snapshot, as [`snapshot`](Self::snapshot) does, or finds the one of the present state, within `timeout`, and
-    /// holds it open until the backup is dropped: the store keeps its file for so long. [`backup::Restore`](crate::backup)
-    /// makes a cluster of it again.
+    /// holds it open until the backup is read or dropped: the store keeps its file for so long. Where newer snapshots come
+    /// meanwhile that is bounded by [`DriverOptions::snapshot_hold_bytes`], and nothing is kept while the disk is short of space
+    /// or once the node is shut down: reading fails with [`BackupEnded`](super::BackupEnded) then.
+    /// [`backup::Restore`](crate::backup) makes a cluster of it again.
     ///
     /// # Errors
     /// [`TakeBackupError`]; the node goes on.

@@ -130,6 +130,10 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             self.tick_snapshots(&mut state);
         }
         self.release(state);
+        if is_short {
+            // What backups keep goes before another snapshot is written.
+            self.release_superseded();
+        }
     }
 }
 

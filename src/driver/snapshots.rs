@@ -10,6 +10,7 @@
 
 use super::contain::{CodePlace, contain};
 use super::error::TakeSnapshotError;
+use super::held_backups::HeldBackups;
 use super::holds::Holds;
 use super::mailbox::Mail;
 use super::node::{Node, State};
@@ -110,7 +111,7 @@ impl SnapshotState {
         Self { durable, info, taking: None, fetch: None, holds, failure: None, retry, waiting, settled }
     }
 
-    pub(super) fn status(&self) -> SnapshotStatus {
+    pub(super) fn status(&self, backups: usize) -> SnapshotStatus {
         SnapshotStatus {
             last: (self.durable != EntryId::ZERO).then_some(self.durable),
             bytes: self.info.as_ref().map(|info| info.bytes),
@@ -119,6 +120,7 @@ impl SnapshotState {
             last_error: self.failure.clone(),
             failures: self.retry.failures,
             retry_after: self.retry.after(),
+            backups,
         }
     }
 
@@ -166,7 +168,10 @@ struct SnapshotJob {
 /// The snapshots that peers are fetching, each held open so that it stays while newer ones come. A
 /// peer that was offered one would else never come to the end of any, if taking one is faster than
 /// fetching it.
-pub(super) struct Served(Mutex<BTreeMap<NodeId, ServedSnapshot>>);
+pub(super) struct Served {
+    peers: Mutex<BTreeMap<NodeId, ServedSnapshot>>,
+    backups: Arc<HeldBackups>,
+}
 
 struct ServedSnapshot {
     last: EntryId,
@@ -177,30 +182,30 @@ struct ServedSnapshot {
 
 impl Served {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+        Self { peers: Mutex::new(BTreeMap::new()), backups: Arc::new(HeldBackups::new()) }
     }
 
     /// A peer asked for a chunk that it gets.
     fn note(&self, store: &Snapshots, peer: NodeId, chunk: &Chunk) {
         let last = chunk.snapshot;
         if chunk.is_last() {
-            let done = lock(&self.0).remove(&peer);
+            let done = lock(&self.peers).remove(&peer);
             return drop(done);
         }
-        if let Some(served) = lock(&self.0).get_mut(&peer).filter(|served| served.last == last) {
+        if let Some(served) = lock(&self.peers).get_mut(&peer).filter(|served| served.last == last) {
             served.asked = Instant::now();
             return;
         }
         let Ok(reader) = store.open(last) else { return };
         let served = ServedSnapshot { last, asked: Instant::now(), _reader: reader };
-        let before = lock(&self.0).insert(peer, served);
+        let before = lock(&self.peers).insert(peer, served);
         drop(before);
     }
 
     /// Lets go of what peers have left off fetching.
     fn release_idle(&self) {
         let mut idle = Vec::new();
-        let mut served = lock(&self.0);
+        let mut served = lock(&self.peers);
         for (peer, snapshot) in mem::take(&mut *served) {
             if snapshot.asked.elapsed() > SERVED_IDLE_MAX {
                 idle.push(snapshot);
@@ -349,7 +354,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let mut state = lock(&self.state);
         state.snapshots.taking = None;
         state.changed = true;
-        let mut superseded = false;
+        let (mut superseded, failed) = (false, written.is_err());
         match written {
             Ok(info) => match self.note_written(&mut state, info, &trail, is_short) {
                 Ok(_) => {
@@ -383,7 +388,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         // The next one may be due already. Before anybody is told: who asks again then begins a new one.
         state.wake_apply |= self.applies.post(|work| work.snapshot_ended = true) == Some(true);
         self.release(state);
-        if superseded {
+        if superseded || failed {
             self.retain_recorded(store);
         }
     }
@@ -409,17 +414,21 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             }
             begun => begun,
         };
-        let mut writer = begun.map_err(|error| error.to_string())?;
+        let failed = |error: io::Error| {
+            self.backups().note_failure(&error);
+            error.to_string()
+        };
+        let mut writer = begun.map_err(|error| failed(error.into()))?;
         let mut out = WhileRunning { node: self, writer: &mut *writer };
         match contain(|| image.write_to(&mut out)) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Err(error)) => return Err(failed(error)),
             Err(message) => {
                 self.panics.note(CodePlace::Image, &message);
                 return Err(panicked(CodePlace::Image, &message).to_string());
             }
         }
-        writer.finish().map(|_| ()).map_err(|error| error.to_string())
+        writer.finish().map(|_| ()).map_err(|error| failed(error.into()))
     }
 
     /// The write that records this snapshot is durable. Called by the log thread.
@@ -438,7 +447,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         state.changed = true;
         state.snapshots.confirm();
         self.release(state);
-        if self.snapshots.post(|work| work.recorded = true) == Some(true) {
+        self.release_superseded();
+    }
+
+    /// The backups that are being read.
+    pub(super) fn backups(&self) -> &Arc<HeldBackups> {
+        &self.served.backups
+    }
+
+    /// Has the snapshot thread delete what is not needed.
+    pub(super) fn release_superseded(&self) {
+        if self.options.snapshots.is_some() && self.snapshots.post(|work| work.recorded = true) == Some(true) {
             self.snapshots.wake();
         }
     }
@@ -447,6 +466,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
     fn retain_recorded(&self, store: &Snapshots) {
         self.panics.survive(CodePlace::StoreChunk, || self.served.release_idle());
         let durable = lock(&self.state).snapshots.durable;
+        self.bound_backups(durable);
         self.panics.survive(CodePlace::StoreRetain, || store.retain(durable));
     }
 

@@ -180,6 +180,8 @@ pub struct SnapshotStatus {
     /// How long until one that failed is tried again: a second after the first failure, then twice as long each time, a
     /// minute at most. `None` if nothing failed, and while one is being taken.
     pub retry_after: Option<Duration>,
+    /// How many backups are being read. Of each the store keeps the snapshot.
+    pub backups: usize,
 }
 
 /// A snapshot that is being fetched.
@@ -243,6 +245,9 @@ pub struct Counters {
     pub snapshots_fetched: u64,
     /// How often the log gave up what it kept for a peer that fetches a snapshot, because it was too much.
     pub log_holds_given_up: u64,
+    /// Backups that were ended before they were read, because too much was kept for them. See
+    /// [`BackupEnded`](super::BackupEnded).
+    pub backups_given_up: u64,
     /// Fetches given up; the leader's next offer is taken up.
     pub snapshot_fetches_failed: u64,
     /// Panics of code that the node was given, after which it goes on: see [`CodePlace`].
@@ -301,6 +306,7 @@ impl Status {
                 "Its size; 0 until known.",
                 fetch.and_then(|fetch| fetch.total_bytes).unwrap_or(0),
             ),
+            ("raft_backups_running", "Backups that are being read.", self.snapshot.backups as u64),
             ("raft_uncommitted_bytes", "Bytes proposed and not yet committed.", self.uncommitted_bytes as u64),
             ("raft_open_proposals", "Proposals without an answer yet.", self.open_proposals as u64),
             ("raft_open_reads", "Linearizable reads without an answer yet.", self.open_reads as u64),
@@ -347,6 +353,7 @@ impl Status {
                 "Fetching peers that the log kept too much for.",
                 counters.log_holds_given_up,
             ),
+            ("raft_backups_given_up_total", "Backups ended, too much kept.", counters.backups_given_up),
             ("raft_snapshot_fetches_failed_total", "Fetches given up.", counters.snapshot_fetches_failed),
             ("raft_panics_survived_total", "Panics of code that the node was given.", counters.panics_survived),
         ];
@@ -460,7 +467,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             applied_index: self.applied_index.load(Ordering::SeqCst).into(),
             membership,
             history: protocol.history().map(|history| history.id()),
-            snapshot: state.snapshots.status(),
+            snapshot: state.snapshots.status(self.backups().count()),
             peers,
             transfer_target: protocol.transfer_target().filter(|_| works),
             uncommitted_bytes: if works { protocol.uncommitted_bytes() } else { 0 },

@@ -232,6 +232,8 @@ fn raft_status(server: &Server, out: &mut Vec<u8>) {
         ("snapshot_fetching", text(status.snapshot.fetching.map_or("none".into(), |fetch| fetching(&fetch)))),
         ("snapshots_taken", number(status.counters.snapshots_taken)),
         ("snapshots_fetched", number(status.counters.snapshots_fetched)),
+        ("backups", number(status.snapshot.backups as u64)),
+        ("backups_given_up", number(status.counters.backups_given_up)),
         ("snapshot_error", text(status.snapshot.last_error.clone().unwrap_or_default())),
         ("open_proposals", number(status.open_proposals as u64)),
         ("open_reads", number(status.open_reads as u64)),
