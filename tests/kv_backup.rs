@@ -8,11 +8,12 @@ mod kv_support;
 #[path = "../examples/kv/server/mod.rs"]
 mod server;
 
-use kv_support::{Cluster, await_some, run_backup, run_restore, text};
+use kv_support::{Cluster, await_some, begin_restore, run_backup, run_restore, start_in_vain, text};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -201,6 +202,64 @@ fn a_damaged_backup_is_refused_and_leaves_nothing() {
     let old = run_restore(&[shown(&file), "--id", "2", "--data", "never-made", "--address", "127.0.0.1:1"]);
     assert!(old.0 == Some(2) && old.1.contains("choose an id that none of them ever had"), "{}", old.1);
     assert!(!Path::new("never-made").exists());
+}
+
+/// Begins to restore a backup of which so many bytes are missing for the time being, as this node.
+fn restore_in_part(line: &[&str], file: &[u8], missing: usize) -> (Child, ChildStdin) {
+    let mut restoring = begin_restore(line);
+    let mut input = restoring.stdin.take().expect("it reads from here");
+    input.write_all(&file[..file.len() - missing]).expect("it reads");
+    (restoring, input)
+}
+
+/// `kill -9` at any moment of a restore: there is nothing yet, or no node starts there and it says why, or it is whole.
+#[test]
+fn a_restore_that_is_killed_is_whole_or_does_not_start() {
+    let mut cluster = Cluster::start(&[]);
+    let value = "v".repeat(100_000);
+    for number in 0..30 {
+        assert_eq!(cluster.cli(0, &["set", &format!("k{number}"), &value]), "OK");
+    }
+    let (file, _) = back_up(&cluster, 0, "cluster.backup", &[]);
+    let bytes = fs::read(&file).expect("a backup");
+    let node = cluster.place();
+    let (data, address) = (cluster.data(node), cluster.peer_address(node));
+    let line = ["-", "--id", "4", "--data", shown(&data), "--address", &address];
+    // It waits for the rest of its input, and is killed once this file was there; then it has all, and is killed at once or
+    // when it counts.
+    let names = ["snapshots", "RESTORING", "WATERMARK", "RESERVE", "snapshots/LOCK"].map(|name| (name, 1_000_000));
+    let ends = ["snapshots/LOCK", "snapshots/LOCK", "snapshots/LOCK", "MANIFEST"].map(|name| (name, 0));
+    let mut outcomes = [0; 3];
+    for (name, missing) in names.into_iter().chain(ends) {
+        let (mut restoring, input) = restore_in_part(&line, &bytes, missing);
+        // Nothing counts before the end of the input was seen.
+        let _open = (missing > 0).then_some(input);
+        assert!(await_some(|| data.join(name).exists().then_some(())).is_some(), "{name} never came");
+        restoring.kill().expect("it can be killed");
+        restoring.wait().expect("it ends");
+        if data.join("MANIFEST").exists() {
+            start(&mut cluster, node);
+            assert_eq!(cluster.cli(node, &["strlen", "k29"]), "100000", "killed at {name}");
+            cluster.kill(node);
+            outcomes[0] += 1;
+        } else if data.join("RESTORING").exists() {
+            let (code, said) = start_in_vain(&cluster.line(node));
+            assert!(code == Some(2) && said.contains("did not end; empty it, and restore again"), "{name}: {said}");
+            let (code, said) = run_restore(&[&[shown(&file)], &line[1..]].concat());
+            assert!(code == Some(2) && said.contains("is not empty"), "{said}");
+            outcomes[1] += 1;
+        } else {
+            // As good as a new one.
+            restore(&cluster, &file, node);
+            outcomes[2] += 1;
+        }
+        fs::remove_dir_all(&data).expect("it goes");
+    }
+    let [whole, refused, empty] = outcomes;
+    println!("{whole} whole, {refused} do not start, {empty} empty");
+    assert!(whole > 0 && refused >= 3, "{outcomes:?}");
+    restore(&cluster, &file, node);
+    start(&mut cluster, node);
 }
 
 /// What keeps a backup from being made is said, with exit code 2, and no file is left: the file is there already, nobody

@@ -305,6 +305,12 @@ pub(crate) fn run_restore(line: &[&str]) -> (Option<i32>, String) {
     run_tool("restore", line)
 }
 
+/// Begins `kv restore` with this line, which may read what it is given.
+pub(crate) fn begin_restore(line: &[&str]) -> Child {
+    let line: Vec<String> = std::iter::once("restore").chain(line.iter().copied()).map(str::to_owned).collect();
+    command(&line, None).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the process runs")
+}
+
 fn run_tool(name: &str, line: &[&str]) -> (Option<i32>, String) {
     let line: Vec<String> = std::iter::once(name).chain(line.iter().copied()).map(str::to_owned).collect();
     let output = command(&line, None).stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the process runs");
