@@ -92,14 +92,14 @@ struct Unstored {
 
 impl Known {
     /// What the log may write, if the store has this version: after a restart it counts for the life that the store has.
-    fn to_write(&mut self, saved: u64) -> Remembered {
+    fn writable(&mut self, saved: u64) -> Remembered {
         self.unstored.take_if(|unstored| unstored.version <= saved);
         self.unstored.as_ref().map_or_else(|| *lock(&self.position), |unstored| unstored.before)
     }
 
     /// A change of the position which that version stores; notes what was before if it brings another life.
     fn change(&mut self, saved: u64, version: u64, change: impl FnOnce(&mut Remembered)) {
-        let stored = self.to_write(saved);
+        let stored = self.writable(saved);
         let mut position = lock(&self.position);
         let life = position.life;
         change(&mut position);
@@ -319,7 +319,7 @@ impl PeerMemory {
         dirty.urgent.store(false, Ordering::SeqCst);
         dirty.any.store(false, Ordering::SeqCst);
         let (saved, _) = self.versions();
-        let taken: Vec<_> = known.iter_mut().map(|(peer, known)| (*peer, known.to_write(saved))).collect();
+        let taken: Vec<_> = known.iter_mut().map(|(peer, known)| (*peer, known.writable(saved))).collect();
         if known.values().any(|known| known.unstored.is_some()) {
             dirty.held_back.store(true, Ordering::SeqCst);
             dirty.any.store(true, Ordering::SeqCst);
