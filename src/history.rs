@@ -46,6 +46,12 @@ impl HistoryId {
     pub const fn to_bits(self) -> u128 {
         (self.high.get() as u128) << 64 | self.low as u128
     }
+
+    /// The upper half of its bits: enough to tell the histories that one cluster meets apart.
+    #[must_use]
+    pub const fn upper_half(self) -> NonZeroU64 {
+        self.high
+    }
 }
 
 impl fmt::Display for HistoryId {
@@ -285,18 +291,16 @@ impl History {
 pub struct Lineage {
     /// The history.
     pub id: HistoryId,
-    /// The newest of those that it goes on from, oldest first; at most [`Lineage::ANCESTORS_MAX`]. Those from before a restore
-    /// are not among them: no server comes from there.
-    pub ancestors: Vec<HistoryId>,
-    /// It goes on from older ones too, which are not said.
-    pub is_cut_short: bool,
+    /// Every history that it is known to go on from, oldest first, each by the upper half of its identity. Those from before
+    /// a restore are not among them: no server comes from there.
+    pub ancestors: Vec<NonZeroU64>,
     /// A recovery of this history gave up the server that is spoken to.
     pub gave_up_receiver: bool,
 }
 
 impl Lineage {
-    /// The most ancestors that are said.
-    pub const ANCESTORS_MAX: usize = 4;
+    /// The most ancestors that are said: all that a history names.
+    pub const ANCESTORS_MAX: usize = History::ANCESTORS_MAX;
 }
 
 impl History {
@@ -304,11 +308,9 @@ impl History {
     #[must_use]
     pub fn lineage(&self, receiver: NodeId) -> Lineage {
         let open = &self.ancestors[usize::from(self.closed)..];
-        let left_out = open.len().saturating_sub(Lineage::ANCESTORS_MAX);
         Lineage {
             id: self.id,
-            ancestors: open[left_out..].iter().map(|ancestor| ancestor.id).collect(),
-            is_cut_short: left_out > 0,
+            ancestors: open.iter().map(|ancestor| ancestor.id.upper_half()).collect(),
             gave_up_receiver: self.lost.contains(&receiver),
         }
     }
@@ -316,11 +318,11 @@ impl History {
     /// Whether a server of this history may speak with `peer`, which says that its own is `theirs`: they are one, or one of
     /// them goes on from the other and did not give up the server that is still of the other.
     ///
-    /// Where not all of their ancestors are said, they alone can tell, and refuse what is not theirs.
+    /// Either side finds the same. A server that was away while its cluster went through more recoveries than a history
+    /// names ancestors is not known any more, and is refused.
     #[must_use]
     pub fn speaks_with(&self, peer: NodeId, theirs: &Lineage) -> bool {
-        self.takes_in(peer, theirs.id)
-            || (!theirs.gave_up_receiver && (theirs.is_cut_short || theirs.ancestors.contains(&self.id)))
+        self.takes_in(peer, theirs.id) || (!theirs.gave_up_receiver && theirs.ancestors.contains(&self.id.upper_half()))
     }
 }
 
@@ -535,14 +537,40 @@ mod tests {
         let recovered = History::child(Some(&restored), id(6), EntryId::new(40, 20), [22_u64]);
         assert!(speak((&recovered, 21), (&restored, 23)) && !speak((&recovered, 21), (&restored, 22)));
         assert!(!speak((&recovered, 21), (&child, 1)));
-        // After many recoveries not all ancestors are said: the server that knows them decides.
-        let mut late = child;
-        for generation in 10..16 {
-            late = History::child(Some(&late), id(generation), EntryId::new(generation as u64, 9), [7_u64]);
+    }
+
+    /// A history said its newest four ancestors, and left the rest to the server that knows them. Where both had more than four,
+    /// each left it to the other: two clusters that had nothing in common spoke with each other, and so did two recoveries of
+    /// one cluster.
+    #[test]
+    fn two_clusters_that_were_recovered_often_do_not_speak_with_each_other() {
+        let recovered = |cluster: u128, times: u64| {
+            let mut history = History::new(id(cluster * 1000), EntryId::new(1, 1));
+            for time in 1..=times {
+                let since = EntryId::new(10 * time, time << 20);
+                history = History::child(Some(&history), id(cluster * 1000 + u128::from(time)), since, [7_u64]);
+            }
+            history
+        };
+        let speak = |(one, at): (&History, u64), (other, there): (&History, u64)| {
+            let forth = one.speaks_with(NodeId(there), &other.lineage(NodeId(at)));
+            assert_eq!(forth, other.speaks_with(NodeId(at), &one.lineage(NodeId(there))), "either side alone finds it");
+            forth
+        };
+        for times in [0, 3, 4, 5, 16, 17, 63, 64, 65, 70] {
+            let (one, two) = (recovered(1, times), recovered(2, times));
+            assert!(!speak((&one, 1), (&two, 2)), "two clusters after {times} recoveries");
+            let since = EntryId::new(10_000, 99 << 20);
+            let siblings = [5, 6].map(|bits| History::child(Some(&one), id(bits), since, [7_u64]));
+            assert!(!speak((&siblings[0], 1), (&siblings[1], 2)), "two recoveries after {times} others");
+            assert!(speak((&siblings[0], 1), (&one, 2)) && !speak((&siblings[0], 1), (&one, 7)), "{times}");
+            // A survivor that slept through all of them: as long as its history is remembered.
+            assert_eq!(
+                speak((&one, 1), (&recovered(1, 0), 2)),
+                times <= History::ANCESTORS_MAX as u64,
+                "after {times}"
+            );
         }
-        assert!(late.lineage(NodeId(1)).is_cut_short && late.lineage(NodeId(7)).gave_up_receiver);
-        assert!(speak((&late, 1), (&parent, 2)) && !speak((&late, 1), (&parent, 3)));
-        assert!(!late.speaks_with(NodeId(2), &sibling.lineage(NodeId(1))), "it knows all of its own");
     }
 
     #[test]

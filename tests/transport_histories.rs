@@ -28,6 +28,11 @@ fn child(parent: &History, bits: u128, lost: &[u64]) -> Arc<History> {
     Arc::new(History::child(Some(parent), id(bits), EntryId::new(8, 5), lost.iter().copied()))
 }
 
+/// A recovery of `parent` with its first entry there.
+fn child_at(parent: &History, bits: u128, index: u64) -> Arc<History> {
+    Arc::new(History::child(Some(parent), id(bits), EntryId::new(index, 99 << 20), [99_u64]))
+}
+
 fn life(count: u64, id: u64) -> Life {
     Life { count, id, hard_state: HardState::default(), last: EntryId::ZERO }
 }
@@ -155,6 +160,36 @@ fn a_child_of_a_history_speaks_with_survivors_and_not_with_servers_that_were_giv
     let (one, two) = pair(Some(&recovered), Some(&child(&parent, 3, &[1])));
     eventually("siblings refuse", || [&one, &two].iter().all(|server| server.reported("refuses this server")));
     assert!(!one.connected(2) && !two.connected(1));
+}
+
+/// A cluster of its own, after so many recoveries.
+fn recovered(cluster: u128, times: u64) -> Arc<History> {
+    let mut history = History::new(id(cluster * 1000), EntryId::new(1, 1));
+    for time in 1..=times {
+        let since = EntryId::new(10 * time, time << 20);
+        history = History::child(Some(&history), id(cluster * 1000 + u128::from(time)), since, [99_u64]);
+    }
+    Arc::new(history)
+}
+
+/// A handshake said the newest four ancestors, and a server that was not told all left it to the other. Where both had been
+/// recovered five times, both did: messages went from one cluster into the other, and since one spoke with the other as with its
+/// own, what that remembered of somebody else stopped this one for good.
+#[test]
+fn two_clusters_that_were_recovered_often_have_nothing_to_say_to_each_other() {
+    let parent = recovered(3, 40);
+    let sibling = |bits| child_at(&parent, bits, 1000);
+    for (ours, theirs) in [(recovered(1, 5), recovered(2, 5)), (sibling(1), sibling(2))] {
+        let (one, two) = pair(Some(&ours), Some(&theirs));
+        for server in [&one, &two] {
+            eventually("it is told", || server.reported("refuses this server: the log of the server that refuses"));
+        }
+        assert!(!one.connected(2) && !two.connected(1));
+    }
+    let says = Refuser { features: FEATURE_HISTORIES, history: Some(recovered(2, 5).lineage(NodeId(1))) };
+    assert!(!hears(Some(&recovered(1, 5)), Some(says), true), "it is stopped by another cluster");
+    let (one, two) = pair(Some(&recovered(1, 0)), Some(&recovered(1, 64)));
+    eventually("a survivor comes late", || one.connected(2) && two.connected(1));
 }
 
 /// A server that ran as a cluster of its own comes as one that joins: it is no guest here.

@@ -87,12 +87,12 @@ fn refusal(reason: Refusal) -> Frame {
     Frame::Refusal { reason, by: Refuser::default() }
 }
 
-/// A history that goes on from two others and from older ones, and gave up the receiver.
+/// A history that goes on from two others, and gave up the receiver.
 fn lineage() -> Lineage {
     let id = HistoryId::from_bits;
-    let ancestors = vec![id(0x11 << 64), id(0x22 << 64 | 5)];
+    let ancestors = [id(0x11 << 64), id(0x22 << 64 | 5)].map(HistoryId::upper_half).to_vec();
     let newest = id(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
-    Lineage { id: newest, ancestors, is_cut_short: true, gave_up_receiver: true }
+    Lineage { id: newest, ancestors, gave_up_receiver: true }
 }
 
 /// One frame of every kind, and of every shape that a kind has.
@@ -475,8 +475,10 @@ fn fields_that_a_newer_version_appends_are_skipped() {
 
 #[test]
 fn control_frames_are_small() {
-    let body = vec![0; wire::CONTROL_FRAME_BYTES_MAX];
-    assert!(matches!(decode(&seal(0, wire::kind::HELLO, 0, 0, &body)), Err(FrameError::Length { .. })));
+    let is_large =
+        |kind, bytes| matches!(decode(&seal(0, kind, 0, 0, &vec![0; bytes])), Err(FrameError::Length { .. }));
+    assert!(is_large(wire::kind::REFUSAL, wire::CONTROL_FRAME_BYTES_MAX));
+    assert!(is_large(wire::kind::HELLO, wire::HANDSHAKE_FRAME_BYTES_MAX));
 }
 
 #[test]

@@ -50,9 +50,9 @@ fn introduction_of(frame: &Frame) -> &Introduction {
 
 /// One that says this many ancestors.
 fn lineage(ancestors: usize) -> Lineage {
-    let id = |bits: usize| HistoryId::from_bits(u128::MAX - bits as u128);
-    let ancestors = (0..ancestors).map(|ancestor| id(1 + ancestor)).collect();
-    Lineage { id: id(0), ancestors, is_cut_short: false, gave_up_receiver: true }
+    let id = |bits: usize| HistoryId::from_bits(u128::MAX - ((bits as u128) << 64));
+    let ancestors = (0..ancestors).map(|ancestor| id(1 + ancestor).upper_half()).collect();
+    Lineage { id: id(0), ancestors, gave_up_receiver: true }
 }
 
 /// The body of a hello of version 5 with these blocks, byte by byte (`docs/FORMAT.md`).
@@ -125,26 +125,30 @@ fn the_newest_lives_are_sent_that_fit() {
             acknowledged: EntryId::new(u64::MAX, u64::MAX),
             vote: Some((Term(u64::MAX), NodeId(u64::MAX))),
         };
-        let history = Some(lineage(Lineage::ANCESTORS_MAX));
-        let said = Introduction { features: u64::MAX, lives: lives.clone(), remembered: Some(remembered), history };
-        let Frame::Hello(small) = hello(said) else { unreachable!() };
-        let largest = Frame::Hello(Hello {
-            cluster: ClusterId(u64::MAX),
-            from: NodeId(u64::MAX),
-            to: NodeId(u64::MAX - 1),
-            incarnation: u64::MAX,
-            frame_bytes_max: u32::MAX,
-            client_address: Some("x".repeat(256)),
-            peer_address: Some("y".repeat(256)),
-            purpose: Purpose::Other { code: 255 },
-            ..small
-        });
-        let bytes = encode(&largest);
-        assert!(bytes.len() <= CONTROL_FRAME_BYTES_MAX, "{}", bytes.len());
-        let decoded = decode(&bytes).unwrap();
-        let kept = &introduction_of(&decoded).lives;
-        assert!(kept.len() >= at_least && lives.ends_with(kept), "{} lives", kept.len());
-        assert_eq!(introduction_of(&decoded).remembered, Some(remembered));
+        for (ancestors, bytes_max) in
+            [(16, CONTROL_FRAME_BYTES_MAX), (Lineage::ANCESTORS_MAX, wire::HANDSHAKE_FRAME_BYTES_MAX)]
+        {
+            let history = Some(lineage(ancestors));
+            let said = Introduction { features: u64::MAX, lives: lives.clone(), remembered: Some(remembered), history };
+            let Frame::Hello(small) = hello(said) else { unreachable!() };
+            let largest = Frame::Hello(Hello {
+                cluster: ClusterId(u64::MAX),
+                from: NodeId(u64::MAX),
+                to: NodeId(u64::MAX - 1),
+                incarnation: u64::MAX,
+                frame_bytes_max: u32::MAX,
+                client_address: Some("x".repeat(256)),
+                peer_address: Some("y".repeat(256)),
+                purpose: Purpose::Other { code: 255 },
+                ..small
+            });
+            let bytes = encode(&largest);
+            assert!(bytes.len() <= bytes_max, "{}", bytes.len());
+            let decoded = decode(&bytes).unwrap();
+            let kept = &introduction_of(&decoded).lives;
+            assert!(kept.len() >= at_least && lives.ends_with(kept), "{} lives", kept.len());
+            assert_eq!(introduction_of(&decoded).remembered, Some(remembered));
+        }
     }
 }
 
@@ -196,20 +200,25 @@ fn hostile_histories_are_errors() {
         Err(FrameError::Body { kind: kind::HELLO, what }) => what.contains("no form that this version knows"),
         _ => false,
     };
-    let id = [7; 16];
-    let with = |flags: u8, ids: usize| [vec![flags], id.repeat(ids)].concat();
-    assert!(decode_all_blocks([&[], &[], &with(0, 1)]).is_ok());
-    assert!(decode_all_blocks([&[], &[], &with(0xfc, 5)]).is_ok(), "flags of a later version are ignored");
-    assert!(refused(&[0]) && refused(&with(0, 6)) && refused(&with(0, 1)[..16]));
-    assert!(refused(&[vec![0], vec![1; 8], vec![0; 8]].concat()), "no identity has an upper half of zero");
+    let with = |flags: u8, bytes: usize| [vec![flags], vec![7; bytes]].concat();
+    assert!(decode_all_blocks([&[], &[], &with(0, 16)]).is_ok());
+    assert!(decode_all_blocks([&[], &[], &with(0xfe, 16 + 64 * 8)]).is_ok(), "flags of a later version are ignored");
+    for bytes in [0, 15, 17, 23, 25, 16 + 63 * 8 + 1, 16 + 65 * 8] {
+        assert!(refused(&with(0, bytes)), "{bytes} bytes");
+    }
+    let no_upper_half = [vec![1; 8], vec![0; 8]].concat();
+    assert!(refused(&[vec![0], no_upper_half].concat()), "no identity has an upper half of zero");
+    assert!(refused(&[with(0, 16), vec![0; 8]].concat()), "nor has an ancestor");
 }
 
-/// More ancestors than fit are left out, oldest first, and that is said.
+/// All that a history names is said, or nothing: of two servers that had not said all, each let the other in.
 #[test]
-fn the_newest_ancestors_are_said() {
-    let said = Introduction { history: Some(lineage(6)), ..Introduction::default() };
-    let expected = Lineage { ancestors: lineage(6).ancestors[2..].to_vec(), is_cut_short: true, ..lineage(6) };
-    assert_eq!(introduction_of(&decode(&encode(&hello(said))).unwrap()).history, Some(expected));
+fn no_ancestor_is_left_out() {
+    let said = |ancestors| hello(Introduction { history: Some(lineage(ancestors)), ..Introduction::default() });
+    let most = said(Lineage::ANCESTORS_MAX);
+    assert_eq!(decode(&encode(&most)), Ok(most));
+    let error = wire::encode_control(&said(Lineage::ANCESTORS_MAX + 1), &mut Vec::new());
+    assert_eq!(error, Err(wire::EncodeError::Field { field: "history" }));
 }
 
 #[test]
@@ -249,9 +258,12 @@ fn introductions() -> impl Strategy<Value = Introduction> {
 
 fn lineages() -> impl Strategy<Value = Lineage> {
     let id = || any::<u128>().prop_map(HistoryId::from_bits);
-    (id(), prop::collection::vec(id(), 0..=Lineage::ANCESTORS_MAX), any::<bool>(), any::<bool>()).prop_map(
-        |(id, ancestors, is_cut_short, gave_up_receiver)| Lineage { id, ancestors, is_cut_short, gave_up_receiver },
-    )
+    let ancestors = prop::collection::vec(id().prop_map(HistoryId::upper_half), 0..=Lineage::ANCESTORS_MAX);
+    (id(), ancestors, any::<bool>()).prop_map(|(id, ancestors, gave_up_receiver)| Lineage {
+        id,
+        ancestors,
+        gave_up_receiver,
+    })
 }
 
 proptest! {
@@ -276,7 +288,7 @@ proptest! {
     /// What decodes at all, encodes again to something that decodes to the same.
     #[test]
     fn arbitrary_blocks_are_sound_or_nothing(
-        history in prop::collection::vec(any::<u8>(), 0..90),
+        history in prop::collection::vec(any::<u8>(), 0..600),
         lives in prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..260),
         remembered in prop::collection::vec(prop_oneof![Just(0u8), Just(3), any::<u8>()], 0..40),
     ) {

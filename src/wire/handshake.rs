@@ -292,7 +292,7 @@ pub(super) fn encode_hello(hello: &Hello, encoder: &mut Encoder) -> Result<(), E
         };
         return match history {
             None => write(encoder, &body),
-            Some(history) => write(encoder, &body.with_history(&encode_lineage(Some(history)))),
+            Some(history) => write(encoder, &body.with_history(&encode_lineage(Some(history))?)),
         };
     }
     match (hello.purpose.code(), peer_address) {
@@ -354,7 +354,7 @@ pub(super) fn encode_welcome(welcome: &Welcome, encoder: &mut Encoder) -> Result
     let Introduction { features, lives, remembered, history } = &welcome.introduction;
     let (lives, remembered) = (&encode_lives(lives)?[..], &encode_remembered(remembered.as_ref())?[..]);
     let (from, features) = (from.0, *features);
-    match encode_lineage(history.as_ref()).as_slice() {
+    match encode_lineage(history.as_ref())?.as_slice() {
         [] => {
             let body = IntroducedWelcomeBody {
                 from,

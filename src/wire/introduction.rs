@@ -9,14 +9,16 @@ use crate::history::{HistoryId, Lineage};
 use crate::life::{Life, Lives, Remembered};
 use crate::types::{EntryId, GroupId, HardState, NodeId, Term};
 use pack_io::{Decode as _, Decoder, DeserializeView, Encode as _, Encoder, SerialError, Serialize, varint_len};
+use std::num::NonZeroU64;
 use std::vec::Vec;
 
 /// A bit of [`Introduction::features`]: the server understands configurations that name a history.
 pub const FEATURE_HISTORIES: u64 = 1;
 
-/// The largest block of lives, in bytes: a hello with the longest addresses must stay within a frame of connection control.
+/// The largest block of lives, in bytes: a hello with the longest addresses and sixteen ancestors must stay within a frame of
+/// connection control.
 /// About a dozen lives of usual numbers; at least three of any.
-pub const LIVES_BYTES_MAX: usize = 224;
+pub const LIVES_BYTES_MAX: usize = 180;
 
 /// What a server says of itself, and of the other, on either side of a handshake.
 ///
@@ -192,45 +194,44 @@ fn decode_memory(decoder: &mut Decoder<'_>) -> Result<Option<Remembered>, Serial
     Ok(Some(Remembered { life, term, acknowledged: EntryId::new(index, acknowledged_term), vote }))
 }
 
-const IS_CUT_SHORT: u8 = 1;
-const GAVE_UP_RECEIVER: u8 = 2;
+const GAVE_UP_RECEIVER: u8 = 1;
 const ID_BYTES: usize = 16;
+const ANCESTOR_BYTES: usize = 8;
 
 /// Nothing for a server without a history.
-pub(super) fn encode_lineage(lineage: Option<&Lineage>) -> Vec<u8> {
-    let Some(Lineage { id, ancestors, is_cut_short, gave_up_receiver }) = lineage else { return Vec::new() };
-    let left_out = ancestors.len().saturating_sub(Lineage::ANCESTORS_MAX);
-    let is_cut_short = *is_cut_short || left_out > 0;
-    let mut out = Vec::with_capacity(1 + ID_BYTES * (1 + ancestors.len() - left_out));
-    let flags = if is_cut_short { IS_CUT_SHORT } else { 0 } | if *gave_up_receiver { GAVE_UP_RECEIVER } else { 0 };
-    out.push(flags);
-    let said = core::iter::once(id).chain(&ancestors[left_out..]);
-    said.for_each(|id| out.extend_from_slice(&id.to_bits().to_le_bytes()));
-    out
+pub(super) fn encode_lineage(lineage: Option<&Lineage>) -> Result<Vec<u8>, EncodeError> {
+    let Some(Lineage { id, ancestors, gave_up_receiver }) = lineage else { return Ok(Vec::new()) };
+    if ancestors.len() > Lineage::ANCESTORS_MAX {
+        return Err(EncodeError::Field { field: "history" });
+    }
+    let mut out = Vec::with_capacity(1 + ID_BYTES + ANCESTOR_BYTES * ancestors.len());
+    out.push(if *gave_up_receiver { GAVE_UP_RECEIVER } else { 0 });
+    out.extend_from_slice(&id.to_bits().to_le_bytes());
+    ancestors.iter().for_each(|ancestor| out.extend_from_slice(&ancestor.get().to_le_bytes()));
+    Ok(out)
 }
 
 /// Flags that a later version adds are ignored.
 pub(super) fn decode_lineage(kind: u16, bytes: &[u8]) -> Result<Option<Lineage>, FrameError> {
-    let body = |what| FrameError::Body { kind, what };
-    let Some((flags, ids)) = bytes.split_first() else { return Ok(None) };
-    let no_form = body("a history that has no form that this version knows");
-    if ids.len() % ID_BYTES != 0 || ids.len() / ID_BYTES > 1 + Lineage::ANCESTORS_MAX {
-        return Err(no_form);
-    }
-    let mut ids = ids.chunks_exact(ID_BYTES).map(|bytes| {
-        let bits = u128::from_le_bytes(bytes.try_into().expect("sixteen bytes"));
-        Some(HistoryId::from_bits(bits)).filter(|id| id.to_bits() == bits)
+    let Some((flags, said)) = bytes.split_first() else { return Ok(None) };
+    let lineage = decode_ids(said).map(|(id, ancestors)| Lineage {
+        id,
+        ancestors,
+        gave_up_receiver: flags & GAVE_UP_RECEIVER != 0,
     });
-    let id = ids.next().flatten();
-    match (id, ids.collect()) {
-        (Some(id), Some(ancestors)) => Ok(Some(Lineage {
-            id,
-            ancestors,
-            is_cut_short: flags & IS_CUT_SHORT != 0,
-            gave_up_receiver: flags & GAVE_UP_RECEIVER != 0,
-        })),
-        _ => Err(no_form),
+    let no_form = FrameError::Body { kind, what: "a history that has no form that this version knows" };
+    lineage.map(Some).ok_or(no_form)
+}
+
+fn decode_ids(said: &[u8]) -> Option<(HistoryId, Vec<NonZeroU64>)> {
+    let (id, ancestors) = said.split_first_chunk::<ID_BYTES>()?;
+    let bits = u128::from_le_bytes(*id);
+    let id = Some(HistoryId::from_bits(bits)).filter(|id| id.to_bits() == bits)?;
+    if ancestors.len() % ANCESTOR_BYTES != 0 || ancestors.len() / ANCESTOR_BYTES > Lineage::ANCESTORS_MAX {
+        return None;
     }
+    let ancestor = |bytes: &[u8]| NonZeroU64::new(u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+    Some((id, ancestors.chunks_exact(ANCESTOR_BYTES).map(ancestor).collect::<Option<_>>()?))
 }
 
 #[derive(Serialize, DeserializeView)]

@@ -47,8 +47,11 @@ pub const TRANSFER_PROTOCOL: u8 = 65;
 pub const CONTROL_PROTOCOL: u8 = 0;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 20;
-/// The largest frame of connection control, in bytes.
+/// The largest frame of connection control, in bytes; but a hello and a welcome may have [`HANDSHAKE_FRAME_BYTES_MAX`].
 pub const CONTROL_FRAME_BYTES_MAX: usize = 1024;
+/// The largest hello or welcome, in bytes. Servers of 0.6 take [`CONTROL_FRAME_BYTES_MAX`], which only the history of a cluster
+/// exceeds that was recovered more than sixteen times; none of them is a member of such a one.
+pub const HANDSHAKE_FRAME_BYTES_MAX: usize = 2048;
 /// What one entry of an append counts in memory, whatever its command: the number of entries in a
 /// frame is at most `frame_bytes_max / ENTRY_MEMORY_BYTES`.
 pub const ENTRY_MEMORY_BYTES: usize = 64;
@@ -387,7 +390,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
         Frame::Position { .. } => kind::POSITION,
         _ => return Err(EncodeError::Field { field: "kind" }),
     };
-    encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), CONTROL_FRAME_BYTES_MAX, buffer, |encoder| match frame {
+    encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), control_bytes_max(kind), buffer, |encoder| match frame {
         Frame::Hello(hello) => handshake::encode_hello(hello, encoder),
         Frame::Welcome(welcome) => handshake::encode_welcome(welcome, encoder),
         Frame::Refusal { reason, by } => refusal::encode_refusal(reason, by, encoder),
@@ -487,8 +490,9 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
     if header.flags != 0 {
         return Err(FrameError::Flags { flags: header.flags });
     }
-    if control && frame.len() > CONTROL_FRAME_BYTES_MAX {
-        return Err(FrameError::Length { claimed: frame.len() as u64, limit: CONTROL_FRAME_BYTES_MAX });
+    let limit = control_bytes_max(header.kind);
+    if control && frame.len() > limit {
+        return Err(FrameError::Length { claimed: frame.len() as u64, limit });
     }
     let body = &frame[HEADER_BYTES..];
     match header.kind {
@@ -505,6 +509,11 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
         kind if transfer => transfer::decode(kind, header.group, body, share),
         kind => Ok(Frame::Unknown { kind }),
     }
+}
+
+/// The largest frame of this kind of connection control.
+const fn control_bytes_max(kind: u16) -> usize {
+    if matches!(kind, kind::HELLO | kind::WELCOME) { HANDSHAKE_FRAME_BYTES_MAX } else { CONTROL_FRAME_BYTES_MAX }
 }
 
 fn empty(kind: u16, body: &[u8], frame: Frame) -> Result<Frame, FrameError> {

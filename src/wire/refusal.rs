@@ -225,7 +225,7 @@ pub(super) fn encode_refusal(reason: &Refusal, by: &Refuser, encoder: &mut Encod
     if detail_high == 0 && by.is_empty() {
         return write(encoder, &BareRefusalBody { code, detail });
     }
-    let history = &encode_lineage(by.history.as_ref())[..];
+    let history = &encode_lineage(by.history.as_ref())?[..];
     write(encoder, &RefusalBody { code, detail, detail_high, features: by.features, history })
 }
 

@@ -11,8 +11,8 @@ use crate::peers::PeerNotes;
 use crate::transport::Receiver;
 use crate::types::NodeId;
 use crate::wire::{
-    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, PROTOCOL, Purpose, Refusal, Refuser,
-    TRANSFER_PROTOCOL, Welcome,
+    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, HANDSHAKE_FRAME_BYTES_MAX, Hello, PROTOCOL, Purpose,
+    Refusal, Refuser, TRANSFER_PROTOCOL, Welcome,
 };
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -109,7 +109,7 @@ pub(super) fn wake_acceptor(mut address: SocketAddr) {
 
 /// One inbound connection, from its first byte to its end.
 fn serve(shared: &Arc<Shared>, socket: &Arc<Socket>, address: SocketAddr, serial: u64, receiver: &dyn Receiver) {
-    let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
+    let mut reader = FrameReader::new(HANDSHAKE_FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX);
     let hello = match read_hello(shared, socket, &mut reader) {
         Ok(hello) => hello,
         Err(reason) => {

@@ -11,8 +11,8 @@ use crate::transport::PeerTrouble;
 use crate::transport::queue::Popped;
 use crate::types::{EntryId, GroupId, Index};
 use crate::wire::{
-    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, Hello, Limits, PROTOCOL, Purpose, Refusal,
-    TRANSFER_PROTOCOL, Welcome,
+    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, HANDSHAKE_FRAME_BYTES_MAX, Hello, Limits, PROTOCOL,
+    Purpose, Refusal, TRANSFER_PROTOCOL, Welcome,
 };
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -246,7 +246,7 @@ pub(super) fn introduce(
     socket.stream.set_nodelay(true).map_err(ConnectError::Io)?;
     socket.stream.set_write_timeout(Some(config.handshake_timeout)).map_err(ConnectError::Io)?;
     socket.write_all(&frame).map_err(ConnectError::Io)?;
-    let mut reader = FrameReader::new(CONTROL_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX);
+    let mut reader = FrameReader::new(HANDSHAKE_FRAME_BYTES_MAX, HANDSHAKE_FRAME_BYTES_MAX);
     match reader.next(&mut Deadlined { socket, deadline }) {
         Ok((Frame::Welcome(welcome), _)) => {
             let unexpected = |what| Err(ConnectError::Closed(CloseReason::Unexpected { what }));
