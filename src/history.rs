@@ -301,6 +301,12 @@ pub struct Lineage {
 impl Lineage {
     /// The most ancestors that are said: all that a history names.
     pub const ANCESTORS_MAX: usize = History::ANCESTORS_MAX;
+
+    /// Whether it goes on from the other one.
+    #[must_use]
+    pub fn goes_on_from(&self, other: &Self) -> bool {
+        self.ancestors.contains(&other.id.upper_half())
+    }
 }
 
 impl History {

@@ -8,7 +8,7 @@ mod transport_support;
 use raft_io::life::{Life, Lives, Remembered};
 use raft_io::peers::PeerMemory;
 use raft_io::transport::{RaftTransport, TcpConfig, TcpTransport};
-use raft_io::wire::{self, FEATURE_HISTORIES, Frame, Hello, Introduction, Limits, Purpose, Refusal, Refuser};
+use raft_io::wire::{self, FEATURE_HISTORIES, Frame, Hello, Introduction, Limits, Purpose, Refusal, Refuser, Welcome};
 use raft_io::{ClusterId, EntryId, GroupId, HardState, History, HistoryId, Index, NodeId, Term};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -146,6 +146,65 @@ fn a_history_counts_from_when_it_is_committed() {
     one.transport.history(GroupId(0), &history(1));
     two.transport.history(GroupId(0), &history(1));
     eventually("they are connected", || one.connected(2) && two.connected(1));
+}
+
+/// Two servers of two clusters met before either had a history. Only handshakes said one, so neither heard of the other's, and
+/// they went on for as long as their connection held.
+#[test]
+fn servers_that_met_before_their_histories_are_parted_when_these_differ() {
+    let (one, two) = pair(None, None);
+    eventually("they are connected", || one.connected(2) && two.connected(1));
+    one.transport.history(GroupId(0), &history(1));
+    two.transport.history(GroupId(0), &history(2));
+    for (server, other) in [(&one, 2), (&two, 1)] {
+        eventually("it is refused", || server.reported("refuses this server") && !server.connected(other));
+    }
+    // Of one cluster: they stay together, on the connections that they have, when a recovery goes on from it, too.
+    let (one, two) = pair(None, None);
+    eventually("they are connected", || one.connected(2) && two.connected(1));
+    for settled in [history(1), child(&history(1), 2, &[3])] {
+        one.transport.history(GroupId(0), &settled);
+        two.transport.history(GroupId(0), &settled);
+        one.transport.send(GroupId(0), envelope(1, 2, vote(5)));
+        two.transport.send(GroupId(0), envelope(2, 1, vote(5)));
+    }
+    one.inbox.wait_for(2);
+    two.inbox.wait_for(2);
+    assert_eq!([&one, &two].map(|server| server.transport.stats().connects), [1, 1]);
+}
+
+/// Nothing that a server says in a history goes to somebody who was not told of it.
+#[test]
+fn a_history_is_told_before_the_messages_that_follow_it() {
+    for features in [FEATURE_HISTORIES, 0] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = server(config(1).peer(2, listener.local_addr().unwrap().to_string()), None);
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(matches!(read_frame(&mut stream), Some(Frame::Hello(hello)) if hello.introduction.history.is_none()));
+        let welcome = Welcome {
+            from: NodeId(2),
+            incarnation: 0,
+            version: 1,
+            frame_bytes_max: 1 << 20,
+            client_address: None,
+            introduction: Introduction { features, ..Introduction::default() },
+        };
+        stream.write_all(&control(&Frame::Welcome(welcome))).unwrap();
+        eventually("it is connected", || one.transport.stats().connects == 1);
+        one.transport.history(GroupId(0), &history(1));
+        one.transport.send(GroupId(0), envelope(1, 2, vote(5)));
+        let mut told = Vec::new();
+        loop {
+            match read_frame(&mut stream).expect("the connection holds") {
+                Frame::History { lineage } => told.push(lineage),
+                Frame::Message { .. } => break,
+                _ => {}
+            }
+        }
+        // A server of 0.6 would count it among the frames that it does not know.
+        let expected = if features == 0 { Vec::new() } else { vec![history(1).lineage(NodeId(2))] };
+        assert_eq!(told, expected);
+    }
 }
 
 /// After a recovery the survivor still is of the parent, and has to be brought along; the server that was given up is not let in.

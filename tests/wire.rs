@@ -132,6 +132,7 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
     let with_history = || Introduction { history: Some(lineage()), ..introduction() };
     let hello_of_history = Hello { introduction: with_history(), ..to_join.clone() };
     let welcome_of_history = Welcome { introduction: with_history(), ..welcome.clone() };
+    let by = Refuser { features: 1, history: Some(lineage()) };
     let request_vote = |leadership_transfer| {
         message(Message::RequestVoteRequest(RequestVoteRequest { term: Term(9), last, leadership_transfer }))
     };
@@ -169,17 +170,12 @@ fn golden_frames() -> Vec<(&'static str, Frame)> {
         ("refusal_lost_entries", refusal(Refusal::LostEntries { index: Index(300) })),
         ("refusal_lost_vote", refusal(Refusal::LostVote { term: Term(9) })),
         ("refusal_own_data_lost", refusal(Refusal::OwnDataLost)),
-        (
-            "refusal_other_history",
-            Frame::Refusal {
-                reason: Refusal::OtherHistory { history: lineage().id },
-                by: Refuser { features: 1, history: Some(lineage()) },
-            },
-        ),
+        ("refusal_other_history", Frame::Refusal { reason: Refusal::OtherHistory { history: lineage().id }, by }),
         ("refusal_other", refusal(Refusal::Other { code: 500 })),
         ("ping", Frame::Ping),
         ("pong", Frame::Pong),
         ("position", Frame::Position { group: GroupId(5), last }),
+        ("history", Frame::History { lineage: lineage() }),
         (
             "pre_vote_request",
             message(Message::PreVoteRequest(PreVoteRequest { term: Term(8), campaign_term: Term(9), last })),

@@ -203,6 +203,12 @@ fn hostile_histories_are_errors() {
     let with = |flags: u8, bytes: usize| [vec![flags], vec![7; bytes]].concat();
     assert!(decode_all_blocks([&[], &[], &with(0, 16)]).is_ok());
     assert!(decode_all_blocks([&[], &[], &with(0xfe, 16 + 64 * 8)]).is_ok(), "flags of a later version are ignored");
+    let told = |history: &[u8]| {
+        let body = [&[1, 1 + history.len() as u8, history.len() as u8], history].concat();
+        decode(&seal(0, kind::HISTORY, 0, 0, &body))
+    };
+    assert!(matches!(told(&with(0, 16 + 4 * 8)), Ok(Frame::History { lineage }) if lineage.ancestors.len() == 4));
+    assert!([&[][..], &with(0, 15), &with(0, 17)].iter().all(|odd| told(odd).is_err()));
     for bytes in [0, 15, 17, 23, 25, 16 + 63 * 8 + 1, 16 + 65 * 8] {
         assert!(refused(&with(0, bytes)), "{bytes} bytes");
     }

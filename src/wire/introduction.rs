@@ -250,3 +250,20 @@ pub(super) fn decode_position(body: &[u8]) -> Result<Frame, FrameError> {
     let PositionBody { group, index, term } = view(kind::POSITION, body)?;
     Ok(Frame::Position { group: GroupId(group), last: EntryId::new(index, term) })
 }
+
+#[derive(Serialize, DeserializeView)]
+#[pack_io(version = 1)]
+struct HistoryBody<'a> {
+    history: &'a [u8],
+}
+
+pub(super) fn encode_history(lineage: &Lineage, encoder: &mut Encoder) -> Result<(), EncodeError> {
+    write(encoder, &HistoryBody { history: &encode_lineage(Some(lineage))? })
+}
+
+pub(super) fn decode_history(body: &[u8]) -> Result<Frame, FrameError> {
+    let HistoryBody { history } = view(kind::HISTORY, body)?;
+    let lineage = decode_lineage(kind::HISTORY, history)?;
+    let lineage = lineage.ok_or(FrameError::Body { kind: kind::HISTORY, what: "a history without an identity" })?;
+    Ok(Frame::History { lineage })
+}

@@ -26,6 +26,7 @@ pub use introduction::{FEATURE_HISTORIES, Introduction, LIVES_BYTES_MAX, Refuser
 pub use refusal::Refusal;
 pub use transfer::CHUNK_FRAME_BYTES_MAX;
 
+use crate::history::Lineage;
 use crate::message::Message;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{EntryId, GroupId, Index};
@@ -100,6 +101,8 @@ pub mod kind {
     pub const PONG: u16 = 5;
     /// What the sender's log holds durably; since 0.7.0, older servers skip it.
     pub const POSITION: u16 = 6;
+    /// Which history the sender's log belongs to from now on; since 0.7.0, older servers skip it.
+    pub const HISTORY: u16 = 7;
     /// The first kind that is a message; those below are connection control.
     pub const MESSAGES: u16 = 16;
     /// [`PreVoteRequest`](crate::message::PreVoteRequest).
@@ -163,6 +166,11 @@ pub enum Frame {
         group: GroupId,
         /// The last entry, which is of the sender's current term.
         last: EntryId,
+    },
+    /// The history that the sender's log belongs to, committed since the handshake.
+    History {
+        /// As in [`Introduction::history`].
+        lineage: Lineage,
     },
     /// A message for a group. Sender and receiver are those of the connection.
     Message {
@@ -388,6 +396,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
         Frame::Ping => kind::PING,
         Frame::Pong => kind::PONG,
         Frame::Position { .. } => kind::POSITION,
+        Frame::History { .. } => kind::HISTORY,
         _ => return Err(EncodeError::Field { field: "kind" }),
     };
     encode_frame(CONTROL_PROTOCOL, kind, GroupId(0), control_bytes_max(kind), buffer, |encoder| match frame {
@@ -395,6 +404,7 @@ pub fn encode_control(frame: &Frame, buffer: &mut Vec<u8>) -> Result<(), EncodeE
         Frame::Welcome(welcome) => handshake::encode_welcome(welcome, encoder),
         Frame::Refusal { reason, by } => refusal::encode_refusal(reason, by, encoder),
         Frame::Position { group, last } => introduction::encode_position(*group, *last, encoder),
+        Frame::History { lineage } => introduction::encode_history(lineage, encoder),
         _ => Ok(()),
     })
 }
@@ -502,6 +512,7 @@ fn decode_with(frame: &[u8], limits: &Limits, share: impl Fn(&[u8]) -> Bytes) ->
         kind::PING => empty(header.kind, body, Frame::Ping),
         kind::PONG => empty(header.kind, body, Frame::Pong),
         kind::POSITION => introduction::decode_position(body),
+        kind::HISTORY => introduction::decode_history(body),
         known if body::is_message(known) => {
             let message = body::decode(known, body, limits, share)?;
             Ok(Frame::Message { group: header.group, message })

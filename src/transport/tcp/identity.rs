@@ -6,7 +6,8 @@
 //! ([`crate::life`], [`crate::peers`]). A server that is told that it lost data itself takes part in nothing any more:
 //! others, who know less, must not be led into counting on it.
 //!
-//! Each side also says which history its log belongs to, once that is committed. Two servers of histories of which neither
+//! Each side also says which history its log belongs to, once that is committed: in handshakes, and to servers that it has
+//! met already. Two servers of histories of which neither
 //! goes on from the other refuse each other, whatever their numbers are; and only a member of this server's own lineage can
 //! tell it that it lost data.
 
@@ -14,7 +15,7 @@ use super::Shared;
 use super::events::TransportEvent;
 use super::peer::Peer;
 use crate::directory::{Directory, OsDirectory};
-use crate::history::{History, Lineage};
+use crate::history::{History, HistoryId, Lineage};
 use crate::life::Lives;
 use crate::peers::{FileIn, NotWhoItWas, PeerMemory, PeerStore};
 use crate::transport::Receiver;
@@ -152,7 +153,11 @@ impl Recognition {
         Refuser { features: FEATURE_HISTORIES, history: self.lineage(to) }
     }
 
-    fn history(&self) -> Option<Arc<History>> {
+    pub(super) fn history_id(&self) -> Option<HistoryId> {
+        self.history.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|history| history.id())
+    }
+
+    pub(super) fn history(&self) -> Option<Arc<History>> {
         self.history.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -220,15 +225,22 @@ impl Shared {
     }
 
     /// The history of this server's log is committed, or a child of it is. Connections to servers that turn out to be of
-    /// another one end; the next handshake says why.
+    /// another one end; the next handshake says why. All others are told, because their own history may be settled later.
     pub(super) fn set_history(&self, history: &Arc<History>) {
         *self.identity.history.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(history));
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let is_other = |peer: &&Arc<Peer>| {
+        let is_other = |peer: &Peer| {
             let theirs = peer.said().and_then(|(_, said)| said.history);
             theirs.is_some_and(|theirs| !history.speaks_with(peer.id, &theirs))
         };
-        peers.values().filter(is_other).for_each(|peer| peer.disconnect());
+        peers.values().for_each(|peer| if is_other(peer) { peer.disconnect() } else { peer.queue.nudge() });
+    }
+
+    /// A peer tells which history its log belongs to, which was not committed when it shook hands. What it told is noted before
+    /// the own history is read, as [`Shared::set_history`] does it the other way round: one of the two sees both.
+    pub(super) fn hear_history(&self, peer: &Peer, theirs: Lineage) -> Result<(), Refusal> {
+        peer.learn_history(theirs.clone());
+        self.identity.check_history(peer.id, Some(&theirs)).inspect_err(|_| peer.disconnect())
     }
 
     /// A peer refuses this server. Some reasons mean that this server lost data, if a member of this cluster gives them: by

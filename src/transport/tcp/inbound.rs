@@ -311,6 +311,11 @@ fn read_messages(
                     notes.note_held(group, last);
                 }
             }
+            Frame::History { lineage } => {
+                if let Err(refusal) = shared.hear_history(peer, lineage) {
+                    return CloseReason::Identity(refusal);
+                }
+            }
             Frame::Ping => {
                 if let Err(error) = source.pong() {
                     return close_reason(error);

@@ -5,14 +5,15 @@ use super::peer::Peer;
 use super::resolve::Resolver;
 use super::stream::{Awaited, Deadlined, FrameReader, Socket, close_reason};
 use super::{Shared, limits_of};
+use crate::history::HistoryId;
 use crate::message::{AppendEntriesRequest, Message};
 use crate::peers::PeerMemory;
 use crate::transport::PeerTrouble;
 use crate::transport::queue::Popped;
 use crate::types::{EntryId, GroupId, Index};
 use crate::wire::{
-    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, Frame, HANDSHAKE_FRAME_BYTES_MAX, Hello, Limits, PROTOCOL,
-    Purpose, Refusal, TRANSFER_PROTOCOL, Welcome,
+    self, CHUNK_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, FEATURE_HISTORIES, Frame, HANDSHAKE_FRAME_BYTES_MAX, Hello,
+    Limits, PROTOCOL, Purpose, Refusal, TRANSFER_PROTOCOL, Welcome,
 };
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -148,6 +149,10 @@ struct Connection {
     limits: Limits,
     /// Whether it remembers what it is told of this server's log.
     remembers: bool,
+    /// Whether it understands what it is told of this server's history.
+    knows_histories: bool,
+    /// The history that the hello named, or an older one.
+    told: Option<HistoryId>,
 }
 
 fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
@@ -166,12 +171,14 @@ fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, ConnectError> {
         return Err(ConnectError::Shutdown);
     }
     let deadline = Instant::now() + shared.config.handshake_timeout;
+    let told = shared.identity.history_id();
     let introduced = introduce(shared, peer, (&socket, &name), Purpose::Messages, deadline);
     match introduced {
         Ok((welcome, reader)) => {
             let limits = Limits { frame_bytes_max: welcome.frame_bytes_max as usize };
             let remembers = !welcome.introduction.lives.is_empty();
-            Ok(Connection { socket, address, address_version, reader, limits, remembers })
+            let knows_histories = welcome.introduction.features & FEATURE_HISTORIES != 0;
+            Ok(Connection { socket, address, address_version, reader, limits, remembers, knows_histories, told })
         }
         Err(error) => {
             shared.count_disconnected(peer.end_outbound());
@@ -288,7 +295,7 @@ fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> C
         shared.count_disconnected(peer.end_outbound());
         return CloseReason::Identity(Refusal::OwnDataLost);
     }
-    let Connection { socket, address, address_version, reader, limits, remembers } = connection;
+    let Connection { socket, address, address_version, reader, limits, remembers, knows_histories, told } = connection;
     let ended = Arc::new(AtomicBool::new(false));
     let watcher = match watch(shared, peer, &socket, reader, &ended) {
         Ok(watcher) => watcher,
@@ -309,7 +316,9 @@ fn converse(shared: &Arc<Shared>, peer: &Arc<Peer>, connection: Connection) -> C
         // The first probe goes out at once: its answer proves both directions.
         next_ping: Instant::now(),
         memory: remembers.then(|| shared.identity.memory()),
-        told: EntryId::ZERO,
+        told_position: EntryId::ZERO,
+        knows_histories,
+        told_history: told,
     };
     let mut batch = VecDeque::new();
     let done = || ended.load(Ordering::Acquire) || peer.address_version() != address_version;
@@ -350,6 +359,7 @@ fn write_until(
             Popped::Timeout => peer.lane.close_idle(shared.config.silence_max),
             _ => {}
         }
+        writer.tell_history(shared, peer);
         while let Some((group, message)) = batch.pop_front() {
             if let Err(error) = writer.push(group, &message) {
                 shared.monitor.oversized(peer.id, error);
@@ -373,8 +383,11 @@ struct Writer<'a> {
     next_ping: Instant,
     /// Tells what this server's log holds durably; none for a peer that would not remember it.
     memory: Option<PeerMemory>,
-    /// What the peer was told last.
-    told: EntryId,
+    /// What the peer was told last of it.
+    told_position: EntryId,
+    knows_histories: bool,
+    /// Which history the peer was told last.
+    told_history: Option<HistoryId>,
 }
 
 impl Writer<'_> {
@@ -413,10 +426,23 @@ impl Writer<'_> {
     fn tell_position(&mut self) {
         let Some(memory) = &self.memory else { return };
         let last = memory.held();
-        if last != self.told {
-            self.told = last;
+        if last != self.told_position {
+            self.told_position = last;
             let frame = Frame::Position { group: memory.group(), last };
             wire::encode_control(&frame, &mut self.buffer).expect("a position has only numbers");
+        }
+    }
+
+    /// Tells the history of this server's log if it was committed after the handshake, before any message that follows: the
+    /// peer may have one of its own by then, and the two may be of different clusters.
+    fn tell_history(&mut self, shared: &Shared, peer: &Peer) {
+        if !self.knows_histories || shared.identity.history_id() == self.told_history {
+            return;
+        }
+        if let Some(history) = shared.identity.history() {
+            self.told_history = Some(history.id());
+            let frame = Frame::History { lineage: history.lineage(peer.id) };
+            wire::encode_control(&frame, &mut self.buffer).expect("a history has no more ancestors than fit");
         }
     }
 

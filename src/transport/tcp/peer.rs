@@ -3,6 +3,7 @@
 use super::events::PeerStats;
 use super::stream::Socket;
 use super::transfer::Lane;
+use crate::history::Lineage;
 use crate::message::Message;
 use crate::transport::PeerTrouble;
 use crate::transport::queue::BoundedQueue;
@@ -215,8 +216,19 @@ impl Peer {
     /// Records what a handshake said.
     pub(super) fn learn(&self, incarnation: u64, said: Introduction, client_address: Option<String>) {
         let mut state = self.state();
-        state.said = Some((incarnation, said));
         state.client_address = client_address;
+        // The other connection may have told a newer history while this handshake was under way.
+        let told = state.said.take().filter(|(before, _)| *before == incarnation).and_then(|(_, said)| said.history);
+        let is_newer = |told: &Lineage| said.history.as_ref().is_none_or(|said| told.goes_on_from(said));
+        let history = told.filter(is_newer).or_else(|| said.history.clone());
+        state.said = Some((incarnation, Introduction { history, ..said }));
+    }
+
+    /// It has told, after its handshake, which history its log belongs to.
+    pub(super) fn learn_history(&self, lineage: Lineage) {
+        if let Some((_, said)) = &mut self.state().said {
+            said.history = Some(lineage);
+        }
     }
 
     /// The largest frame with messages that it accepts.
