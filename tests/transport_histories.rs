@@ -291,8 +291,12 @@ fn what_a_copy_or_a_stranger_remembers_stops_nobody() {
         one.greet(2, Introduction { remembered: knows_more(), history: foreign, ..said(&[life(1, 200)]) });
     assert_eq!(refusal(answer), Some(Refusal::OtherHistory { history: id(1) }));
     assert!(!one.reported("lost what node"));
-    // The member itself is believed.
+    // The member itself, which may be of any cluster until it shows the history of this one.
     let (_, answer) = one.greet(2, Introduction { remembered: knows_more(), ..said(&[life(1, 200)]) });
+    assert!(matches!(answer, Some(Frame::Welcome(_))), "{answer:?}");
+    assert!(!one.reported("lost what node"));
+    let ours = Some(history(1).lineage(NodeId(1)));
+    let (_, answer) = one.greet(2, Introduction { remembered: knows_more(), history: ours, ..said(&[life(1, 200)]) });
     assert_eq!(refusal(answer), Some(Refusal::OwnDataLost));
     assert!(one.reported("lost what node 2 remembers"));
 }
@@ -332,6 +336,35 @@ fn hears(ours: Option<&Arc<History>>, by: Option<Refuser>, known: bool) -> bool 
     one.reported("(lost_entries)")
 }
 
+/// At the peer's address was a server of a new cluster of the same number, which had no leader yet and so no history, and had met a
+/// server of this one's id. What it said of that stopped this one, which had nothing to do with either.
+#[test]
+fn a_server_of_a_new_cluster_without_a_history_stops_nobody() {
+    let memory = PeerMemory::volatile(GroupId(0));
+    assert!(memory.admit(NodeId(1), 99 << 32 | 1, &[life(1, 500)], true).unwrap().is_none());
+    let two = TcpTransport::bind(config(2)).unwrap();
+    two.introduce(&Lives::new(8 << 32 | 1, [life(1, 80)]), &memory);
+    let inbox = Inbox::new();
+    two.start(inbox.receiver());
+    let one = server(config(1).peer(2, two.local_addr().to_string()), Some(&history(1)));
+    eventually("it is refused more than once", || one.transport.stats().refused_by_peers > 1);
+    assert!(one.reported("data directory is not the one it had") && !one.reported("lost what node"));
+}
+
+/// A member that has only just caught up knows of no commit, so it shows no history when it comes. It may be this cluster's all the
+/// same, and this server an older copy: that counts from when the member knows its history.
+#[test]
+fn a_member_is_believed_as_soon_as_it_shows_the_history() {
+    let one = server(config(1).peer(2, "127.0.0.1:1"), Some(&history(1)));
+    let remembered = Some(Remembered { life: Some((2, 99)), term: Term(50), ..Remembered::default() });
+    let said = Introduction { features: FEATURE_HISTORIES, lives: vec![life(1, 200)], remembered, history: None };
+    let (mut stream, answer) = one.greet(2, said);
+    assert!(matches!(answer, Some(Frame::Welcome(_))), "{answer:?}");
+    assert!(!one.reported("lost what node"));
+    stream.write_all(&control(&Frame::History { lineage: history(1).lineage(NodeId(1)) })).unwrap();
+    eventually("it believes", || one.reported("lost what node 2 remembers"));
+}
+
 /// Any server that answered at a peer's address stopped this one by saying that it had lost data.
 #[test]
 fn a_refusal_that_names_a_loss_is_believed_of_a_member_of_the_own_lineage_only() {
@@ -343,7 +376,7 @@ fn a_refusal_that_names_a_loss_is_believed_of_a_member_of_the_own_lineage_only()
     assert!(hears(None, says(Some(&ours)), true), "put back to before its cluster had one");
     assert!(hears(Some(&ours), says(Some(&ours)), true));
     assert!(hears(Some(&ours), says(Some(&child(&ours, 3, &[3]))), true), "a child of it");
-    assert!(hears(Some(&ours), says(None), true), "a member that has just joined");
+    assert!(!hears(Some(&ours), says(None), true), "of a new cluster, perhaps");
     assert!(!hears(Some(&ours), says(Some(&other)), true), "of another cluster");
     assert!(!hears(Some(&ours), says(Some(&child(&ours, 3, &[1]))), true), "of one that gave this server up");
     assert!(!hears(Some(&ours), None, true), "no server of 0.6 is a member of a cluster with a history");

@@ -8,8 +8,8 @@
 //!
 //! Each side also says which history its log belongs to, once that is committed: in handshakes, and to servers that it has
 //! met already. Two servers of histories of which neither
-//! goes on from the other refuse each other, whatever their numbers are; and only a member of this server's own lineage can
-//! tell it that it lost data.
+//! goes on from the other refuse each other, whatever their numbers are; and once this server's log has a history, only a
+//! member that shows the same lineage can tell it that it lost data.
 
 use super::Shared;
 use super::events::TransportEvent;
@@ -207,17 +207,31 @@ impl Shared {
         Ok(())
     }
 
-    /// Only of one that was found to be who it was, and only of a member: a copy of some server, or one of another cluster of
-    /// the same number, remembers others under the names of this cluster's servers, and must not stop them.
+    /// Only of one that was found to be who it was, and that is believed.
     fn check_own_lives(&self, id: NodeId, said: &Introduction) -> Result<(), Refusal> {
-        if let (true, Some(lives), Some(remembered)) = (self.is_member(id), self.identity.lives.get(), &said.remembered)
-        {
-            if let Err(lost) = lives.check(remembered) {
+        let (Some(lives), Some(remembered)) = (self.identity.lives.get(), &said.remembered) else { return Ok(()) };
+        match lives.check(remembered) {
+            Err(lost) if self.believes(id, said.history.as_ref()) => {
                 self.lose(id, lost.into());
-                return Err(Refusal::OwnDataLost);
+                Err(Refusal::OwnDataLost)
             }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether `id` is believed when it says that this server lost data: only a member is, and where this server's log has a
+    /// history, only one that shows the same lineage. By mistake a copy of some server, or a server of another cluster of the
+    /// same number, may be where a peer should be; it remembers others under the names of this cluster's servers, and must
+    /// not stop them. That cluster may be so new that it has no history: from one that shows none, nothing is believed.
+    /// This server voted for, and acknowledged entries to, nobody whose log lacked what is committed here, so such a member
+    /// has nothing to tell that matters, or has it in its log already and tells it when it knows that it is committed.
+    fn believes(&self, id: NodeId, theirs: Option<&Lineage>) -> bool {
+        let is_kin = match (self.identity.history(), theirs) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(ours), Some(theirs)) => ours.speaks_with(id, theirs),
+        };
+        is_kin && self.is_member(id)
     }
 
     fn is_member(&self, id: NodeId) -> bool {
@@ -240,16 +254,14 @@ impl Shared {
     /// the own history is read, as [`Shared::set_history`] does it the other way round: one of the two sees both.
     pub(super) fn hear_history(&self, peer: &Peer, theirs: Lineage) -> Result<(), Refusal> {
         peer.learn_history(theirs.clone());
-        self.identity.check_history(peer.id, Some(&theirs)).inspect_err(|_| peer.disconnect())
+        self.identity.check_history(peer.id, Some(&theirs)).inspect_err(|_| peer.disconnect())?;
+        // It is believed now.
+        peer.said().map_or(Ok(()), |(_, said)| self.check_own_lives(peer.id, &said))
     }
 
-    /// A peer refuses this server. Some reasons mean that this server lost data, if a member of this cluster gives them: by
-    /// mistake a server of another cluster may be where the peer should be, or a copy of some server, and remember somebody
-    /// else under this one's id. A server without histories is no member of a cluster that has one.
+    /// A peer refuses this server. Some reasons mean that this server lost data.
     pub(super) fn hear_refusal(&self, peer: NodeId, reason: Refusal, by: &Refuser) {
-        let is_too_old = by.features & FEATURE_HISTORIES == 0 && self.identity.history().is_some();
-        let is_kin = !is_too_old && self.identity.check_history(peer, by.history.as_ref()).is_ok();
-        if reason.is_loss() && is_kin && self.is_member(peer) {
+        if reason.is_loss() && self.believes(peer, by.history.as_ref()) {
             self.lose(peer, reason);
         }
     }
