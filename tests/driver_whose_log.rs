@@ -97,6 +97,49 @@ fn a_ghost_does_not_take_a_snapshot_either() {
     assert_eq!(ghost.store.lasts(), []);
 }
 
+/// `stranger` leads a cluster of its own in a higher term, and is told to add this leader's server: that goes on as it did.
+fn does_not_unseat(stranger: &Member, leader: &Member) {
+    let before = leader.raft().status().term;
+    assert!(before < stranger.raft().status().term);
+    stranger.raft().add_learner(leader.id, "", PATIENCE).wait().unwrap();
+    let after = leader.wait(|status| status.counters.messages_misbehaved > 3);
+    assert!(after.term == before && after.role == RoleKind::Leader, "{:?} in term {}", after.role, after.term);
+    propose(leader.raft(), "it goes on");
+    assert_eq!(leader.raft().status().term, before);
+}
+
+/// Where a transport has no handshake, the leader of another cluster was told by mistake to add this one's server. It asked from
+/// behind what that holds, so nothing could be compared, and its higher term counted: this leader lost its leadership.
+#[test]
+fn the_leader_of_another_cluster_does_not_unseat_this_one() {
+    let network = MemoryNetwork::new();
+    let mut leader = Member::new(1, &[1], &network, &manual());
+    leader.lead();
+    let mut stranger = ghost(9, 6, &["one", "two", "three"]).on(&network);
+    stranger.lead();
+    does_not_unseat(&stranger, &leader);
+}
+
+/// Two servers of one cluster were both recovered, each by itself: neither recovery unseats the other's leader.
+#[test]
+fn the_leader_of_one_recovery_does_not_unseat_that_of_another() {
+    let mut group = Group::start(2, &manual());
+    let last = group.propose(group.leader(), 3).id.index;
+    for node in group.members.values_mut() {
+        node.wait(|status| status.applied_index >= last && status.history.is_some());
+        node.stop();
+    }
+    let network = MemoryNetwork::new();
+    let [mut one, mut two] = [1, 2].map(|id| group.members.remove(&id).unwrap().on(&network));
+    for (server, times) in [(&mut one, 1), (&mut two, 2)] {
+        for _ in 0..times {
+            Recovery::plan(&server.log, server.id, [server.id]).unwrap().carry_out(&mut server.log).unwrap();
+        }
+        server.lead();
+    }
+    does_not_unseat(&two, &one);
+}
+
 /// Three lose their majority; two are recovered, one is given up. The one that comes back by mistake, and is added under its
 /// old id with its old log, adopts nothing; the other survivor adopts the child of its history.
 #[test]

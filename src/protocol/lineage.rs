@@ -127,7 +127,7 @@ impl Protocol {
         let left_behind = |known: &Arc<History>| {
             known.since().index <= prev.index && theirs.is_some_and(|theirs| known.descends_from(theirs))
         };
-        if self.history().is_some_and(left_behind) {
+        if self.history().is_some_and(left_behind) || self.is_strange(request) {
             return differs(prev.index, self.history().map(|history| history.id()), theirs);
         }
         // What is compacted was committed, and agrees with the log of every leader of its history.
@@ -164,6 +164,16 @@ impl Protocol {
             theirs = brought;
         }
         Ok(())
+    }
+
+    /// Whether a later term is to begin here by an append of a history that this server knows nothing of, while it leads, or
+    /// hears its leader. It cannot tell a child of its own history from a sibling or another cluster's before it sees the
+    /// entry that brings it. But a cluster is recovered because it has lost its leader: where there is one, the other cannot
+    /// be a child that this server is to follow, and its term does not count (as candidates do not, §4.2.3).
+    fn is_strange(&self, request: &AppendEntriesRequest) -> bool {
+        let (Some(ours), Some(theirs)) = (self.history(), request.history) else { return false };
+        let is_known = ours.id() == theirs || ours.descends_from(theirs);
+        !is_known && request.term > self.hard_state.term && self.disregards_candidates()
     }
 
     /// The history of a log that goes on with `entry` after one of `before`; the outer `None` if it cannot.
@@ -220,5 +230,108 @@ impl Protocol {
         let ours = self.membership().history().map(|history| history.id());
         let theirs = offered.map(|history| history.id());
         if fits { Ok(()) } else { Err(PeerMisbehaved::OtherHistory { index: last.index, ours, theirs }) }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::action::{Action, Write};
+    use crate::config::RaftConfig;
+    use crate::event::Event;
+    use crate::log::{MemoryLog, RaftLog};
+    use crate::message::Envelope;
+    use crate::types::{Entries, HardState, NodeId};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn id(bits: u128) -> HistoryId {
+        HistoryId::from_bits(bits << 64 | bits)
+    }
+
+    /// Server 1 of three, which follows server 2 in term 1, and knows that the first three entries are committed: the first
+    /// brought its history.
+    struct Follower {
+        log: MemoryLog,
+        protocol: Protocol,
+    }
+
+    impl Follower {
+        fn new() -> Self {
+            let membership = Membership::new([1, 2, 3]).with_history(Arc::new(History::new(id(1), EntryId::new(1, 1))));
+            let first = Entry { id: EntryId::new(1, 1), payload: Payload::Membership(Arc::new(membership)) };
+            let more = [2, 3].map(|index| Entry { id: EntryId::new(index, 1), payload: Payload::Noop });
+            let entries = [first].into_iter().chain(more).collect();
+            let hard_state = Some(HardState { term: Term(1), vote: Some(NodeId(2)) });
+            let mut log = MemoryLog::default();
+            log.append(&mut vec![Write { hard_state, entries, ..Write::default() }]).unwrap();
+            log.sync().unwrap();
+            let protocol = Protocol::new(&RaftConfig::new(1, [1, 2, 3]), &log).unwrap();
+            let mut follower = Self { log, protocol };
+            assert_eq!(follower.append(2, 1, (3, 1), id(1)), Ok(Term(1)));
+            assert_eq!(follower.protocol.history().map(|history| history.id()), Some(id(1)));
+            follower
+        }
+
+        /// A heartbeat behind the entry `prev`, which is of this history: the term after it, or the reason of its refusal.
+        fn append(
+            &mut self,
+            from: u64,
+            term: u64,
+            prev: (u64, u64),
+            history: HistoryId,
+        ) -> Result<Term, PeerMisbehaved> {
+            let request = AppendEntriesRequest {
+                term: Term(term),
+                prev: EntryId::new(prev.0, prev.1),
+                entries: Entries::EMPTY,
+                commit: Index(3),
+                session: Index::ZERO,
+                history: Some(history),
+                acknowledged: Index::ZERO,
+                disk: Default::default(),
+            };
+            let message = Message::AppendEntriesRequest(request);
+            self.step(Event::Receive(Envelope { from: NodeId(from), to: NodeId(1), message }))
+        }
+
+        fn step(&mut self, event: Event) -> Result<Term, PeerMisbehaved> {
+            let mut actions = Vec::new();
+            self.protocol.step(&self.log, event, &mut actions).unwrap();
+            for action in actions {
+                match action {
+                    Action::Misbehaved { reason, .. } => return Err(reason),
+                    Action::Persist(write) => {
+                        self.log.append(&mut vec![write]).unwrap();
+                        self.log.sync().unwrap();
+                        self.step(Event::Persisted { writes: 1 })?;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(self.protocol.term())
+        }
+    }
+
+    /// The leader of another cluster, in a higher term and with a longer log, was told by mistake to add a server of this one. There was
+    /// nothing to compare, so its term counted, and with its next answer the server took its own leader's away.
+    #[test]
+    fn a_follower_that_hears_its_leader_learns_no_term_of_another_history() {
+        let mut follower = Follower::new();
+        let refused =
+            |ours| Err(PeerMisbehaved::OtherHistory { index: Index(9), ours: Some(ours), theirs: Some(id(7)) });
+        assert_eq!(follower.append(9, 7, (9, 7), id(7)), refused(id(1)));
+        assert_eq!((follower.protocol.term(), follower.protocol.leader()), (Term(1), Some(NodeId(2))));
+        // A new leader of its own history, which may know more of it, is followed at once.
+        assert_eq!(follower.append(3, 8, (9, 8), id(1)), Ok(Term(8)));
+    }
+
+    /// After a recovery the other survivors do not know the child yet: whoever has no leader any more must listen.
+    #[test]
+    fn a_follower_that_misses_its_leader_listens_to_a_history_that_it_does_not_know() {
+        let mut follower = Follower::new();
+        assert_eq!(follower.step(Event::MinimumElectionTimeout), Ok(Term(1)));
+        assert_eq!(follower.append(3, 7, (9, 7), id(7)), Ok(Term(7)));
+        assert_eq!(follower.protocol.leader(), Some(NodeId(3)));
     }
 }
