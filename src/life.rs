@@ -35,12 +35,27 @@ pub struct Life {
 
 /// The newest lives of one data directory, as one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(from = "Unsorted"))]
 pub struct Lives {
     /// What the handshake of 0.6 and before says of the directory; see `WalLog::incarnation`.
     incarnation: u64,
     /// Ascending by count, each once.
     kept: Vec<Life>,
+}
+
+/// Lives as they are written down: in any order, twice, or too many.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Unsorted {
+    incarnation: u64,
+    kept: Vec<Life>,
+}
+
+#[cfg(feature = "serde")]
+impl From<Unsorted> for Lives {
+    fn from(Unsorted { incarnation, kept }: Unsorted) -> Self {
+        Self::new(incarnation, kept)
+    }
 }
 
 /// What one server remembers of another. All of it was durable there when it was said.

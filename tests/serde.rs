@@ -4,6 +4,7 @@
 
 use raft_io::driver::RequestError;
 use raft_io::error::{PeerMisbehaved, ProposeError, StepError};
+use raft_io::life::{Life, Lives};
 use raft_io::message::{
     AppendEntriesRequest, AppendEntriesResponse, AppendResult, InstallSnapshotRequest, ReadIndexRequest,
     ReadIndexResponse,
@@ -11,8 +12,8 @@ use raft_io::message::{
 use raft_io::session::{Forgotten, SessionCall, SessionCommand, SessionError, SessionId, SessionLimits, SessionReply};
 use raft_io::snapshot::{Chunk, ChunkRequest, SnapshotInfo};
 use raft_io::{
-    Action, Compaction, Entries, Entry, EntryId, Envelope, Event, HardState, Index, Membership, Message, NodeId,
-    Payload, RaftConfig, RoleKind, Term, Transition, Write, node,
+    Action, Compaction, Entries, Entry, EntryId, Envelope, Event, HardState, History, HistoryId, Index, Membership,
+    Message, NodeId, Payload, RaftConfig, RoleKind, Term, Transition, Write, node,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,6 +141,80 @@ fn a_membership_is_sorted_whatever_is_read() {
     let read: Membership = serde_json::from_str(text).expect("it is a membership");
     let expected = Membership::new([1, 2]).with_learner(4).with_promotion(3);
     assert_eq!(read, expected.with_address(1, "a").with_address(3, "c"));
+}
+
+fn history() -> History {
+    let id = |bits: u128| HistoryId::from_bits(bits << 64);
+    let first = History::new(id(1), EntryId::new(1, 1));
+    let restored = History::restored(Some(&first), id(2), EntryId::new(8, 5));
+    History::child(Some(&restored), id(3), EntryId::new(20, 9), [7_u64, 4])
+}
+
+/// One that said more of its ancestors to be closed than it had was taken as it was, and whoever asked what it takes in fell over
+/// it, far from whatever had read it. The bytes of a log were checked all the time.
+#[test]
+fn a_history_that_contradicts_itself_is_not_read() {
+    let text = round_trip(&history());
+    round_trip(&history().lineage(NodeId(7)));
+    let with_history = membership().with_history(Arc::new(history()));
+    let of_membership = round_trip(&with_history);
+    let ancestor = r#"{"id":"00000000000000010000000000000000","since":{"index":1,"term":1}}"#;
+    for (sound, odd) in [
+        (r#""closed":1"#, r#""closed":3"#.to_string()),
+        (r#""closed":1"#, r#""closed":65536"#.to_string()),
+        (r#""since":{"index":20"#, r#""since":{"index":7"#.to_string()),
+        (r#""since":{"index":20"#, format!(r#""since":{{"index":{}"#, u64::MAX)),
+        (r#""index":8"#, r#""index":21"#.to_string()),
+        (r#""index":1"#, r#""index":0"#.to_string()),
+        (ancestor, [ancestor; 64].join(",")),
+        (r#""id":"00000000000000030000000000000000""#, r#""id":"00000000000000000000000000000003""#.to_string()),
+    ] {
+        assert!(text.contains(sound), "{text}");
+        let read = serde_json::from_str::<History>(&text.replacen(sound, &odd, 1));
+        assert!(read.is_err(), "{odd}");
+        assert!(serde_json::from_str::<Membership>(&of_membership.replacen(sound, &odd, 1)).is_err(), "{odd}");
+    }
+    let error = serde_json::from_str::<History>(&text.replacen(r#""closed":1"#, r#""closed":3"#, 1)).unwrap_err();
+    assert!(error.to_string().contains("no more of them as closed than there are"), "{error}");
+    // Servers in another order, or twice, are the same servers.
+    let read: History = serde_json::from_str(&text.replacen("[4,7]", "[7,4,7]", 1)).expect("it is a history");
+    assert_eq!(read, history());
+    // What 0.7 wrote of a history that nothing is restored of.
+    let plain = History::new(HistoryId::from_bits(1 << 64), EntryId::new(1, 1));
+    assert!(!round_trip(&plain).contains("closed"));
+}
+
+/// They ascend, each once, and so are compared: in another order a server would seem to have lost its data.
+#[test]
+fn lives_are_put_in_order_whatever_is_read() {
+    let life = |count: u64| Life { count, id: count ^ 7, hard_state: HardState::default(), last: EntryId::ZERO };
+    let lives = Lives::new(7, (1..=3).map(life));
+    let text = round_trip(&lives);
+    let one = |count: u64| serde_json::to_string(&life(count)).unwrap();
+    let kept = |counts: &[u64]| counts.iter().map(|count| one(*count)).collect::<Vec<_>>().join(",");
+    assert!(text.contains(&kept(&[1, 2, 3])), "{text}");
+    let read: Lives = serde_json::from_str(&text.replacen(&kept(&[1, 2, 3]), &kept(&[3, 1, 2, 1]), 1)).unwrap();
+    assert_eq!(read, lives);
+    let many: Vec<u64> = (1..=99).collect();
+    let read: Lives = serde_json::from_str(&text.replacen(&kept(&[1, 2, 3]), &kept(&many), 1)).unwrap();
+    assert_eq!((read.as_slice().len(), read.current()), (Lives::KEPT_MAX, Some((99, 99 ^ 7))));
+}
+
+/// The size of a file was asked of numbers that no backup has.
+#[cfg(feature = "persistence")]
+#[test]
+fn a_backup_of_odd_numbers_has_some_size() {
+    let text = |bytes: u64, chunk_bytes: u32| {
+        format!(r#"{{"cluster":null,"group":0,"node":1,"last":{{"index":1,"term":1}},"snapshot":0,"bytes":{bytes},"#)
+            + &format!(r#""chunk_bytes":{chunk_bytes},"unix_seconds":0,"membership":{{"voters":[1]}}}}"#)
+    };
+    let size = |bytes, chunk_bytes| {
+        let info: raft_io::backup::BackupInfo = serde_json::from_str(&text(bytes, chunk_bytes)).unwrap();
+        round_trip(&info);
+        info.file_bytes()
+    };
+    assert!(size(600, 512) > 600 && size(0, 0) > 0);
+    assert_eq!([size(u64::MAX, 0), size(u64::MAX, 1)], [u64::MAX; 2]);
 }
 
 #[test]

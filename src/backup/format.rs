@@ -117,12 +117,14 @@ pub(super) fn checksum(before: u32, data: &[u8], total_if_last: Option<u64>) -> 
 
 /// How many chunks a content has: at least one, which is empty if the content is.
 pub(super) fn chunks(info: &BackupInfo) -> u64 {
-    info.bytes.div_ceil(u64::from(info.chunk_bytes)).max(1)
+    // Somebody may have written the numbers down; a file of a backup never says 0.
+    info.bytes.div_ceil(u64::from(info.chunk_bytes).max(1)).max(1)
 }
 
 pub(super) fn file_bytes(info: &BackupInfo) -> u64 {
     let header = (HEADER_BYTES_MIN + info.membership.encoded_len()) as u64;
-    header + info.bytes + chunks(info) * CHECKSUM_BYTES as u64 + TRAILER_BYTES as u64
+    let checksums = chunks(info).saturating_mul(CHECKSUM_BYTES as u64);
+    [info.bytes, checksums, TRAILER_BYTES as u64].iter().fold(header, |sum, part| sum.saturating_add(*part))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
