@@ -171,8 +171,10 @@ impl Protocol {
     /// entry that brings it. But a cluster is recovered because it has lost its leader: where there is one, the other cannot
     /// be a child that this server is to follow, and its term does not count (as candidates do not, §4.2.3).
     fn is_strange(&self, request: &AppendEntriesRequest) -> bool {
-        let (Some(ours), Some(theirs)) = (self.history(), request.history) else { return false };
-        let is_known = ours.id() == theirs || ours.descends_from(theirs);
+        let (Some(settled), Some(theirs)) = (self.history(), request.history) else { return false };
+        let knows = |ours: &Arc<History>| ours.id() == theirs || ours.descends_from(theirs);
+        // A child that this server follows already may not be settled yet.
+        let is_known = knows(settled) || self.membership().history().is_some_and(knows);
         !is_known && request.term > self.hard_state.term && self.disregards_candidates()
     }
 
@@ -268,23 +270,24 @@ mod tests {
             log.sync().unwrap();
             let protocol = Protocol::new(&RaftConfig::new(1, [1, 2, 3]), &log).unwrap();
             let mut follower = Self { log, protocol };
-            assert_eq!(follower.append(2, 1, (3, 1), id(1)), Ok(Term(1)));
+            assert_eq!(follower.append(2, 1, (3, 1), id(1), Entries::EMPTY), Ok(Term(1)));
             assert_eq!(follower.protocol.history().map(|history| history.id()), Some(id(1)));
             follower
         }
 
-        /// A heartbeat behind the entry `prev`, which is of this history: the term after it, or the reason of its refusal.
+        /// An append behind the entry `prev`, which is of this history: the term after it, or the reason of its refusal.
         fn append(
             &mut self,
             from: u64,
             term: u64,
             prev: (u64, u64),
             history: HistoryId,
+            entries: Entries,
         ) -> Result<Term, PeerMisbehaved> {
             let request = AppendEntriesRequest {
                 term: Term(term),
                 prev: EntryId::new(prev.0, prev.1),
-                entries: Entries::EMPTY,
+                entries,
                 commit: Index(3),
                 session: Index::ZERO,
                 history: Some(history),
@@ -320,10 +323,28 @@ mod tests {
         let mut follower = Follower::new();
         let refused =
             |ours| Err(PeerMisbehaved::OtherHistory { index: Index(9), ours: Some(ours), theirs: Some(id(7)) });
-        assert_eq!(follower.append(9, 7, (9, 7), id(7)), refused(id(1)));
+        assert_eq!(follower.append(9, 7, (9, 7), id(7), Entries::EMPTY), refused(id(1)));
         assert_eq!((follower.protocol.term(), follower.protocol.leader()), (Term(1), Some(NodeId(2))));
         // A new leader of its own history, which may know more of it, is followed at once.
-        assert_eq!(follower.append(3, 8, (9, 8), id(1)), Ok(Term(8)));
+        assert_eq!(follower.append(3, 8, (9, 8), id(1), Entries::EMPTY), Ok(Term(8)));
+    }
+
+    /// The leader of a recovered cluster brought the child, which is not settled here yet; then another one leads.
+    #[test]
+    fn a_child_that_is_followed_is_known_before_it_is_settled() {
+        let mut follower = Follower::new();
+        let parent = follower.protocol.history().map(Arc::clone).unwrap();
+        let child = History::child(Some(&parent), id(2), EntryId::new(4, 7), [NodeId(4)]);
+        let entry = |index: u64, term: u64, voters: &[u64]| {
+            let membership = Membership::new(voters.iter().copied()).with_history(Arc::new(child.clone()));
+            let payload = Payload::Membership(Arc::new(membership));
+            [Entry { id: EntryId::new(index, term), payload }].into_iter().collect::<Entries>()
+        };
+        follower.step(Event::MinimumElectionTimeout).unwrap();
+        assert_eq!(follower.append(2, 7, (3, 1), id(1), entry(4, 7, &[1, 2, 3])), Ok(Term(7)));
+        assert_eq!(follower.protocol.history(), Some(&parent), "nobody has said that it is committed");
+        assert_eq!(follower.append(3, 8, (4, 7), id(2), entry(5, 8, &[1, 2, 3, 5])), Ok(Term(8)));
+        assert_eq!(follower.protocol.last(), EntryId::new(5, 8));
     }
 
     /// After a recovery the other survivors do not know the child yet: whoever has no leader any more must listen.
@@ -331,7 +352,7 @@ mod tests {
     fn a_follower_that_misses_its_leader_listens_to_a_history_that_it_does_not_know() {
         let mut follower = Follower::new();
         assert_eq!(follower.step(Event::MinimumElectionTimeout), Ok(Term(1)));
-        assert_eq!(follower.append(3, 7, (9, 7), id(7)), Ok(Term(7)));
+        assert_eq!(follower.append(3, 7, (9, 7), id(7), Entries::EMPTY), Ok(Term(7)));
         assert_eq!(follower.protocol.leader(), Some(NodeId(3)));
     }
 }

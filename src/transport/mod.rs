@@ -156,7 +156,8 @@ pub trait RaftTransport: Send + Sync + 'static {
 
     /// Which history this server's log belongs to, now that the entry which brought it is committed. Called before `start` if
     /// that is known then, and whenever it changes; never by two threads at a time. Servers of two histories of which neither
-    /// goes on from the other have nothing to say to each other ([`History::speaks_with`]). Default: it does not matter.
+    /// goes on from the other have nothing to say to each other ([`History::speaks_with`]). They may have met before either
+    /// knew its own: so TCP tells servers that are connected as well. Default: it does not matter.
     fn history(&self, group: GroupId, history: &Arc<History>) {
         let _ = (group, history);
     }
