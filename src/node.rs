@@ -210,7 +210,9 @@ pub enum NodeError<E: core::error::Error> {
     /// The event was refused; nothing happened.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// The log failed. The node does nothing from now on (law 6).
+    /// The log failed. The node does nothing from now on (law 6). A read that fails for a reason that passes
+    /// ([`RaftLog::is_transient`]) is no such failure: for a peer it is dropped like a message, for the state machine it is tried
+    /// again at each tick.
     #[error("the log failed, and this node has stopped: {0}")]
     Log(#[source] E),
     /// The log failed earlier.
@@ -241,6 +243,9 @@ pub struct RaftNode<L: RaftLog = MemoryLog> {
     ticker: Ticker,
     log: L,
     applied: Index,
+    /// The last index to apply. Not below `applied`, but for a snapshot that was restored; above it only while the log cannot
+    /// read what comes next.
+    apply_through: Index,
     stopped: bool,
     /// Reused between steps.
     actions: action::Actions,
@@ -272,6 +277,7 @@ impl<L: RaftLog> RaftNode<L> {
             protocol: Protocol::new(&config, &log)?,
             ticker: Ticker::new(&config),
             applied: log.snapshot().index,
+            apply_through: log.snapshot().index,
             log,
             stopped: false,
             actions: Vec::new(),
@@ -314,6 +320,10 @@ impl<L: RaftLog> RaftNode<L> {
     }
 
     fn tick(&mut self, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
+        if self.applied < self.apply_through {
+            self.apply(self.apply_through, out)?;
+            self.answer_reads(out);
+        }
         let mut due = Vec::new();
         self.ticker.tick(self.protocol.role(), &mut |event| due.push(event));
         due.into_iter().try_for_each(|event| {
@@ -385,9 +395,7 @@ impl<L: RaftLog> RaftNode<L> {
             action::Action::SendFromLog { mut envelope, end, bytes_max } => {
                 if let Message::AppendEntriesRequest(request) = &mut envelope.message {
                     let first = request.prev.index.next();
-                    if let Read::Entries(entries) =
-                        self.log.read_blocking(first, end, bytes_max).map_err(NodeError::Log)?
-                    {
+                    if let Some(Read::Entries(entries)) = self.read(first, end, bytes_max)? {
                         request.entries = entries;
                         out.push(Action::Send(envelope));
                     }
@@ -397,12 +405,22 @@ impl<L: RaftLog> RaftNode<L> {
         Ok(())
     }
 
+    /// `None` if the log cannot read it at the moment.
+    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Result<Option<Read>, NodeError<L::Error>> {
+        match self.log.read_blocking(first, end, bytes_max) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if L::is_transient(&error) => Ok(None),
+            Err(error) => Err(NodeError::Log(error)),
+        }
+    }
+
     fn apply(&mut self, through: Index, out: &mut Vec<Action>) -> Result<(), NodeError<L::Error>> {
         /// How much is read at once.
         const READ_BYTES: usize = 1 << 20;
+        self.apply_through = through;
         while self.applied < through {
             let first = self.applied.next();
-            let read = self.log.read_blocking(first, through.next(), READ_BYTES).map_err(NodeError::Log)?;
+            let Some(read) = self.read(first, through.next(), READ_BYTES)? else { return Ok(()) };
             let Read::Entries(entries) = read else {
                 panic!("AppliedIsCommitted: the log has lost entry {first}, which is not yet applied");
             };

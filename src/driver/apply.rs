@@ -13,6 +13,7 @@ use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use super::trigger::Trigger;
+use super::unreadable::Unread;
 use crate::log::{LogView, Read, SharedLog};
 use crate::transport::RaftTransport;
 use crate::types::{Entries, Entry, EntryId, Index, Payload};
@@ -46,6 +47,8 @@ pub(super) struct ApplyWork<M: StateMachine> {
     pub(super) snapshot_wanted: bool,
     /// The snapshot thread is done with its image.
     pub(super) snapshot_ended: bool,
+    /// A tick passed since the log could not be read.
+    pub(super) read_again: bool,
 }
 
 impl<M: StateMachine> ApplyWork<M> {
@@ -67,6 +70,7 @@ impl<M: StateMachine> Default for ApplyWork<M> {
             snapshot_requests: Vec::new(),
             snapshot_wanted: false,
             snapshot_ended: false,
+            read_again: false,
         }
     }
 }
@@ -87,6 +91,10 @@ struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     entries: Entries,
     /// The log no longer holds what comes next: a snapshot that covers it is about to be installed.
     awaits_restore: bool,
+    /// What comes next could not be read the last time.
+    unreadable: bool,
+    /// And it is tried again at the next tick.
+    awaits_tick: bool,
     trigger: Trigger,
     /// The snapshot that the snapshot thread is writing.
     taking: Option<EntryId>,
@@ -115,6 +123,8 @@ where
         reads: ByIndex::new(),
         entries: Entries::EMPTY,
         awaits_restore: false,
+        unreadable: false,
+        awaits_tick: false,
         trigger: Trigger::new(&node.options),
         taking: None,
         stale_reads: Vec::new(),
@@ -135,13 +145,12 @@ where
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
     fn run(&mut self) -> Result<(), StopReason> {
         while self.node.is_running() {
-            let idle = self.applied.index == self.through || self.awaits_restore;
-            match if idle { self.node.applies.take() } else { self.node.applies.poll() } {
+            match if self.can_apply() { self.node.applies.poll() } else { self.node.applies.take() } {
                 Mail::Closed => return Ok(()),
                 Mail::Nothing => {}
                 Mail::Content(work) => self.accept(work)?,
             }
-            if self.applied.index < self.through && !self.awaits_restore && self.node.is_running() {
+            if self.can_apply() && self.node.is_running() {
                 self.take_turn()?;
             }
             let due = self.trigger.is_due() && self.taking.is_none() && !self.awaits_restore;
@@ -152,11 +161,18 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         Ok(())
     }
 
+    fn can_apply(&self) -> bool {
+        self.applied.index < self.through && !self.awaits_restore && !self.awaits_tick
+    }
+
     fn accept(&mut self, work: ApplyWork<M>) -> Result<(), StopReason> {
         self.through = self.through.max(work.through);
         self.proposals.extend(work.proposals);
         if work.snapshot_ended {
             self.taking = None;
+        }
+        if work.read_again {
+            self.awaits_tick = false;
         }
         if let Some(last) = work.restore {
             if let Err(reason) = self.restore(last) {
@@ -204,6 +220,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         node.panics.survive(CodePlace::StoreOpen, || drop(reader));
         self.entries = Entries::EMPTY;
         self.awaits_restore = false;
+        self.log_is_readable();
         self.applied = last;
         self.trigger.begin_anew();
         while self.proposals.front().is_some_and(|proposal| proposal.id.index <= last.index) {
@@ -268,11 +285,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
     fn take_turn(&mut self) -> Result<(), StopReason> {
         let started = Instant::now();
         if self.entries.is_empty() {
-            let Some(entries) = self.read()? else {
-                self.awaits_restore = true;
+            match self.read()? {
+                Next::Entries(entries) => self.entries = entries,
+                Next::Snapshot => self.awaits_restore = true,
+                Next::Unreadable => (self.unreadable, self.awaits_tick) = (true, true),
+            }
+            if self.awaits_restore || self.awaits_tick {
                 return Ok(());
-            };
-            self.entries = entries;
+            }
+            self.log_is_readable();
         }
         let entries = mem::take(&mut self.entries);
         let mut done = 0;
@@ -307,28 +328,38 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         node.changed.notify();
     }
 
-    /// The next entries, wherever the log has them. `None` if it has them no longer, because it began
-    /// anew behind a leader's snapshot: what this machine did not apply, that one covers.
-    fn read(&self) -> Result<Option<Entries>, StopReason> {
+    /// The next entries, wherever the log has them.
+    fn read(&self) -> Result<Next, StopReason> {
         let (first, end) = (self.applied.index.next(), self.through.next());
         let node = self.node;
         let bytes_max = node.options.apply_bytes_max;
         let read = match self.ask(CodePlace::LogView, |view| view.read(first, end, bytes_max))? {
-            Read::Cold => self
-                .ask(CodePlace::LogRead, |view| {
-                    L::read_cold(view, first, end, bytes_max).map_err(|error| error.to_string())
-                })?
-                .map_err(|error| StopReason::LogReadFailed {
-                    message: format!("committed entries from {first} on cannot be read from the log: {error}"),
-                })?,
+            Read::Cold => match node.read_cold("committed entries", first, end, bytes_max) {
+                Ok(read) => read,
+                Err(Unread::Transient(error)) => {
+                    return node.unreadable_for_machine(first, &error).map(|()| Next::Unreadable);
+                }
+                Err(Unread::Lost(reason)) => return Err(reason),
+            },
             read => read,
         };
         match read {
-            Read::Entries(entries) if entries.first().is_some_and(|entry| entry.id.index == first) => Ok(Some(entries)),
-            Read::Compacted if self.ask(CodePlace::LogView, |view| view.snapshot())?.index >= first => Ok(None),
+            Read::Entries(entries) if entries.first().is_some_and(|entry| entry.id.index == first) => {
+                Ok(Next::Entries(entries))
+            }
+            Read::Compacted if self.ask(CodePlace::LogView, |view| view.snapshot())?.index >= first => {
+                Ok(Next::Snapshot)
+            }
             other => Err(StopReason::LogInconsistent {
                 message: format!("the log does not give the committed entry {first}: {}", found(&other)),
             }),
+        }
+    }
+
+    fn log_is_readable(&mut self) {
+        self.awaits_tick = false;
+        if mem::take(&mut self.unreadable) {
+            self.node.readable_for_machine();
         }
     }
 
@@ -411,6 +442,15 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         self.node.panics.survive(CodePlace::MachineDrop, || drop(machine));
         self.node.changed.notify();
     }
+}
+
+/// What comes next for the state machine.
+enum Next {
+    Entries(Entries),
+    /// The log began anew behind a leader's snapshot, which covers what this machine did not apply.
+    Snapshot,
+    /// The log cannot read it at the moment.
+    Unreadable,
 }
 
 fn found(read: &Read) -> &'static str {

@@ -67,6 +67,15 @@ pub enum HeldUp {
     },
     /// It is not known yet where its log agrees with this one.
     Probing,
+    /// This node's log has the next entries for it and cannot read them at the moment, for a reason that passes: the process
+    /// has too many files open, for example. They are read again with each heartbeat. If too few are left to commit anything,
+    /// the leader steps down.
+    LogUnreadable {
+        /// The first entry that it needs.
+        first: Index,
+        /// What the log said.
+        reason: String,
+    },
     /// As much is on its way to it as may be, and it acknowledges too slowly.
     WindowFull {
         /// Appends on their way to it.
@@ -78,7 +87,7 @@ pub enum HeldUp {
 
 impl HeldUp {
     /// Every name, as in the Prometheus text.
-    pub(super) const NAMES: [&'static str; 9] = [
+    pub(super) const NAMES: [&'static str; 10] = [
         "silent",
         "unreachable",
         "refused",
@@ -87,6 +96,7 @@ impl HeldUp {
         "fetching_snapshot",
         "lost_data",
         "probing",
+        "log_unreadable",
         "window_full",
     ];
 
@@ -102,6 +112,7 @@ impl HeldUp {
             Self::FetchingSnapshot { .. } => "fetching_snapshot",
             Self::LostData { .. } => "lost_data",
             Self::Probing => "probing",
+            Self::LogUnreadable { .. } => "log_unreadable",
             Self::WindowFull { .. } => "window_full",
         }
     }
@@ -134,6 +145,9 @@ impl fmt::Display for HeldUp {
                  and add it under a new id, with an empty directory"
             ),
             Self::Probing => f.write_str("it is being asked where its log agrees with the leader's"),
+            Self::LogUnreadable { first, reason } => {
+                write!(f, "entries from {first} on cannot be read for it at the moment, and are tried again: {reason}")
+            }
             Self::WindowFull { messages, bytes } => {
                 write!(f, "it acknowledges too slowly: {messages} messages with {bytes} bytes are on their way to it")
             }
@@ -187,8 +201,8 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             let ticks = u32::try_from(silent_ticks).unwrap_or(u32::MAX);
             return Some(HeldUp::Silent { lasting: self.tick.saturating_mul(ticks) });
         }
-        if let Some(too_large) = state.obstacles.held_up(peer) {
-            return Some(too_large);
+        if let Some(obstacle) = state.obstacles.held_up(peer) {
+            return Some(obstacle);
         }
         match progress.state {
             ProgressState::Snapshot => {

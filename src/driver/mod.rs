@@ -91,6 +91,7 @@ mod threads;
 mod trace;
 mod transfers;
 mod trigger;
+mod unreadable;
 
 pub use backups::TakeBackupError;
 pub use changes::MembershipChange;

@@ -6,6 +6,7 @@
 //! entry, so that the peer is offered the snapshot. If it is not, and without the peers that cannot take it there is no
 //! quorum, nothing would be committed any more: the leader steps down and for a while does not campaign, so that one can be
 //! elected which does not have the entry and replaces it. Either way the status says which entry it is and what to do.
+//! The same holds for peers whose entries the log cannot read at the moment ([`super::unreadable`]).
 
 use super::contain::{CodePlace, contain};
 use super::held_up::HeldUp;
@@ -14,6 +15,7 @@ use super::raft::StateMachine;
 use super::sync::atomic::Ordering;
 use super::sync::lock;
 use super::trace::trace_event;
+use super::unreadable::Unreadable;
 use crate::event::Event;
 use crate::log::{LogView, Read, SharedLog};
 use crate::membership::Membership;
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 use std::vec::Vec;
 
 /// For how many minimum election timeouts a leader leads on though nothing can be committed.
-const STUCK_TIMEOUTS: u32 = 2;
+pub(super) const STUCK_TIMEOUTS: u32 = 2;
 /// For how many of them it does not campaign afterwards.
 const ABSTAINING_TIMEOUTS: u32 = 8;
 /// How long before a snapshot that did not come is asked for again.
@@ -46,6 +48,8 @@ pub(super) struct Obstacles {
     too_large: BTreeMap<NodeId, TooLarge>,
     /// The size of the entry that was last read from the log for each peer, if it was read alone.
     cold: BTreeMap<NodeId, (Index, usize)>,
+    /// What the log cannot read at the moment.
+    pub(super) unreadable: Unreadable,
     /// For how many ticks nothing could be committed because of them.
     stuck_ticks: u32,
     /// For how many ticks this node does not campaign.
@@ -56,17 +60,20 @@ pub(super) struct Obstacles {
 
 impl Obstacles {
     pub(super) fn abstains(&self) -> bool {
-        self.abstaining_ticks > 0
+        self.abstaining_ticks > 0 || self.unreadable.keeps_from_applying()
     }
 
     pub(super) fn held_up(&self, peer: NodeId) -> Option<HeldUp> {
-        let TooLarge { index, bytes, limit_bytes } = *self.too_large.get(&peer)?;
-        Some(HeldUp::EntryTooLarge { index, bytes, limit_bytes })
+        match self.too_large.get(&peer) {
+            Some(&TooLarge { index, bytes, limit_bytes }) => Some(HeldUp::EntryTooLarge { index, bytes, limit_bytes }),
+            None => self.unreadable.held_up(peer),
+        }
     }
 
     /// This was read from the log for a peer, and is sent now.
     pub(super) fn note_cold(&mut self, envelope: &Envelope) {
         let Message::AppendEntriesRequest(request) = &envelope.message else { return };
+        self.unreadable.was_read(envelope.to);
         if let [entry] = &request.entries[..] {
             self.cold.insert(envelope.to, (entry.id.index, entry.size_bytes()));
         }
@@ -75,6 +82,7 @@ impl Obstacles {
     fn forget(&mut self) {
         self.too_large.clear();
         self.cold.clear();
+        self.unreadable.forget_peers();
         self.stuck_ticks = 0;
         self.asked = None;
     }
@@ -107,7 +115,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         let last = state.protocol.last().index;
         let lags = |progress: &Progress| progress.match_index < last && progress.state != ProgressState::Snapshot;
         let lagging = state.protocol.progress().filter(|(_, progress)| lags(progress));
-        let lagging: Vec<_> = lagging.map(|(id, _)| id).collect();
+        let lagging: Vec<_> = lagging.map(|(id, progress)| (id, progress.match_index)).collect();
+        state.obstacles.unreadable.keep_only(&lagging);
+        let lagging: Vec<_> = lagging.into_iter().map(|(id, _)| id).collect();
         if lagging.is_empty() {
             return state.obstacles.forget();
         }
@@ -164,14 +174,18 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         if let Some(index) = covers {
             self.cover(state, index);
         }
-        let blocks = |id: NodeId| state.obstacles.too_large.get(&id).is_some_and(|entry| entry.index > committed);
-        if !state.obstacles.too_large.keys().any(|id| blocks(*id)) || has_quorum(state, self.id, blocks) {
+        let waits = state.protocol.last().index > committed;
+        let blocks = |id: NodeId| {
+            let Obstacles { too_large, unreadable, .. } = &state.obstacles;
+            too_large.get(&id).is_some_and(|entry| entry.index > committed) || (waits && unreadable.concerns(id))
+        };
+        if !state.protocol.progress().any(|(id, _)| blocks(id)) || has_quorum(state, self.id, blocks) {
             state.obstacles.stuck_ticks = 0;
             return;
         }
         state.obstacles.stuck_ticks += 1;
         if state.obstacles.stuck_ticks >= STUCK_TIMEOUTS * self.election_ticks {
-            trace_event!(warn, node = self.id.0, "too few take the next entry: this node steps down");
+            trace_event!(warn, node = self.id.0, "too few can be sent the next entry: this node steps down");
             state.obstacles.forget();
             state.obstacles.abstaining_ticks = ABSTAINING_TIMEOUTS * self.election_ticks;
             let _ = self.step(state, Event::StepDown);

@@ -60,6 +60,10 @@ pub struct Status {
     /// The log is short of space: it found none for its next segment, and goes on in the one that it has. A snapshot is
     /// taken, and all that it covers leaves the log; if that is not enough, free some space on the log's volume.
     pub log_short_of_space: bool,
+    /// Committed entries that the state machine needs next cannot be read from the log at the moment, for a reason that passes
+    /// (too many open files, for example): what the log said. They are read again at each tick, until that has lasted for 60
+    /// minimum election timeouts; then the node stops. It does not lead meanwhile. `None` while they can be read.
+    pub log_unreadable: Option<String>,
     /// How many proposals have no answer yet.
     pub open_proposals: usize,
     /// How many linearizable reads have no answer yet.
@@ -237,6 +241,8 @@ pub struct Counters {
     pub entries_too_large: u64,
     /// Such reads dropped because too many waited or the log had changed meanwhile.
     pub cold_reads_dropped: u64,
+    /// Reads of the log, for a peer or for the state machine, that failed for a reason that passes. Each is tried again.
+    pub log_reads_failed: u64,
     /// Snapshots taken of the state machine.
     pub snapshots_taken: u64,
     /// Snapshots lost to an error of the image or the store.
@@ -310,6 +316,11 @@ impl Status {
             ("raft_uncommitted_bytes", "Bytes proposed and not yet committed.", self.uncommitted_bytes as u64),
             ("raft_open_proposals", "Proposals without an answer yet.", self.open_proposals as u64),
             ("raft_open_reads", "Linearizable reads without an answer yet.", self.open_reads as u64),
+            (
+                "raft_log_unreadable",
+                "1 while the log cannot be read for the state machine.",
+                u64::from(self.log_unreadable.is_some()),
+            ),
             ("raft_fatal", "1 if the node has stopped for good.", u64::from(self.fatal.is_some())),
         ];
         for (name, help, value) in gauges {
@@ -345,6 +356,7 @@ impl Status {
             ("raft_cold_reads_total", "Appends read from the log for laggards.", counters.cold_reads),
             ("raft_entries_too_large_total", "Entries that a peer does not take.", counters.entries_too_large),
             ("raft_cold_reads_dropped_total", "Such reads that were dropped.", counters.cold_reads_dropped),
+            ("raft_log_reads_failed_total", "Reads of the log that are tried again.", counters.log_reads_failed),
             ("raft_snapshots_taken_total", "Snapshots taken.", counters.snapshots_taken),
             ("raft_snapshots_failed_total", "Snapshots lost to an error.", counters.snapshots_failed),
             ("raft_snapshots_fetched_total", "Snapshots fetched from a leader.", counters.snapshots_fetched),
@@ -471,6 +483,7 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
             peers,
             transfer_target: protocol.transfer_target().filter(|_| works),
             uncommitted_bytes: if works { protocol.uncommitted_bytes() } else { 0 },
+            log_unreadable: state.obstacles.unreadable.status().filter(|_| works),
             log_short_of_space: self.log_short.load(Ordering::Relaxed),
             open_proposals: self.open.load(Ordering::SeqCst),
             open_reads: self.reads.open.load(Ordering::SeqCst),

@@ -12,6 +12,7 @@ use super::start_error::StartError;
 use super::stopped::StopReason;
 use super::sync::atomic::Ordering;
 use super::sync::{lock, wait_until};
+use super::unreadable::Unread;
 use crate::event::Event;
 use crate::log::{Read, SharedLog};
 use crate::message::{Envelope, Message};
@@ -147,31 +148,28 @@ fn read_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
             if !node.is_running() {
                 return;
             }
-            match contain(|| fill::<L>(&node.view, read).map_err(|error| error.to_string())) {
-                Ok(Ok(filled)) => send_filled(node, filled),
+            let ColdRead { envelope, end, bytes_max } = read;
+            let Message::AppendEntriesRequest(request) = &envelope.message else { continue };
+            let (peer, first) = (envelope.to, request.prev.index.next());
+            match node.read_cold("entries for a peer", first, end, bytes_max) {
+                Ok(found) => send_filled(node, fill(envelope, first, found)),
+                // Lost like a message; the peer is told of it by its next heartbeat.
+                Err(Unread::Transient(reason)) => node.unreadable_for_peer(peer, first, reason),
                 // Durable entries that cannot be read are lost: another node must lead.
-                Ok(Err(error)) => {
-                    let message = format!("entries for a peer cannot be read from the log: {error}");
-                    return node.fail_now(StopReason::LogReadFailed { message });
-                }
-                Err(message) => {
-                    let place = CodePlace::LogRead;
-                    return node.fail_now(StopReason::Panicked { place, entry: None, message });
-                }
+                Err(Unread::Lost(reason)) => return node.fail_now(reason),
             }
         }
     }
 }
 
-/// Reads the entries into the request; `None` if the log does not hold them any more.
-fn fill<L: SharedLog>(view: &L::Reader, read: ColdRead) -> Result<Option<Envelope>, L::Error> {
-    let ColdRead { mut envelope, end, bytes_max } = read;
-    let Message::AppendEntriesRequest(request) = &mut envelope.message else { return Ok(None) };
-    let first = request.prev.index.next();
-    let Read::Entries(entries) = L::read_cold(view, first, end, bytes_max)? else { return Ok(None) };
+/// Puts the entries into the request; `None` if the log does not hold them any more.
+fn fill(mut envelope: Envelope, first: Index, found: Read) -> Option<Envelope> {
+    let (Message::AppendEntriesRequest(request), Read::Entries(entries)) = (&mut envelope.message, found) else {
+        return None;
+    };
     let follows = entries.first().is_some_and(|entry| entry.id.index == first);
     request.entries = entries;
-    Ok(follows.then_some(envelope))
+    follows.then_some(envelope)
 }
 
 /// Only the leader of the request's term may send it: whoever leads has not truncated its log, so
@@ -210,6 +208,7 @@ fn tick_loop<M: StateMachine, L: SharedLog, T: RaftTransport>(node: &Node<M, L, 
                 let _ = node.step(&mut state, event);
             }
             node.tick_disk(&mut state);
+            node.tick_unreadable(&mut state);
             node.tick_transfers(&mut state);
             state.heard.tick();
             node.tick_changes(&mut state);

@@ -170,6 +170,18 @@ pub trait RaftLog: LogView {
     /// The entries cannot be read back.
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, Self::Error>;
 
+    /// Whether this error of a *read* passes by itself: the process or the system has too many files open, or too little
+    /// memory, at the moment. Such a read is tried again: for a peer with the next heartbeat, for the state machine at each
+    /// tick. Any other error of reading says that durable entries are lost here, and stops the node, as any error of
+    /// [`append`](Self::append) and [`sync`](Self::sync) does, whatever it is. Default: no error passes.
+    fn is_transient(error: &Self::Error) -> bool
+    where
+        Self: Sized,
+    {
+        let _ = error;
+        false
+    }
+
     /// Whether space runs out, so that a compaction is wanted now: there is still room, but not for much. Asked after each
     /// sync. Never unless overridden.
     fn is_short_of_space(&self) -> bool {

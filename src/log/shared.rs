@@ -110,6 +110,10 @@ impl<L: RaftLog> RaftLog for Locked<L> {
         self.reading().read_blocking(first, end, bytes_max)
     }
 
+    fn is_transient(error: &L::Error) -> bool {
+        L::is_transient(error)
+    }
+
     fn is_short_of_space(&self) -> bool {
         self.reading().is_short_of_space()
     }

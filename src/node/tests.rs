@@ -1,6 +1,7 @@
 //! What a node with a log of its own does, step by step.
 
 use super::*;
+use crate::log::LogView;
 
 /// A log that kept its entries and lost the vote must not start: the node would vote afresh.
 #[test]
@@ -228,4 +229,97 @@ fn a_followers_reads_end_when_its_leader_is_silent() {
         ended.sort_unstable();
         assert_eq!(ended, [(7, false), (8, false)]);
     }
+}
+
+/// A log in memory from which so many reads fail, for a reason that passes or not.
+struct Flaky {
+    log: MemoryLog,
+    failures: core::cell::Cell<u32>,
+    passes: bool,
+}
+
+#[derive(Debug, Error)]
+#[error("{}", if *.0 { "too many open files" } else { "the sector is unreadable" })]
+struct Failed(bool);
+
+impl LogView for Flaky {
+    fn hard_state(&self) -> crate::types::HardState {
+        self.log.hard_state()
+    }
+
+    fn base(&self) -> EntryId {
+        self.log.base()
+    }
+
+    fn snapshot(&self) -> EntryId {
+        self.log.snapshot()
+    }
+
+    fn memberships(&self) -> crate::log::Memberships {
+        self.log.memberships()
+    }
+
+    fn last(&self) -> EntryId {
+        self.log.last()
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    fn read(&self, first: Index, end: Index, bytes_max: usize) -> Read {
+        self.log.read(first, end, bytes_max)
+    }
+}
+
+impl RaftLog for Flaky {
+    type Error = Failed;
+
+    fn append(&mut self, writes: &mut Vec<Write>) -> Result<(), Failed> {
+        let Ok(()) = self.log.append(writes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Failed> {
+        Ok(())
+    }
+
+    fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> Result<Read, Failed> {
+        if let Some(left) = self.failures.get().checked_sub(1) {
+            self.failures.set(left);
+            return Err(Failed(self.passes));
+        }
+        Ok(self.log.read(first, end, bytes_max))
+    }
+
+    fn is_transient(error: &Failed) -> bool {
+        error.0
+    }
+}
+
+/// A node that was once refused a descriptor for reading what it was to apply had stopped for good.
+#[test]
+fn a_read_that_fails_for_now_is_tried_again_at_the_next_tick() {
+    let flaky = |passes| Flaky { log: MemoryLog::new(), failures: 0.into(), passes };
+    let mut node = RaftNode::with_log(RaftConfig::single(1), flaky(true)).expect("a valid configuration");
+    while !node.is_leader() {
+        node.step(Event::Tick).expect("it does not fail yet");
+    }
+    node.log.failures.set(2);
+    let actions = node.step(Event::Propose("x".into())).expect("a failure that passes");
+    assert!(!actions.iter().any(|action| matches!(action, Action::Apply { .. })), "{actions:?}");
+    assert!(node.step(Event::Tick).expect("the second one").is_empty());
+    let actions = node.step(Event::Tick).expect("it works again");
+    assert!(matches!(&actions[..], [Action::Apply { command, .. }] if command == "x"), "{actions:?}");
+    assert!(node.step(Event::Tick).expect("it is applied once").is_empty());
+
+    // Durable entries that are lost are no such failure.
+    let mut node = RaftNode::with_log(RaftConfig::single(1), flaky(false)).expect("a valid configuration");
+    while !node.is_leader() {
+        node.step(Event::Tick).expect("it does not fail yet");
+    }
+    node.log.failures.set(1);
+    let error = node.step(Event::Propose("x".into())).expect_err("the log has lost it");
+    assert!(matches!(error, NodeError::Log(Failed(false))), "{error}");
+    assert!(matches!(node.step(Event::Tick), Err(NodeError::Stopped)));
 }

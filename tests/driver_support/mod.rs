@@ -241,8 +241,11 @@ pub(crate) struct Faults {
     pub(crate) sync_gate: Gate,
     /// The next sync fails, once.
     pub(crate) fail_sync: AtomicBool,
-    /// Every read for applying fails.
+    /// Every read from the medium fails, for good.
     pub(crate) fail_reads: AtomicBool,
+    /// So many reads from the medium fail for want of a descriptor; how many were there.
+    pub(crate) unreadable: AtomicUsize,
+    pub(crate) medium_reads: AtomicUsize,
     /// The second entry of what is read and the last one change places, or the second is missing.
     pub(crate) scrambled: AtomicBool,
     pub(crate) gap: AtomicBool,
@@ -348,6 +351,10 @@ impl RaftLog for FaultyLog {
     fn read_blocking(&self, first: Index, end: Index, bytes_max: usize) -> io::Result<Read> {
         FaultyLog::read_cold(&self.reader(), first, end, bytes_max)
     }
+
+    fn is_transient(error: &io::Error) -> bool {
+        error.to_string().contains("too many open files")
+    }
 }
 
 impl SharedLog for FaultyLog {
@@ -360,6 +367,11 @@ impl SharedLog for FaultyLog {
     fn read_cold(reader: &FaultyReader, first: Index, end: Index, bytes_max: usize) -> io::Result<Read> {
         if reader.faults.fail_reads.load(Ordering::SeqCst) {
             return Err(io::Error::other("injected: the sector is unreadable"));
+        }
+        reader.faults.medium_reads.fetch_add(1, Ordering::SeqCst);
+        let left = |left: usize| left.checked_sub(1);
+        if reader.faults.unreadable.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            return Err(io::Error::other("injected: too many open files"));
         }
         Ok(reader.log.read(first, end, bytes_max))
     }

@@ -150,6 +150,17 @@ pub enum WalError {
 }
 
 impl WalError {
+    /// Whether this says that a read failed for a reason that passes by itself: too many open files, too little memory, an
+    /// interruption. The entries are there, and the same read may succeed in a moment. Never true of a write or a sync:
+    /// those are not tried again (law 6).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Io { operation: Self::READING, source, .. } if passes(source))
+    }
+
+    /// The operation that names a read of entries.
+    pub(super) const READING: &'static str = "reading";
+
     /// Carries this error through wal-db, whose own error can only hold an [`io::Error`].
     pub(super) fn into_wal_db(self) -> wal_db::WalError {
         wal_db::WalError::from(io::Error::other(self))
@@ -165,5 +176,49 @@ impl WalError {
             Ok(own) => own,
             Err(source) => Self::Io { operation: "writing", file, source },
         }
+    }
+}
+
+/// Whether an operation that failed like this may succeed when it is tried again, because nothing is wrong with the medium.
+fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    // ENFILE and EMFILE, and ERROR_TOO_MANY_OPEN_FILES, which have no kind of their own.
+    let descriptors = match error.raw_os_error() {
+        Some(23 | 24) => cfg!(unix),
+        Some(4) => cfg!(windows),
+        _ => false,
+    };
+    descriptors || matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(operation: &'static str, source: io::Error) -> WalError {
+        WalError::Io { operation, file: "node-1/0000000000000001.wal".into(), source }
+    }
+
+    /// EMFILE, ENFILE, EINTR, EAGAIN and ENOMEM pass; EIO, ESTALE, ENOENT, EACCES, ENOSPC and EROFS do not.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_what_says_nothing_of_the_medium_passes() {
+        for number in [24, 23, 4, 11, 12] {
+            assert!(failed("reading", io::Error::from_raw_os_error(number)).is_transient(), "{number}");
+        }
+        for number in [5, 116, 2, 13, 28, 30] {
+            assert!(!failed("reading", io::Error::from_raw_os_error(number)).is_transient(), "{number}");
+        }
+        assert!(!failed("reading", io::Error::other("who knows")).is_transient());
+    }
+
+    /// The same errors of a write or a sync: what the kernel did with the dirty pages is unknown.
+    #[test]
+    fn no_error_of_a_write_passes() {
+        for operation in ["writing", "syncing", "preparing", "opening", "replacing", "making"] {
+            assert!(!failed(operation, io::ErrorKind::Interrupted.into()).is_transient(), "{operation}");
+        }
+        let (file, first) = ("node-1/0000000000000001.wal".into(), Index(7));
+        assert!(!WalError::Corrupt { file, offset: 0, first, last: None, reason: "damaged" }.is_transient());
     }
 }

@@ -473,6 +473,10 @@ impl RaftLog for WalLog {
         self.shared.read_blocking(first, end, bytes_max)
     }
 
+    fn is_transient(error: &WalError) -> bool {
+        error.is_transient()
+    }
+
     fn is_short_of_space(&self) -> bool {
         self.shared.store.is_short()
     }

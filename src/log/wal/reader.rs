@@ -95,7 +95,7 @@ impl Shared {
                 return Err(self.corrupt(segment, location, block.lsn, "the segment is missing"));
             }
             Err(source) => {
-                return Err(WalError::Io { operation: "reading", file: self.store.path_of(&found), source });
+                return Err(WalError::Io { operation: WalError::READING, file: self.store.path_of(&found), source });
             }
             Ok(filled) => filled,
         };
