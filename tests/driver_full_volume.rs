@@ -5,15 +5,18 @@
 
 mod driver_support;
 
+use bytes::Bytes;
 use driver_support::snapshots::{Hooks, Ledger, propose};
 use driver_support::{PATIENCE, config};
 use raft_io::driver::{DriverOptions, Raft, Snapshots, TakeSnapshotError};
+use raft_io::log::wal::Directory;
 use raft_io::log::{WalLog, WalOptions};
 use raft_io::snapshot::files::SnapshotOptions;
 use raft_io::snapshot::{SnapshotFiles, SnapshotStore};
 use raft_io::testkit::disk::FaultyDisk;
 use raft_io::transport::MemoryNetwork;
-use raft_io::{ClusterId, NodeId, RoleKind};
+use raft_io::{ClusterId, EntryId, NodeId, RoleKind};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -159,4 +162,39 @@ fn a_learner_that_needs_a_snapshot_that_is_gone_gets_a_new_one() {
     caught_up.unwrap_or_else(|error| panic!("{error}: {:?} {:?}", leader.status(), learner.status()));
     learner.shutdown();
     leader.shutdown();
+}
+
+/// The log on a full volume gives up what it has set aside while it replaces its manifest. A snapshot that was being written
+/// on the same volume took that room, and the log could never be opened again.
+#[test]
+fn a_snapshot_leaves_the_last_room_of_a_volume_to_the_log() {
+    let volume = FaultyDisk::new();
+    volume.limit_volume(Some(100_000));
+    let options = SnapshotOptions::new().chunk_bytes(512).leave_free_bytes(20_000);
+    let store = SnapshotFiles::open_in(Arc::new(volume.clone()), options).expect("the store opens");
+    let last = EntryId::new(7, 1);
+    let mut writer = store.begin(last, Bytes::new()).expect("it begins");
+    let refused = std::iter::repeat_with(|| writer.write_all(&[7; 500])).find_map(Result::err).expect("it is full");
+    assert!(refused.to_string().contains("no storage space"), "{refused}");
+    let free = Directory::free_bytes(&volume).expect("it is limited");
+    assert!((20_000..22_000).contains(&free), "{free} bytes are left, while it holds its own");
+    writer.finish().expect_err("it is not whole");
+    assert_eq!(volume.taken(), 0, "nothing is left of it");
+    // So does one that comes from a leader.
+    let (whole, leader) = (FaultyDisk::new(), SnapshotOptions::new().chunk_bytes(512));
+    let leader = SnapshotFiles::open_in(Arc::new(whole), leader).expect("the store opens");
+    let mut writer = leader.begin(last, Bytes::new()).expect("it begins");
+    writer.write_all(&[7; 200_000]).expect("it has room");
+    writer.finish().expect("it is taken");
+    let mut receiver = store.receive(last).expect("it begins");
+    let mut received = 0;
+    let refused = loop {
+        received = received.max(receiver.progress().0);
+        let chunk = leader.chunk(receiver.next()).expect("the leader has it");
+        if let Err(refused) = receiver.accept(&chunk) {
+            break refused;
+        }
+    };
+    assert!(refused.to_string().contains("no storage space"), "{refused}");
+    assert!((70_000..80_000).contains(&received), "it took {received} bytes");
 }

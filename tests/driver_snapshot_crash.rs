@@ -7,10 +7,10 @@
 
 mod driver_support;
 
+use driver_support::part::Part;
 use driver_support::snapshots::{Group, Hooks, Ledger, Road, Tolls, propose};
 use driver_support::{PATIENCE, config};
 use raft_io::driver::{DriverOptions, Raft, Snapshots};
-use raft_io::log::wal::{Directory, LockGuard, RawFile};
 use raft_io::log::{WalLog, WalOptions};
 use raft_io::snapshot::files::SnapshotOptions;
 use raft_io::snapshot::{SnapshotFiles, SnapshotStore};
@@ -21,66 +21,13 @@ use raft_io::{ClusterId, EntryId, LogView, NodeId, Payload, RoleKind, StateMachi
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 const CLUSTER: ClusterId = ClusterId(7);
-
-/// One of the directories of a disk. A sync of it makes the names of both durable, which is more than a file system
-/// promises; that each syncs its own is the matter of the tests of log and store by themselves.
-struct Part {
-    disk: FaultyDisk,
-    path: PathBuf,
-}
-
-impl Part {
-    fn of(disk: &FaultyDisk, name: &str) -> Arc<Self> {
-        Arc::new(Self { disk: disk.clone(), path: name.into() })
-    }
-
-    fn full(&self, name: &str) -> String {
-        format!("{}/{name}", self.path.display())
-    }
-}
-
-impl Directory for Part {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn names(&self) -> io::Result<Vec<String>> {
-        let prefix = self.full("");
-        Ok(self.disk.names()?.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
-        self.disk.create(&self.full(name))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn RawFile>> {
-        self.disk.open(&self.full(name))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(&self.full(from), &self.full(to))
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(&self.full(name))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.disk.sync()
-    }
-
-    /// Each life of a node has a disk of its own here.
-    fn try_lock(&self, _: &str) -> io::Result<Option<LockGuard>> {
-        Ok(Some(Box::new(())))
-    }
-}
 
 fn wal_options(id: u64) -> WalOptions {
     WalOptions::new(CLUSTER, NodeId(id)).segment_bytes(4 << 10).cache_bytes(1 << 10)

@@ -317,6 +317,20 @@ impl FaultyDisk {
         gate
     }
 
+    /// Makes the operations on names that begin with `prefix` durable, as [`Directory::sync`] does for all names: for two
+    /// directories on one disk, each of which syncs its own.
+    ///
+    /// # Errors
+    /// Any of them may be lost.
+    pub fn sync_names(&self, prefix: &str) -> io::Result<()> {
+        self.state().sync(|pending| match pending {
+            Pending::Write { .. } => false,
+            Pending::Create { name, .. } | Pending::Remove { name } | Pending::Rename { to: name, .. } => {
+                name.starts_with(prefix)
+            }
+        })
+    }
+
     /// Ends the faults; what they did stays.
     pub fn repair(&self) {
         self.state().faults = Faults::default();

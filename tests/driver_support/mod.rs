@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test file uses its part.
 
+#[cfg(all(feature = "persistence", feature = "testkit"))]
+pub(crate) mod part;
 pub(crate) mod snapshots;
 pub(crate) mod traps;
 

@@ -34,6 +34,9 @@ use writer::FileWriter;
 
 /// What waits for the disk of one snapshot at most, in bytes, unless an option says otherwise.
 const SYNC_BYTES: u64 = 2 << 20;
+/// What snapshots leave free on their volume, in bytes, unless an option says otherwise: twice what the log sets aside for a
+/// full volume.
+const LEAVE_FREE_BYTES: u64 = 512 << 10;
 /// Held while the store is open.
 const LOCK: &str = "LOCK";
 
@@ -50,13 +53,25 @@ pub struct SnapshotOptions {
     /// After how many bytes a snapshot that is being written or received is synced, at the latest. Gigabytes that wait
     /// for one sync at the end hold up everybody else's on the same disk, the log's first of all. 2 MiB unless set.
     pub sync_bytes: u64,
+    /// What snapshots leave free on their volume, in bytes: one that would take more fails as on a full volume. A log on the same
+    /// volume gives up what it has set aside for a moment when it replaces its manifest there; a snapshot that took that room
+    /// would keep the log from ever opening again. 512 KiB unless set.
+    #[cfg_attr(feature = "serde", serde(default = "leave_free_bytes"))]
+    pub leave_free_bytes: u64,
+}
+
+/// The default of a field that options of 0.6 do not have.
+#[cfg(feature = "serde")]
+const fn leave_free_bytes() -> u64 {
+    LEAVE_FREE_BYTES
 }
 
 impl SnapshotOptions {
     /// The defaults.
     #[must_use]
     pub fn new() -> Self {
-        Self { group: GroupId(0), chunk_bytes: CHUNK_BYTES, sync_bytes: SYNC_BYTES }
+        let leave_free_bytes = LEAVE_FREE_BYTES;
+        Self { group: GroupId(0), chunk_bytes: CHUNK_BYTES, sync_bytes: SYNC_BYTES, leave_free_bytes }
     }
 
     /// Sets [`SnapshotOptions::group`].
@@ -77,6 +92,13 @@ impl SnapshotOptions {
     #[must_use]
     pub fn sync_bytes(mut self, bytes: u64) -> Self {
         self.sync_bytes = bytes;
+        self
+    }
+
+    /// Sets [`SnapshotOptions::leave_free_bytes`].
+    #[must_use]
+    pub fn leave_free_bytes(mut self, bytes: u64) -> Self {
+        self.leave_free_bytes = bytes;
         self
     }
 }
@@ -101,6 +123,7 @@ struct Shared {
     group: GroupId,
     chunk_bytes: u32,
     sync_bytes: u64,
+    leave_free_bytes: u64,
     state: Mutex<State>,
     foreign: Vec<PathBuf>,
     _lock: LockGuard,
@@ -149,10 +172,11 @@ impl SnapshotFiles {
         directory.sync().map_err(at("syncing", ""))?;
         let names = directory.names().map_err(at("listing", ""))?;
         let chunk_bytes = options.chunk_bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-        let SnapshotOptions { group, sync_bytes, .. } = options;
+        let SnapshotOptions { group, sync_bytes, leave_free_bytes, .. } = options;
         let foreign = foreign(&*directory, &names)?;
         let state = Mutex::default();
-        let shared = Shared { directory, group, chunk_bytes, sync_bytes, state, foreign, _lock: lock };
+        let shared =
+            Shared { directory, group, chunk_bytes, sync_bytes, leave_free_bytes, state, foreign, _lock: lock };
         let ours: Vec<(EntryId, Role)> = names.iter().filter_map(|name| parse_name(name)).collect();
         for (last, _) in ours.iter().filter(|(_, role)| *role == Role::Complete) {
             shared.load(*last)?;
@@ -373,6 +397,10 @@ struct Unsynced(u64);
 impl Unsynced {
     /// Writes, and syncs if enough has come together.
     fn write_at(&mut self, shared: &Shared, file: &dyn RawFile, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let needed = shared.leave_free_bytes.saturating_add(bytes.len() as u64);
+        if shared.directory.free_bytes().is_some_and(|free| free < needed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         file.write_at(offset, bytes)?;
         self.0 += bytes.len() as u64;
         if self.0 >= shared.sync_bytes {
