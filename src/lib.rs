@@ -103,6 +103,8 @@ pub mod session;
 pub mod snapshot;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+#[cfg(feature = "std")]
+mod threads;
 pub mod ticker;
 #[cfg(feature = "trace")]
 pub mod trace;

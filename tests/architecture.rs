@@ -16,6 +16,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("error", 1),
     ("transition", 1),
     ("life", 1),
+    // Every thread of the driver and of the transports is started through it.
+    ("threads", 1),
     // Whose files lie in it: the log, the snapshots, the memory of the peers.
     ("directory", 1),
     ("peers", 2),
@@ -99,7 +101,8 @@ const GUARDED: &[(&str, &[&str], &str)] = &[
     ("wal_db", &["log/wal"], "only log/wal sees wal-db"),
     ("pack_io", &["wire"], "only wire sees pack-io"),
     ("std::time", &["driver", "transport"], "only driver and transport see clocks"),
-    ("std::thread", &["driver", "transport"], "only driver and transport see threads"),
+    ("std::thread", &["threads", "driver", "transport"], "only driver and transport see threads"),
+    ("thread::Builder", &["threads"], "every thread is started in one place, where a test can refuse it"),
     ("std::net", &["transport"], "only transport sees the network"),
     // The transport remembers across restarts who its peers are, by the same door as the log.
     ("std::fs", &["directory", "log/wal", "trace", "backup"], "only directory, log/wal, trace and backup see files"),
@@ -116,6 +119,7 @@ const WITH_STD: &[&str] = &[
     "snapshot",
     "snapshot/files",
     "session/stream",
+    "threads",
     "wire",
     "transport",
     "trace",

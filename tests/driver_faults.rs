@@ -359,3 +359,42 @@ fn entries_out_of_order_are_never_applied() {
         }
     }
 }
+
+/// Shuts its own node down from within, on a thread that is given no further thread.
+#[cfg(all(feature = "testkit", feature = "tcp"))]
+struct LastThread {
+    own: mpsc::Receiver<Raft<LastThread>>,
+}
+
+#[cfg(all(feature = "testkit", feature = "tcp"))]
+impl StateMachine for LastThread {
+    type Response = ();
+
+    fn apply(&mut self, _: EntryId, _: &bytes::Bytes) {
+        let refusal = raft_io::testkit::threads::ThreadsRefused::after(0);
+        self.own.recv().unwrap().shutdown();
+        assert_eq!(refusal.count(), 1);
+    }
+}
+
+/// A shutdown from within waits for the node's threads on another thread. Without one the node stopped, and its transport
+/// went on listening.
+#[cfg(all(feature = "testkit", feature = "tcp"))]
+#[test]
+fn a_shutdown_from_within_needs_no_further_thread() {
+    use raft_io::transport::{TcpConfig, TcpTransport};
+    let (give, own) = mpsc::channel();
+    let transport = TcpTransport::bind(TcpConfig::new(7, 1, "127.0.0.1:0")).unwrap();
+    let address = transport.local_addr();
+    let (log, machine) = (Locked::new(MemoryLog::new()), LastThread { own });
+    let raft = Raft::start(config(1, &[1]), log, transport.clone(), machine).unwrap();
+    raft.wait_for(PATIENCE, |status| status.role == RoleKind::Leader).unwrap();
+    let mut watch = raft.watch();
+    let proposal = raft.propose("x");
+    give.send(raft.clone()).unwrap();
+    let _ = proposal.wait(PATIENCE);
+    while watch.next(PATIENCE).is_some() {}
+    assert_eq!(raft.status().stopped, Some(StopReason::Shutdown));
+    raft.shutdown();
+    std::net::TcpListener::bind(address).expect("the port is free");
+}

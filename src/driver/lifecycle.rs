@@ -16,6 +16,7 @@ use super::sync::atomic::Ordering;
 use super::sync::{Condvar, Mutex, lock, wait};
 use super::transfers::LeadershipTransfer;
 use crate::log::SharedLog;
+use crate::threads;
 use crate::transport::RaftTransport;
 use crate::types::NodeId;
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use std::boxed::Box;
 use std::mem;
 use std::string::{String, ToString};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::vec::Vec;
 
@@ -83,6 +84,13 @@ impl Drop for Ends<'_> {
 }
 
 impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
+    /// A start that failed leaves nothing behind: waits for the threads that it began, on the caller's, which is none of them.
+    pub(super) fn undo_start(&self) {
+        if self.lifecycle.begin() {
+            self.close();
+        }
+    }
+
     /// Refuses, drains, hands over, stops, joins. Runs once.
     fn close(&self) {
         // However it ends, nobody is to wait for ever.
@@ -234,11 +242,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Handle<M> for Node<M, L, T
         }
         // A thread cannot wait for its own end: another one does.
         let node = Arc::clone(&self);
-        let spawned = thread::Builder::new().name("raft-shutdown".to_string()).spawn(move || node.close());
+        let spawned = threads::spawn("raft-shutdown".to_string(), move || node.close());
         if spawned.is_err() {
-            // Without a thread to wait for them, the others still stop.
+            // Without a thread to wait for them, the others still stop, and the transport's too.
             lock(&self.state).draining = true;
             self.stop();
+            self.panics.survive(CodePlace::TransportShutdown, || self.transport.shutdown());
             self.lifecycle.end();
         }
     }

@@ -30,7 +30,7 @@ use super::status::{Counters, Status};
 use super::stopped::{NodeRole, StopReason};
 use super::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Arc as FeedArc, Condvar, Mutex, MutexGuard, lock};
-use super::threads::{self, ColdRead, Inbound};
+use super::threads::{self, ColdRead};
 use super::trace::trace_event;
 use super::transfers::{LeadershipTransfer, Transfers};
 use crate::action::{Action, Actions, RoleKind, Write};
@@ -289,13 +289,13 @@ where
     });
     let started = introduced.and_then(|()| {
         starting(CodePlace::TransportMembers, || node.introduce_members())?;
-        starting(CodePlace::TransportStart, || node.transport.start(Arc::new(Inbound::new(&node))))?;
+        starting(CodePlace::TransportStart, || threads::deliver(&node))??;
         threads::spawn(&node, log, machine, snapshot)
     });
     match started {
         Ok(()) => Ok(node),
         Err(error) => {
-            Arc::clone(&node).shutdown();
+            node.undo_start();
             Err(error)
         }
     }

@@ -95,10 +95,14 @@ pub enum StartError {
     /// The transport takes no node, or not this one. Whatever it serves goes on; nothing of this start is left.
     #[error(transparent)]
     Transport(#[from] AttachError),
-    /// The system gave no thread.
-    #[error("cannot start the {thread} thread")]
+    /// The system gave no thread. What was begun has ended: the log is closed, the transport shut down. Raise the limit of
+    /// threads, and start again with both opened anew.
+    #[error(
+        "cannot start the {thread} thread: {source}; nothing runs, and the log and the port are free; raise the limit of \
+         threads (ulimit -u, pids.max) and start again"
+    )]
     Thread {
-        /// Which.
+        /// Which: one of the node's, or the transport's.
         thread: &'static str,
         /// What the system said.
         source: io::Error,

@@ -17,12 +17,13 @@ use crate::event::Event;
 use crate::log::{Read, SharedLog};
 use crate::message::{Envelope, Message};
 use crate::snapshot::{Chunk, ChunkRequest};
+use crate::threads;
 use crate::transport::{RaftTransport, Receiver};
 use crate::types::{EntryId, GroupId, Index, NodeId};
 use std::format;
+use std::io;
 use std::string::{String, ToString};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::Instant;
 use std::vec::Vec;
 
@@ -36,27 +37,46 @@ pub(super) struct ColdRead {
     pub(super) bytes_max: usize,
 }
 
-/// Starts the node's threads. The machine has the state after `applied`.
+/// Lets the transport deliver to the node.
+pub(super) fn deliver<M, L, T>(node: &Arc<Node<M, L, T>>) -> Result<(), StartError>
+where
+    M: StateMachine,
+    L: SharedLog,
+    T: RaftTransport,
+{
+    let started = node.transport.try_start(Arc::new(Inbound::new(node)));
+    started.map_err(|source| StartError::Thread { thread: "transport's", source })
+}
+
+/// Starts the node's threads. The machine has the state after `applied`. After an error some of them run, and nothing is left
+/// of the log and the machine if their threads do not.
 pub(super) fn spawn<M, L, T>(node: &Arc<Node<M, L, T>>, log: L, machine: M, applied: EntryId) -> Result<(), StartError>
 where
     M: StateMachine,
     L: SharedLog,
     T: RaftTransport,
 {
-    spawn_one(node, "raft-apply", move |node| apply_loop(node, machine, applied))?;
-    spawn_one(node, "raft-log", move |node| log_loop(node, log))?;
-    spawn_one(node, "raft-read", read_loop)?;
+    let applying =
+        spawn_one(node, "raft-apply", CodePlace::MachineDrop, move |node| apply_loop(node, machine, applied));
+    if applying.is_err() {
+        node.panics.survive(CodePlace::LogDrop, || drop(log));
+        return applying;
+    }
+    spawn_one(node, "raft-log", CodePlace::LogDrop, move |node| log_loop(node, log))?;
+    spawn_one(node, "raft-read", CodePlace::LogDrop, read_loop)?;
     if let Some(store) = node.options.snapshots.clone() {
         let own = store.clone();
-        spawn_one(node, "raft-snapshot", move |node| snapshot_loop(node, &own))?;
-        spawn_one(node, "raft-fetch", move |node| fetch_loop(node, &store))?;
+        spawn_one(node, "raft-snapshot", CodePlace::StoreOpen, move |node| snapshot_loop(node, &own))?;
+        spawn_one(node, "raft-fetch", CodePlace::StoreOpen, move |node| fetch_loop(node, &store))?;
     }
-    spawn_one(node, "raft-tick", tick_loop)
+    spawn_one(node, "raft-tick", CodePlace::LogDrop, tick_loop)
 }
 
+/// Starts one thread. Without it what it was to own is dropped here, which is the user's code: `place`.
 fn spawn_one<M, L, T>(
     node: &Arc<Node<M, L, T>>,
     name: &'static str,
+    place: CodePlace,
     work: impl FnOnce(&Node<M, L, T>) + Send + 'static,
 ) -> Result<(), StartError>
 where
@@ -72,7 +92,8 @@ where
             shared.fail_now(StopReason::Internal { message });
         }
     };
-    let spawned = thread::Builder::new().name(name.to_string()).spawn(run);
+    let spawned = node.panics.survive(place, || threads::spawn(name.to_string(), run));
+    let spawned = spawned.unwrap_or_else(|| Err(io::Error::other(format!("there is none, and {place} panicked"))));
     let handle = spawned.map_err(|source| StartError::Thread { thread: name, source })?;
     node.lifecycle.add_thread(handle);
     Ok(())

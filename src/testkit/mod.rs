@@ -29,6 +29,11 @@ mod snapshot_laws;
 pub mod snapshot_suite;
 mod snapshots;
 mod transfer_laws;
+pub mod threads {
+    //! Threads that the system refuses.
+
+    pub use crate::threads::refusals::ThreadsRefused;
+}
 pub mod walk;
 mod warm_end;
 mod words;

@@ -8,10 +8,12 @@ use super::queue::{BoundedQueue, Popped};
 use super::{AttachError, FetchError, RaftTransport, Receiver, message_cost};
 use crate::message::Envelope;
 use crate::snapshot::{Chunk, ChunkRequest};
+use crate::threads;
 use crate::types::{GroupId, Identity, NodeId};
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -225,6 +227,10 @@ impl RaftTransport for MemoryTransport {
     }
 
     fn start(&self, receiver: Arc<dyn Receiver>) {
+        self.try_start(receiver).expect("the system can start a thread");
+    }
+
+    fn try_start(&self, receiver: Arc<dyn Receiver>) -> io::Result<()> {
         let (network, inbox) = (self.node.network.clone(), Arc::clone(&self.node.inbox));
         let mut delivery = self.delivery();
         assert!(delivery.is_none(), "start is called once");
@@ -236,9 +242,9 @@ impl RaftTransport for MemoryTransport {
                 links.receivers.insert(self.node.id, answering);
             }
         });
-        let builder = thread::Builder::new().name(std::format!("raft-memory-{}", self.node.id));
-        let handle = builder.spawn(move || deliver(&network, &inbox, &*receiver));
-        *delivery = Some(handle.expect("the system can start a thread"));
+        let name = std::format!("raft-memory-{}", self.node.id);
+        *delivery = Some(threads::spawn(name, move || deliver(&network, &inbox, &*receiver))?);
+        Ok(())
     }
 
     fn identity(&self) -> Identity {

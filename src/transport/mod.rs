@@ -27,6 +27,7 @@ use crate::peers::PeerMemory;
 use crate::snapshot::{Chunk, ChunkRequest};
 use crate::types::{GroupId, Identity, NodeId};
 use std::collections::BTreeMap;
+use std::io;
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +113,16 @@ pub trait RaftTransport: Send + Sync + 'static {
 
     /// Begins to deliver. Called once, before the first send.
     fn start(&self, receiver: Arc<dyn Receiver>);
+
+    /// As [`start`](Self::start), for a transport that may be refused a thread, or whatever else it needs. A node calls this one.
+    /// After an error `shutdown` is called, and nothing else. Default: it cannot fail.
+    ///
+    /// # Errors
+    /// It does not deliver.
+    fn try_start(&self, receiver: Arc<dyn Receiver>) -> io::Result<()> {
+        self.start(receiver);
+        Ok(())
+    }
 
     /// Sends a message to `envelope.to`. Never blocks; drops the message when the way is closed or
     /// its queue full.

@@ -56,6 +56,7 @@ use inbound::Lobby;
 use peer::Peer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::string::String;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -191,6 +192,12 @@ impl RaftTransport for TcpTransport {
     /// # Panics
     /// If called twice, or if the system cannot start a thread.
     fn start(&self, receiver: Arc<dyn Receiver>) {
+        self.try_start(receiver).expect("the system can start a thread");
+    }
+
+    /// # Panics
+    /// If called twice.
+    fn try_start(&self, receiver: Arc<dyn Receiver>) -> io::Result<()> {
         let shared = &self.handle.shared;
         let mut start = shared.start();
         let listener = match std::mem::replace(&mut *start, Start::Running) {
@@ -198,7 +205,7 @@ impl RaftTransport for TcpTransport {
             Start::Running => panic!("start is called once"),
             Start::Shutdown => {
                 *start = Start::Shutdown;
-                return;
+                return Ok(());
             }
         };
         shared.identity.set_receiver(&receiver);
@@ -207,11 +214,9 @@ impl RaftTransport for TcpTransport {
         shared.identity.greeting.begin(ids, shared.config.connect_timeout.min(shared.config.silence_max / 2));
         let own = Arc::clone(shared);
         let name = std::format!("raft-accept-{}", shared.config.id);
-        let acceptor = shared.threads.spawn(name, move || inbound::accept(&own, &listener, &receiver));
-        acceptor.expect("the system can start a thread");
+        shared.threads.spawn(name, move || inbound::accept(&own, &listener, &receiver))?;
         let peers = shared.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let spawned = peers.values().try_for_each(|peer| shared.spawn_peer(peer));
-        spawned.expect("the system can start a thread");
+        peers.values().try_for_each(|peer| shared.spawn_peer(peer))
     }
 
     fn send(&self, group: GroupId, envelope: Envelope) {

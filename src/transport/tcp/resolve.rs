@@ -4,6 +4,7 @@
 //! so that a connection attempt waits for it no longer than for an address. The next attempt waits for the same lookup
 //! again: there is never more than one for each name.
 
+use crate::threads;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::string::{String, ToString};
@@ -60,7 +61,7 @@ impl Resolver {
     fn begin(&self, name: &str) -> io::Result<Found> {
         let (sender, found) = mpsc::sync_channel(1);
         let (lookup, name) = (Arc::clone(&self.lookup), name.to_string());
-        std::thread::Builder::new().name("raft-resolve".to_string()).spawn(move || {
+        threads::spawn("raft-resolve".to_string(), move || {
             // If the transport is gone by now, nobody needs the answer.
             let _ = sender.send(lookup(&name));
         })?;

@@ -1,5 +1,6 @@
 //! The threads of a transport, so that shutdown can wait for all of them.
 
+use crate::threads;
 use std::collections::HashSet;
 use std::io;
 use std::string::String;
@@ -36,7 +37,7 @@ impl Threads {
         // The child waits for this lock before it signs out, so that it cannot do so before it was
         // signed in here.
         let mut state = self.lock();
-        let handle = thread::Builder::new().name(name).spawn(move || {
+        let handle = threads::spawn(name, move || {
             let _presence = Presence { threads };
             body()
         })?;
