@@ -16,6 +16,7 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// Not a test: the nodes of the tests are this program running only this.
 #[test]
@@ -33,7 +34,12 @@ struct Clients {
     refused: Mutex<Vec<String>>,
     /// Batches whose connection ended before their replies were complete.
     cut_off: AtomicU64,
+    /// Clients that a node which stops sent elsewhere.
+    sent_on: AtomicU64,
 }
+
+/// What a node that stops answers to the requests that it takes no more.
+const STOPS: &str = "-CLUSTERDOWN this node stops; nothing ran";
 
 impl Clients {
     const BATCH: usize = 8;
@@ -42,9 +48,11 @@ impl Clients {
         Self { acknowledged: (0..count).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
     }
 
-    /// Increments a counter of its own and reads it, batch by batch, until told to stop. Connects again when the node ends
-    /// the connection; the end is counted if a batch was under way.
-    fn run(&self, port: u16, number: usize) {
+    /// Increments a counter of its own and reads it, batch by batch, until told to stop. When its node says that it stops, or
+    /// ends the connection, the client goes to the next of these ports; an end is counted if a batch was under way.
+    fn run(&self, ports: &[u16], number: usize) {
+        let mut ports = ports.iter().cycle().copied();
+        let mut port = ports.next().expect("there is a node");
         let request = [format!("INCR n{number}\r\n").repeat(Self::BATCH), format!("GET n{number}\r\n")].concat();
         let mut open: Option<TcpStream> = None;
         while !self.stop.load(Ordering::SeqCst) {
@@ -57,18 +65,28 @@ impl Clients {
                 }
                 continue;
             };
+            // As clients do before they use a connection that was idle.
+            if is_ended(stream) {
+                (open, port) = (None, ports.next().expect("they never end"));
+                continue;
+            }
             match self.batch(stream, &request, number) {
-                Ok(()) => {}
+                Ok(true) => {}
+                Ok(false) => {
+                    self.sent_on.fetch_add(1, Ordering::SeqCst);
+                    (open, port) = (None, ports.next().expect("they never end"));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("no reply in time"),
                 Err(_) => {
                     self.cut_off.fetch_add(1, Ordering::SeqCst);
-                    open = None;
+                    (open, port) = (None, ports.next().expect("they never end"));
                 }
             }
         }
     }
 
-    fn batch(&self, stream: &mut TcpStream, request: &str, number: usize) -> std::io::Result<()> {
+    /// Whether the node goes on serving after it.
+    fn batch(&self, stream: &mut TcpStream, request: &str, number: usize) -> std::io::Result<bool> {
         stream.write_all(request.as_bytes())?;
         let (mut reply, mut chunk) = (Vec::new(), [0; 4096]);
         let lines = |reply: &[u8]| reply.iter().filter(|byte| **byte == b'\n').count();
@@ -79,14 +97,17 @@ impl Clients {
                 count => reply.extend_from_slice(&chunk[..count]),
             }
         }
+        let mut serves = true;
         for line in String::from_utf8_lossy(&reply).lines() {
-            if line.starts_with(':') {
+            if line == STOPS {
+                serves = false;
+            } else if line.starts_with(':') {
                 self.acknowledged[number].fetch_add(1, Ordering::SeqCst);
             } else if line.starts_with('-') {
                 self.refused.lock().expect("no client panicked").push(format!("client {number}: {line}"));
             }
         }
-        Ok(())
+        Ok(serves)
     }
 
     /// Waits until every client was acknowledged `more` increments beyond those that it has.
@@ -127,6 +148,14 @@ impl Clients {
     }
 }
 
+/// Whether the node has ended the connection, as far as is known without asking.
+fn is_ended(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("it can be set");
+    let ended = !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).expect("it can be set");
+    ended
+}
+
 fn is_bulk(reply: &[u8]) -> bool {
     let last = reply.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
     last.is_some_and(|line| line.starts_with(b"$") && line != b"$-1\r")
@@ -150,7 +179,7 @@ fn stop_the_leader_under_load(extra: &[&str]) {
         thread::scope(|scope| {
             for number in 0..clients.acknowledged.len() {
                 let (clients, port) = (&clients, cluster.port(followers[number % 2]));
-                scope.spawn(move || clients.run(port, number));
+                scope.spawn(move || clients.run(&[port], number));
             }
             clients.progress(200);
             assert_eq!(cluster.terminate(leader), Some(0), "{}", cluster.logs());
@@ -166,15 +195,16 @@ fn stop_the_leader_under_load(extra: &[&str]) {
 }
 
 /// One node after the other is stopped and started, the leader among them. Each answers the requests that it has before it
-/// closes its clients' connections, and nobody is refused anything.
+/// closes its clients' connections. The request that crossed that was never answered, so that its client did not know whether
+/// it ran: now it is told that it did not, and nobody is refused anything else.
 #[test]
 fn a_rolling_restart_refuses_nobody_anything() {
     let mut cluster = Cluster::start(&[]);
     let clients = Clients::new(9);
     thread::scope(|scope| {
         for number in 0..clients.acknowledged.len() {
-            let (clients, port) = (&clients, cluster.port(number % 3));
-            scope.spawn(move || clients.run(port, number));
+            let (clients, ports) = (&clients, [0, 1, 2].map(|step| cluster.port((number + step) % 3)));
+            scope.spawn(move || clients.run(&ports, number));
         }
         for node in 0..3 {
             clients.progress(100);
@@ -186,7 +216,51 @@ fn a_rolling_restart_refuses_nobody_anything() {
         clients.stop.store(true, Ordering::SeqCst);
     });
     clients.check_refused(&cluster);
+    assert_eq!(clients.cut_off.load(Ordering::SeqCst), 0, "requests without an answer\n{}", cluster.logs());
+    assert!(clients.sent_on.load(Ordering::SeqCst) > 0, "no request ever crossed");
     clients.check_counts(&cluster, cluster.leader());
+}
+
+/// A client that asks for one thing after the other, and thinks for a moment in between, found the connection ended and its
+/// request without an answer: it could not know whether that ran.
+#[test]
+fn the_last_answer_of_a_node_that_stops_sends_its_client_elsewhere() {
+    let mut cluster = Cluster::start(&[]);
+    let leader = cluster.leader();
+    for node in [(leader + 1) % 3, leader] {
+        let mut idle = cluster.connect(node);
+        assert_eq!(exchange(&mut idle, b"PING\r\n", b"\r\n"), b"+PONG\r\n");
+        let acknowledged = AtomicU64::new(0);
+        let ask_until_told = |mut stream: TcpStream, pause: Duration| {
+            let last = loop {
+                match exchange(&mut stream, b"INCR n\r\n", b"\r\n") {
+                    reply if reply.starts_with(b":") => acknowledged.fetch_add(1, Ordering::SeqCst),
+                    reply => break String::from_utf8(reply).expect("text"),
+                };
+                thread::sleep(pause);
+            };
+            assert_eq!(last, format!("{STOPS}\r\n"));
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("it ends in an orderly way");
+            assert_eq!(rest, b"", "one answer to each request");
+        };
+        thread::scope(|scope| {
+            for pause in 0..4 {
+                let (stream, ask) = (cluster.connect(node), &ask_until_told);
+                scope.spawn(move || ask(stream, Duration::from_millis(2 * pause)));
+            }
+            assert!(await_some(|| (acknowledged.load(Ordering::SeqCst) > 20).then_some(())).is_some());
+            cluster.signal(node, "-TERM");
+        });
+        let mut rest = Vec::new();
+        idle.read_to_end(&mut rest).expect("it ends in an orderly way");
+        assert_eq!(rest, b"", "whoever asked for nothing is told nothing");
+        assert_eq!(cluster.await_end(node), Some(0));
+        cluster.restart(node);
+        let now = cluster.leader();
+        assert_eq!(cluster.cli(now, &["get", "n"]), acknowledged.into_inner().to_string());
+        assert_eq!(cluster.cli(now, &["del", "n"]), "1");
+    }
 }
 
 /// A node that forwards a batch may send it while the other side ends the connection. The last word on the lane is the answer

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 /// answers them, once the leader has told it how much it has to see: linearizable too. The commands of
 /// one connection run in order.
 ///
-/// Errors: -CLUSTERDOWN: no leader, the command did not run. -BUSY: too much is in progress, it did
+/// Errors: -CLUSTERDOWN: no leader, or this node stops; the command did not run, ask another node. -BUSY: too much is in progress, it did
 /// not run. -UNKNOWN: the answer to a write was lost, it may or may not have run; a read is tried
 /// again instead. -MOVED: ask the node named.
 ///

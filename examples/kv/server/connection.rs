@@ -3,7 +3,8 @@
 use super::admin;
 use super::backup;
 use super::command::{self, Local, Meaning};
-use super::node::Server;
+use super::forward;
+use super::node::{STOPS, Server};
 use super::replies::Out;
 use super::resp::{self, Decoder};
 use super::router;
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The most commands of one batch.
 const BATCH_COMMANDS_MAX: usize = 1024;
@@ -22,6 +24,10 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 /// The same when the node stops, for the clients all at once.
 const LINGER_WHEN_STOPPING: Duration = Duration::from_millis(100);
+/// How long a client of a node that stops may think about its next request, which is then answered, and how often the node
+/// looks for it.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(100);
+const LOOK_FOR_LAST_REQUEST: Duration = Duration::from_millis(1);
 /// How often a connection still reads once the node closes.
 const LAST_ROUNDS_MAX: usize = 16;
 /// Answers whatever a node has sent on its lane and this one has not read.
@@ -126,12 +132,54 @@ pub(crate) fn serve(server: &Server, mut stream: &TcpStream, id: u64) -> io::Res
     if server.ending.is_closing() {
         if session.is_lane {
             stream.write_all(LAST_WORD)?;
+        } else {
+            let why = server.why_stopped().unwrap_or(STOPS);
+            answer_last(stream, &mut decoder, &mut chunk, why, &mut out)?;
         }
         farewell(stream, &mut chunk, LINGER_WHEN_STOPPING)
     } else if session.closing {
         farewell(stream, &mut chunk, LINGER)
     } else {
         Ok(())
+    }
+}
+
+/// Tells a client that the node stops, in answer to the next that it asks for, so that it asks elsewhere; only then does its
+/// connection end. A request that finds the connection ended gets no answer, and the client does not know whether it ran. One
+/// that asks for nothing for a while loses nothing.
+fn answer_last(
+    mut stream: &TcpStream,
+    decoder: &mut Decoder,
+    chunk: &mut [u8],
+    why: &str,
+    out: &mut Out<'_>,
+) -> io::Result<()> {
+    let deadline = Instant::now() + LAST_REQUEST_WAIT;
+    let mut told = false;
+    loop {
+        // What is no request gets no answer, as the connection ends anyway.
+        while let Ok(Some(request)) = decoder.next() {
+            told = true;
+            if request.get(0).eq_ignore_ascii_case(forward::REQUEST_NAME) {
+                out.bytes.extend_from_slice(LAST_WORD);
+            } else {
+                resp::write_error(&mut out.bytes, why);
+            }
+        }
+        decoder.compact();
+        out.flush()?;
+        // Of requests that are sent together the rest is on its way.
+        let done = told && decoder.held() == 0;
+        if done || decoder.held() > BATCH_BYTES_MAX || Instant::now() >= deadline {
+            return Ok(());
+        }
+        match stream.read(chunk) {
+            // Not the client's end: the node has ended this side, so that nobody waits in a read any more.
+            Ok(0) => thread::sleep(LOOK_FOR_LAST_REQUEST),
+            Ok(count) => decoder.feed(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A node that is told to stop first hands its leadership over. Meanwhile it serves everybody as before: it proposes nothing
 //! any more, so clients' batches wait and go to the next leader, and other nodes are told that nothing ran. Then it closes:
-//! each connection answers what has arrived and ends. On a lane, the last word says that whatever comes next did not run, so
-//! a node whose batch crossed it on the way asks the next leader.
+//! each connection answers what has arrived, tells its client with the next answer that the node stops and nothing ran, and
+//! ends. A client that asks for nothing in a tenth of a second finds the connection ended. On a lane, the last word says that
+//! whatever comes next did not run, so a node whose batch crossed it on the way asks the next leader.
 
 use raft_io::NodeId;
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ pub(crate) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
 /// Likewise, when the system gives no thread.
 pub(crate) const NO_THREAD: &str = "ERR no thread for another client";
 /// Likewise, while the node closes.
-const STOPS: &str = "CLUSTERDOWN this node stops; nothing ran";
+pub(crate) const STOPS: &str = "CLUSTERDOWN this node stops; nothing ran";
 /// How much longer than a batch may wait for a leader a node that stops waits for its clients.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 const CLIENT_STACK_BYTES: usize = 256 << 10;
