@@ -99,6 +99,16 @@ fn write(raft: &Raft<Ledger>, first: usize, count: usize, story: &str) -> usize 
     count
 }
 
+/// What a run on a volume that filled up left.
+struct Filled {
+    acknowledged: usize,
+    /// The size of the volume in bytes.
+    volume: u64,
+    /// What a kill leaves of the files, and what a loss of power leaves.
+    killed: Image,
+    dead: Image,
+}
+
 /// How one node fared, and what was acknowledged.
 struct Sweep {
     outcomes: Mutex<BTreeMap<&'static str, u32>>,
@@ -123,22 +133,22 @@ impl Sweep {
             let disk = FaultyDisk::new();
             disk.fill_volume_after(count);
             let story = format!("allocation {count}");
-            let acknowledged = self.fill(&disk, &story);
+            let filled = self.fill(&disk, &story);
             if !disk.was_filled() {
                 self.end.fetch_min(count, Ordering::SeqCst);
                 return;
             }
             self.note("filled");
-            let Some((acknowledged, killed, dead)) = acknowledged else { continue };
+            let Some(Filled { acknowledged, volume, killed, dead }) = filled else { continue };
             // Shut down in good order; killed before that; and the machine lost its power. No byte is free in any of them.
             let roads = [("stopped", None), ("killed", Some(killed)), ("without power", Some(dead))];
             for (road, image) in roads {
                 let full = match &image {
                     None => disk.clone(),
-                    Some((image, volume)) => {
+                    Some(image) => {
                         let disk = FaultyDisk::from_image(image);
                         // What a removal frees that was not durable comes back, and nobody was given its room before.
-                        disk.limit_volume(Some(disk.taken().max(*volume)));
+                        disk.limit_volume(Some(disk.taken().max(volume)));
                         disk
                     }
                 };
@@ -147,9 +157,8 @@ impl Sweep {
         }
     }
 
-    /// A run on a volume that fills up at some time. `None` if the node never came into being; else what was acknowledged, and
-    /// what a kill and a loss of power left, each with the size of the volume.
-    fn fill(&self, disk: &FaultyDisk, story: &str) -> Option<(usize, (Image, u64), (Image, u64))> {
+    /// A run on a volume that fills up at some time. `None` if the node never came into being.
+    fn fill(&self, disk: &FaultyDisk, story: &str) -> Option<Filled> {
         let raft = match start(disk) {
             Ok(raft) => raft,
             Err(error) => {
@@ -176,10 +185,11 @@ impl Sweep {
         if disk.was_filled() {
             self.note(outcome);
         }
-        let volume = disk.taken() + Directory::free_bytes(disk).unwrap_or(0);
-        let left = ((disk.live_image(), volume), (disk.durable_image(), volume));
+        let (killed, dead) = (disk.live_image(), disk.durable_image());
         raft.shutdown();
-        Some((acknowledged, left.0, left.1))
+        // Nobody writes any more, so that the two go together.
+        let volume = disk.taken() + Directory::free_bytes(disk).unwrap_or(0);
+        Some(Filled { acknowledged, volume, killed, dead })
     }
 
     /// The node starts on the full volume, with everything, and makes its way out.

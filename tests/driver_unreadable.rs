@@ -25,6 +25,11 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Waits until what was sent to a node that is isolated is lost: it has heard nothing for an election timeout.
+fn wait_until_cut_off(cluster: &Cluster, node: NodeId) {
+    cluster.nodes[&node].wait_for(PATIENCE, |status| status.leader.is_none()).unwrap();
+}
+
 fn held_up(raft: &Raft<Recorder>, peer: NodeId) -> Option<HeldUp> {
     raft.status().peers.into_iter().find(|found| found.id == peer).and_then(|peer| peer.held_up)
 }
@@ -42,6 +47,7 @@ fn an_append_that_cannot_be_read_for_now_is_read_again() {
         propose(raft, "x").unwrap();
     }
     let last = propose(raft, "x").unwrap().id.index;
+    wait_until_cut_off(&cluster, lagging);
     faults.cold.store(true, Ordering::SeqCst);
     faults.unreadable.store(ALL, Ordering::SeqCst);
     cluster.network.heal();
@@ -70,8 +76,10 @@ fn an_append_that_cannot_be_read_for_good_stops_the_leader_at_once() {
     let cluster = Cluster::start(3);
     let leader = cluster.leader();
     let (raft, faults) = (&cluster.nodes[&leader], &cluster.faults[&leader]);
-    cluster.network.isolate(&[cluster.followers(leader)[0]]);
+    let lagging = cluster.followers(leader)[0];
+    cluster.network.isolate(&[lagging]);
     propose(raft, "x").unwrap();
+    wait_until_cut_off(&cluster, lagging);
     faults.fail_reads.store(true, Ordering::SeqCst);
     faults.cold.store(true, Ordering::SeqCst);
     cluster.network.heal();
@@ -133,10 +141,13 @@ fn a_log_that_stays_unreadable_stops_the_node_in_the_end() {
     raft.wait_for(PATIENCE, |status| status.role == RoleKind::Follower).unwrap();
     let status = raft.wait_for(PATIENCE, |status| status.stopped.is_some()).unwrap();
     let Some(StopReason::LogReadFailed { message }) = &status.stopped else { panic!("{:?}", status.stopped) };
-    assert!(message.contains("too many open files; it was tried ") && message.contains(" in 300 ticks"), "{message}");
+    let tried = message.split("too many open files; it was tried ").nth(1).expect("it says how often");
+    let ticks =
+        tried.split(" times in ").nth(1).and_then(|rest| rest.strip_suffix(" ticks")).expect("and for how long");
+    assert!((300..400).contains(&ticks.parse::<u32>().expect("a number")), "{message}");
     assert_eq!(status.log_unreadable, None, "it has stopped");
     let tries = faults.medium_reads.load(Ordering::SeqCst);
-    assert!((2..=301).contains(&tries), "{tries} tries, one a tick at most");
+    assert!((2..400).contains(&tries), "{tries} tries, one a tick at most");
 }
 
 /// A leader that cannot read what its followers need, when too few have it, commits nothing any more. Another one leads. The
