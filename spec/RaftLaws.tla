@@ -347,8 +347,8 @@ ObeysItsLeader(i) ==
     /\ currentTerm'[i] = currentTerm[i] + 1
     /\ \E m \in Inbox(i, "TimeoutNowRequest") : m.from = leader[i] /\ m.term = currentTerm[i]
 
-\* Each pre-vote that counts was granted for that very term, and those of a quorum are there when the campaign begins.  Only
-\* whom its leader tells to campaign needs none.
+\* With pre-votes a server begins a campaign only with those of a quorum for that very term, given since it last asked, or
+\* because the leader that it follows told it to.  Its own is always given: a server that is a quorum alone asks nobody.
 CountsPreVote(i, voter) ==
     voter = i \/ \E m \in Inbox(i, "PreVoteResponse") :
                      m.from = voter /\ m.granted /\ m.campaignTerm = currentTerm[i] + 1
@@ -360,10 +360,11 @@ CampaignHasPreVotes ==
                                             \/ CountsPreVote(i, voter)
         /\ role'[i] = "Candidate" /\ currentTerm'[i] # currentTerm[i] =>
             \/ ObeysItsLeader(i)
-            \/ /\ role[i] = "PreCandidate"
-               /\ currentTerm'[i] = currentTerm[i] + 1
+            \/ /\ currentTerm'[i] = currentTerm[i] + 1
                /\ IsQuorum(InForce(Local(i)),
-                           {voter \in Server : voter \in votesGranted[i] \/ CountsPreVote(i, voter)})]_vars
+                           {voter \in Server :
+                               \/ voter = i
+                               \/ role[i] = "PreCandidate" /\ (voter \in votesGranted[i] \/ CountsPreVote(i, voter))})]_vars
 
 \* Whatever happens next: a check now would keep only a leader that a quorum answered, and ask anew.  It is said of what
 \* the check makes of the leader, because a check that wrongly changes nothing is no step (6.2).

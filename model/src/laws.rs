@@ -250,9 +250,9 @@ pub fn of_step(configuration: &Configuration, before: &Server, input: &Input, st
     check(crash || reads::end_once(&old, &new, input, &stepped.actions), Law::EveryReadEndsOnce);
     let campaigns = new.role == RoleKind::Candidate && (old.role != new.role || old.hard_state != new.hard_state);
     if configuration.pre_vote && campaigns {
-        let asked = old.role == RoleKind::PreCandidate && new.hard_state.term == old.hard_state.term.next();
+        let is_next = new.hard_state.term == old.hard_state.term.next();
         let told = obeys_its_leader(input, &old, &new);
-        check(told || (asked && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
+        check(told || (is_next && has_pre_votes(before, input, &old)), Law::CampaignHasPreVotes);
     }
     check(loss::is_told(before, input, stepped, &new), Law::LossIsTold);
     check(membership::answers_of_this_life(input, stepped, &old, &new), Law::AnswersOfThisLife);
@@ -459,11 +459,17 @@ fn pre_vote_is_harmless(before: &Server, input: &Input, stepped: &Stepped) -> bo
     }
 }
 
-/// Whether the grants before this input, and the one that it brings, are those of a quorum for the next term.
+/// Whether the grants before this input, and the one that it brings, are those of a quorum for the next term. Its own is always
+/// given; those of others count for nobody but a pre-candidate.
 fn has_pre_votes(before: &Server, input: &Input, old: &ProtocolState) -> bool {
-    let mut granted = old.votes_granted.clone();
+    let own = before.protocol.id();
+    let asked = old.role == RoleKind::PreCandidate;
+    let mut granted = if asked { old.votes_granted.clone() } else { Vec::new() };
+    if !granted.contains(&own) {
+        granted.push(own);
+    }
     if let Input::Event(Event::Receive(Envelope { from, message: Message::PreVoteResponse(response), .. })) = input {
-        let counts = response.granted && response.campaign_term == old.hard_state.term.next();
+        let counts = asked && response.granted && response.campaign_term == old.hard_state.term.next();
         if counts && !granted.contains(from) {
             granted.push(*from);
         }

@@ -550,6 +550,7 @@ impl Node {
         View {
             id,
             role: protocol.map(Protocol::role),
+            pre_vote: self.config.pre_vote,
             hard_state: protocol.map_or(durable, |protocol| HardState { term: protocol.term(), vote: protocol.vote() }),
             leader: protocol.and_then(Protocol::leader),
             leader_is_recent: protocol.is_some_and(Protocol::leader_is_recent),

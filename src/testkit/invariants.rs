@@ -7,6 +7,7 @@
 //! The checker sees servers only through [`View`], plain data, so its tests can feed it histories that no server of
 //! ours produces.
 
+use super::campaign_laws::Answers;
 use super::laws::check;
 pub use super::laws::{Checked, Law, Violation};
 use super::loss_laws::names_what_is_gone;
@@ -34,6 +35,8 @@ pub struct View<'a> {
     pub id: NodeId,
     /// Its role; `None` while it is down.
     pub role: Option<RoleKind>,
+    /// Whether it asks for pre-votes before it campaigns.
+    pub pre_vote: bool,
     /// Term and vote as decided, durable or not.
     pub hard_state: HardState,
     /// The leader that it knows of, itself if it leads.
@@ -72,9 +75,9 @@ impl View<'_> {
 
 /// What the checker remembers of one life of a server.
 #[derive(Clone, Debug)]
-struct Life {
-    role: RoleKind,
-    hard_state: HardState,
+pub(super) struct Life {
+    pub(super) role: RoleKind,
+    pub(super) hard_state: HardState,
     commit_index: Index,
     /// The last entry that its newest snapshot covers.
     snapshot: EntryId,
@@ -99,15 +102,12 @@ pub(super) struct Committed {
 /// What a server heard, on which a later step must rest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
-    /// Who answered this leader since its last quorum check.
-    answers: BTreeSet<NodeId>,
+    pub(super) answers: Answers,
     /// The answer that this leader is about to handle is one of a former life: the server that sent it, and what the leader
     /// knew of that before. `None` for any other message.
     pub(super) former_life: Option<FormerLife>,
     /// The append that this server is about to handle names what is gone from its disk.
     pub(super) names_what_is_gone: bool,
-    /// Who granted a pre-vote since this server last asked, and for a campaign in which term.
-    pre_votes: BTreeSet<(NodeId, Term)>,
 }
 
 /// Checks the history of one cluster.
@@ -117,18 +117,18 @@ pub struct Checker {
     pub(super) initial: Arc<Membership>,
     /// Successive configurations of which it is known that their quorums overlap.
     pub(super) overlapping: HashSet<(Arc<Membership>, Arc<Membership>)>,
-    leaders: BTreeMap<Term, NodeId>,
+    pub(super) leaders: BTreeMap<Term, NodeId>,
     /// Every entry that any log ever held, and the id of the one before it.
     pub(super) entries: BTreeMap<EntryId, (Entry, EntryId)>,
     pub(super) committed: BTreeMap<Index, Committed>,
     /// Every vote that was durable or sent.
     votes: BTreeMap<(NodeId, Term), NodeId>,
-    lives: BTreeMap<NodeId, Life>,
+    pub(super) lives: BTreeMap<NodeId, Life>,
     pub(super) heard: BTreeMap<NodeId, Heard>,
     /// Whether leaders check that a quorum answers.
-    check_quorum: bool,
+    pub(super) check_quorum: bool,
     reads: ReadLaws,
-    transfers: TransferLaws,
+    pub(super) transfers: TransferLaws,
     replication: ReplicationLaws,
     /// The last index applied in this life of each server's state machine.
     pub(super) applied: BTreeMap<NodeId, Index>,
@@ -266,18 +266,7 @@ impl Checker {
         let heard = self.heard.entry(receiver.id).or_default();
         heard.former_life = of_former_life(receiver, envelope);
         heard.names_what_is_gone = names_what_is_gone(receiver, envelope);
-        match &envelope.message {
-            Message::AppendEntriesResponse(response) if response.term == receiver.hard_state.term => {
-                heard.answers.insert(envelope.from);
-            }
-            Message::ConfirmLeaderResponse(response) if response.term == receiver.hard_state.term => {
-                heard.answers.insert(envelope.from);
-            }
-            Message::PreVoteResponse(response) if response.granted => {
-                heard.pre_votes.insert((envelope.from, response.campaign_term));
-            }
-            _ => {}
-        }
+        heard.answers.received(receiver, envelope);
     }
 
     /// A read begins at a server, right before the step that takes it.
@@ -334,13 +323,15 @@ impl Checker {
     /// The first law that is broken.
     pub fn stepped(&mut self, id: NodeId, transition: Transition, actions: &[Action], views: &[View<'_>]) -> Checked {
         self.check_pre_vote(id, transition, actions, views)?;
-        self.check_heard(id, transition, views)?;
+        self.check_answers(id, transition, views)?;
         self.check_former_life(id, views)?;
         self.check_loss(id, views)?;
         if let Some(view) = views.iter().find(|view| view.id == id) {
             self.reads.stepped(view, actions, self.clocks_broken)?;
             let before = self.lives.get(&id).map(|life| (life.role, life.hard_state));
+            let told = before.is_some_and(|before| self.transfers.is_told_to_campaign(id, before, &self.leaders));
             self.transfers.stepped(view, before, transition, actions, &self.leaders)?;
+            self.check_campaign(view, before, transition, told)?;
             self.replication.stepped(view, actions, views)?;
         }
         self.moved(id, views)
@@ -369,51 +360,6 @@ impl Checker {
             self.check_promoted(leader, views)?;
         }
         self.check_durability(views)
-    }
-
-    fn check_pre_vote(&self, id: NodeId, transition: Transition, actions: &[Action], views: &[View<'_>]) -> Checked {
-        let (Some(before), Some(view)) = (self.lives.get(&id), views.iter().find(|view| view.id == id)) else {
-            return Ok(());
-        };
-        let law = Law::PreVoteLeavesHardStateAlone;
-        let same = before.hard_state == view.hard_state;
-        if transition == Transition::HandlePreVoteRequest {
-            let role = view.role.is_some_and(|role| role == before.role);
-            let touched =
-                actions.iter().any(|action| matches!(action, Action::Persist(_) | Action::ResetElectionTimer));
-            check(same && role && !touched, law, || format!("a question changed node {id}, which was asked"))?;
-        }
-        if transition == Transition::ElectionTimeout && view.role == Some(RoleKind::PreCandidate) {
-            check(same, law, || format!("node {id} changed its term or vote to ask for pre-votes"))?;
-        }
-        Ok(())
-    }
-
-    fn check_heard(&mut self, id: NodeId, transition: Transition, views: &[View<'_>]) -> Checked {
-        let (Some(before), Some(view)) = (self.lives.get(&id), views.iter().find(|view| view.id == id)) else {
-            return Ok(());
-        };
-        let heard = self.heard.entry(id).or_default();
-        let led = before.role == RoleKind::Leader;
-        if view.role == Some(RoleKind::Candidate) && before.role == RoleKind::PreCandidate {
-            let term = view.hard_state.term;
-            let granted = |from| from == id || heard.pre_votes.contains(&(from, term));
-            check(is_quorum(&view.in_force(), granted), Law::CampaignHasPreVotes, || {
-                format!("node {id} campaigns in term {term} with the pre-votes {:?}", heard.pre_votes)
-            })?;
-        }
-        if transition == Transition::ElectionTimeout {
-            heard.pre_votes.clear();
-        }
-        if transition == Transition::QuorumCheckTimeout || !led {
-            let answers = core::mem::take(&mut heard.answers);
-            let stays = led && view.role == Some(RoleKind::Leader) && self.check_quorum;
-            let answered = |from| from == id || answers.contains(&from);
-            check(!stays || is_quorum(&view.in_force(), answered), Law::CheckedLeaderHasAnswers, || {
-                format!("node {id} goes on leading term {} with answers of {answers:?}", view.hard_state.term)
-            })?;
-        }
-        Ok(())
     }
 
     /// What is durable obeys the laws on its own: it is what a crash would leave.

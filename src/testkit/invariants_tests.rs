@@ -42,6 +42,7 @@ pub(in crate::testkit) fn view(id: u64, role: RoleKind, log: &MemoryLog, commit:
     View {
         id: NodeId(id),
         role: Some(role),
+        pre_vote: true,
         hard_state: log.hard_state(),
         leader: (role == Leader).then_some(NodeId(id)),
         leader_is_recent: false,
@@ -339,6 +340,38 @@ fn a_campaign_without_pre_votes() {
     let asks_again = [view(1, PreCandidate, &before, 0)];
     assert_eq!(checker.stepped(NodeId(1), Transition::ElectionTimeout, &[], &asks_again), Ok(()));
     assert_eq!(campaign(&checker), Some(Law::CampaignHasPreVotes), "granted before it asked");
+}
+
+/// The checker once looked at pre-candidates alone, so a follower or a candidate that never asked broke nothing.
+#[test]
+fn a_campaign_of_whoever_never_asked() {
+    let (before, after, later) = (log(1, None, &[]), log(2, Some(1), &[]), log(3, Some(1), &[]));
+    let campaign = |before: View<'_>, after: View<'_>, told_by: Option<u64>| {
+        let mut checker = checker();
+        checker.elected(2, 1);
+        assert_eq!(see(&mut checker, std::slice::from_ref(&before)), Ok(()));
+        if let Some(from) = told_by {
+            let message = Message::TimeoutNowRequest(TimeoutNowRequest { term: Term(1) });
+            checker.received(&before, &Envelope { from: NodeId(from), to: NodeId(1), message });
+        }
+        for from in [2, 3] {
+            let response = PreVoteResponse { term: Term(1), campaign_term: Term(2), granted: true };
+            let message = Message::PreVoteResponse(response);
+            checker.received(&before, &Envelope { from: NodeId(from), to: NodeId(1), message });
+        }
+        law(checker.stepped(NodeId(1), Transition::HandlePreVoteResponse, &[], &[after]))
+    };
+    let broken = Some(Law::CampaignHasPreVotes);
+    let without = |view| View { pre_vote: false, ..view };
+    let candidate = |log| view(1, Candidate, log, 0);
+    assert_eq!(campaign(view(1, PreCandidate, &before, 0), candidate(&after), None), None);
+    assert_eq!(campaign(view(1, PreCandidate, &before, 0), candidate(&later), None), broken, "a term too many");
+    assert_eq!(campaign(view(1, Follower, &before, 0), candidate(&after), None), broken, "a follower asked nobody");
+    assert_eq!(campaign(view(1, Candidate, &before, 0), candidate(&after), None), broken, "a candidate asks anew");
+    assert_eq!(campaign(view(1, Follower, &before, 0), without(candidate(&after)), None), None, "no pre-votes");
+    assert_eq!(campaign(view(1, Follower, &before, 0), candidate(&after), Some(2)), None, "its leader told it to");
+    let told = campaign(view(1, Follower, &before, 0), candidate(&after), Some(3));
+    assert_eq!(told, Some(Law::TimeoutNowFromOwnLeader), "somebody else told it to: that law speaks first");
 }
 
 #[test]

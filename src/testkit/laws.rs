@@ -41,7 +41,8 @@ pub enum Law {
     AppliedInOrder,
     /// Neither asking for a pre-vote nor granting one changes the term, the vote, or a timer of the voter (§9.6).
     PreVoteLeavesHardStateAlone,
-    /// A pre-candidate campaigns only with the pre-votes of a quorum for that very term (§9.6).
+    /// With pre-votes a server begins a campaign only with those of a quorum for that very term, given since it last asked, or
+    /// because the leader that it follows told it to (§9.6).
     CampaignHasPreVotes,
     /// A leader stays beyond a quorum check only if a quorum answered it since the one before (§6.2).
     CheckedLeaderHasAnswers,

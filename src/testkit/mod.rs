@@ -5,6 +5,7 @@
 //! moves words, so that a schedule is a text to read, to write and to replay; [`walk`] chooses moves at random, from a
 //! seed.
 
+mod campaign_laws;
 mod clocks;
 pub mod cluster;
 #[cfg(feature = "persistence")]

@@ -86,6 +86,18 @@ impl TransferLaws {
         self.asked.insert(receiver.id, asked);
     }
 
+    /// Whether the step that comes of what it received may make a server campaign: the leader that it follows tells it to.
+    pub(super) fn is_told_to_campaign(
+        &self,
+        id: NodeId,
+        (role, old): (RoleKind, HardState),
+        leaders: &BTreeMap<Term, NodeId>,
+    ) -> bool {
+        let told = matches!(self.asked.get(&id), Some(Asked::TimeoutNow(from, asked))
+            if *asked == old.term && leaders.get(asked) == Some(from));
+        told && role == RoleKind::Follower
+    }
+
     /// A server took a step; `before` are its role, term and vote before it, and `leaders` everyone who ever led.
     pub(super) fn stepped(
         &mut self,
