@@ -74,6 +74,7 @@ fn every_law_has_one_row() {
 fn what_a_row_names_exists() {
     let files = [
         "invariants",
+        "campaign_laws",
         "read_laws",
         "clocks",
         "transfer_laws",
@@ -90,6 +91,68 @@ fn what_a_row_names_exists() {
             assert!(checker.contains(&format!("fn {word}(")), "{name}: the checker has no {word}");
         }
     }
+}
+
+/// Laws that no scenario names, and why none does.
+const WITHOUT_A_SCENARIO: &[(&str, &str)] = &[
+    ("CacheBytesAreSummed", "a script's log has no cache: src/log/wal/view.rs checks its own in the tests of the log"),
+    ("HistoryIsOne", "a script's servers draw no identities: walks do, and the driver's tests of histories"),
+    ("ReadsSeeWrites", "a script's log cannot fail to return what it holds: the conformance suite of logs asks others"),
+    ("SessionAppliedOnce", "the protocol knows of no sessions: tests/session_reference.rs and their model"),
+    ("SessionAnswersAlike", "the protocol knows of no sessions: tests/session_reference.rs and their model"),
+    ("SessionEndsForAReason", "the protocol knows of no sessions: tests/session_reference.rs and their model"),
+    ("SessionIdUnique", "the protocol knows of no sessions: tests/session_reference.rs and their model"),
+];
+
+/// The laws that scripts name in their `# Law:` lines, by script; and what is wrong with these lines.
+fn laws_of_scenarios(table: &BTreeSet<String>, scripts: &[(String, String)]) -> (BTreeSet<String>, Vec<String>) {
+    let (mut named, mut wrong) = (BTreeSet::new(), Vec::new());
+    for (script, text) in scripts {
+        let story = text.lines().take_while(|line| line.starts_with('#'));
+        let lines: Vec<&str> = story.filter_map(|line| line.strip_prefix("# Law: ")).collect();
+        let [line] = lines[..] else {
+            wrong.push(format!("{script}: its story has one line `# Law: …`, not {}", lines.len()));
+            continue;
+        };
+        if let Some(reason) = line.strip_prefix("none") {
+            let has_reason = reason.strip_prefix(": ").is_some_and(|reason| reason.split(' ').count() > 2);
+            wrong.extend((!has_reason).then(|| format!("{script}: why does it show no law?")));
+            continue;
+        }
+        for law in line.split(", ") {
+            wrong.extend((!table.contains(law)).then(|| format!("{script}: there is no law {law}")));
+            named.insert(law.to_string());
+        }
+    }
+    (named, wrong)
+}
+
+/// A story that no law speaks of guards nothing but its own output, and a law without a story has nobody to explain it.
+#[test]
+fn each_scenario_names_its_law_and_each_law_has_a_scenario() {
+    let table: BTreeSet<String> = rows(&read("docs/INVARIANTS.md")).into_iter().map(|(name, _)| name).collect();
+    let scripts: Vec<(String, String)> =
+        below("tests/scenarios", "txt").into_iter().map(|file| (file.path, file.text)).collect();
+    assert!(scripts.len() > 200, "the scenarios were not found");
+    let (named, wrong) = laws_of_scenarios(&table, &scripts);
+    assert_eq!(wrong, Vec::<String>::new());
+    let excused: BTreeSet<String> = WITHOUT_A_SCENARIO.iter().map(|(law, _)| (*law).to_string()).collect();
+    let without: BTreeSet<String> = table.difference(&named).cloned().collect();
+    assert_eq!(without, excused, "laws without a scenario, against the list of those that have a reason");
+}
+
+#[test]
+fn the_laws_of_scenarios_can_be_wrong() {
+    let table = BTreeSet::from(["ALaw".to_string()]);
+    let wrong = |story: &str| {
+        let scripts = [("a".to_string(), format!("{story}\n\ncluster 1\n"))];
+        laws_of_scenarios(&table, &scripts).1
+    };
+    assert_eq!(wrong("# Story.\n# Law: ALaw"), Vec::<String>::new());
+    assert_eq!(wrong("# Story.\n# Law: none: because of this"), Vec::<String>::new());
+    assert_eq!(wrong("# Story."), ["a: its story has one line `# Law: …`, not 0"]);
+    assert_eq!(wrong("# Story.\n# Law: ALaw, Gone"), ["a: there is no law Gone"]);
+    assert_eq!(wrong("# Story.\n# Law: none"), ["a: why does it show no law?"]);
 }
 
 /// The laws that the model of sessions lists.

@@ -1,7 +1,9 @@
 //! Scenario scripts: one story each, against the real protocol, with the output that a reader has judged right.
 //!
-//! `tests/scenarios/<chapter>/<sentence>.txt` starts with the story as comments; its commands are described in
-//! `raft_io::testkit::script`. After every command the laws of the whole cluster are checked; a breach fails the script.
+//! `tests/scenarios/<chapter>/<sentence>.txt` starts with the story as comments. The last line of these names the law that
+//! the story is about: `# Law: LogMatching`, or `# Law: none: why`. `tests/invariants.rs` holds scripts and laws together.
+//! The commands are described in `raft_io::testkit::script`. After every command the laws of the whole cluster are
+//! checked; a breach fails the script.
 //! With `UPDATE_SCENARIOS=1` the output in the files is replaced by what the code does now: read the difference.
 
 use raft_io::Transition;

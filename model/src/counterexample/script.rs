@@ -72,8 +72,10 @@ fn story(trace: &Trace, failure: Option<&str>) -> String {
         Some(failure) => format!("# The last command fails: {failure}"),
         None => "# The script runs through: its own checker knows no law that is broken here.".to_string(),
     });
+    let laws: Vec<_> = trace.laws.iter().map(|law| law.name()).collect();
     lines
         .push("# Save it below tests/scenarios/ and run `cargo test --features testkit --test scenarios`.".to_string());
+    lines.extend((!laws.is_empty()).then(|| format!("# Law: {}", laws.join(", "))));
     lines.join("\n")
 }
 
