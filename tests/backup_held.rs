@@ -193,7 +193,9 @@ fn a_backup_gives_way_to_a_log_that_is_short_of_space() {
 fn a_backup_gives_way_to_a_snapshot_that_finds_no_space() {
     let folder = tempfile::tempdir().unwrap();
     let volume = FaultyDisk::new();
-    let store = SnapshotFiles::open_in(Arc::new(volume.clone()), SnapshotOptions::new()).unwrap();
+    // The volume is far smaller than what snapshots leave free elsewhere.
+    let options = SnapshotOptions::new().leave_free_bytes(0);
+    let store = SnapshotFiles::open_in(Arc::new(volume.clone()), options).unwrap();
     let raft = lead(folder.path(), store, manual());
     propose(&raft, vec![b'x'; 40_000]);
     let mut old = raft.backup(PATIENCE).unwrap();
