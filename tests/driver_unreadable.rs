@@ -5,6 +5,7 @@
 
 mod driver_support;
 
+use driver_support::snapshots::{Group, Member};
 use driver_support::{Cluster, FaultyLog, Network, PATIENCE, Recorder, config, propose, single};
 use raft_io::driver::{DriverOptions, HeldUp, Raft, StopReason, UnknownReason};
 use raft_io::transport::MemoryNetwork;
@@ -219,4 +220,37 @@ fn a_leader_that_cannot_apply_steps_down() {
     faults.unreadable.store(0, Ordering::SeqCst);
     assert_eq!(second.wait(PATIENCE).unwrap().response, 2);
     cluster.wait_applied(leader, cluster.nodes[&new].status().commit_index);
+}
+
+/// A learner has fetched the snapshot that it needs, and has too many files open to open it. It stopped for good.
+#[test]
+fn a_snapshot_that_cannot_be_opened_for_now_is_restored_later() {
+    let mut options = DriverOptions::default();
+    (options.snapshot_entries, options.snapshot_trail_entries) = (usize::MAX, 0);
+    let group = Group::start(1, &options);
+    let leader = group.leader();
+    group.propose(leader, 20);
+    let last = group.at(leader).raft().snapshot().wait(PATIENCE).unwrap().last;
+    for (id, failures) in [(2, 1), (3, 4), (4, ALL)] {
+        let mut learner = Member::new(id, &[], &group.network, &options);
+        learner.store.faults.unopened.store(failures, Ordering::SeqCst);
+        learner.start();
+        group.at(leader).raft().add_learner(id, "", PATIENCE).wait().unwrap();
+        if failures == ALL {
+            let status = learner.raft().wait_for(PATIENCE, |status| status.counters.log_reads_failed > 3).unwrap();
+            let reason = status.log_unreadable.expect("it says what it waits for");
+            assert!(reason.starts_with(&format!("the snapshot up to {last} cannot be restored: opening")), "{reason}");
+            assert_eq!((status.stopped, status.applied_index), (None, Index::ZERO));
+            // Nobody need wait for it meanwhile: it is asked, and ends when it is told to.
+            assert_eq!(learner.raft().stale_read(|machine| machine.commands().len()).unwrap(), 0);
+            let refused = learner.raft().snapshot().wait(PATIENCE);
+            refused.expect_err("nothing is applied yet");
+            learner.raft().shutdown();
+            continue;
+        }
+        let status = learner.raft().wait_for(PATIENCE, |status| status.applied_index >= last.index).unwrap();
+        assert_eq!((status.counters.log_reads_failed, status.stopped), (failures as u64, None));
+        learner.raft().wait_for(PATIENCE, |status| status.log_unreadable.is_none()).unwrap();
+        assert_eq!(learner.raft().stale_read(|machine| machine.commands().len()).unwrap(), 20);
+    }
 }

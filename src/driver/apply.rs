@@ -91,6 +91,8 @@ struct Applier<'a, M: StateMachine, L: SharedLog, T: RaftTransport> {
     entries: Entries,
     /// The log no longer holds what comes next: a snapshot that covers it is about to be installed.
     awaits_restore: bool,
+    /// A snapshot that is to be restored and could not be opened; it is tried again at the next tick.
+    unopened: Option<EntryId>,
     /// What comes next could not be read the last time.
     unreadable: bool,
     /// And it is tried again at the next tick.
@@ -123,6 +125,7 @@ where
         reads: ByIndex::new(),
         entries: Entries::EMPTY,
         awaits_restore: false,
+        unopened: None,
         unreadable: false,
         awaits_tick: false,
         trigger: Trigger::new(&node.options),
@@ -171,10 +174,12 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         if work.snapshot_ended {
             self.taking = None;
         }
+        let mut restore = work.restore;
         if work.read_again {
             self.awaits_tick = false;
+            restore = restore.or(self.unopened);
         }
-        if let Some(last) = work.restore {
+        if let Some(last) = restore {
             if let Err(reason) = self.restore(last) {
                 // What would be lost here is refused with the rest.
                 self.reads.add_all(work.reads);
@@ -207,12 +212,17 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
         let failed = |message: String| StopReason::SnapshotNotRestored { snapshot: last, message };
         let store = node.options.snapshots.as_ref().ok_or_else(|| failed("there is no store for it".to_string()))?;
         let panicked = |message: String| failed(snapshots::panicked(CodePlace::StoreOpen, &message).to_string());
+        self.unopened = None;
         let mut reader = match contain(|| store.open(last)).map_err(panicked)? {
             Ok(reader) => reader,
             // A newer one superseded it while this thread was busy, and is about to come.
             Err(_) if self.ask(CodePlace::LogView, |view| view.snapshot())?.index > last.index => {
                 self.awaits_restore = true;
                 return Ok(());
+            }
+            Err(error) if error.is_transient() => {
+                (self.unopened, self.awaits_restore, self.unreadable) = (Some(last), true, true);
+                return node.unreadable_for_machine(failed(error.to_string()));
             }
             Err(error) => return Err(failed(error.to_string())),
         };
@@ -337,7 +347,9 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Applier<'_, M, L, T> {
             Read::Cold => match node.read_cold("committed entries", first, end, bytes_max) {
                 Ok(read) => read,
                 Err(Unread::Transient(error)) => {
-                    return node.unreadable_for_machine(first, &error).map(|()| Next::Unreadable);
+                    let message = format!("committed entries from {first} on cannot be read from the log: {error}");
+                    let reason = StopReason::LogReadFailed { message };
+                    return node.unreadable_for_machine(reason).map(|()| Next::Unreadable);
                 }
                 Err(Unread::Lost(reason)) => return Err(reason),
             },

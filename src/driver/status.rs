@@ -60,8 +60,8 @@ pub struct Status {
     /// The log is short of space: it found none for its next segment, and goes on in the one that it has. A snapshot is
     /// taken, and all that it covers leaves the log; if that is not enough, free some space on the log's volume.
     pub log_short_of_space: bool,
-    /// Committed entries that the state machine needs next cannot be read from the log at the moment, for a reason that passes
-    /// (too many open files, for example): what the log said. They are read again at each tick, until that has lasted for 60
+    /// What the state machine needs next, committed entries or the snapshot that stands for them, cannot be read at the moment, for
+    /// a reason that passes (too many open files, for example): what the log or the store said. They are read again at each tick, until that has lasted for 60
     /// minimum election timeouts; then the node stops. It does not lead meanwhile. `None` while they can be read.
     pub log_unreadable: Option<String>,
     /// How many proposals have no answer yet.
@@ -241,7 +241,8 @@ pub struct Counters {
     pub entries_too_large: u64,
     /// Such reads dropped because too many waited or the log had changed meanwhile.
     pub cold_reads_dropped: u64,
-    /// Reads of the log, for a peer or for the state machine, that failed for a reason that passes. Each is tried again.
+    /// Reads of the log, for a peer or for the state machine, that failed for a reason that passes, and snapshots that could not
+    /// be opened for it. Each is tried again.
     pub log_reads_failed: u64,
     /// Snapshots taken of the state machine.
     pub snapshots_taken: u64,

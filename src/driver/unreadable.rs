@@ -3,7 +3,7 @@
 //! A process that has too many files open cannot open a segment either; the entries in it are as durable as before. So such a
 //! failure ([`RaftLog::is_transient`](crate::log::RaftLog::is_transient)) stops nobody at once. A read for a peer is dropped
 //! like a message, and its next heartbeat finds that out and asks for the entries again. A read for the state machine is tried
-//! again at each tick, for [`PATIENCE_TIMEOUTS`] minimum election timeouts; meanwhile the node does not campaign, and if it
+//! again at each tick, and so is the opening of a snapshot that stands for it, for [`PATIENCE_TIMEOUTS`] minimum election timeouts; meanwhile the node does not campaign, and if it
 //! leads it steps down, because its clients wait for what it cannot apply. Any other failure says that durable entries are
 //! lost here, and stops the node at once.
 
@@ -37,7 +37,7 @@ pub(super) struct Unreadable {
 
 /// A read for the state machine that failed.
 struct Waiting {
-    /// The first entry that it needs, and what the log said the last time.
+    /// What it needs, and what the log or the store of snapshots said the last time.
     reason: String,
     /// For how many ticks it has waited.
     ticks: u32,
@@ -120,29 +120,36 @@ impl<M: StateMachine, L: SharedLog, T: RaftTransport> Node<M, L, T> {
         self.release(state);
     }
 
-    /// Committed entries could not be read for the state machine: the next tick tells the apply thread to try again.
+    /// What the state machine needs next could not be read: the next tick tells the apply thread to try again. If that goes on
+    /// for too long, the node stops for this reason.
     ///
     /// # Errors
-    /// That has lasted too long.
-    pub(super) fn unreadable_for_machine(&self, first: Index, error: &str) -> Result<(), StopReason> {
-        let reason = format!("committed entries from {first} on cannot be read from the log: {error}");
+    /// It has gone on for too long.
+    pub(super) fn unreadable_for_machine(&self, stops: StopReason) -> Result<(), StopReason> {
+        let reason = stops.to_string();
         let mut state = lock(&self.state);
         state.counters.log_reads_failed += 1;
         state.changed = true;
         let (ticks, tries) = match &state.obstacles.unreadable.apply {
             Some(waiting) => (waiting.ticks, waiting.tries + 1),
             None => {
-                trace_event!(warn, node = self.id.0, "{reason}; they are read again at each tick");
+                trace_event!(warn, node = self.id.0, "{reason}; this is tried again at each tick");
                 (0, 1)
             }
         };
-        let ended = (ticks >= PATIENCE_TIMEOUTS * self.election_ticks).then(|| {
-            let message = format!("{reason}; it was tried {tries} times in {ticks} ticks");
-            StopReason::LogReadFailed { message }
-        });
         state.obstacles.unreadable.apply = Some(Waiting { reason, ticks, tries });
         self.release(state);
-        ended.map_or(Ok(()), Err)
+        if ticks < PATIENCE_TIMEOUTS * self.election_ticks {
+            return Ok(());
+        }
+        let tried = format!("; it was tried {tries} times in {ticks} ticks");
+        Err(match stops {
+            StopReason::SnapshotNotRestored { snapshot, message } => {
+                StopReason::SnapshotNotRestored { snapshot, message: message + &tried }
+            }
+            StopReason::LogReadFailed { message } => StopReason::LogReadFailed { message: message + &tried },
+            other => other,
+        })
     }
 
     /// The state machine has what it waited for.

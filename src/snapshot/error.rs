@@ -22,6 +22,19 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// Whether a read that failed like this may succeed when it is tried again, because nothing is wrong with the medium: the
+/// process or the system has too much open, or too little memory.
+pub(crate) fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    // ENFILE and EMFILE, and ERROR_TOO_MANY_OPEN_FILES, which have no kind of their own.
+    let descriptors = match error.raw_os_error() {
+        Some(23 | 24) => cfg!(unix),
+        Some(4) => cfg!(windows),
+        _ => false,
+    };
+    descriptors || matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock)
+}
+
 /// Why a snapshot was not written, read or kept. No other snapshot is affected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -126,6 +139,15 @@ pub enum SnapshotError {
         /// The system's error.
         source: io::Error,
     },
+}
+
+impl SnapshotError {
+    /// Whether this says that a snapshot could not be opened for a reason that passes by itself: too many open files, too little
+    /// memory, an interruption. It is there, and the same may succeed in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if passes(source))
+    }
 }
 
 #[cfg(feature = "persistence")]

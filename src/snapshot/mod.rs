@@ -35,6 +35,8 @@ mod memory;
 
 pub use chunk::{Chunk, ChunkRequest};
 pub(crate) use error::advice;
+#[cfg(feature = "persistence")]
+pub(crate) use error::passes;
 pub use error::{ReceiveError, SnapshotError};
 #[cfg(feature = "persistence")]
 pub use files::SnapshotFiles;

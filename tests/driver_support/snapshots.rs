@@ -125,6 +125,8 @@ pub(crate) struct StoreFaults {
     pub(crate) keeps_foreign: AtomicBool,
     /// No chunk can be read.
     pub(crate) damaged: AtomicBool,
+    /// So many times opening one fails for want of a descriptor.
+    pub(crate) unopened: AtomicUsize,
 }
 
 impl FlakyStore {
@@ -174,6 +176,11 @@ impl SnapshotStore for FlakyStore {
     }
 
     fn open(&self, last: EntryId) -> Result<Box<dyn SnapshotReader>, SnapshotError> {
+        let left = |left: usize| left.checked_sub(1);
+        if self.faults.unopened.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            let source = io::ErrorKind::WouldBlock.into();
+            return Err(SnapshotError::Io { operation: "opening", file: "a snapshot".into(), source });
+        }
         self.inner.open(last)
     }
 

@@ -1,7 +1,7 @@
 //! What can go wrong with the log on a disk.
 
 use crate::membership::MembershipError;
-use crate::snapshot::advice;
+use crate::snapshot::{advice, passes};
 use crate::types::{ClusterId, GroupId, Index, NodeId};
 use std::io;
 use std::path::PathBuf;
@@ -177,18 +177,6 @@ impl WalError {
             Err(source) => Self::Io { operation: "writing", file, source },
         }
     }
-}
-
-/// Whether an operation that failed like this may succeed when it is tried again, because nothing is wrong with the medium.
-fn passes(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
-    // ENFILE and EMFILE, and ERROR_TOO_MANY_OPEN_FILES, which have no kind of their own.
-    let descriptors = match error.raw_os_error() {
-        Some(23 | 24) => cfg!(unix),
-        Some(4) => cfg!(windows),
-        _ => false,
-    };
-    descriptors || matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock)
 }
 
 #[cfg(test)]

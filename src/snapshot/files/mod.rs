@@ -15,7 +15,7 @@ use super::catalogue::{Catalogue, Item};
 use super::chunk::{Chunk, ChunkRequest};
 use super::{
     CHUNK_BYTES, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Header, SnapshotError, SnapshotInfo, SnapshotReader,
-    SnapshotReceiver, SnapshotStore, SnapshotWriter,
+    SnapshotReceiver, SnapshotStore, SnapshotWriter, passes,
 };
 use crate::log::wal::{Directory, LockGuard, OsDirectory, RawFile};
 use crate::types::{EntryId, GroupId};
@@ -274,7 +274,9 @@ impl Shared {
         let found = match &result {
             Err(SnapshotError::Corrupt { offset, reason, .. }) => (*offset, *reason),
             Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => (0, "it is gone"),
-            Err(SnapshotError::Io { source, .. }) if !passes(source) => (0, "it cannot be read"),
+            Err(SnapshotError::Io { source, .. }) if !passes(source) && source.kind() != io::ErrorKind::TimedOut => {
+                (0, "it cannot be read")
+            }
             _ => return result,
         };
         let mut state = self.state();
@@ -363,14 +365,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// Whether an error says that the process or the system has too much open, rather than that the file cannot be read.
-fn passes(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, OutOfMemory, TimedOut, WouldBlock};
-    // ENFILE and EMFILE, which have no kind of their own.
-    let descriptors = cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24));
-    descriptors || matches!(error.kind(), Interrupted | OutOfMemory | TimedOut | WouldBlock)
 }
 
 /// What looks like a snapshot and is none of a store's files: left alone, and named once.
