@@ -40,6 +40,7 @@
 //! After a failed write, a failed read of committed entries, a panic of the state machine or a snapshot
 //! that it does not restore the node is *fatal* (law 6): it acknowledges and sends nothing any more, every call says why, the
 //! process lives.
+//! A read that fails for a reason that passes, such as too many open files, is tried again instead (`unreadable`).
 //!
 //! The end of a node is a state ([`NodeRole::Stopped`]): [`Status`] and the last change of every [`Watch`] say why
 //! ([`StopReason`]), whether it was shut down or is fatal.
