@@ -14,6 +14,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Not a test: the nodes of the tests are this program running only this.
 #[test]
@@ -153,6 +154,55 @@ fn answers_nothing_stale(options: &[&str]) {
         let reply = String::from_utf8(exchange(stream, b"", b"$3\r\nend\r\n")).expect("replies are text");
         assert_eq!(reply, "$3\r\nnew\r\n$3\r\nend\r\n");
     }
+}
+
+/// A follower that was stopped for several election timeouts believes, when it goes on, that it heard its leader just now. Its
+/// clients' requests waited for it meanwhile. It must answer them by what was written in that time, not by what it holds.
+#[test]
+fn a_follower_that_was_stopped_answers_nothing_stale() {
+    for options in [&["--follower-reads"][..], &["--follower-reads", "--lease-ticks", "9"]] {
+        goes_on_beside_a_stopped_follower(options, false);
+    }
+}
+
+/// And the leader that it knew leads no more: what that one would answer counts for nothing.
+#[test]
+fn a_follower_that_slept_through_a_change_of_leader_answers_nothing_stale() {
+    goes_on_beside_a_stopped_follower(&["--follower-reads"], true);
+}
+
+fn goes_on_beside_a_stopped_follower(options: &[&str], leader_changes: bool) {
+    let cluster = Cluster::start(options);
+    let (leader, stopped) = (cluster.leader(), cluster.follower());
+    let others: Vec<usize> = (0..3).filter(|node| *node != stopped).collect();
+    assert_eq!(cluster.cli(leader, &["set", "k", "old"]), "OK");
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| cluster.connect(stopped)).collect();
+    streams.iter_mut().for_each(|stream| assert_eq!(text(stream, "GET k\r\n"), "$3\r\nold\r\n"));
+    cluster.signal(stopped, "-STOP");
+    // The others go on without it, for longer than any election timeout (20 ticks of 60 ms).
+    let (began, mut writes) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(2) || writes < 10 {
+        assert_eq!(cluster.cli(leader, &["set", "k", "new"]), "OK", "after {writes} writes beside a stopped follower");
+        writes += 1;
+    }
+    if leader_changes {
+        let target = others.iter().find(|node| **node != cluster.leader_among(&others)).expect("the other one") + 1;
+        let handed_over = kv_support::await_some(|| {
+            let _ = cluster.cli(leader, &["raft.transfer", &target.to_string()]);
+            (cluster.leader_among(&others) == target - 1).then_some(())
+        });
+        assert!(handed_over.is_some(), "node {target} leads");
+        assert_eq!(cluster.cli(others[0], &["set", "k", "new"]), "OK");
+    }
+    streams.iter_mut().for_each(|stream| stream.write_all(b"GET k\r\nPING end\r\n").expect("sent"));
+    cluster.signal(stopped, "-CONT");
+    for stream in &mut streams {
+        let reply = String::from_utf8(exchange(stream, b"", b"$3\r\nend\r\n")).expect("replies are text");
+        assert_eq!(reply, "$3\r\nnew\r\n$3\r\nend\r\n");
+    }
+    // All three have one leader again, and the stopped one takes writes for it and reads them.
+    let leader = cluster.leader();
+    assert_eq!(text(&mut streams[0], "SET k end\r\nGET k\r\n"), "+OK\r\n$3\r\nend\r\n", "node {}", leader + 1);
 }
 
 /// Whoever reads while the leader dies waits for the next one, and no error reaches him.
