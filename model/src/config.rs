@@ -157,7 +157,9 @@ impl Configuration {
         let expected = |name: &str| match name {
             "MinimumElectionTimeout" => self.check_quorum || self.readers > 0,
             "QuorumCheckTimeout" => self.check_quorum,
-            "HandlePreVoteRequest" | "HandlePreVoteResponse" => self.pre_vote,
+            "HandlePreVoteRequest" | "HandlePreVoteResponse" => {
+                self.pre_vote && (self.term_max > 1 || self.initial().voters().len() > 1)
+            }
             "HandleRequestVoteRequest" | "HandleRequestVoteResponse" => {
                 self.term_max > 1 || self.initial().voters().len() > 1
             }

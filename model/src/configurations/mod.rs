@@ -1,5 +1,6 @@
 //! The named configurations: what each is for, its bounds, and how many states it has.
 
+mod branches;
 mod follower_reads;
 mod leases;
 mod loss;
@@ -468,6 +469,11 @@ pub const CONFORMANCE: &[Configuration] = &[
     membership::CONFORM_SNAPSHOTS,
     membership::CONFORM_WIPED,
     loss::CONFORM,
+    branches::PRE_CANDIDATE,
+    branches::ALONE,
+    branches::PIPELINES,
+    branches::LATE_CONFIRMATIONS,
+    branches::OVERTAKEN_FETCH,
 ];
 
 /// Conformance beyond [`CONFORMANCE`], for the night.
