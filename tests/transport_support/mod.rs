@@ -7,6 +7,7 @@ pub(crate) mod snapshots;
 use bytes::Bytes;
 use raft_io::message::{AppendEntriesRequest, RequestVoteRequest};
 use raft_io::transport::Receiver;
+#[cfg(feature = "tcp")]
 use raft_io::wire::{Frame, Refusal, Refuser};
 use raft_io::{Entry, EntryId, Envelope, GroupId, Index, Message, NodeId, Payload, Term};
 use std::sync::{Arc, Condvar, Mutex};
@@ -138,11 +139,13 @@ pub(crate) fn config(id: u64) -> raft_io::transport::TcpConfig {
 pub(crate) const CLUSTER: u64 = 42;
 
 /// A refusal as a server of 0.6 says it.
+#[cfg(feature = "tcp")]
 pub(crate) fn refused(reason: Refusal) -> Frame {
     Frame::Refusal { reason, by: Refuser::default() }
 }
 
 /// Why a server refuses, if that is its answer.
+#[cfg(feature = "tcp")]
 pub(crate) fn refusal(answer: Option<Frame>) -> Option<Refusal> {
     match answer {
         Some(Frame::Refusal { reason, .. }) => Some(reason),
